@@ -1,0 +1,118 @@
+"""Writing files so that a reader sees the old content or the new, never half of it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ropewalk.errors import RopewalkError, one_line
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make a rename inside `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole: temporary name beside it, fsync, rename."""
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+        fsync_folder(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise _cannot_write(path, error) from error
+
+
+def write_text(path: Path, content: str) -> None:
+    """`write_bytes` for text, in UTF-8."""
+    write_bytes(path, content.encode("utf-8"))
+
+
+def write_json(path: Path, document: Any) -> None:
+    """One JSON document, keys in their given order, strict (no NaN), newline at the end."""
+    write_text(path, json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def sha256_of(path: Path) -> str:
+    """Hex SHA-256 of a file's content."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def whole_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
+    """A temporary folder beside `target` that becomes it when the block ends well, and vanishes otherwise.
+
+    An existing target is refused without `force`; with it, the old folder is only removed once the new one is whole.
+    """
+    target = Path(target)
+    if (target.exists() or target.is_symlink()) and not force:
+        raise RopewalkError(f"{target} already exists", hint="choose another output, or pass --force to replace it")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        working = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp"))
+    except OSError as error:
+        raise _cannot_write(target, error) from error
+    try:
+        yield working
+        os.chmod(working, 0o755)
+        _fsync_tree(working)
+        _swap_in(working, target)
+        fsync_folder(target.parent)
+    except OSError as error:
+        raise _cannot_write(target, error) from error
+    finally:
+        shutil.rmtree(working, ignore_errors=True)
+
+
+def _swap_in(working: Path, target: Path) -> None:
+    if not (target.exists() or target.is_symlink()):
+        os.rename(working, target)
+        return
+    aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old.", suffix=".tmp"))
+    os.rename(target, aside / target.name)
+    try:
+        os.rename(working, target)
+    except OSError:
+        os.rename(aside / target.name, target)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _fsync_tree(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+    fsync_folder(folder)
+
+
+def _cannot_write(path: Path, error: OSError) -> RopewalkError:
+    reason = one_line(error.strerror or error)
+    return RopewalkError(f"cannot write {path} ({reason})", hint="check free space and permissions, or write elsewhere")

@@ -1,0 +1,68 @@
+"""Profiles that rise inside the band between the pairs that turn often and those that never complete a turn."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ropewalk.geometry import FloatArray, RopeGeometry
+from ropewalk.methods.build import above, from_profile, positive, temperature
+from ropewalk.methods.registry import method
+from ropewalk.schedule import FrequencySchedule
+
+
+def _band(geometry: RopeGeometry, fast: float, slow: float) -> tuple[FloatArray, int]:
+    """(q, n): q_i = clip(i-l, 0, n) with l the last pair that turns more than `fast` times, h the first that turns
+    fewer than `slow`, n = h - l. Where no pair is that fast l is -1, where none is that slow h is one past the end."""
+    positive("slow", slow)
+    above("fast", fast, "slow", slow)
+    turns = geometry.rotations[: geometry.num_rotating]
+    last_fast = int(np.sum(turns > fast)) - 1
+    first_slow = int(np.sum(turns >= slow))
+    width = max(first_slow - last_fast, 1)
+    index = np.arange(geometry.num_rotating, dtype=np.float64)
+    return np.clip(index - last_fast, 0.0, float(width)), width
+
+
+def _in_band(
+    name: str, geometry: RopeGeometry, factor: float, profile: FloatArray, fast: float, slow: float
+) -> FrequencySchedule:
+    return from_profile(
+        name,
+        geometry,
+        factor,
+        profile,
+        attention_factor=temperature(factor),
+        parameters={"fast": fast, "slow": slow},
+    )
+
+
+@method("mrrope-uni", paper="arXiv:2601.22181")
+def mrrope_uni(geometry: RopeGeometry, *, factor: float, fast: float = 32.0, slow: float = 1.0) -> FrequencySchedule:
+    """m = q/n inside the band from the last pair with more than 32 rotations to the first with fewer than 1.
+
+    q = clip(i-l, 0, n), n = h-l; attention factor as yarn's.
+    """
+    place, width = _band(geometry, fast, slow)
+    return _in_band("mrrope-uni", geometry, factor, place / width, fast, slow)
+
+
+@method("mrrope-pro", paper="arXiv:2601.22181")
+def mrrope_pro(geometry: RopeGeometry, *, factor: float, fast: float = 32.0, slow: float = 1.0) -> FrequencySchedule:
+    """m = q(q+1)/(n(n+1)) inside the same band: the stretch grows progressively towards the slow pairs.
+
+    q = clip(i-l, 0, n), n = h-l; attention factor as yarn's.
+    """
+    place, width = _band(geometry, fast, slow)
+    return _in_band("mrrope-pro", geometry, factor, place * (place + 1) / (width * (width + 1)), fast, slow)
+
+
+@method("tailspline", paper="unreviewed, 2026", contrib=True)
+def tailspline(geometry: RopeGeometry, *, factor: float, fast: float = 32.0, slow: float = 1.0) -> FrequencySchedule:
+    """m = q(3n^2 + 3n + 1 - q^2) / (n(n+1)(2n+1)) inside the same band.
+
+    q = clip(i-l, 0, n), n = h-l; attention factor as yarn's. Contributed and unreviewed.
+    """
+    place, width = _band(geometry, fast, slow)
+    top = place * (3 * width**2 + 3 * width + 1 - place**2)
+    profile = top / (width * (width + 1) * (2 * width + 1))
+    return _in_band("tailspline", geometry, factor, profile, fast, slow)

@@ -1,0 +1,79 @@
+"""What the method files share: turning a profile or frequencies over the rotating pairs into a schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ropewalk.errors import UsageError
+from ropewalk.geometry import FloatArray, RopeGeometry
+from ropewalk.schedule import FrequencySchedule
+
+
+_KNOWS_ZERO_TAIL = ("none", "theta", "proportional")
+
+
+def rotating(geometry: RopeGeometry) -> FloatArray:
+    """theta_i of the pairs that turn; a proportional geometry's zero tail is left out."""
+    return geometry.inv_freq[: geometry.num_rotating]
+
+
+def from_profile(name: str, geometry: RopeGeometry, factor: float, profile: FloatArray, **rest: Any) -> FrequencySchedule:
+    """theta'_i = theta_i * factor ** -m_i over the rotating pairs."""
+    return from_frequencies(name, geometry, factor, rotating(geometry) * factor**-profile, **rest)
+
+
+def from_frequencies(
+    name: str,
+    geometry: RopeGeometry,
+    factor: float,
+    inv_freq: FloatArray,
+    *,
+    attention_factor: float = 1.0,
+    parameters: Mapping[str, Any] | None = None,
+    native: Mapping[str, Any] | None = None,
+    notes: tuple[str, ...] = (),
+    short_inv_freq: FloatArray | None = None,
+) -> FrequencySchedule:
+    """A schedule from frequencies over the rotating pairs; a zero tail keeps only the native types that know of one."""
+    if geometry.proportional and native is not None and native["type"] not in _KNOWS_ZERO_TAIL:
+        native = None
+    return FrequencySchedule(
+        method=name,
+        geometry=geometry,
+        factor=factor,
+        inv_freq=geometry.padded(inv_freq),
+        attention_factor=attention_factor,
+        short_inv_freq=None if short_inv_freq is None else geometry.padded(short_inv_freq),
+        parameters=parameters or {},
+        native=native,
+        notes=notes,
+    )
+
+
+def temperature(factor: float, mscale: float = 1.0) -> float:
+    """f(m) = 0.1 m ln s + 1 (YaRN, eq. 22; m = 1), and 1 where nothing is stretched."""
+    return 0.1 * mscale * math.log(factor) + 1.0 if factor > 1.0 else 1.0
+
+
+def positive(name: str, value: float) -> float:
+    """A parameter that must lie above zero."""
+    if value <= 0:
+        raise UsageError(f"{name}={value:g} is not positive", hint=f"give {name} above 0")
+    return value
+
+
+def above(name: str, value: float, bound_name: str, bound: float) -> None:
+    """A parameter that must lie above another one."""
+    if value <= bound:
+        raise UsageError(
+            f"{name}={value:g} does not lie above {bound_name}={bound:g}", hint=f"give {name} > {bound_name}"
+        )
+
+
+def share_of(name: str, value: float) -> float:
+    """A parameter that is a share."""
+    if not 0.0 <= value <= 1.0:
+        raise UsageError(f"{name}={value:g} is not a share", hint=f"give {name} in [0, 1]")
+    return value

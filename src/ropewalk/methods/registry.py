@@ -1,0 +1,262 @@
+"""The one table from a method's name to its function. Parameter schema, help and docs derive from the signature."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, Union
+
+from ropewalk.errors import RopewalkError, UsageError, one_line
+from ropewalk.geometry import RopeGeometry, check_factor
+from ropewalk.schedule import FrequencySchedule
+
+ENTRY_POINTS = "ropewalk.methods"
+RUNTIMES = ("transformers", "vllm", "sglang", "llama.cpp", "mlx")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One keyword of a method, read off its signature."""
+
+    name: str
+    type: str
+    default: Any
+    choices: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """For `methods --json`."""
+        document = {"name": self.name, "type": self.type, "default": self.default}
+        return document | ({"choices": list(self.choices)} if self.choices else {})
+
+
+@dataclass(frozen=True)
+class Method:
+    """A registered method and what is known of it.
+
+    `identity_free` methods change the model even where no stretch is asked for (they need training); `faster` says
+    that a pair may turn faster than before; `stops_pairs` that a frequency may become zero; `monotone` that the
+    profile never falls from one pair to the next.
+    """
+
+    name: str
+    function: Callable[..., FrequencySchedule]
+    paper: str
+    needs_training: bool = False
+    contrib: bool = False
+    native: tuple[str, ...] = ()
+    monotone: bool = True
+    faster: bool = False
+    stops_pairs: bool = False
+
+    @cached_property
+    def rule(self) -> str:
+        """The first line of the docstring: the formula in one line."""
+        return (inspect.getdoc(self.function) or "").partition("\n")[0].rstrip(".")
+
+    @cached_property
+    def doc(self) -> str:
+        """The whole docstring."""
+        return inspect.getdoc(self.function) or ""
+
+    @cached_property
+    def _hints(self) -> dict[str, Any]:
+        return typing.get_type_hints(self.function)
+
+    @cached_property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """Every keyword but geometry and factor, in the order of the signature."""
+        found = []
+        for name, parameter in inspect.signature(self.function).parameters.items():
+            if name in ("geometry", "factor") or parameter.kind is parameter.VAR_KEYWORD:
+                continue
+            text, choices = _type_name(self._hints[name])
+            found.append(Parameter(name, text, parameter.default, choices))
+        return tuple(found)
+
+    @cached_property
+    def passes_on(self) -> bool:
+        """True for a wrapper that hands unknown keywords to another method."""
+        kinds = [parameter.kind for parameter in inspect.signature(self.function).parameters.values()]
+        return inspect.Parameter.VAR_KEYWORD in kinds
+
+    def checked(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The parameters with their types enforced; a wrong name or type is a UsageError naming the right one."""
+        known = {parameter.name for parameter in self.parameters}
+        values = {}
+        for name, value in given.items():
+            if name in known:
+                values[name] = _coerce(f"{self.name}: {name}", value, self._hints[name])
+            elif self.passes_on:
+                values[name] = value
+            else:
+                near = difflib.get_close_matches(name, known, n=1)
+                options = f"did you mean {near[0]}?" if near else f"it takes {', '.join(sorted(known)) or 'none'}"
+                raise UsageError(f"method {self.name!r} has no parameter {one_line(name, 60)!r}", hint=options)
+        return values
+
+    def to_json(self) -> dict[str, Any]:
+        """One row of `methods --json`."""
+        return {
+            "name": self.name,
+            "rule": self.rule,
+            "parameters": [parameter.to_json() for parameter in self.parameters],
+            "paper": self.paper,
+            "needs_training": self.needs_training,
+            "contrib": self.contrib,
+            "native": {runtime: runtime in self.native for runtime in RUNTIMES},
+        }
+
+
+_METHODS: dict[str, Method] = {}
+_plugins_loaded = False
+
+
+def method(name: str, *, paper: str, **traits: Any) -> Callable[[Callable[..., FrequencySchedule]], Any]:
+    """Register a function under a name; a name taken twice is an error, since nothing may be shadowed silently."""
+
+    def register(function: Callable[..., FrequencySchedule]) -> Callable[..., FrequencySchedule]:
+        if name in _METHODS:
+            raise RopewalkError(
+                f"method {name!r} is registered twice ({_METHODS[name].function.__module__} and "
+                f"{function.__module__})",
+                hint="rename one of them",
+            )
+        _METHODS[name] = Method(name=name, function=function, paper=paper, **traits)
+        return function
+
+    return register
+
+
+def methods() -> dict[str, Method]:
+    """Every method by name, plug-ins included, our own first and in the order of the files."""
+    _load_plugins()
+    return dict(_METHODS)
+
+
+def find_method(name: str) -> Method:
+    """The method of that name; an unknown one suggests near misses."""
+    if name not in _METHODS:
+        _load_plugins()
+    if name in _METHODS:
+        return _METHODS[name]
+    if name.startswith("dynamic"):
+        raise UsageError(
+            f"{one_line(name, 60)!r} is a rule that picks a schedule for each length, not a schedule",
+            hint="use ropewalk.dynamic(METHOD, geometry), or a static method for a checkpoint",
+        )
+    near = difflib.get_close_matches(name, _METHODS, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else "`ropewalk methods` lists them"
+    raise UsageError(f"no method {one_line(name, 60)!r}", hint=hint)
+
+
+def schedule(
+    name: str,
+    geometry: RopeGeometry,
+    *,
+    factor: float | None = None,
+    target_length: int | None = None,
+    **parameters: Any,
+) -> FrequencySchedule:
+    """The schedule that method `name` makes for a geometry and a stretch.
+
+    Give `factor`, or `target_length` in tokens. A factor of 1 asks for no stretch, and every method then returns
+    the model's own frequencies bit for bit, unless parameters that were given explicitly say otherwise.
+
+    >>> geometry = RopeGeometry(head_dim=64, rope_theta=10000.0, original_length=512)
+    >>> bool(schedule("ntk", geometry, factor=8).stretch[-1].round(9) == 8.0)
+    True
+    """
+    found = find_method(name)
+    if (factor is None) == (target_length is None):
+        raise UsageError(f"method {name!r} needs a stretch", hint="give either factor or target_length")
+    if factor is None:
+        assert target_length is not None
+        factor = target_length / geometry.original_length
+    factor = check_factor(factor)
+    given = found.checked(parameters)
+    if factor == 1.0 and not given:
+        return FrequencySchedule(name, geometry, 1.0, geometry.inv_freq, native={"type": "none"})
+    return found.function(geometry, factor=factor, **given)
+
+
+def _load_plugins() -> None:
+    """Import third parties' methods; their import registers them. A broken one is named, never ignored."""
+    global _plugins_loaded
+    if _plugins_loaded:
+        return
+    _plugins_loaded = True
+    from importlib.metadata import entry_points
+
+    for entry in entry_points(group=ENTRY_POINTS):
+        try:
+            entry.load()
+        except RopewalkError:
+            raise
+        except Exception as error:
+            raise RopewalkError(
+                f"the method plug-in {entry.name!r} ({entry.value}) does not load: {one_line(error)}",
+                hint="mend or uninstall the package that brings it",
+            ) from error
+
+
+def _type_name(hint: Any) -> tuple[str, tuple[str, ...]]:
+    options = _alternatives(hint)
+    names, choices = [], []
+    for option in options:
+        if typing.get_origin(option) is Literal:
+            choices += [str(value) for value in typing.get_args(option)]
+            names.append("choice")
+        elif option is type(None):
+            names.append("none")
+        elif typing.get_origin(option) is list:
+            names.append("list of numbers")
+        else:
+            names.append({float: "number", int: "integer", bool: "flag", str: "text"}.get(option, str(option)))
+    return " or ".join(names), tuple(choices)
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    if typing.get_origin(hint) in (Union, types.UnionType):
+        return typing.get_args(hint)
+    return (hint,)
+
+
+def _coerce(where: str, value: Any, hint: Any) -> Any:
+    for option in _alternatives(hint):
+        matched, result = _try_type(value, option)
+        if matched:
+            return result
+    wanted, choices = _type_name(hint)
+    wanted = f"{wanted} ({', '.join(choices)})" if choices else wanted
+    raise UsageError(f"{where}={one_line(value, 60)!r} does not fit", hint=f"it takes {wanted}")
+
+
+def _try_type(value: Any, option: Any) -> tuple[bool, Any]:
+    """Whether a value is of a type, and the value as that type. Booleans are no numbers, NaN is no number at all."""
+    if option is type(None):
+        return value is None, None
+    if typing.get_origin(option) is Literal:
+        return value in typing.get_args(option), value
+    if option is bool:
+        return isinstance(value, bool), value
+    if option is str:
+        return isinstance(value, str), value
+    if isinstance(value, bool):
+        return False, None
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if typing.get_origin(option) is list:
+        if not isinstance(value, list | tuple) or not all(_try_type(item, float)[0] for item in value):
+            return False, None
+        return True, [float(item) for item in value]
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        return False, None
+    if option is int:
+        return value == int(value), int(value)
+    return option is float, float(value)

@@ -1,0 +1,112 @@
+"""By rotations: NTK-by-parts as the YaRN paper writes it, and YaRN as every shipped implementation computes it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import numpy as np
+
+from ropewalk.geometry import FloatArray, RopeGeometry
+from ropewalk.methods.build import above, from_frequencies, positive, rotating, temperature
+from ropewalk.methods.registry import method
+from ropewalk.schedule import FrequencySchedule
+
+# Equal bounds would divide by zero; the shipped implementations all widen the ramp by this much.
+_DEGENERATE = 0.001
+
+
+def rotations_ramp(geometry: RopeGeometry, beta_fast: float, beta_slow: float) -> FloatArray:
+    """1 - gamma(r_i): 0 for pairs that turn beta_fast times or more in the window, 1 for beta_slow or fewer (paper)."""
+    turns = geometry.rotations[: geometry.num_rotating]
+    return np.asarray(1.0 - np.clip((turns - beta_slow) / (beta_fast - beta_slow), 0.0, 1.0), dtype=np.float64)
+
+
+def index_ramp(geometry: RopeGeometry, beta_fast: float, beta_slow: float, truncate: bool) -> FloatArray:
+    """The ramp that shipped code uses: linear in the pair index between the pairs that turn beta_fast and beta_slow
+    times, rounded outwards unless `truncate` is off, and clipped to [0, d-1]."""
+    low, high = geometry.pair_at(beta_fast), geometry.pair_at(beta_slow)
+    if truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, geometry.rotary_dim - 1)
+    if low == high:
+        high += _DEGENERATE
+    index = np.arange(geometry.num_rotating)
+    return np.asarray(np.clip((index - low) / (high - low), 0.0, 1.0), dtype=np.float64)
+
+
+def _check_betas(name: str, fast_name: str, beta_fast: float, slow_name: str, beta_slow: float) -> None:
+    positive(f"{name}: {slow_name}", beta_slow)
+    above(f"{name}: {fast_name}", beta_fast, slow_name, beta_slow)
+
+
+def _by_ramp(geometry: RopeGeometry, factor: float, ramp: FloatArray) -> FloatArray:
+    base = rotating(geometry)
+    return base / factor * ramp + base * (1.0 - ramp)
+
+
+@method("by-parts", paper="arXiv:2309.00071")
+def by_parts(geometry: RopeGeometry, *, factor: float, alpha: float = 1.0, beta: float = 32.0) -> FrequencySchedule:
+    """theta'_i = (gamma + (1-gamma)/s) * theta_i, gamma = clip((r_i-alpha)/(beta-alpha), 0, 1), r_i rotations.
+
+    NTK-by-parts, YaRN paper eq. 17 and 18: the ramp is linear in the rotations. In a small window few pairs turn 32
+    times and the result is nearly `linear`: let the betas follow the geometry (`ropewalk plan` suggests them).
+    """
+    _check_betas("by-parts", "beta", beta, "alpha", alpha)
+    ramp = rotations_ramp(geometry, beta, alpha)
+    parameters = {"alpha": alpha, "beta": beta}
+    return from_frequencies("by-parts", geometry, factor, _by_ramp(geometry, factor, ramp), parameters=parameters)
+
+
+@method("yarn", paper="arXiv:2309.00071", native=("transformers", "vllm", "sglang", "llama.cpp", "mlx"))
+def yarn(
+    geometry: RopeGeometry,
+    *,
+    factor: float,
+    beta_fast: float = 32.0,
+    beta_slow: float = 1.0,
+    ramp: Literal["index", "rotations"] = "index",
+    truncate: bool = True,
+    attention_factor: float | None = None,
+    mscale: float | None = None,
+    mscale_all_dim: float | None = None,
+) -> FrequencySchedule:
+    """by-parts with its ramp linear in the pair index (all shipped code), cos and sin times 0.1 ln s + 1.
+
+    c(rot) = d ln(L/(2 pi rot)) / (2 ln rope_theta); low = floor(c(beta_fast)), high = ceil(c(beta_slow)), clipped to
+    [0, d-1]; theta' = theta/s * ramp + theta * (1-ramp). `ramp="rotations"` is the paper's own, up to 3x away;
+    `truncate=False` drops floor and ceil. With mscale and mscale_all_dim both set and non-zero (DeepSeek) the
+    attention factor is f(mscale)/f(mscale_all_dim), f(m) = 0.1 m ln s + 1. An explicit attention_factor wins.
+    """
+    _check_betas("yarn", "beta_fast", beta_fast, "beta_slow", beta_slow)
+    if ramp == "rotations":
+        blend = rotations_ramp(geometry, beta_fast, beta_slow)
+    else:
+        blend = index_ramp(geometry, beta_fast, beta_slow, truncate)
+    parameters: dict[str, Any] = {"beta_fast": beta_fast, "beta_slow": beta_slow, "truncate": truncate}
+    optional = {"attention_factor": attention_factor, "mscale": mscale, "mscale_all_dim": mscale_all_dim}
+    parameters |= {name: value for name, value in optional.items() if value is not None}
+    return from_frequencies(
+        "yarn",
+        geometry,
+        factor,
+        _by_ramp(geometry, factor, blend),
+        attention_factor=yarn_attention_factor(factor, attention_factor, mscale, mscale_all_dim),
+        parameters=parameters | ({"ramp": ramp} if ramp != "index" else {}),
+        native={"type": "yarn"} | parameters if ramp == "index" else None,
+    )
+
+
+def yarn_attention_factor(
+    factor: float,
+    attention_factor: float | None = None,
+    mscale: float | None = None,
+    mscale_all_dim: float | None = None,
+) -> float:
+    """What multiplies cos and sin: the given value, the ratio of two mscales, or 0.1 ln s + 1."""
+    if attention_factor is not None:
+        return attention_factor
+    # A zero counts as unset here, as it does in the shipped implementations.
+    if mscale and mscale_all_dim:
+        return temperature(factor, mscale) / temperature(factor, mscale_all_dim)
+    return temperature(factor)

@@ -1,0 +1,120 @@
+"""Lengths, sizes and factors as people write them: 32k, 4k..32k, 24GB, 8x."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from ropewalk.errors import UsageError
+
+_LENGTH = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kKmM]?)\s*$")
+_SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kKmMgGtT]?)(i?)[bB]?\s*$")
+_LENGTH_UNIT = {"": 1, "k": 1024, "m": 1024**2}
+_SIZE_POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+MAX_LENGTH = 1 << 40
+
+
+def parse_length(text: str | int) -> int:
+    """Tokens from `4096`, `4k` (4096), `128k` or `1m` (1048576).
+
+    >>> parse_length("32k")
+    32768
+    """
+    match = _LENGTH.match(str(text))
+    if match is None:
+        raise UsageError(f"length {str(text)[:60]!r} is not a number of tokens", hint="write 4096, 4k, 128k or 1m")
+    value = float(match.group(1)) * _LENGTH_UNIT[match.group(2).lower()]
+    if value != int(value) or not 1 <= value <= MAX_LENGTH:
+        raise UsageError(
+            f"length {str(text)[:60]!r} is not a whole number of tokens between 1 and 2**40",
+            hint="write 4096, 4k, 128k or 1m",
+        )
+    return int(value)
+
+
+def parse_lengths(text: str) -> list[int]:
+    """A list of lengths: `4k,8k,12k`, or `4k..32k`, which doubles and always ends with the upper bound.
+
+    >>> parse_lengths("4k..32k")
+    [4096, 8192, 16384, 32768]
+    """
+    lengths: list[int] = []
+    for part in text.split(","):
+        if ".." not in part:
+            lengths.append(parse_length(part))
+            continue
+        low_text, _, high_text = part.partition("..")
+        low, high = parse_length(low_text), parse_length(high_text)
+        if low > high:
+            raise UsageError(f"range {part.strip()!r} runs downwards", hint="write the shorter length first, 4k..32k")
+        while low < high:
+            lengths.append(low)
+            low *= 2
+        lengths.append(high)
+    return sorted(set(lengths))
+
+
+def parse_target(text: str | int, original_length: int) -> int:
+    """A target length in tokens, given as a length (`32k`) or as a multiple of the original window (`8x`).
+
+    >>> parse_target("8x", 512)
+    4096
+    """
+    written = str(text).strip()
+    if written[-1:] in ("x", "X"):
+        try:
+            multiple = float(written[:-1])
+        except ValueError:
+            multiple = math.nan
+        if not math.isfinite(multiple) or multiple <= 0:
+            raise UsageError(f"target {written[:60]!r} is not a multiple", hint="write 8x, or a length such as 32k")
+        target = round(multiple * original_length)
+    else:
+        target = parse_length(written)
+    if target < original_length:
+        raise UsageError(
+            f"target_length={target} is below original_length={original_length}, the window the model already has",
+            hint="choose a longer target",
+        )
+    return target
+
+
+def parse_bytes(text: str | int) -> int:
+    """Bytes from `24GB`, `512MiB` or a plain number. Units are binary, as device memory is sold and reported.
+
+    >>> parse_bytes("24GB") == 24 * 1024**3
+    True
+    """
+    match = _SIZE.match(str(text))
+    if match is None:
+        raise UsageError(f"size {str(text)[:60]!r} is not a number of bytes", hint="write 24GB, 512MB or 1000000")
+    return int(float(match.group(1)) * 1024 ** _SIZE_POWER[match.group(2).lower()])
+
+
+def format_length(tokens: int) -> str:
+    """The shortest exact spelling of a length: 32768 is 32k, 1048576 is 1m, 1000 stays 1000."""
+    for unit, size in (("m", 1024**2), ("k", 1024)):
+        if tokens >= size and tokens % size == 0:
+            return f"{tokens // size}{unit}"
+    return str(tokens)
+
+
+def format_bytes(size: float) -> str:
+    """Bytes for reading: 1.5 GiB."""
+    value = float(size)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(value) < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
+
+
+def format_duration(seconds: float) -> str:
+    """Seconds for reading: 4.2 s, 3 min 05 s, 2 h 10 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min"
