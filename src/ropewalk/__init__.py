@@ -3,7 +3,9 @@
 Names load when first used: importing this package costs nothing.
 """
 
+import sys as _sys
 from importlib import import_module as _import_module
+from types import ModuleType as _ModuleType
 from typing import Any as _Any
 
 from ropewalk._version import __version__
@@ -33,3 +35,15 @@ def __getattr__(name: str) -> _Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *_PUBLIC])
+
+
+class _Package(_ModuleType):
+    """`ropewalk.schedule`, `.methods`, `.dynamic` and `.report` are functions, and files or rooms of the same name
+    exist beside them: importing such a room must not put the module in the function's place."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _PUBLIC and isinstance(value, _ModuleType)):
+            super().__setattr__(name, value)
+
+
+_sys.modules[__name__].__class__ = _Package
