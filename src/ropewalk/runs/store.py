@@ -1,0 +1,330 @@
+"""A run is a folder: what was asked, what came out, and a manifest that is written last.
+
+    request.json     kind, request, command line, start: written first, so that a killed run says what it was
+    result.json ...  whatever the command writes
+    manifest.json    format, status, versions, hardware, and size and SHA-256 of every file: written last
+
+A folder without a manifest is a run that never ended.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ropewalk.errors import DamagedError, GateMissedError, RopewalkError, UsageError, one_line
+from ropewalk.files import sha256_of, write_bytes, write_json, write_text
+from ropewalk.runs import environment
+from ropewalk.runs.documents import finite, read_document
+
+FORMAT = "ropewalk-run/1"
+KINDS = ("eval", "compare", "train", "verify", "tune")
+MANIFEST = "manifest.json"
+REQUEST = "request.json"
+RESULT = "result.json"
+AGAIN = "run its command again, or restore the file"
+ANOTHER = "a run never changes: choose another folder"
+LISTED = "`ropewalk runs ls` lists the runs"
+
+
+def runs_root(root: Path | str | None = None) -> Path:
+    """Where runs live: the given folder, $ROPEWALK_RUNS, or ./runs."""
+    if root is not None:
+        return Path(root)
+    return Path(os.environ.get("ROPEWALK_RUNS") or "runs")
+
+
+@dataclass
+class Run:
+    """A run being written. `path` is its folder; its name is the run's id."""
+
+    path: Path
+    kind: str
+    created: str
+    resumed: bool = False
+    _prior_seconds: float = 0.0
+    _started: float = field(default_factory=time.monotonic)
+
+    @property
+    def id(self) -> str:
+        """The folder's name."""
+        return self.path.name
+
+    def file(self, name: str) -> Path:
+        """The path of a file of this run; names that leave the folder are refused."""
+        return _inside(self.path, name)
+
+    def write_json(self, name: str, document: Any) -> Path:
+        """One JSON document, written whole. NaN and infinities become null, as on the command line."""
+        path = self.file(name)
+        write_json(path, finite(document))
+        return path
+
+    def write_text(self, name: str, content: str) -> Path:
+        """A text file, written whole."""
+        path = self.file(name)
+        write_text(path, content)
+        return path
+
+    def write_bytes(self, name: str, content: bytes) -> Path:
+        """A file, written whole."""
+        path = self.file(name)
+        write_bytes(path, content)
+        return path
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A run that ended, opened and checked."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+
+    @property
+    def id(self) -> str:
+        """The folder's name."""
+        return self.path.name
+
+    @property
+    def kind(self) -> str:
+        """eval, compare, train, verify or tune."""
+        return str(self.manifest["kind"])
+
+    @property
+    def status(self) -> str:
+        """complete, failed or interrupted."""
+        return str(self.manifest["status"])
+
+    @property
+    def request(self) -> Mapping[str, Any]:
+        """What was asked, as the command resolved it."""
+        request: Mapping[str, Any] = self.manifest["request"]
+        return request
+
+    @property
+    def files(self) -> Mapping[str, Any]:
+        """Name to {bytes, sha256} of every file that the manifest covers."""
+        files: Mapping[str, Any] = self.manifest["files"]
+        return files
+
+    def has(self, name: str) -> bool:
+        """Whether the run wrote that file."""
+        return name in self.files
+
+    def read_json(self, name: str = RESULT) -> Any:
+        """A JSON file of the run; a missing or damaged one is named."""
+        if name not in self.files:
+            raise DamagedError(f"run {self.id} has no {name} (status {self.status})", hint=AGAIN)
+        return read_document(_inside(self.path, name))
+
+
+@contextmanager
+def create_run(
+    kind: str,
+    request: Mapping[str, Any],
+    *,
+    path: Path | str | None = None,
+    root: Path | str | None = None,
+    seed: int = 0,
+    resume: bool = False,
+    command: str | None = None,
+) -> Iterator[Run]:
+    """A new run folder; leaving the block writes its manifest, whatever happened inside.
+
+    `path` names the folder, otherwise one is made under `root` (default $ROPEWALK_RUNS, or ./runs). An
+    existing folder is refused, except with `resume` when it is an unfinished, interrupted or failed run of
+    the same kind. A GateMissedError is a result, not a failure: the run is complete.
+    """
+    if kind not in KINDS:
+        raise UsageError(f"run kind {kind!r} is unknown", hint=f"one of {', '.join(KINDS)}")
+    run = _enter(kind, path, root, resume)
+    opening = {
+        "format": FORMAT,
+        "kind": kind,
+        "request": finite(dict(request)),
+        "command": command or environment.command_line(),
+        "seed": seed,
+        "created": run.created,
+    }
+    run.write_json(REQUEST, opening)
+    status, failure = "complete", None
+    try:
+        yield run
+    except (KeyboardInterrupt, GeneratorExit):
+        status = "interrupted"
+        raise
+    except GateMissedError as missed:
+        failure = missed.to_json()
+        raise
+    except BaseException as error:
+        status = "failed"
+        failure = _failure(error)
+        raise
+    finally:
+        _close(run, opening, status, failure)
+
+
+def open_run(path: Path | str, *, verify: bool = True) -> StoredRun:
+    """A finished run, its manifest and (with `verify`) every file's size and SHA-256 checked.
+
+    Raises DamagedError naming the file that is missing, changed, half-written or of a newer version.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise RopewalkError(f"no run folder {folder}", hint=LISTED)
+    if not any(folder.iterdir()):
+        raise DamagedError(f"run {folder} is an empty folder", hint=AGAIN)
+    manifest = read_manifest(folder)
+    if verify:
+        for name, expected in manifest["files"].items():
+            _check_file(folder, name, expected)
+    return StoredRun(folder, manifest)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The checked manifest of a run folder; the files that it lists are not looked at."""
+    file = folder / MANIFEST
+    if not file.is_file():
+        if (folder / REQUEST).is_file():
+            raise DamagedError(f"run {folder} never ended: no {MANIFEST}", hint="resume it, or run it again")
+        raise DamagedError(f"{folder} is no run folder: it has no {MANIFEST}", hint=LISTED)
+    document = read_document(file)
+    found = document.get("format") if isinstance(document, dict) else None
+    if found != FORMAT:
+        newer = isinstance(found, str) and found.startswith("ropewalk-run/")
+        hint = "another version of ropewalk wrote it: update this one" if newer else AGAIN
+        raise DamagedError(f"{file} has format {one_line(found, 60)!r}, not {FORMAT!r}", hint=hint)
+    for key, wanted in (("kind", str), ("status", str), ("request", dict), ("files", dict), ("created", str)):
+        if not isinstance(document.get(key), wanted):
+            raise DamagedError(f"{file} lacks {key!r}", hint=AGAIN)
+    checked: dict[str, Any] = document
+    return checked
+
+
+def _enter(kind: str, path: Path | str | None, root: Path | str | None, resume: bool) -> Run:
+    created = datetime.now(UTC)
+    stamp = created.isoformat(timespec="seconds").replace("+00:00", "Z")
+    if path is None:
+        return Run(_fresh_folder(runs_root(root), kind, created), kind, stamp)
+    folder = Path(path)
+    if resume and folder.is_dir() and any(folder.iterdir()):
+        return _resumed(folder, kind, stamp)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RopewalkError(f"{folder} already exists", hint=ANOTHER)
+    _make(folder)
+    return Run(folder, kind, stamp)
+
+
+def _fresh_folder(root: Path, kind: str, created: datetime) -> Path:
+    _make(root)
+    while True:
+        folder = root / f"{created:%Y%m%d-%H%M%S}-{kind}-{secrets.token_hex(2)}"
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise _cannot_make(folder, error) from error
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_make(folder, error) from error
+
+
+def _cannot_make(folder: Path, error: OSError) -> RopewalkError:
+    return RopewalkError(
+        f"cannot make the run folder {folder} ({one_line(error.strerror or error)})",
+        hint="name another with -o, or set ROPEWALK_RUNS",
+    )
+
+
+def _resumed(folder: Path, kind: str, stamp: str) -> Run:
+    seconds = 0.0
+    if (folder / MANIFEST).exists():
+        manifest = read_manifest(folder)
+        if manifest["status"] == "complete":
+            raise RopewalkError(f"run {folder} is complete", hint=ANOTHER)
+        found, stamp, seconds = manifest["kind"], manifest["created"], float(manifest.get("seconds") or 0)
+    elif (folder / REQUEST).exists():
+        opening = read_document(folder / REQUEST)
+        found, stamp = opening.get("kind"), opening.get("created") or stamp
+    else:
+        raise RopewalkError(f"{folder} exists and is no run", hint=ANOTHER)
+    if found != kind:
+        raise RopewalkError(f"{folder} holds a run of kind {found!r}, not {kind!r}", hint=ANOTHER)
+    # The old manifest goes first: until the new one is written, this is a run that has not ended.
+    (folder / MANIFEST).unlink(missing_ok=True)
+    return Run(folder, kind, stamp, resumed=True, _prior_seconds=seconds)
+
+
+def _close(run: Run, opening: dict[str, Any], status: str, failure: dict[str, Any] | None) -> None:
+    manifest = opening | {
+        "status": status,
+        "seconds": round(run._prior_seconds + time.monotonic() - run._started, 3),
+        "ended": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "versions": environment.versions(),
+        "hardware": environment.hardware(),
+        "files": _covered(run.path),
+    }
+    if failure is not None:
+        manifest["error"] = failure
+    write_json(run.path / MANIFEST, manifest)
+
+
+def _covered(folder: Path) -> dict[str, Any]:
+    """Size and hash of every file. A subfolder with its own manifest is covered by that manifest's hash."""
+    files: dict[str, Any] = {}
+    for parent, folders, names in os.walk(folder):
+        here = Path(parent)
+        folders.sort()
+        nested = here != folder and MANIFEST in names
+        for name in [MANIFEST] if nested else sorted(names):
+            path = here / name
+            temporary = name.startswith(".") and name.endswith(".tmp")
+            if path == folder / MANIFEST or path.is_symlink() or temporary:
+                continue
+            relative = path.relative_to(folder).as_posix()
+            files[relative] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+        if nested:
+            folders.clear()
+    return files
+
+
+def _check_file(folder: Path, name: str, expected: Any) -> None:
+    path = _inside(folder, name)
+    if not isinstance(expected, dict) or not {"bytes", "sha256"} <= expected.keys():
+        raise DamagedError(f"{folder / MANIFEST} has no size and hash for {name!r}", hint=AGAIN)
+    if not path.is_file():
+        raise DamagedError(f"run {folder} has lost {name}", hint=AGAIN)
+    size = path.stat().st_size
+    if size != expected["bytes"]:
+        raise DamagedError(f"{path} has {size} bytes, its manifest says {expected['bytes']}", hint=AGAIN)
+    if sha256_of(path) != expected["sha256"]:
+        raise DamagedError(f"{path} is not what was written (SHA-256 differs)", hint=AGAIN)
+
+
+def _inside(folder: Path, name: str) -> Path:
+    path = folder / name
+    if Path(name).is_absolute() or ".." in Path(name).parts or not name:
+        raise DamagedError(f"file name {name!r} leaves the run folder {folder}", hint="name a file inside it")
+    return path
+
+
+def _failure(error: BaseException) -> dict[str, Any]:
+    import traceback
+
+    if isinstance(error, RopewalkError):
+        return error.to_json()
+    text = "".join(traceback.format_exception(error))
+    return {"type": type(error).__name__, "message": str(error), "hint": None, "traceback": text[-8000:]}
