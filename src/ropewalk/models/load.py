@@ -1,0 +1,189 @@
+"""Loading a model and its tokenizer: safetensors only, no code of the folder's own unless asked, no prompt, no chatter."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ropewalk.errors import RopewalkError, UsageError, one_line
+from ropewalk.models.weights import find_weights
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+ATTENTION = ("sdpa", "flash_attention_2", "flex_attention", "eager")
+
+log = logging.getLogger("ropewalk")
+
+
+def load_model(
+    source: str | Path,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    attn: str = "sdpa",
+    trust_remote_code: bool = False,
+) -> Any:
+    """The causal language model of `source` (folder, `hemp`, Hub id) in evaluation mode, on its device.
+
+    `device="auto"` is CUDA, then MPS, then CPU. `dtype="auto"` is the checkpoint's own type on an accelerator and
+    float32 on a CPU. An architecture without `attn="sdpa"` runs eager and says so; any other wish that cannot be
+    met is refused.
+    """
+    from ropewalk.models.source import resolve
+
+    folder = resolve(source, need_weights=True)
+    refuse_remote_code(folder, trust_remote_code)
+    find_weights(folder)
+    wanted = pick_device(device)
+    kind = pick_dtype(dtype, wanted)
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with quiet_transformers():
+        try:
+            config = AutoConfig.from_pretrained(
+                folder, trust_remote_code=trust_remote_code, local_files_only=True
+            )
+            attn = _attention_for(config, attn)
+            model = AutoModelForCausalLM.from_pretrained(
+                folder,
+                config=config,
+                dtype=kind,
+                attn_implementation=attn,
+                trust_remote_code=trust_remote_code,
+                use_safetensors=True,
+                local_files_only=True,
+            )
+            return model.to(wanted).eval()
+        except torch.OutOfMemoryError as error:
+            raise RopewalkError(
+                f"{source} does not fit on {wanted} ({one_line(error, 160)})",
+                hint="pass --dtype bfloat16 or another --device",
+            ) from error
+        except (ValueError, OSError, ImportError, KeyError, RuntimeError, TypeError, AttributeError) as error:
+            raise RopewalkError(
+                f"{source} does not load as a causal language model ({type(error).__name__}: {one_line(error, 200)})",
+                hint="`ropewalk inspect` names what is wrong in its config",
+            ) from error
+
+
+def load_tokenizer(source: str | Path, *, trust_remote_code: bool = False) -> Any:
+    """The tokenizer that travels with `source`; RopewalkError where there is none."""
+    from ropewalk.models.source import resolve
+
+    folder = resolve(source)
+    folder = folder.parent if folder.is_file() else folder
+    refuse_remote_code(folder, trust_remote_code)
+    from transformers import AutoTokenizer
+
+    with quiet_transformers():
+        try:
+            return AutoTokenizer.from_pretrained(
+                folder, trust_remote_code=trust_remote_code, local_files_only=True
+            )
+        except Exception as error:
+            # Tokenizer backends raise what they like, bare Exception included.
+            raise RopewalkError(
+                f"{source} has no tokenizer that loads ({type(error).__name__}: {one_line(error, 160)})",
+                hint="put tokenizer.json and tokenizer_config.json beside config.json",
+            ) from error
+
+
+def refuse_remote_code(folder: Path, trust_remote_code: bool) -> None:
+    """Refuse a folder whose config asks for code of its own (`auto_map`), at once and without a question."""
+    from ropewalk.models.config import read_config
+
+    config = read_config(folder)
+    if trust_remote_code or not _auto_map(config):
+        return
+    raise RopewalkError(
+        f"{folder} asks to run code of its own (auto_map names {one_line(_auto_map(config), 80)})",
+        hint="read that code, then pass --trust-remote-code; or remove auto_map from config.json where the installed "
+        f"transformers knows {one_line(config.get('model_type'), 40)!r} itself",
+    )
+
+
+def _auto_map(config: Mapping[str, Any]) -> str:
+    entry = config.get("auto_map")
+    if not entry:
+        return ""
+    return ", ".join(map(str, entry.values())) if isinstance(entry, Mapping) else str(entry)
+
+
+def pick_device(device: str) -> Any:
+    """A torch device for `auto`, `cpu`, `cuda`, `cuda:1`, `mps`; one that is not there is refused."""
+    import torch
+
+    if device == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device(name)
+    try:
+        wanted = torch.device(device)
+    except RuntimeError as error:
+        raise UsageError(
+            f"device={one_line(device, 40)!r} is not a device", hint="use auto, cpu, cuda, cuda:1"
+        ) from error
+    count = torch.cuda.device_count() if wanted.type == "cuda" else 1
+    missing_mps = wanted.type == "mps" and not torch.backends.mps.is_available()
+    if missing_mps or (wanted.type == "cuda" and (wanted.index or 0) >= count):
+        raise RopewalkError(f"device={device!r} is not on this machine", hint="use --device cpu, or auto")
+    return wanted
+
+
+def pick_dtype(dtype: str, device: Any) -> Any:
+    """A torch dtype, or "auto" for the checkpoint's own."""
+    import torch
+
+    if dtype not in DTYPES:
+        raise UsageError(f"dtype={one_line(dtype, 40)!r} is not offered", hint=f"use {', '.join(DTYPES)}")
+    if dtype != "auto":
+        return getattr(torch, dtype)
+    return torch.float32 if device.type == "cpu" else "auto"
+
+
+def _attention_for(config: Any, attn: str) -> str:
+    """`attn` where the architecture offers it; eager, said aloud, where it lacks sdpa; otherwise a refusal."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    if attn not in ATTENTION:
+        raise UsageError(f"attn={one_line(attn, 40)!r} is not offered", hint=f"use {', '.join(ATTENTION)}")
+    if attn == "flash_attention_2":
+        from transformers.utils import is_flash_attn_2_available
+
+        if not is_flash_attn_2_available():
+            raise RopewalkError(
+                "attn='flash_attention_2' needs the flash-attn package and a GPU", hint="use --attn sdpa"
+            )
+    try:
+        family = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    except KeyError:
+        return attn
+    if attn == "sdpa" and not getattr(family, "_supports_sdpa", True):
+        log.warning("%s has no sdpa attention: running eager", config.model_type)
+        return "eager"
+    if attn == "flex_attention" and not getattr(family, "_supports_flex_attn", False):
+        raise RopewalkError(
+            f"{config.model_type} has no flex_attention", hint="use --attn sdpa or --attn eager"
+        )
+    return attn
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No progress bars, log lines or warnings of transformers inside the block; its settings come back after it."""
+    from transformers.utils import logging as hf_logging
+
+    level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        hf_logging.set_verbosity(level)
+        if bars:
+            hf_logging.enable_progress_bar()
