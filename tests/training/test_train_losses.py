@@ -1,0 +1,140 @@
+"""The chunked loss equals the plain one, in value and in every gradient."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from ropewalk.errors import UsageError
+from ropewalk.training.losses import IGNORE, chunked_cross_entropy, shift_labels, token_losses
+
+B, T, C, V = 2, 13, 8, 21
+
+
+def _inputs(dtype=torch.float32, *, bias=True, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    hidden = torch.randn(B, T, C, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
+    weight = torch.randn(V, C, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
+    offset = torch.randn(V, generator=generator, dtype=torch.float64).to(dtype).requires_grad_() if bias else None
+    labels = torch.randint(0, V, (B, T), generator=generator)
+    labels[0, 3] = labels[1, -1] = IGNORE
+    weights = torch.rand(B, T, generator=generator, dtype=torch.float64).to(dtype)
+    return hidden, weight, offset, labels, weights
+
+
+def _plain(hidden, weight, bias, labels, weights=None, softcap=None, scale=None):
+    logits = functional.linear(hidden, weight, bias)
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    logits = logits if scale is None else logits * scale
+    logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
+    losses = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none", ignore_index=IGNORE)
+    losses = losses if weights is None else losses * weights.flatten()
+    return losses.sum() / (labels != IGNORE).sum()
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 26, 1000])
+@pytest.mark.parametrize(("softcap", "scale"), [(None, None), (3.0, None), (None, 0.5), (3.0, 0.25)])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_parity_in_float32(chunk, softcap, scale, weighted):
+    hidden, weight, bias, labels, weights = _inputs()
+    weights = weights if weighted else None
+    wanted = _plain(hidden, weight, bias, labels, weights, softcap, scale)
+    wanted_grads = torch.autograd.grad(wanted * 1.7, (hidden, weight, bias))
+    got = chunked_cross_entropy(
+        hidden, weight, labels, token_weights_BT=weights, chunk=chunk, bias=bias, softcap=softcap, scale=scale
+    )
+    grads = torch.autograd.grad(got * 1.7, (hidden, weight, bias))
+    torch.testing.assert_close(got, wanted, rtol=1e-6, atol=1e-6)
+    for mine, theirs in zip(grads, wanted_grads):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("softcap", "scale"), [(None, None), (2.0, 0.7)])
+def test_gradcheck_in_float64(softcap, scale):
+    hidden, weight, bias, labels, weights = _inputs(torch.float64)
+    weights.requires_grad_()
+
+    def loss(hidden, weight, bias, weights):
+        return chunked_cross_entropy(
+            hidden, weight, labels, token_weights_BT=weights, chunk=4, bias=bias, softcap=softcap, scale=scale
+        )
+
+    assert torch.autograd.gradcheck(loss, (hidden, weight, bias, weights))
+
+
+def test_frozen_head_gets_no_gradient():
+    hidden, weight, _, labels, _ = _inputs(bias=False)
+    frozen = weight.detach()
+    got = torch.autograd.grad(chunked_cross_entropy(hidden, frozen, labels, chunk=4), hidden)[0]
+    wanted = torch.autograd.grad(_plain(hidden, frozen, None, labels), hidden)[0]
+    torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-7)
+
+
+def test_bfloat16_autocast_follows_the_plain_loss():
+    hidden, weight, bias, labels, _ = _inputs()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        wanted = _plain(hidden, weight, bias, labels)
+        got = chunked_cross_entropy(hidden, weight, labels, chunk=4, bias=bias)
+    torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
+    mine = torch.autograd.grad(got, weight)[0]
+    theirs = torch.autograd.grad(wanted, weight)[0]
+    assert mine.dtype == torch.float32
+    torch.testing.assert_close(mine, theirs, rtol=0.02, atol=2e-3)
+
+
+def test_logits_are_never_whole():
+    biggest = 0
+
+    class Watch(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function, kinds, args=(), kwargs=None):
+            nonlocal biggest
+            result = function(*args, **(kwargs or {}))
+            if isinstance(result, torch.Tensor):
+                biggest = max(biggest, result.numel())
+            return result
+
+    tokens, vocabulary, chunk = 256, 512, 16
+    hidden = torch.randn(1, tokens, 8, requires_grad=True)
+    weight = torch.randn(vocabulary, 8, requires_grad=True)
+    labels = torch.randint(0, vocabulary, (1, tokens))
+    with Watch():
+        chunked_cross_entropy(hidden, weight, labels, chunk=chunk).backward()
+    assert biggest <= chunk * vocabulary
+
+
+def test_denominator_of_accumulated_batches():
+    hidden, weight, _, labels, _ = _inputs(bias=False)
+    whole = chunked_cross_entropy(hidden, weight, labels)
+    count = (labels != IGNORE).sum()
+    parts = [chunked_cross_entropy(hidden[i : i + 1], weight, labels[i : i + 1], denominator=count) for i in (0, 1)]
+    torch.testing.assert_close(sum(parts), whole)
+
+
+def test_all_ignored_is_zero_with_zero_gradient():
+    hidden, weight, _, labels, _ = _inputs(bias=False)
+    loss = chunked_cross_entropy(hidden, weight, torch.full_like(labels, IGNORE))
+    loss.backward()
+    assert loss.item() == 0.0
+    assert not hidden.grad.any()
+
+
+def test_token_losses_equal_the_plain_ones():
+    hidden, weight, bias, labels, _ = _inputs()
+    logits = functional.linear(hidden, weight, bias).flatten(0, 1)
+    wanted = functional.cross_entropy(logits, labels.flatten(), reduction="none", ignore_index=IGNORE).view(B, T)
+    torch.testing.assert_close(token_losses(hidden, weight, labels, bias=bias, chunk=4), wanted.detach())
+
+
+def test_shift_labels():
+    assert shift_labels(torch.tensor([[1, 2, 3], [4, IGNORE, 6]])).tolist() == [[2, 3, IGNORE], [IGNORE, 6, IGNORE]]
+
+
+def test_shapes_that_do_not_belong_together_are_refused():
+    hidden, weight, _, labels, weights = _inputs(bias=False)
+    with pytest.raises(UsageError, match="do not belong together"):
+        chunked_cross_entropy(hidden, weight, labels[:, 1:])
+    with pytest.raises(UsageError, match="token weights"):
+        chunked_cross_entropy(hidden, weight, labels, token_weights_BT=weights[:1])
+    with pytest.raises(UsageError, match="chunk=0"):
+        chunked_cross_entropy(hidden, weight, labels, chunk=0)
