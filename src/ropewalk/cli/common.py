@@ -69,14 +69,22 @@ def console(*, err: bool = False) -> Console:
     return Console(file=stream, width=width, highlight=False, soft_wrap=False)
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON document on stdout.")
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print exactly one JSON document on stdout."
+)
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress and no remarks.")
-debug_option = click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of a failure.")
-seed_option = click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything random.")
+debug_option = click.option(
+    "--debug", is_flag=True, expose_value=False, help="Show the traceback of a failure."
+)
+seed_option = click.option(
+    "--seed", type=int, default=0, show_default=True, help="Seed of everything random."
+)
 trust_option = click.option(
     "--trust-remote-code", is_flag=True, help="Run the model's own code (auto_map); refused without this."
 )
-device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
+device_option = click.option(
+    "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps."
+)
 dtype_option = click.option(
     "--dtype",
     type=click.Choice(["auto", "float32", "bfloat16", "float16"]),

@@ -64,7 +64,9 @@ class LazyGroup(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
 @click.version_option(__version__, "-V", "--version", prog_name="ropewalk")
 def ropewalk() -> None:
     """Stretch the context window of a causal language model with rotary position embeddings, and prove it.
@@ -84,7 +86,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except click.exceptions.Exit as done:
             return int(done.exit_code)
         except (KeyboardInterrupt, click.exceptions.Abort):
-            error: RopewalkError = RopewalkError("interrupted", hint="finished work is kept; run the same line again")
+            error: RopewalkError = RopewalkError(
+                "interrupted", hint="finished work is kept; run the same line again"
+            )
             code = 130
         except BrokenPipeError:
             # The reader went away (`| head`): nothing to tell anybody, and Python must not complain at exit.
