@@ -56,12 +56,25 @@ class Comparison:
 
 
 def compare_series(
-    name: str, quantity: str, ours: Sequence[float], theirs: Sequence[float], *, target: str = "", **detail: Any
+    name: str,
+    quantity: str,
+    ours: Sequence[float],
+    theirs: Sequence[float],
+    *,
+    target: str = "",
+    **detail: Any,
 ) -> Comparison:
     """A comparison from figures measured in pairs elsewhere (for example peak memory of child processes)."""
     ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
     return Comparison(
-        name, quantity, Spread.of(ours), Spread.of(theirs), Spread.of(ratios), len(ratios), target, dict(detail)
+        name,
+        quantity,
+        Spread.of(ours),
+        Spread.of(theirs),
+        Spread.of(ratios),
+        len(ratios),
+        target,
+        dict(detail),
     )
 
 
@@ -105,7 +118,10 @@ def write_results(results: Sequence[Comparison], path: Path) -> None:
     for result in results:
         print(result.line())
     document = {
-        "machine": {"processor": platform.processor() or platform.machine(), "python": platform.python_version()},
+        "machine": {
+            "processor": platform.processor() or platform.machine(),
+            "python": platform.python_version(),
+        },
         "measured": time.strftime("%Y-%m-%d"),
         "results": [asdict(result) for result in results],
     }
@@ -122,4 +138,6 @@ def _seconds(function: Callable[[], object]) -> float:
 def _run(command: Sequence[str]) -> None:
     done = subprocess.run(list(command), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False)
     if done.returncode:
-        sys.exit(f"{' '.join(command)} failed ({done.returncode}): {done.stderr.decode(errors='replace')[-400:]}")
+        sys.exit(
+            f"{' '.join(command)} failed ({done.returncode}): {done.stderr.decode(errors='replace')[-400:]}"
+        )

@@ -1,4 +1,4 @@
-"""Writes src/ropewalk/analysis/base_table.py: the base bound of common heads and lengths, so that `inspect` is instant."""
+"""Writes src/ropewalk/analysis/base_table.py, the base bounds of common heads, so that `inspect` is instant."""
 
 from __future__ import annotations
 

@@ -23,6 +23,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 OUTPUT = Path(__file__).parents[1] / "src" / "ropewalk" / "models" / "architectures.json"
 TEXT_KEYS = ("text_config", "language_config", "llm_config", "decoder", "thinker_config")
 
+# Types that rotate by a table of fixed length, made without looking at the configuration.
+TABLES = ("gptj", "codegen", "roformer")
+
 # What a reader of a configuration may need and a file may leave out.
 FIELDS = (
     "hidden_size", "intermediate_size", "vocab_size", "num_hidden_layers", "num_attention_heads",
@@ -62,7 +65,11 @@ def read(config: Any, name: str) -> Any:
 
 
 def head_dim_rule(cls: type, config: Any) -> str:
-    """Where head_dim comes from: given, derived (never read), rope (the decoupled part), null (crashes when unset)."""
+    """Where head_dim comes from.
+
+    given: the file's, else derived; null: the same, but stock code crashes on some scaled types when it is unset;
+    forced: always hidden_size over heads, whatever the file says; rope: the decoupled part (MLA); double: Zamba 2.
+    """
     names = {field.name: field.default for field in dataclasses.fields(cls)}
     own = config.attribute_map.get("head_dim", "head_dim")
     value, heads = read(config, "head_dim"), read(config, "num_attention_heads")
@@ -71,12 +78,16 @@ def head_dim_rule(cls: type, config: Any) -> str:
         if read(changed, "head_dim") == 2 * config.qk_rope_head_dim:
             return "rope"
     if own in names:
-        if value is None:
-            return "null"
-        return "given"
+        return "null" if value is None and not config.is_heterogeneous else "given"
     if value is None or not heads:
-        return "derived"
-    return "derived" if value == config.hidden_size // heads else "double"
+        return "given"
+    if value != config.hidden_size // heads:
+        return "double"
+    try:
+        changed = construct(cls, head_dim=2 * value)
+    except Exception:
+        return "forced"
+    return "given" if read(changed, "head_dim") == 2 * value else "forced"
 
 
 def pattern_of(config: Any) -> list[str] | None:
@@ -90,6 +101,18 @@ def pattern_of(config: Any) -> list[str] | None:
     return types
 
 
+def reads_share(cls: type) -> bool:
+    """Whether the model's own rotary module reads partial_rotary_factor when nothing is scaled."""
+    folder = Path(sys.modules[cls.__module__].__file__).parent
+    return any("partial_rotary_factor" in path.read_text() for path in folder.glob("modeling_*.py"))
+
+
+def softmax_scaled(cls: type) -> bool:
+    """Whether attention multiplies its softmax scale by the square of an mscale (DeepSeek and its kin)."""
+    folder = Path(sys.modules[cls.__module__].__file__).parent
+    return any("yarn_apply_mscale(config" in path.read_text() for path in folder.glob("modeling_*.py"))
+
+
 def entry(cls: type, config: Any, causal: bool) -> dict[str, Any]:
     """One row of the table."""
     found: dict[str, Any] = {"causal": causal}
@@ -97,9 +120,11 @@ def entry(cls: type, config: Any, causal: bool) -> dict[str, Any]:
         inner = read(config, key)
         if isinstance(inner, transformers.PreTrainedConfig) and hasattr(inner, "rope_parameters"):
             return found | {"text": key, "text_type": inner.model_type}
-    if not hasattr(config, "rope_parameters"):
+    if not hasattr(config, "rope_parameters") and cls.model_type not in TABLES:
         return found | {"rope": False}
-    aliases = {name: own for name, own in config.attribute_map.items() if name in FIELDS or name == "layer_types"}
+    aliases = {
+        name: own for name, own in config.attribute_map.items() if name in FIELDS or name == "layer_types"
+    }
     names = {field.name: field.default for field in dataclasses.fields(cls)}
     defaults = {}
     for name in FIELDS:
@@ -113,11 +138,14 @@ def entry(cls: type, config: Any, causal: bool) -> dict[str, Any]:
         defaults["head_dim"] = names[aliases.get("head_dim", "head_dim")]
     labels = list(getattr(config, "_rope_type_labels", None) or []) or None
     theta = plain(cls.default_theta)
-    rope = plain(config.rope_parameters)
+    rope = plain(read(config, "rope_parameters"))
     found |= {"rope": True, "head_dim": rule, "theta": theta, "defaults": defaults, "rope_parameters": rope}
     found |= {"layer_types": pattern_of(config)} if pattern_of(config) else {}
     found |= {"labels": labels} if labels else {}
+    found |= {"partial": True} if reads_share(cls) else {}
+    found |= {"softmax_mscale": True} if softmax_scaled(cls) else {}
     found |= {"aliases": aliases} if aliases else {}
+    found |= {"table": True} if cls.model_type in TABLES else {}
     return found
 
 

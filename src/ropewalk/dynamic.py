@@ -41,7 +41,9 @@ class DynamicRule:
     def __post_init__(self) -> None:
         find_method(self.method)
         if not math.isfinite(self.growth) or self.growth <= 1.0:
-            raise UsageError(f"growth={self.growth} lets no epoch end", hint="use growth > 1; 2 doubles each time")
+            raise UsageError(
+                f"growth={self.growth} lets no epoch end", hint="use growth > 1; 2 doubles each time"
+            )
 
     def factor_at(self, length: int) -> float:
         """s(l) = max(1, l/L), the factor of a full forward over l tokens."""

@@ -70,7 +70,9 @@ def whole_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
     """
     target = Path(target)
     if (target.exists() or target.is_symlink()) and not force:
-        raise RopewalkError(f"{target} already exists", hint="choose another output, or pass --force to replace it")
+        raise RopewalkError(
+            f"{target} already exists", hint="choose another output, or pass --force to replace it"
+        )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         working = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp"))
@@ -115,4 +117,6 @@ def _fsync_tree(folder: Path) -> None:
 
 def _cannot_write(path: Path, error: OSError) -> RopewalkError:
     reason = one_line(error.strerror or error)
-    return RopewalkError(f"cannot write {path} ({reason})", hint="check free space and permissions, or write elsewhere")
+    return RopewalkError(
+        f"cannot write {path} ({reason})", hint="check free space and permissions, or write elsewhere"
+    )

@@ -45,17 +45,22 @@ class RopeGeometry:
         rope_theta = _real("rope_theta", self.rope_theta)
         share = _real("partial_rotary_factor", self.partial_rotary_factor)
         if not 2 <= head_dim <= MAX_HEAD_DIM:
-            raise UsageError(f"head_dim={head_dim} cannot hold a rotary pair", hint=f"use 2 to {MAX_HEAD_DIM}")
+            raise UsageError(
+                f"head_dim={head_dim} cannot hold a rotary pair", hint=f"use 2 to {MAX_HEAD_DIM}"
+            )
         if rope_theta <= 1.0:
             raise UsageError(
                 f"rope_theta={rope_theta:g} would make later pairs turn faster than the first",
                 hint="rope_theta is a number above 1, most often 10000 or more",
             )
         if original_length < 1:
-            raise UsageError(f"original_length={original_length} is not a window", hint="give tokens, 1 or more")
+            raise UsageError(
+                f"original_length={original_length} is not a window", hint="give tokens, 1 or more"
+            )
         if not 0.0 < share <= 1.0:
             raise UsageError(
-                f"partial_rotary_factor={share:g} is not a share", hint="it lies in (0, 1]; 1 rotates the whole head"
+                f"partial_rotary_factor={share:g} is not a share",
+                hint="it lies in (0, 1]; 1 rotates the whole head",
             )
         for name, value in (
             ("head_dim", head_dim),
@@ -154,7 +159,9 @@ class RopeGeometry:
                 proportional=bool(document.get("proportional", False)),
             )
         except (KeyError, TypeError, AttributeError) as error:
-            raise UsageError(f"a geometry document lacks {error}", hint="write it with RopeGeometry.to_json") from error
+            raise UsageError(
+                f"a geometry document lacks {error}", hint="write it with RopeGeometry.to_json"
+            ) from error
 
 
 def _whole(name: str, value: object) -> int:
@@ -180,7 +187,9 @@ def check_factor(factor: object) -> float:
     """A stretch factor: finite and at least 1, since smaller ones would shrink the window."""
     number = _real("factor", factor)
     if number <= 0:
-        raise UsageError(f"factor={number:g} is not a stretch", hint="use factor > 1, the target length over the original")
+        raise UsageError(
+            f"factor={number:g} is not a stretch", hint="use factor > 1, the target length over the original"
+        )
     if number < 1:
         raise UsageError(f"factor={number:g} shrinks the window", hint="use factor > 1")
     if number > 1e6:

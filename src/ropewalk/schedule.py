@@ -43,7 +43,9 @@ class FrequencySchedule:
             object.__setattr__(self, "short_inv_freq", self._checked("short_inv_freq", self.short_inv_freq))
         attention = float(self.attention_factor)
         if not math.isfinite(attention) or attention <= 0:
-            raise UsageError(f"attention_factor={attention} is not a positive number", hint="1 leaves attention alone")
+            raise UsageError(
+                f"attention_factor={attention} is not a positive number", hint="1 leaves attention alone"
+            )
         object.__setattr__(self, "attention_factor", attention)
 
     def _checked(self, name: str, values: object) -> FloatArray:
@@ -54,7 +56,9 @@ class FrequencySchedule:
                 hint="make the schedule from the model's own geometry",
             )
         if not np.all(np.isfinite(array)) or np.any(array < 0):
-            raise UsageError(f"{name} holds values that are not finite and non-negative", hint="correct the parameters")
+            raise UsageError(
+                f"{name} holds values that are not finite and non-negative", hint="correct the parameters"
+            )
         array.setflags(write=False)
         return array
 
@@ -86,7 +90,9 @@ class FrequencySchedule:
     def is_identity(self) -> bool:
         """True when applying the schedule changes nothing at all."""
         same = np.array_equal(self.inv_freq, self.geometry.inv_freq)
-        same_short = self.short_inv_freq is None or np.array_equal(self.short_inv_freq, self.geometry.inv_freq)
+        same_short = self.short_inv_freq is None or np.array_equal(
+            self.short_inv_freq, self.geometry.inv_freq
+        )
         return bool(same and same_short and self.attention_factor == 1.0)
 
     def to_json(self) -> dict[str, Any]:
@@ -111,7 +117,9 @@ class FrequencySchedule:
             try:
                 document = json.loads(document)
             except (ValueError, RecursionError) as error:
-                raise RopewalkError(f"a schedule is not JSON ({one_line(error)})", hint="write it again") from error
+                raise RopewalkError(
+                    f"a schedule is not JSON ({one_line(error)})", hint="write it again"
+                ) from error
         if not isinstance(document, Mapping) or document.get("format") != FORMAT:
             found = document.get("format") if isinstance(document, Mapping) else type(document).__name__
             raise RopewalkError(
@@ -131,7 +139,9 @@ class FrequencySchedule:
                 notes=tuple(document.get("notes") or ()),
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise RopewalkError(f"a schedule document is incomplete ({one_line(error)})", hint="write it again") from error
+            raise RopewalkError(
+                f"a schedule document is incomplete ({one_line(error)})", hint="write it again"
+            ) from error
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, FrequencySchedule):

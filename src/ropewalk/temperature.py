@@ -35,7 +35,9 @@ def log_n(position: ArrayLike, original_length: int) -> FloatArray:
     [1.0, 1.0, 2.0]
     """
     if original_length < 2:
-        raise UsageError(f"original_length={original_length} has no logarithm to divide by", hint="use 2 or more")
+        raise UsageError(
+            f"original_length={original_length} has no logarithm to divide by", hint="use 2 or more"
+        )
     return np.maximum(1.0, np.log(_positions(position) + 1.0) / math.log(original_length))
 
 
@@ -60,7 +62,9 @@ def entropy_matched(factor: float, logit_std: ArrayLike) -> FloatArray:
     """
     sigma = np.asarray(logit_std, dtype=np.float64)
     if np.any(~np.isfinite(sigma)) or np.any(sigma <= 0):
-        raise UsageError("a head's logit standard deviation is not positive", hint="measure it on text, not on zeros")
+        raise UsageError(
+            "a head's logit standard deviation is not positive", hint="measure it on text, not on zeros"
+        )
     return np.asarray(np.sqrt(1.0 + 2.0 * math.log(check_factor(factor)) / sigma**2))
 
 
@@ -109,16 +113,29 @@ class TemperatureRule:
 RULES = {
     rule.name: rule
     for rule in (
-        TemperatureRule("constant", "0.1 ln s + 1, or a value", "cos and sin", "arXiv:2309.00071", False, constant),
-        TemperatureRule("log-n", "max(1, ln(p+1)/ln L)", "query at position p", "kexue.fm/archives/8823", False, log_n),
         TemperatureRule(
-            "step-log", "ln(floor((p+1)/8192)+1)*0.1 + 1", "query at position p", "Llama 4, 2025", False, step_log
+            "constant", "0.1 ln s + 1, or a value", "cos and sin", "arXiv:2309.00071", False, constant
+        ),
+        TemperatureRule(
+            "log-n", "max(1, ln(p+1)/ln L)", "query at position p", "kexue.fm/archives/8823", False, log_n
+        ),
+        TemperatureRule(
+            "step-log",
+            "ln(floor((p+1)/8192)+1)*0.1 + 1",
+            "query at position p",
+            "Llama 4, 2025",
+            False,
+            step_log,
         ),
         TemperatureRule(
             "entropy-matched", "sqrt(1 + 2 ln s / sigma_h^2)", "logits of head h", "-", False, entropy_matched
         ),
         TemperatureRule(
-            "scale-invariant", "a_t S + m_t, a_t^2 = 2(ln(t/tau+1)+1/2)", "logits at distance t", "-", True,
+            "scale-invariant",
+            "a_t S + m_t, a_t^2 = 2(ln(t/tau+1)+1/2)",
+            "logits at distance t",
+            "-",
+            True,
             scale_invariant,
         ),
     )

@@ -22,7 +22,9 @@ def parse_length(text: str | int) -> int:
     """
     match = _LENGTH.match(str(text))
     if match is None:
-        raise UsageError(f"length {str(text)[:60]!r} is not a number of tokens", hint="write 4096, 4k, 128k or 1m")
+        raise UsageError(
+            f"length {str(text)[:60]!r} is not a number of tokens", hint="write 4096, 4k, 128k or 1m"
+        )
     value = float(match.group(1)) * _LENGTH_UNIT[match.group(2).lower()]
     if value != int(value) or not 1 <= value <= MAX_LENGTH:
         raise UsageError(
@@ -46,7 +48,9 @@ def parse_lengths(text: str) -> list[int]:
         low_text, _, high_text = part.partition("..")
         low, high = parse_length(low_text), parse_length(high_text)
         if low > high:
-            raise UsageError(f"range {part.strip()!r} runs downwards", hint="write the shorter length first, 4k..32k")
+            raise UsageError(
+                f"range {part.strip()!r} runs downwards", hint="write the shorter length first, 4k..32k"
+            )
         while low < high:
             lengths.append(low)
             low *= 2
@@ -67,7 +71,9 @@ def parse_target(text: str | int, original_length: int) -> int:
         except ValueError:
             multiple = math.nan
         if not math.isfinite(multiple) or multiple <= 0:
-            raise UsageError(f"target {written[:60]!r} is not a multiple", hint="write 8x, or a length such as 32k")
+            raise UsageError(
+                f"target {written[:60]!r} is not a multiple", hint="write 8x, or a length such as 32k"
+            )
         target = round(multiple * original_length)
     else:
         target = parse_length(written)
@@ -87,7 +93,9 @@ def parse_bytes(text: str | int) -> int:
     """
     match = _SIZE.match(str(text))
     if match is None:
-        raise UsageError(f"size {str(text)[:60]!r} is not a number of bytes", hint="write 24GB, 512MB or 1000000")
+        raise UsageError(
+            f"size {str(text)[:60]!r} is not a number of bytes", hint="write 24GB, 512MB or 1000000"
+        )
     return int(float(match.group(1)) * 1024 ** _SIZE_POWER[match.group(2).lower()])
 
 

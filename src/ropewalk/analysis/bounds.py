@@ -44,7 +44,9 @@ def base_bound(rotary_dim: int, length: int) -> float:
     Common cases come from a table that `tools/base_table.py` makes with `scan_base_bound`.
     """
     if rotary_dim < 2 or rotary_dim % 2:
-        raise UsageError(f"rotary_dim={rotary_dim} is not a positive even number", hint="give a head's rotary part")
+        raise UsageError(
+            f"rotary_dim={rotary_dim} is not a positive even number", hint="give a head's rotary part"
+        )
     known = BASE_BOUNDS.get((rotary_dim, length))
     return scan_base_bound(rotary_dim, length) if known is None else known
 
@@ -66,7 +68,9 @@ def _negative_distance(inv_freq: FloatArray, length: int, hint: int | None) -> i
     the next base mostly fails right beside it."""
     if hint is not None:
         reach = max(64, hint // 200)
-        near = np.unique(np.clip(np.linspace(hint - reach, hint + reach, 129).astype(np.int64), 0, length - 1))
+        near = np.unique(
+            np.clip(np.linspace(hint - reach, hint + reach, 129).astype(np.int64), 0, length - 1)
+        )
         kernel = kernel_at(inv_freq, near)
         if kernel.min() < 0.0:
             return int(near[np.argmin(kernel)])

@@ -67,5 +67,7 @@ def star_discrepancy(inv_freq: FloatArray, length: int) -> FloatArray:
     found = np.empty(inv_freq.size)
     for pair, theta in enumerate(inv_freq):
         points = np.sort(np.mod(positions * (theta / _TURN), 1.0))
-        found[pair] = max(float(np.max(rank / length - points)), float(np.max(points - (rank - 1.0) / length)))
+        found[pair] = max(
+            float(np.max(rank / length - points)), float(np.max(points - (rank - 1.0) / length))
+        )
     return found

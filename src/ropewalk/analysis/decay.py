@@ -56,7 +56,7 @@ def kernel_distortion(schedule: FrequencySchedule) -> float:
 
 
 def neighbour_resolution(schedule: FrequencySchedule) -> float:
-    """1 - B'(1) over 1 - B(1): how far apart neighbouring tokens still stand; 1 unmodified, about 1/s**2 under linear."""
+    """1 - B'(1) over 1 - B(1): how far apart neighbouring tokens stand; 1 unmodified, about 1/s**2 under linear."""
     before = 1.0 - kernel_at(schedule.geometry.inv_freq, np.array([1]))[0]
     after = 1.0 - kernel_at(schedule.inv_freq, np.array([1]))[0]
     return float(after / before)

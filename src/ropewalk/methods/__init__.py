@@ -1,4 +1,4 @@
-"""The scaling methods: one file a family, one registry. Every file in this folder is imported, so adding one is enough."""
+"""The scaling methods: one file a family, one registry. Every file here is imported, so adding one is enough."""
 
 from importlib import import_module
 from pkgutil import iter_modules

@@ -37,7 +37,9 @@ def _in_band(
 
 
 @method("mrrope-uni", paper="arXiv:2601.22181")
-def mrrope_uni(geometry: RopeGeometry, *, factor: float, fast: float = 32.0, slow: float = 1.0) -> FrequencySchedule:
+def mrrope_uni(
+    geometry: RopeGeometry, *, factor: float, fast: float = 32.0, slow: float = 1.0
+) -> FrequencySchedule:
     """m = q/n inside the band from the last pair with more than 32 rotations to the first with fewer than 1.
 
     q = clip(i-l, 0, n), n = h-l; attention factor as yarn's.
@@ -47,7 +49,9 @@ def mrrope_uni(geometry: RopeGeometry, *, factor: float, fast: float = 32.0, slo
 
 
 @method("mrrope-pro", paper="arXiv:2601.22181")
-def mrrope_pro(geometry: RopeGeometry, *, factor: float, fast: float = 32.0, slow: float = 1.0) -> FrequencySchedule:
+def mrrope_pro(
+    geometry: RopeGeometry, *, factor: float, fast: float = 32.0, slow: float = 1.0
+) -> FrequencySchedule:
     """m = q(q+1)/(n(n+1)) inside the same band: the stretch grows progressively towards the slow pairs.
 
     q = clip(i-l, 0, n), n = h-l; attention factor as yarn's.
@@ -57,7 +61,9 @@ def mrrope_pro(geometry: RopeGeometry, *, factor: float, fast: float = 32.0, slo
 
 
 @method("tailspline", paper="unreviewed, 2026", contrib=True)
-def tailspline(geometry: RopeGeometry, *, factor: float, fast: float = 32.0, slow: float = 1.0) -> FrequencySchedule:
+def tailspline(
+    geometry: RopeGeometry, *, factor: float, fast: float = 32.0, slow: float = 1.0
+) -> FrequencySchedule:
     """m = q(3n^2 + 3n + 1 - q^2) / (n(n+1)(2n+1)) inside the same band.
 
     q = clip(i-l, 0, n), n = h-l; attention factor as yarn's. Contributed and unreviewed.

@@ -10,7 +10,6 @@ from ropewalk.errors import UsageError
 from ropewalk.geometry import FloatArray, RopeGeometry
 from ropewalk.schedule import FrequencySchedule
 
-
 _KNOWS_ZERO_TAIL = ("none", "theta", "proportional")
 
 
@@ -19,7 +18,9 @@ def rotating(geometry: RopeGeometry) -> FloatArray:
     return geometry.inv_freq[: geometry.num_rotating]
 
 
-def from_profile(name: str, geometry: RopeGeometry, factor: float, profile: FloatArray, **rest: Any) -> FrequencySchedule:
+def from_profile(
+    name: str, geometry: RopeGeometry, factor: float, profile: FloatArray, **rest: Any
+) -> FrequencySchedule:
     """theta'_i = theta_i * factor ** -m_i over the rotating pairs."""
     return from_frequencies(name, geometry, factor, rotating(geometry) * factor**-profile, **rest)
 

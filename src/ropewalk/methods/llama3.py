@@ -14,7 +14,7 @@ from ropewalk.schedule import FrequencySchedule
 def llama3(
     geometry: RopeGeometry, *, factor: float, low_freq_factor: float = 1.0, high_freq_factor: float = 4.0
 ) -> FrequencySchedule:
-    """wavelength > L/low: theta/s; < L/high: theta; between: theta * ((1-smooth)/s + smooth), smooth = (r-low)/(high-low).
+    """wavelength > L/low: theta/s; < L/high: theta; between: theta * ((1-k)/s + k), k = (r-low)/(high-low).
 
     r = L/wavelength are the rotations in the original window. Llama 3.1 ships low 1, high 4, s 8, L 8192.
     """

@@ -34,9 +34,15 @@ def longrope(
         notes: tuple[str, ...] = ("no long_factors given: NTK-aware's, where a search would start",)
     else:
         searched, notes = _factors("long_factors", long_factors, base.size), ()
-    short = np.ones_like(base) if short_factors is None else _factors("short_factors", short_factors, base.size)
+    short = (
+        np.ones_like(base) if short_factors is None else _factors("short_factors", short_factors, base.size)
+    )
     parameters = {"long_factors": searched.tolist(), "short_factors": short.tolist()}
-    scaled = longrope_attention_factor(factor, geometry.original_length) if attention_factor is None else attention_factor
+    scaled = (
+        longrope_attention_factor(factor, geometry.original_length)
+        if attention_factor is None
+        else attention_factor
+    )
     return from_frequencies(
         "longrope",
         geometry,
@@ -60,7 +66,9 @@ def longrope_attention_factor(factor: float, original_length: int) -> float:
 def _factors(name: str, values: list[float], count: int) -> FloatArray:
     array = np.asarray(values, dtype=np.float64)
     if array.shape != (count,):
-        raise UsageError(f"longrope: {name} has {array.size} entries", hint=f"this geometry needs {count}, one a pair")
+        raise UsageError(
+            f"longrope: {name} has {array.size} entries", hint=f"this geometry needs {count}, one a pair"
+        )
     if np.any(array <= 0) or np.any(np.diff(array) < 0):
         raise UsageError(
             f"longrope: {name} are not positive and non-decreasing",

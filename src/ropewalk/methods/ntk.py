@@ -21,7 +21,9 @@ def _changed_base(
     name: str, geometry: RopeGeometry, factor: float, rope_theta: float, parameters: dict[str, float | int]
 ) -> FrequencySchedule:
     if not math.isfinite(rope_theta) or rope_theta <= 1.0:
-        raise UsageError(f"the changed rope_theta={rope_theta:g} is not above 1", hint="use a milder parameter")
+        raise UsageError(
+            f"the changed rope_theta={rope_theta:g} is not above 1", hint="use a milder parameter"
+        )
     return from_frequencies(
         name,
         geometry,
@@ -59,7 +61,9 @@ def ntk(
         # The last pair that turns is not the last pair of the exponent: reach the factor there.
         exponent = dim / (2 * (geometry.num_rotating - 1))
         return _changed_base("ntk", geometry, factor, geometry.rope_theta * factor**exponent, {})
-    return _changed_base("ntk", geometry, factor, notations.theta_from_factor(geometry.rope_theta, dim, factor), {})
+    return _changed_base(
+        "ntk", geometry, factor, notations.theta_from_factor(geometry.rope_theta, dim, factor), {}
+    )
 
 
 @method("ntk-d", paper="NTK-aware scaled RoPE, 2023 (as many posts print it)", native=_BY_THETA)
@@ -86,7 +90,9 @@ def ntk_power(
     and is `ntk`. p below 1 would speed pairs up and is refused.
     """
     if power is not None and scale is not None:
-        raise UsageError("ntk-power: power and scale say the same thing twice (power = 1 + scale)", hint="give one")
+        raise UsageError(
+            "ntk-power: power and scale say the same thing twice (power = 1 + scale)", hint="give one"
+        )
     parameters: dict[str, float | int] = {}
     if power is not None:
         parameters = {"power": power}
@@ -97,11 +103,15 @@ def ntk_power(
         power = notations.power_from_factor(geometry.rope_theta, factor, rotary_dim=dim)
         parameters = {"reach_last": reach_last} if reach_last else {}
     if power < 1.0:
-        raise UsageError(f"ntk-power: power={power:g} is below 1 and would speed pairs up", hint="give power >= 1")
+        raise UsageError(
+            f"ntk-power: power={power:g} is below 1 and would speed pairs up", hint="give power >= 1"
+        )
     try:
         new_theta = notations.theta_from_power(geometry.rope_theta, power)
     except OverflowError as error:
-        raise UsageError(f"ntk-power: power={power:g} overflows the base", hint="give a power near 1") from error
+        raise UsageError(
+            f"ntk-power: power={power:g} overflows the base", hint="give a power near 1"
+        ) from error
     return _changed_base("ntk-power", geometry, factor, new_theta, parameters)
 
 
@@ -115,7 +125,9 @@ def ntk_mixed(geometry: RopeGeometry, *, factor: float, share: float = 0.5) -> F
     notations.exact_exponent(geometry.rotary_dim)
     count = geometry.num_rotating
     ramp = np.arange(count) / max(count - 1, 1)
-    return from_profile("ntk-mixed", geometry, factor, share * ramp + (1.0 - share), parameters={"share": share})
+    return from_profile(
+        "ntk-mixed", geometry, factor, share * ramp + (1.0 - share), parameters={"share": share}
+    )
 
 
 @method("ntk-su", paper="Su Jianlin, NTK-RoPE-mixed, 2023 (kexue.fm/archives/9706)")
@@ -146,7 +158,8 @@ def abf(
     index = last if pair is None else pair
     if not 1 <= index <= last:
         raise UsageError(
-            f"abf: pair={index} does not depend on the base or does not exist", hint=f"give a pair in 1..{last}"
+            f"abf: pair={index} does not depend on the base or does not exist",
+            hint=f"give a pair in 1..{last}",
         )
     solved = geometry.rope_theta * factor ** (geometry.rotary_dim / (2 * index))
     return _changed_base("abf", geometry, factor, solved, {} if pair is None else {"pair": pair})

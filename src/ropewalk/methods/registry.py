@@ -96,8 +96,12 @@ class Method:
                 values[name] = value
             else:
                 near = difflib.get_close_matches(name, known, n=1)
-                options = f"did you mean {near[0]}?" if near else f"it takes {', '.join(sorted(known)) or 'none'}"
-                raise UsageError(f"method {self.name!r} has no parameter {one_line(name, 60)!r}", hint=options)
+                options = (
+                    f"did you mean {near[0]}?" if near else f"it takes {', '.join(sorted(known)) or 'none'}"
+                )
+                raise UsageError(
+                    f"method {self.name!r} has no parameter {one_line(name, 60)!r}", hint=options
+                )
         return values
 
     def to_json(self) -> dict[str, Any]:
@@ -134,9 +138,12 @@ def method(name: str, *, paper: str, **traits: Any) -> Callable[[Callable[..., F
 
 
 def methods() -> dict[str, Method]:
-    """Every method by name, plug-ins included, our own first and in the order of the files."""
+    """Every method by name, plug-ins included: the widely carried first, those that need training and contrib last."""
     _load_plugins()
-    return dict(_METHODS)
+    ranked = sorted(
+        _METHODS.values(), key=lambda known: (known.contrib, known.needs_training, -len(known.native))
+    )
+    return {known.name: known for known in ranked}
 
 
 def find_method(name: str) -> Method:
@@ -217,7 +224,9 @@ def _type_name(hint: Any) -> tuple[str, tuple[str, ...]]:
         elif typing.get_origin(option) is list:
             names.append("list of numbers")
         else:
-            names.append({float: "number", int: "integer", bool: "flag", str: "text"}.get(option, str(option)))
+            names.append(
+                {float: "number", int: "integer", bool: "flag", str: "text"}.get(option, str(option))
+            )
     return " or ".join(names), tuple(choices)
 
 

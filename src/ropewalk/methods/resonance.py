@@ -14,7 +14,9 @@ from ropewalk.schedule import FrequencySchedule
 
 
 @method("resonance", paper="arXiv:2403.00071", faster=True, monotone=False, stops_pairs=True)
-def resonance(geometry: RopeGeometry, *, factor: float, inner: str = "yarn", **parameters: Any) -> FrequencySchedule:
+def resonance(
+    geometry: RopeGeometry, *, factor: float, inner: str = "yarn", **parameters: Any
+) -> FrequencySchedule:
     """wavelength' = round(wavelength) of the `inner` method's schedule; its attention factor is kept.
 
     Rounding down may turn a pair a little faster than before. Other parameters go to the inner method.

@@ -19,7 +19,9 @@ _DEGENERATE = 0.001
 def rotations_ramp(geometry: RopeGeometry, beta_fast: float, beta_slow: float) -> FloatArray:
     """1 - gamma(r_i): 0 for pairs that turn beta_fast times or more in the window, 1 for beta_slow or fewer (paper)."""
     turns = geometry.rotations[: geometry.num_rotating]
-    return np.asarray(1.0 - np.clip((turns - beta_slow) / (beta_fast - beta_slow), 0.0, 1.0), dtype=np.float64)
+    return np.asarray(
+        1.0 - np.clip((turns - beta_slow) / (beta_fast - beta_slow), 0.0, 1.0), dtype=np.float64
+    )
 
 
 def index_ramp(geometry: RopeGeometry, beta_fast: float, beta_slow: float, truncate: bool) -> FloatArray:
@@ -46,7 +48,9 @@ def _by_ramp(geometry: RopeGeometry, factor: float, ramp: FloatArray) -> FloatAr
 
 
 @method("by-parts", paper="arXiv:2309.00071")
-def by_parts(geometry: RopeGeometry, *, factor: float, alpha: float = 1.0, beta: float = 32.0) -> FrequencySchedule:
+def by_parts(
+    geometry: RopeGeometry, *, factor: float, alpha: float = 1.0, beta: float = 32.0
+) -> FrequencySchedule:
     """theta'_i = (gamma + (1-gamma)/s) * theta_i, gamma = clip((r_i-alpha)/(beta-alpha), 0, 1), r_i rotations.
 
     NTK-by-parts, YaRN paper eq. 17 and 18: the ramp is linear in the rotations. In a small window few pairs turn 32
@@ -55,7 +59,9 @@ def by_parts(geometry: RopeGeometry, *, factor: float, alpha: float = 1.0, beta:
     _check_betas("by-parts", "beta", beta, "alpha", alpha)
     ramp = rotations_ramp(geometry, beta, alpha)
     parameters = {"alpha": alpha, "beta": beta}
-    return from_frequencies("by-parts", geometry, factor, _by_ramp(geometry, factor, ramp), parameters=parameters)
+    return from_frequencies(
+        "by-parts", geometry, factor, _by_ramp(geometry, factor, ramp), parameters=parameters
+    )
 
 
 @method("yarn", paper="arXiv:2309.00071", native=("transformers", "vllm", "sglang", "llama.cpp", "mlx"))
