@@ -62,7 +62,9 @@ def chunked_cross_entropy(
     if denominator is None:
         denominator = (labels_N != IGNORE).sum().clamp(min=1)
     dtype = _compute_dtype(hidden_NC)
-    total = _ChunkedCrossEntropy.apply(hidden_NC, weight_VC, bias, weights_N, labels_N, chunk, softcap, scale, dtype)
+    total = _ChunkedCrossEntropy.apply(
+        hidden_NC, weight_VC, bias, weights_N, labels_N, chunk, softcap, scale, dtype
+    )
     return total / denominator
 
 
@@ -167,7 +169,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             if grad_bias is not None:
                 grad_bias += slope.sum(0, dtype=grad_bias.dtype)
         ctx.save_for_backward(grad_hidden, grad_head, grad_bias, losses_N)
-        ctx.dtypes = tuple(None if item is None else item.dtype for item in (hidden_NC, weight_VC, bias, weights_N))
+        ctx.dtypes = tuple(
+            None if item is None else item.dtype for item in (hidden_NC, weight_VC, bias, weights_N)
+        )
         return total
 
     @staticmethod
@@ -200,7 +204,12 @@ def _wanted_gradients(
 
 
 def _slope(
-    logits: Tensor, normaliser: Tensor, safe: Tensor, factors: Tensor, softcap: float | None, scale: float | None
+    logits: Tensor,
+    normaliser: Tensor,
+    safe: Tensor,
+    factors: Tensor,
+    softcap: float | None,
+    scale: float | None,
 ) -> Tensor:
     """d(weighted loss)/d(raw logits): (softmax - one-hot) * w, through the cap's 1 - tanh**2 and the scale."""
     through = None if softcap is None else 1 - (logits / softcap) ** 2

@@ -97,7 +97,9 @@ class ShapeWeight(Options):
     @model_validator(mode="after")
     def _bands_for_bands(self) -> Self:
         if (self.shape == "bands") != bool(self.bands):
-            raise ValueError("shape: bands needs bands: [[start, weight], ...], and only that shape takes them")
+            raise ValueError(
+                "shape: bands needs bands: [[start, weight], ...], and only that shape takes them"
+            )
         starts = [start for start, _ in self.bands]
         if starts != sorted(set(starts)):
             raise ValueError(f"bands start at {starts}: write them in rising order, each start once")

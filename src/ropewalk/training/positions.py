@@ -45,14 +45,18 @@ def sample_positions(
         return np.tile(plain, (batch, 1))
     target = options.target_length if options.target_length is not None else target_length
     if target is None:
-        raise UsageError(f"positions: {options.kind} has no target_length", hint="give the length to train for")
+        raise UsageError(
+            f"positions: {options.kind} has no target_length", hint="give the length to train for"
+        )
     if target < length:
         raise UsageError(
             f"target_length={target} is shorter than the row of {length} tokens",
             hint="position skipping trains for a target longer than the window",
         )
     sample = _pose if options.kind == "pose" else _random
-    rows = [sample(options, length, target, rng) if rng.random() < options.share else plain for _ in range(batch)]
+    rows = [
+        sample(options, length, target, rng) if rng.random() < options.share else plain for _ in range(batch)
+    ]
     return np.stack(rows)
 
 

@@ -1,0 +1,199 @@
+"""Where activations wait between forward and backward: recomputed, moved to CPU memory, or moved to disk.
+
+Checkpointing keeps only the input of each layer and computes the rest again; offloading then moves even those inputs
+out of the device's memory. Both together make the memory of a step nearly independent of the number of layers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from ropewalk.errors import RopewalkError, UsageError, one_line
+from ropewalk.training.options import MemoryOptions
+from ropewalk.units import format_bytes
+
+__all__ = ["ActivationOffload", "MemoryOptions", "activation_memory", "prepare"]
+
+
+def prepare(model: nn.Module, options: MemoryOptions) -> None:
+    """Switch the model's own activation checkpointing on or off, as asked."""
+    if not options.checkpointing:
+        return
+    enable = getattr(model, "gradient_checkpointing_enable", None)
+    if enable is None or not getattr(model, "supports_gradient_checkpointing", False):
+        raise UsageError(
+            f"{type(model).__name__} does not support activation checkpointing",
+            hint="set memory.checkpointing to false",
+        )
+    enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if hasattr(model, "enable_input_require_grads") and not _inputs_learn(model):
+        model.enable_input_require_grads()
+
+
+def activation_memory(
+    model: nn.Module, options: MemoryOptions
+) -> contextlib.AbstractContextManager[ActivationOffload | None]:
+    """The context in which forward AND backward of every step run. It may be entered once for a whole run.
+
+    Leaving it removes whatever is left on disk. With `offload: none` it does nothing.
+    """
+    if options.offload == "none":
+        return contextlib.nullcontext()
+    return ActivationOffload(options, keep=model.parameters())
+
+
+class ActivationOffload:
+    """Saved tensors of at least `offload_smallest` bytes leave the device during forward and return in backward.
+
+    Parameters and buffers never move, and a tensor saved twice is stored once. To disk, each tensor is a file of raw
+    bytes in a private temporary folder, deleted as soon as it was read back for the last time; no more than
+    `offload_limit` bytes are ever there (what exceeds it stays in memory).
+    """
+
+    def __init__(self, options: MemoryOptions, *, keep: Iterable[Tensor] = ()) -> None:
+        self.options = options
+        self.stored_bytes = 0
+        self.peak_bytes = 0
+        self._kept = {item.untyped_storage().data_ptr() for item in keep}
+        self._folder: Path | None = None
+        self._hooks: Any = None
+        self._count = 0
+
+    def __enter__(self) -> Self:
+        if self.options.offload == "disk":
+            self._folder = _private_folder(self.options.offload_folder)
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack)
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._hooks.__exit__(kind, error, trace)
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+    def _pack(self, tensor: Tensor) -> Any:
+        size = tensor.numel() * tensor.element_size()
+        limit = self.options.offload_limit
+        if (
+            size < self.options.offload_smallest
+            or tensor.layout != torch.strided
+            or tensor.untyped_storage().data_ptr() in self._kept
+            or (limit is not None and self.stored_bytes + size > limit)
+            or (self.options.offload == "cpu" and tensor.device.type == "cpu")
+        ):
+            return tensor
+        place = _OnDisk(self, tensor, size) if self.options.offload == "disk" else _OnCpu(self, tensor, size)
+        self.stored_bytes += size
+        self.peak_bytes = max(self.peak_bytes, self.stored_bytes)
+        return place
+
+    @staticmethod
+    def _unpack(packed: Any) -> Tensor:
+        return packed if isinstance(packed, Tensor) else packed.load()
+
+    def _next_path(self) -> Path:
+        assert self._folder is not None, "activations are saved inside the context"
+        self._count += 1
+        return self._folder / f"{self._count}.bin"
+
+    def _released(self, size: int) -> None:
+        self.stored_bytes -= size
+
+
+class _OnCpu:
+    def __init__(self, owner: ActivationOffload, tensor: Tensor, size: int) -> None:
+        self._owner, self._size, self._device = owner, size, tensor.device
+        self._copy = torch.empty_like(tensor, device="cpu", pin_memory=tensor.device.type == "cuda")
+        self._copy.copy_(tensor, non_blocking=False)
+
+    def load(self) -> Tensor:
+        return self._copy.to(self._device, non_blocking=False)
+
+    def __del__(self) -> None:
+        self._owner._released(self._size)
+
+
+class _OnDisk:
+    def __init__(self, owner: ActivationOffload, tensor: Tensor, size: int) -> None:
+        self._owner, self._size = owner, size
+        self._device, self._dtype, self._shape = tensor.device, tensor.dtype, tensor.shape
+        self._path = owner._next_path()
+        flat = tensor.detach().to("cpu").contiguous().view(-1).view(torch.uint8)
+        try:
+            with open(self._path, "wb") as stream:
+                stream.write(memoryview(flat.numpy()))
+        except OSError as error:
+            raise _no_room(self._path.parent, size, error) from error
+
+    def load(self) -> Tensor:
+        flat = torch.empty(self._size, dtype=torch.uint8)
+        with open(self._path, "rb") as stream:
+            found = stream.readinto(memoryview(flat.numpy()))
+        if found != self._size:
+            raise RopewalkError(
+                f"an activation on disk has {found} of {self._size} bytes ({self._path})",
+                hint="something else writes to the offload folder: give training its own",
+            )
+        return flat.view(self._dtype).view(self._shape).to(self._device)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(OSError):
+            os.unlink(self._path)
+        self._owner._released(self._size)
+
+
+def _inputs_learn(model: nn.Module) -> bool:
+    embedding = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
+    return embedding is None or any(item.requires_grad for item in embedding.parameters())
+
+
+def _private_folder(parent: str | None) -> Path:
+    """A new folder of this process; folders that processes no longer alive left behind are removed first."""
+    root = Path(parent) if parent is not None else Path(tempfile.gettempdir())
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        for stale in _stale_folders(root):
+            shutil.rmtree(stale, ignore_errors=True)
+        return Path(tempfile.mkdtemp(prefix=f"ropewalk-activations-{os.getpid()}-", dir=root))
+    except OSError as error:
+        raise RopewalkError(
+            f"cannot make a folder for activations in {root} ({one_line(error.strerror or error)})",
+            hint="set memory.offload_folder to a folder on a disk with free space",
+        ) from error
+
+
+def _stale_folders(root: Path) -> Iterator[Path]:
+    for folder in root.glob("ropewalk-activations-*-*"):
+        number = folder.name.split("-")[2]
+        if number.isdigit() and not folder.is_symlink() and not _alive(int(number)):
+            yield folder
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _no_room(folder: Path, size: int, error: OSError) -> RopewalkError:
+    return RopewalkError(
+        f"cannot put an activation of {format_bytes(size)} into {folder} ({one_line(error.strerror or error)})",
+        hint="free the disk, set memory.offload_folder elsewhere, or memory.offload_limit lower",
+    )
