@@ -1,0 +1,173 @@
+"""Haystacks: filler in whole sentences, inserts at exact depths, and a total of exactly as many tokens as asked."""
+
+from __future__ import annotations
+
+import bisect
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ropewalk.errors import RopewalkError, UsageError
+from ropewalk.evaluation.tasks.pieces import Encoder, Frame, Piece
+
+IdArray = NDArray[np.int32]
+
+
+class Filler:
+    """Sentences in a fixed order, encoded as far as anybody has asked, and shared by every length and depth."""
+
+    def __init__(self, sentences: Iterator[str], encoder: Encoder, *, source: str) -> None:
+        self._sentences = sentences
+        self._encoder = encoder
+        self._source = source
+        self._ids = array("i")
+        self._ends: list[int] = [0]
+        self._texts: list[str] = []
+
+    def _reach(self, tokens: int) -> bool:
+        while self._ends[-1] < tokens:
+            text = next(self._sentences, None)
+            if text is None:
+                return False
+            self._ids.extend(self._encoder.ids(text))
+            self._ends.append(len(self._ids))
+            self._texts.append(text)
+        return True
+
+    def whole_sentences(self, tokens: int) -> int:
+        """How many sentences from the start fit into `tokens` whole. The filler must hold at least as many tokens."""
+        if not self._reach(tokens):
+            raise RopewalkError(
+                f"{self._source} holds {self._ends[-1]} tokens, this length needs {tokens}",
+                hint="give more text, or ask for a shorter length",
+            )
+        return bisect.bisect_right(self._ends, tokens) - 1
+
+    def sentence_tokens(self, count: int) -> int:
+        """Tokens of the first `count` sentences."""
+        return self._ends[count]
+
+    def ids(self, start: int, stop: int) -> IdArray:
+        """Tokens of sentences `start` to `stop`."""
+        return np.array(self._ids[self._ends[start] : self._ends[stop]], dtype=np.int32)
+
+    def cut(self, after: int, tokens: int) -> IdArray:
+        """The first `tokens` tokens after the first `after` sentences, in the middle of a sentence if need be."""
+        begin = self._ends[after]
+        self._reach(begin + tokens)
+        return np.array(self._ids[begin : begin + tokens], dtype=np.int32)
+
+    def text(self, start: int, stop: int) -> str:
+        """Text of sentences `start` to `stop`."""
+        return "".join(self._texts[start:stop])
+
+
+@dataclass(frozen=True)
+class Insert:
+    """A piece that is hidden at a depth: 0 before the first sentence of the filler, 1 after the last."""
+
+    piece: Piece
+    depth: float
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where everything stands in one prompt. Tokens and text are put together only when they are read."""
+
+    encoder: Encoder
+    frame: Frame
+    head: Piece
+    filler: Filler
+    rest: Filler
+    count: int
+    remainder: int
+    slots: tuple[tuple[int, Piece], ...]
+    question: Piece
+    lead: Piece
+
+    def ids(self) -> IdArray:
+        """The prompt's tokens."""
+        parts: list[Sequence[int] | IdArray] = [self.frame.before.ids, self.head.ids]
+        at = 0
+        for slot, insert in self.slots:
+            parts += [self.filler.ids(at, slot), insert.ids]
+            at = slot
+        parts += [self.filler.ids(at, self.count), self._cut()]
+        parts += [self.question.ids, self.frame.after.ids, self.lead.ids]
+        return np.concatenate([np.asarray(part, dtype=np.int32) for part in parts])
+
+    def _cut(self) -> IdArray:
+        return self.rest.cut(self.count if self.rest is self.filler else 0, self.remainder)
+
+    def content(self) -> str:
+        """The text without the frame and without the first words of the answer: what a chat user would write."""
+        parts = [self.head.text]
+        at = 0
+        for slot, insert in self.slots:
+            parts += [self.filler.text(at, slot), insert.text]
+            at = slot
+        parts += [
+            self.filler.text(at, self.count),
+            self.encoder.text(self._cut().tolist()),
+            self.question.text,
+        ]
+        return "".join(parts)
+
+    def text(self) -> str:
+        """The whole prompt as text, the frame and the first words of the answer included."""
+        return self.frame.before.text + self.content() + self.frame.after.text + self.lead.text
+
+
+def lay_out(
+    *,
+    task: str,
+    length: int,
+    encoder: Encoder,
+    frame: Frame,
+    head: Piece,
+    filler: Filler,
+    rest: Filler | None,
+    inserts: Sequence[Insert],
+    question: Piece,
+    lead: Piece,
+    answer_tokens: int,
+    least: int,
+) -> Layout:
+    """Fill up to exactly `length` tokens: prompt, question and answer together.
+
+    An insert at depth x stands before sentence round(x * n) of the n whole sentences that fit. What is left after
+    them is the beginning of the next sentence, cut to the token. At least `least` whole sentences must fit.
+    """
+    fixed = len(frame.before) + len(head) + len(question) + len(frame.after) + len(lead) + answer_tokens
+    fixed += sum(len(insert.piece) for insert in inserts)
+    room = length - fixed
+    count = filler.whole_sentences(room) if room > 0 else 0
+    if count < least:
+        needed = fixed + _tokens_of(filler, least)
+        raise UsageError(
+            f"task {task!r} does not fit in length {length}: it needs at least {needed} tokens with this tokenizer",
+            hint=f"ask for {needed} tokens or more, for fewer depths or needles, or leave the task out",
+        )
+    slots = [(round(insert.depth * count), insert.piece) for insert in inserts]
+    return Layout(
+        encoder=encoder,
+        frame=frame,
+        head=head,
+        filler=filler,
+        rest=filler if rest is None else rest,
+        count=count,
+        remainder=room - filler.sentence_tokens(count),
+        slots=tuple(sorted(slots, key=lambda slot: slot[0])),
+        question=question,
+        lead=lead,
+    )
+
+
+def _tokens_of(filler: Filler, sentences: int) -> int:
+    tokens = 1
+    while filler.whole_sentences(tokens) < sentences:
+        tokens *= 2
+    return filler.sentence_tokens(sentences)

@@ -1,0 +1,129 @@
+"""The one table from a task's name to its kind, and the two ways to make samples: exact tokens, or plain text."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import random
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from ropewalk.errors import UsageError, one_line
+from ropewalk.evaluation.tasks.base import Question, Setting, Task
+from ropewalk.evaluation.tasks.kv import KeyValue
+from ropewalk.evaluation.tasks.needle import Distractors, MultiNeedle, Needle, PackedNeedle
+from ropewalk.evaluation.tasks.passkey import Passkey
+from ropewalk.evaluation.tasks.pieces import ByteEncoder, Encoder, Frame, completion_frame
+from ropewalk.evaluation.tasks.sample import Sample, TextSample
+
+KINDS: dict[str, type[Task]] = {
+    kind.name: kind for kind in (Passkey, Needle, KeyValue, MultiNeedle, Distractors, PackedNeedle)
+}
+GROUPS: dict[str, tuple[str, ...]] = {}
+TEMPLATES = {name: kind.templates for name, kind in KINDS.items()}
+
+# A full wording may take up to this share of the shortest length; beyond it every length gets the compact one.
+FULL_SHARE = 0.25
+
+
+def find_kinds(names: Iterable[str]) -> list[str]:
+    """Task names with groups (`ruler`) spelled out, without repetition; unknown names suggest near misses."""
+    found: dict[str, None] = {}
+    for written in names:
+        name = next(
+            (form for form in (written, written.replace("-", "_")) if form in KINDS or form in GROUPS), None
+        )
+        if name is None:
+            near = difflib.get_close_matches(written, [*KINDS, *GROUPS], n=2, cutoff=0.5)
+            hint = (
+                f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join([*GROUPS, *KINDS])}"
+            )
+            raise UsageError(f"no retrieval task {one_line(written, 60)!r}", hint=hint)
+        for member in GROUPS.get(name, (name,)):
+            found[member] = None
+    return list(found)
+
+
+def even_depths(count: int) -> tuple[float, ...]:
+    """`count` depths from 0 to 1; a single one is in the middle.
+
+    >>> even_depths(5)
+    (0.0, 0.25, 0.5, 0.75, 1.0)
+    """
+    if count < 1:
+        raise UsageError(f"{count} depths are none", hint="ask for at least one")
+    return (0.5,) if count == 1 else tuple(round(step / (count - 1), 6) for step in range(count))
+
+
+def choose_template(
+    kind: type[Task], setting: Setting, lengths: Sequence[int], depths: Sequence[float]
+) -> str:
+    """`full` where its wording takes at most a quarter of the shortest length, otherwise `compact`.
+
+    One choice for all lengths: a table over lengths must not compare two wordings.
+    """
+    task = kind(dataclasses.replace(setting, template="full"), 0)
+    longest = max(
+        sum(
+            len(setting.encoder.ids(text))
+            for text in (ask.head, ask.question, ask.lead, *ask.values, *(text for text, _ in ask.inserts))
+            if text
+        )
+        for ask in task.asks(depths)
+    )
+    frame = len(setting.frame.before) + len(setting.frame.after)
+    return "full" if longest + frame <= FULL_SHARE * min(lengths) else "compact"
+
+
+def make_groups(
+    name: str,
+    setting: Setting,
+    *,
+    lengths: Sequence[int],
+    depths: Sequence[float],
+    samples: int,
+    template: str | None = None,
+) -> list[list[Sample]]:
+    """The samples of one task, grouped by their index: those of one group share filler and wording."""
+    kind = KINDS[name]
+    chosen = template or choose_template(kind, setting, lengths, depths)
+    worded = dataclasses.replace(setting, template=chosen)
+    groups = []
+    for index in range(samples):
+        task = kind(worded, index)
+        groups.append([sample for length in lengths for sample in task.samples(length, depths)])
+    return groups
+
+
+def text_sample(
+    name: str,
+    rng: random.Random,
+    *,
+    budget: int,
+    filler: Iterable[str] | None = None,
+    encoder: Encoder | None = None,
+    template: str = "compact",
+    depth: float | None = None,
+    questions: Sequence[Question] = (),
+    **options: Any,
+) -> TextSample:
+    """One sample as plain text, for training: `text` and then `answer` have exactly `budget` tokens together.
+
+    Without an encoder a token is a UTF-8 byte. `filler` gives sentences or lines, each with its own leading space or
+    trailing line break, used from the first on and in this order. A task with several questions asks one of them.
+    """
+    used: Encoder = encoder or ByteEncoder()
+    setting = Setting(
+        encoder=used,
+        frame=Frame(completion_frame(used).before, completion_frame(used).after),
+        template=template,
+        seed=rng.getrandbits(48),
+        haystack=None if filler is None else tuple(filler),
+        haystack_everywhere=filler is not None,
+        questions=tuple(questions),
+        **options,
+    )
+    place = round(rng.random(), 4) if depth is None else depth
+    [name] = find_kinds([name])
+    sample = rng.choice(KINDS[name](setting, 0).samples(budget, [place]))
+    return TextSample(text=sample.prompt, answer=sample.answer_text, depth=sample.depth)
