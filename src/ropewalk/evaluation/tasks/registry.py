@@ -14,12 +14,16 @@ from ropewalk.evaluation.tasks.kv import KeyValue
 from ropewalk.evaluation.tasks.needle import Distractors, MultiNeedle, Needle, PackedNeedle
 from ropewalk.evaluation.tasks.passkey import Passkey
 from ropewalk.evaluation.tasks.pieces import ByteEncoder, Encoder, Frame, completion_frame
+from ropewalk.evaluation.tasks.qa import QuestionAnswering
+from ropewalk.evaluation.tasks.ruler_niah import NIAH
+from ropewalk.evaluation.tasks.ruler_trace import VariableTracking
+from ropewalk.evaluation.tasks.ruler_words import CommonWords, FrequentWords
 from ropewalk.evaluation.tasks.sample import Sample, TextSample
 
-KINDS: dict[str, type[Task]] = {
-    kind.name: kind for kind in (Passkey, Needle, KeyValue, MultiNeedle, Distractors, PackedNeedle)
-}
-GROUPS: dict[str, tuple[str, ...]] = {}
+RULER: tuple[type[Task], ...] = (*NIAH, VariableTracking, CommonWords, FrequentWords)
+OURS: tuple[type[Task], ...] = (Passkey, Needle, KeyValue, MultiNeedle, Distractors, PackedNeedle)
+KINDS: dict[str, type[Task]] = {kind.name: kind for kind in (*OURS, *RULER, QuestionAnswering)}
+GROUPS: dict[str, tuple[str, ...]] = {"ruler": tuple(kind.name for kind in RULER)}
 TEMPLATES = {name: kind.templates for name, kind in KINDS.items()}
 
 # A full wording may take up to this share of the shortest length; beyond it every length gets the compact one.
