@@ -1,0 +1,79 @@
+"""Reading single values out of a foreign configuration: wrong types become one clear error, never a traceback."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ropewalk.errors import RopewalkError
+
+MAX_WHOLE = 1 << 48
+
+
+def shown(value: object, limit: int = 60) -> str:
+    """A foreign value for one line of a terminal: quoted, shortened, without control characters.
+
+    >>> shown("a\\x1b[2Jb")
+    "'a\\\\x1b[2Jb'"
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**18:
+        return f"an integer of {len(f'{value:x}')} hexadecimal digits"
+    if isinstance(value, Mapping | list) and len(value) > 12:
+        return f"a {'list' if isinstance(value, list) else 'mapping'} of {len(value)} entries"
+    # ascii(), not repr(): bidirectional marks and other invisible characters must not reach a terminal either.
+    text = ascii(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def plain(text: str, limit: int = 80) -> str:
+    """A foreign name without quotes, for tables: printable ASCII stays, the rest is escaped."""
+    return shown(text, limit + 2).strip("'\"") if text else ""
+
+
+def is_number(value: object) -> bool:
+    """A finite number that fits a float; booleans are none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(float(value))
+    except OverflowError:
+        return False
+
+
+def is_whole(value: object) -> bool:
+    """A whole number of a size that a model can have; 4096.0 counts."""
+    return is_number(value) and float(value) == int(value) and abs(value) < MAX_WHOLE  # type: ignore[arg-type]
+
+
+def whole(name: str, value: object, *, least: int = 1) -> int:
+    """A whole number of at least `least`, or an error that names the field."""
+    if not is_whole(value) or int(value) < least:  # type: ignore[call-overload]
+        raise RopewalkError(
+            f"config.json: {name}={shown(value)} is not a whole number of {least} or more",
+            hint=f"correct {name} in config.json",
+        )
+    return int(value)  # type: ignore[call-overload]
+
+
+def number(name: str, value: object) -> float:
+    """A finite number, or an error that names the field."""
+    if not is_number(value):
+        raise RopewalkError(
+            f"config.json: {name}={shown(value)} is not a finite number", hint=f"correct {name} in config.json"
+        )
+    return float(value)  # type: ignore[arg-type]
+
+
+def optional_whole(value: object) -> int | None:
+    """A positive whole number, or None where there is none to speak of."""
+    return int(value) if is_whole(value) and int(value) >= 1 else None  # type: ignore[call-overload]
+
+
+def mapping(name: str, value: object) -> dict[str, Any]:
+    """A dictionary, or an error that names the field."""
+    if not isinstance(value, dict):
+        raise RopewalkError(
+            f"config.json: {name}={shown(value)} is not a mapping", hint=f"{name} holds named values, {{...}}"
+        )
+    return value
