@@ -19,6 +19,7 @@ _PUBLIC = {
     "method": ("ropewalk.methods", "method"),
     "methods": ("ropewalk.methods", "methods"),
     "dynamic": ("ropewalk.dynamic", "dynamic"),
+    "train": ("ropewalk.training.run", "train"),
 }
 
 __all__ = ["__version__", *_PUBLIC]

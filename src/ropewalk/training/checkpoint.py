@@ -1,0 +1,151 @@
+"""Checkpoints on disk: whole or absent, every file's size and SHA-256 in a manifest that is written last.
+
+Nothing in here knows what a model or an optimiser is; `weights.py` does.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ropewalk.errors import DamagedError, one_line
+from ropewalk.files import fsync_folder, sha256_of, whole_folder, write_json
+
+FORMAT = "ropewalk-checkpoint/1"
+MANIFEST = "checkpoint.json"
+_NAME = re.compile(r"^step-(\d{6,})$")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint folder that has been checked."""
+
+    path: Path
+    step: int
+    manifest: dict[str, Any]
+
+
+def write_checkpoint(root: Path, step: int, fill: Callable[[Path], None], facts: dict[str, Any]) -> Path:
+    """Write `root/step-N`: `fill` writes the files into a temporary folder, the manifest follows, then the rename.
+
+    Killed anywhere, the folder is either not there under its name or complete.
+    """
+    target = root / f"step-{step:06d}"
+    with whole_folder(target, force=True) as working:
+        fill(working)
+        files = {
+            path.relative_to(working).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+            for path in sorted(working.rglob("*"))
+            if path.is_file()
+        }
+        write_json(working / MANIFEST, {"format": FORMAT, "step": step, **facts, "files": files})
+    return target
+
+
+def list_checkpoints(root: Path) -> list[Path]:
+    """The checkpoint folders under `root` by step, oldest first, unchecked."""
+    if not root.is_dir():
+        return []
+    found = [(int(match.group(1)), path) for path in root.iterdir() if (match := _NAME.match(path.name))]
+    return [path for _, path in sorted(found)]
+
+
+def check_checkpoint(path: Path) -> Checkpoint:
+    """Read and check a checkpoint: the manifest's form, and every file's presence, size and SHA-256."""
+    manifest = _read_manifest(path)
+    for name, expected in manifest["files"].items():
+        file = path / name
+        if not file.is_file() or file.is_symlink():
+            raise _damaged(path, f"{name} is missing")
+        size = file.stat().st_size
+        if size != expected["bytes"]:
+            raise _damaged(path, f"{name} has {size} bytes instead of {expected['bytes']}")
+        if sha256_of(file) != expected["sha256"]:
+            raise _damaged(path, f"{name} is not what was written (its SHA-256 differs)")
+    return Checkpoint(path, manifest["step"], manifest)
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((path / MANIFEST).read_bytes())
+    except OSError as error:
+        raise _damaged(path, f"{MANIFEST} cannot be read ({one_line(error.strerror or error)})") from error
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, f"{MANIFEST} is not JSON") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise _damaged(path, f"{MANIFEST} is not of the format {FORMAT}")
+    files, step = manifest.get("files"), manifest.get("step")
+    if not isinstance(files, dict) or not isinstance(step, int) or path.name != f"step-{step:06d}":
+        raise _damaged(path, f"{MANIFEST} does not belong to this folder")
+    for name, expected in files.items():
+        inside = not Path(name).is_absolute() and ".." not in Path(name).parts
+        if not inside or not isinstance(expected, dict) or {"bytes", "sha256"} - set(expected):
+            raise _damaged(path, f"{MANIFEST} has a faulty entry {one_line(name, 60)!r}")
+    return manifest
+
+
+def newest_checkpoint(root: Path, warn: Callable[[str], None]) -> Checkpoint | None:
+    """The newest checkpoint that is whole; a damaged newer one is named through `warn`. None where there is none.
+
+    Where there are checkpoints and none is whole, that is a DamagedError: nobody wants to start over unasked.
+    """
+    faults = []
+    for path in reversed(list_checkpoints(root)):
+        try:
+            found = check_checkpoint(path)
+        except DamagedError as error:
+            faults.append(error)
+            continue
+        for fault in faults:
+            warn(f"DAMAGED CHECKPOINT: {fault.message}; going back to {found.path.name}")
+        return found
+    if faults:
+        raise DamagedError(
+            f"no whole checkpoint in {root}: {faults[0].message}",
+            hint="restore one from a copy, or start a new run with another output",
+        )
+    return None
+
+
+def prune_checkpoints(root: Path, keep_last: int | None, keep: Path) -> None:
+    """Remove all but the newest `keep_last`; `keep`, the one just written, always stays.
+
+    A folder is renamed out of its name first, so that a kill in between leaves no half checkpoint under a good name.
+    """
+    if keep_last is None:
+        return
+    for path in list_checkpoints(root)[:-keep_last]:
+        if path == keep:
+            continue
+        doomed = root / f".{path.name}.old.tmp"
+        shutil.rmtree(doomed, ignore_errors=True)
+        path.rename(doomed)
+        fsync_folder(root)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+
+def clean_leftovers(root: Path) -> None:
+    """Remove the temporary folders that a killed process left."""
+    if not root.is_dir():
+        return
+    for path in root.glob(".step-*.tmp"):
+        _rescue(path, root)
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _rescue(path: Path, root: Path) -> None:
+    # Killed between the two renames of a replacement, the old checkpoint sits whole inside the `.old.` folder.
+    for inner in path.glob("step-*"):
+        if ".old." in path.name and inner.is_dir() and not (root / inner.name).exists():
+            inner.rename(root / inner.name)
+
+
+def _damaged(path: Path, what: str) -> DamagedError:
+    return DamagedError(
+        f"checkpoint {path.name}: {what}", hint="remove this folder, or restore it from a copy"
+    )

@@ -1,0 +1,46 @@
+"""The recipe's own evaluation: the mean loss on fixed held-out tokens at each length."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from ropewalk.training.data import DocumentStream, tokenize
+from ropewalk.training.objective import summed_loss
+from ropewalk.training.recipe import EvaluationPart
+from ropewalk.training.sources import documents_of
+
+
+class HeldOut:
+    """Called as `(model, step)`: {"loss": the mean over the lengths, "loss@512": ...}, in nats per token."""
+
+    def __init__(self, part: EvaluationPart, tokenizer: Any, longest: int) -> None:
+        if part.source is None:
+            from ropewalk.evaluation.corpus import held_out_documents
+
+            documents = [(item.name, item.text) for item in held_out_documents()]
+        else:
+            documents = documents_of(part.source)
+        tokens, offsets = tokenize(tokenizer, [text for _, text in documents])
+        members = np.flatnonzero(np.diff(offsets) > 0)
+        names = [name for name, _ in documents]
+        self.rows: dict[int, torch.Tensor] = {}
+        for length in part.lengths or [longest]:
+            stream = DocumentStream(tokens, offsets, names, members, (0, 3, length))
+            rows = max(1, part.tokens // length)
+            self.rows[length] = torch.from_numpy(np.stack([stream.take(length).ids for _ in range(rows)]))
+
+    @torch.no_grad()
+    def __call__(self, model: Any, step: int) -> dict[str, float]:
+        device = next(model.parameters()).device
+        found = {}
+        for length, rows in self.rows.items():
+            size = max(1, 8192 // length)
+            total = sum(
+                float(summed_loss(model, {"input_ids": piece.to(device), "labels": piece.to(device)}))
+                for piece in rows.split(size)
+            )
+            found[f"loss@{length}"] = total / (rows.shape[0] * (length - 1))
+        return {"loss": sum(found.values()) / len(found)} | found

@@ -1,0 +1,228 @@
+"""`train`: a recipe in, a run folder with checkpoints out; resumable after any kill."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ropewalk.errors import RopewalkError, UsageError
+from ropewalk.files import write_json
+from ropewalk.training.checkpoint import (
+    Checkpoint,
+    clean_leftovers,
+    list_checkpoints,
+    newest_checkpoint,
+    prune_checkpoints,
+    write_checkpoint,
+)
+from ropewalk.training.identity import check_same_run, describe_run, read_run
+from ropewalk.training.progress import Progress
+from ropewalk.training.reading import read_recipe
+from ropewalk.training.recipe import Recipe
+
+CHECKPOINTS = "checkpoints"
+Evaluate = Callable[[Any, int], dict[str, float] | None]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a finished run left: the run folder, its checkpoints oldest first, and the facts of the last."""
+
+    run: Path
+    checkpoints: list[Path]
+    final: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `train --json`."""
+        return {
+            "run": str(self.run),
+            "checkpoints": [str(path) for path in self.checkpoints],
+            "final": self.final,
+        }
+
+
+def train(
+    recipe: Recipe | dict[str, Any] | str | Path | None = None,
+    *,
+    output: str | Path | None = None,
+    resume: bool = False,
+    allow_changes: bool = False,
+    evaluate: Evaluate | None = None,
+    device: str = "auto",
+    quiet: bool = False,
+) -> TrainResult:
+    """Train as a recipe says (a `Recipe`, a dictionary, a YAML file, a bundled name) and return what was made.
+
+    `output` is the run folder (by default `runs/<name>-<n>`). With `resume` the run in `output` goes on from its
+    newest whole checkpoint, bit for bit as if it had never stopped; `recipe` may then be left out. A recipe or data
+    that differ from the run's are refused unless `allow_changes`. `evaluate(model, step)` is called with every
+    evaluation of the recipe and returns numbers for the metrics.
+    """
+    progress = Progress(quiet=quiet)
+    if recipe is None:
+        if output is None or not resume:
+            raise UsageError(
+                "no recipe", hint="give a recipe, or the run folder of an earlier one with --resume"
+            )
+        recipe = read_run(Path(output))["recipe"]
+    checked = read_recipe(recipe)
+    folder = _run_folder(checked, output, resume)
+    with _quiet_libraries():
+        loop = _prepare(checked, folder, resume, allow_changes, evaluate, device, progress)
+        try:
+            if not loop.curriculum.finished:
+                loop.trainer.train()
+        finally:
+            loop.metrics.close()
+            progress.close()
+    return _finish(loop, folder)
+
+
+def _run_folder(recipe: Recipe, output: str | Path | None, resume: bool) -> Path:
+    if output is None:
+        if resume:
+            raise UsageError("--resume needs the run folder", hint="give it with --output")
+        root, number = Path("runs"), 1
+        while (root / f"{recipe.name}-{number}").exists():
+            number += 1
+        return root / f"{recipe.name}-{number}"
+    folder = Path(output)
+    if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RopewalkError(
+            f"{folder} already holds a run or other files",
+            hint="continue it with --resume, or choose another output",
+        )
+    if resume and not (folder / "run.json").is_file():
+        raise RopewalkError(f"{folder} is no training run to resume", hint="start it without --resume")
+    return folder
+
+
+def _prepare(
+    recipe: Recipe,
+    folder: Path,
+    resume: bool,
+    allow_changes: bool,
+    evaluate: Evaluate | None,
+    device: str,
+    progress: Progress,
+) -> Any:
+    from ropewalk.models.load import pick_device
+    from ropewalk.training.build import Rope, build_model, build_tokenizer
+    from ropewalk.training.data import Mixture
+    from ropewalk.training.held_out import HeldOut
+    from ropewalk.training.loop import Loop
+    from ropewalk.training.stages import Curriculum
+    from ropewalk.training.trainer import RopewalkTrainer, training_arguments
+    from ropewalk.training.weights import read_model
+
+    kind = pick_device(device).type
+    tokenizer = build_tokenizer(recipe.model)
+    mixture = Mixture(recipe.data, tokenizer, recipe.seed)
+    curriculum = Curriculum(recipe, mixture.tokens_per_epoch)
+    model = build_model(recipe, tokenizer)
+    rope = Rope(recipe, model.config.to_dict())
+    described = describe_run(recipe, mixture, model)
+    checkpoint = _start_or_resume(folder, resume, allow_changes, described, progress)
+    if checkpoint is not None:
+        read_model(checkpoint.path, model)
+    evaluations: list[Evaluate] = []
+    if recipe.evaluation is not None:
+        evaluations.append(HeldOut(recipe.evaluation, tokenizer, recipe.longest))
+    if evaluate is not None:
+        if recipe.evaluation is None:
+            raise UsageError("evaluate needs a rhythm", hint="add evaluation: {every: N} to the recipe")
+        evaluations.append(evaluate)
+    loop = Loop(
+        recipe,
+        folder,
+        model=model,
+        mixture=mixture,
+        curriculum=curriculum,
+        rope=rope,
+        progress=progress,
+        save=lambda loop: _save(loop, tokenizer),
+        evaluations=evaluations,
+        resume_from=checkpoint,
+    )
+    loop.trainer = RopewalkTrainer(
+        loop, model, training_arguments(recipe, folder, curriculum.max_steps, kind)
+    )
+    if checkpoint is not None and checkpoint.manifest.get("finished"):
+        loop.restore_finished()
+    return loop
+
+
+def _start_or_resume(
+    folder: Path, resume: bool, allow_changes: bool, described: dict[str, Any], progress: Progress
+) -> Checkpoint | None:
+    if not resume:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "run.json", described)
+        return None
+    changes = check_same_run(read_run(folder), described, allow_changes)
+    if changes:
+        for change in changes:
+            progress.warn(f"CHANGED since the run began: {change}")
+        write_json(folder / "run.json", described)
+    root = folder / CHECKPOINTS
+    clean_leftovers(root)
+    checkpoint = newest_checkpoint(root, progress.warn)
+    if checkpoint is None:
+        progress.warn(f"{folder} has no checkpoint yet: starting at step 0")
+    else:
+        progress.say(f"resuming from {checkpoint.path.name}")
+    return checkpoint
+
+
+def _save(loop: Any, tokenizer: Any) -> Path:
+    """Write the checkpoint of the step that has just ended, then remove what `keep_last` lets go."""
+    from ropewalk.training.weights import whole_weights, write_model, write_training
+
+    state, tensors, random_tensors = loop.state()
+    weights = whole_weights(loop.model)
+    root = loop.folder / CHECKPOINTS
+    target = root / f"step-{loop.step:06d}"
+    if loop.trainer.is_world_process_zero():
+        loop.metrics.sync()
+
+        def fill(working: Path) -> None:
+            write_model(working, loop.model, weights, tokenizer)
+            loop.write_config(working)
+            write_training(working, tensors, random_tensors, state)
+
+        facts = {"tokens": loop.tokens, "loss": loop.last_loss, "finished": loop.curriculum.finished}
+        write_checkpoint(root, loop.step, fill, facts)
+        prune_checkpoints(root, loop.recipe.checkpoints.keep_last, target)
+    loop.trainer.accelerator.wait_for_everyone()
+    return target
+
+
+def _finish(loop: Any, folder: Path) -> TrainResult:
+    checkpoints = list_checkpoints(folder / CHECKPOINTS)
+    final = {
+        "path": str(checkpoints[-1]),
+        "step": loop.step,
+        "tokens": loop.tokens,
+        "loss": loop.last_loss,
+        "evaluation": loop.last_evaluation,
+        "stage": loop.curriculum.state.stage,
+        "length": loop.curriculum.stage.length,
+        "seconds": loop.seconds,
+        "tokens_per_s": loop.tokens / loop.seconds if loop.seconds else None,
+    }
+    result = TrainResult(folder, checkpoints, final)
+    if loop.trainer.is_world_process_zero():
+        write_json(folder / "result.json", json.loads(json.dumps(result.to_json())))
+    return result
+
+
+@contextlib.contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    from ropewalk.models.load import quiet_transformers
+
+    with quiet_transformers():
+        yield

@@ -1,0 +1,136 @@
+"""A training state to files and back: model weights and optimiser state as safetensors, the rest as JSON. No pickle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from ropewalk.errors import DamagedError, one_line
+
+FOLDER = "training"
+OPTIMIZER = "optimizer.safetensors"
+STATE = "state.json"
+RANDOM = "random.safetensors"
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor on the CPU, gathered from all ranks where it is sharded (every rank must call)."""
+    if hasattr(tensor, "full_tensor"):
+        tensor = tensor.full_tensor()
+    return tensor.detach().to("cpu")
+
+
+def whole_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The model's state dict on the CPU, gathered where sharded."""
+    return {name: whole(tensor) for name, tensor in model.state_dict().items()}
+
+
+def names_of(model: torch.nn.Module) -> dict[int, str]:
+    """id of each trainable parameter -> its name."""
+    return {id(tensor): name for name, tensor in model.named_parameters() if tensor.requires_grad}
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[str, torch.Tensor]:
+    """The optimiser's state as `parameter name::state name`; sharded states are gathered (every rank must call)."""
+    tensors: dict[str, torch.Tensor] = {}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            for key, value in optimizer.state.get(parameter, {}).items():
+                tensor = value if torch.is_tensor(value) else torch.tensor(value)
+                tensors[f"{names[id(parameter)]}::{key}"] = whole(tensor).clone().contiguous()
+    return tensors
+
+
+def put_optimizer(
+    optimizer: torch.optim.Optimizer, names: Mapping[int, str], tensors: Mapping[str, torch.Tensor]
+) -> None:
+    """Put back what `optimizer_tensors` gave; a parameter without its state is an error."""
+    by_name: dict[str, dict[str, torch.Tensor]] = {}
+    for key, tensor in tensors.items():
+        name, _, state = key.rpartition("::")
+        by_name.setdefault(name, {})[state] = tensor
+    wanted = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    missing = [names[id(parameter)] for parameter in wanted if names[id(parameter)] not in by_name]
+    if missing or len(by_name) != len(wanted):
+        odd = missing[0] if missing else sorted(set(by_name) - {names[id(p)] for p in wanted})[0]
+        raise DamagedError(
+            f"the optimiser state does not fit the model: {odd}",
+            hint="resume with the recipe that made the checkpoint",
+        )
+    for parameter in wanted:
+        saved = by_name[names[id(parameter)]]
+        optimizer.state[parameter] = {key: _placed(key, tensor, parameter) for key, tensor in saved.items()}
+
+
+def _placed(key: str, tensor: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    if key == "step":
+        return tensor.clone()
+    if hasattr(parameter, "device_mesh"):
+        from torch.distributed.tensor import distribute_tensor
+
+        return distribute_tensor(tensor.to(parameter.device), parameter.device_mesh, parameter.placements)
+    return tensor.to(parameter.device, copy=True)
+
+
+def write_training(
+    folder: Path,
+    optimizer: Mapping[str, torch.Tensor],
+    random_tensors: Mapping[str, torch.Tensor],
+    state: Mapping[str, Any],
+) -> None:
+    """Write the part of a checkpoint that only training needs."""
+    target = folder / FOLDER
+    target.mkdir()
+    save_file(dict(optimizer), target / OPTIMIZER)
+    save_file(dict(random_tensors), target / RANDOM)
+    (target / STATE).write_text(json.dumps(state, allow_nan=False), encoding="utf-8")
+
+
+def read_training(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], dict[str, Any]]:
+    """(optimiser tensors, random tensors, state) of a checked checkpoint."""
+    target = folder / FOLDER
+    try:
+        state = json.loads((target / STATE).read_text(encoding="utf-8"))
+        return load_file(target / OPTIMIZER), load_file(target / RANDOM), state
+    except Exception as error:
+        raise DamagedError(
+            f"checkpoint {folder.name}: its training state cannot be read ({one_line(error)})",
+            hint="restore it from a copy, or remove the folder to go back to the one before",
+        ) from error
+
+
+def write_model(folder: Path, model: Any, weights: dict[str, torch.Tensor], tokenizer: Any) -> None:
+    """Write a model folder that stock software loads."""
+    model.save_pretrained(folder, state_dict=weights, safe_serialization=True)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+
+
+def read_model(folder: Path, model: torch.nn.Module) -> None:
+    """Load a checkpoint's weights into a model of the same architecture, bit for bit."""
+    saved: dict[str, torch.Tensor] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        saved |= load_file(file)
+    own = model.state_dict()
+    tied = {name for name, tensor in own.items() if name not in saved and _twin(tensor, own, saved)}
+    if set(saved) | tied != set(own):
+        # Architectures whose file layout is not their module layout (fused experts) go through their own loader.
+        from transformers import AutoModelForCausalLM
+
+        saved = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").state_dict()
+        tied = set()
+    missing, unexpected = model.load_state_dict(saved, strict=False)
+    if unexpected or set(missing) - tied:
+        odd = [*unexpected, *sorted(set(missing) - tied)][0]
+        raise DamagedError(
+            f"checkpoint {folder.name} does not fit the model: {odd}", hint="use the run's own recipe"
+        )
+
+
+def _twin(tensor: torch.Tensor, own: Mapping[str, torch.Tensor], saved: Mapping[str, torch.Tensor]) -> bool:
+    return any(name in saved and other.data_ptr() == tensor.data_ptr() for name, other in own.items())
