@@ -1,0 +1,66 @@
+"""Curves of runs as lines: names that tell runs apart, control styles, bands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ropewalk.report.figure import Dash, Line, series_color, series_dash, significant
+from ropewalk.report.reading import Curve, thinned
+from ropewalk.report.views import RunView
+
+MOST_SHOWN = 8
+
+
+def lines(curves: Sequence[Curve], *, marker: bool) -> list[Line]:
+    """One line a curve. Controls are grey and dashed; beyond eight, measured curves wait in the legend."""
+    several = len({curve.run.id for curve in curves}) > 1
+    drawn, measured, controls = [], 0, 0
+    for curve in curves:
+        name = f"{curve.name} ({curve.run.id})" if several else curve.name
+        if curve.role == "control":
+            drawn.append(
+                _line(
+                    curve, name, "ink" if controls % 2 else "muted", "dash" if controls < 2 else "dot", marker
+                )
+            )
+            controls += 1
+        else:
+            line = _line(
+                curve, name, series_color(measured), series_dash(measured), marker, measured < MOST_SHOWN
+            )
+            drawn.append(line)
+            measured += 1
+    return drawn
+
+
+def _line(curve: Curve, name: str, color: str, dash: Dash, marker: bool, shown: bool = True) -> Line:
+    rows = thinned(curve.rows)
+    banded = all(row.low is not None and row.high is not None for row in rows)
+    return Line(
+        name,
+        [row.at for row in rows],
+        [significant(row.value, 5) for row in rows],
+        color,
+        dash,
+        marker=marker,
+        low=[significant(row.low, 5) for row in rows] if banded else None,
+        high=[significant(row.high, 5) for row in rows] if banded else None,
+        shown=shown,
+    )
+
+
+def windows(views: Sequence[RunView]) -> list[tuple[float, str]]:
+    """(tokens, label) of the original and target lengths that the runs state, each once."""
+    found: dict[float, str] = {}
+    for view in views:
+        for key, label in (("original_length", "original length"), ("target_length", "target length")):
+            for document in (view.result, view.request, view.result.get("geometry") or {}):
+                value = document.get(key) if hasattr(document, "get") else None
+                if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
+                    found.setdefault(float(value), label)
+    return sorted(found.items())
+
+
+def sources(curves: Sequence[Curve]) -> tuple[str, ...]:
+    """Where the numbers come from: run, file and path within it, each once."""
+    return tuple(dict.fromkeys(f"{curve.run.id}/result.json{curve.path}" for curve in curves))

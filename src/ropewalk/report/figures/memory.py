@@ -1,0 +1,52 @@
+"""Inference memory by length: weights, cache, one prefill chunk, and whole logits beside them."""
+
+from __future__ import annotations
+
+from ropewalk.planning import inference_memory
+from ropewalk.report.figure import Axis, Bars, Figure, NoDataError, Panel, significant
+from ropewalk.report.views import ModelView
+from ropewalk.units import format_length
+
+_GIB = 1024**3
+
+
+def figure(view: ModelView) -> Figure:
+    """Stacked parts in GiB for one sequence in bfloat16, from the original window to the target, doubling."""
+    if view.shape is None:
+        raise NoDataError(
+            f"the sizes of {view.name} are not known, only its rotary geometry",
+            hint="give the model's config.json",
+        )
+    lengths = _lengths(view.geometry.original_length, view.target_length)
+    found = [inference_memory(view.shape, length) for length in lengths]
+    names = tuple(format_length(length) for length in lengths)
+    parts = {
+        "weights": [memory.weights for memory in found],
+        "KV cache": [memory.kv_cache["bfloat16"] for memory in found],
+        "prefill chunk": [memory.prefill_chunk + memory.logits_last for memory in found],
+        "whole logits, if a tool keeps them": [memory.logits_whole for memory in found],
+    }
+    layers = tuple(
+        Bars(name, names, [significant(size / _GIB) for size in sizes], f"series-{number}")
+        for number, (name, sizes) in enumerate(parts.items())
+    )
+    last = found[-1]
+    return Figure(
+        "memory",
+        f"Memory by length, {view.name}",
+        f"Predicted for one sequence in bfloat16, prefilled in chunks of {last.chunk} tokens. Reading "
+        f"{format_length(lengths[-1])} tokens takes {last.total() / _GIB:.1f} GiB.",
+        (Panel(layers, Axis("length", "tokens"), Axis("memory", "GiB")),),
+        alt="Total without whole logits: "
+        + ", ".join(
+            f"{name} {memory.total() / _GIB:.2f} GiB" for name, memory in zip(names, found, strict=True)
+        ),
+    )
+
+
+def _lengths(first: int, last: int) -> list[int]:
+    lengths = []
+    while first < last:
+        lengths.append(first)
+        first *= 2
+    return [*lengths, last]

@@ -1,0 +1,74 @@
+"""Retrieval accuracy as a heat map: depth against length, one panel for each task or method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ropewalk.report.figure import Axis, Figure, Heat, NoDataError, Panel, significant
+from ropewalk.report.reading import Cell, Grid, grids
+from ropewalk.report.views import RunView
+from ropewalk.units import format_length
+
+MOST_PANELS = 12
+
+
+def figure(views: Sequence[RunView]) -> Figure:
+    """Share of answers found, 0 to 1; one scale for every panel."""
+    found = [grid for view in views for grid in grids(view)]
+    if not found:
+        raise NoDataError(
+            "no retrieval in this run",
+            hint="`ropewalk eval MODEL --lengths 4k..32k --tasks passkey,needle` measures it",
+        )
+    shown = found[:MOST_PANELS]
+    several = len({grid.run.id for grid in shown}) > 1
+    chances = [cell.chance for grid in shown for cell in grid.cells if cell.chance is not None]
+    chance = f" Chance is about {sum(chances) / len(chances):.2f}." if chances else ""
+    left = f" {len(found) - len(shown)} more are in the table." if len(found) > len(shown) else ""
+    columns = min(2, len(shown))
+    rows = max(len(_depths(grid)) for grid in shown)
+    return Figure(
+        "retrieval",
+        "Retrieval by depth and length",
+        "Share of answers found when the fact stands at a depth of the context (0 is its beginning)."
+        + chance
+        + left,
+        tuple(_panel(grid, several) for grid in shown),
+        columns=columns,
+        height=max(300, 130 + 34 * rows) * -(-len(shown) // columns),
+        alt="; ".join(f"{_name(grid, several)} mean {_mean(grid.cells):.2f}" for grid in shown),
+        sources=tuple(dict.fromkeys(f"{grid.run.id}/result.json{grid.path}" for grid in shown)),
+    )
+
+
+def _panel(grid: Grid, several: bool) -> Panel:
+    lengths = sorted({cell.length for cell in grid.cells})
+    values = tuple(
+        tuple(
+            _value([cell for cell in grid.cells if cell.length == length and cell.depth == depth])
+            for length in lengths
+        )
+        for depth in _depths(grid)
+    )
+    rows = tuple("any" if depth is None else f"{depth:g}" for depth in _depths(grid))
+    heat = Heat(tuple(format_length(length) for length in lengths), rows, values, 0.0, 1.0, "accuracy")
+    return Panel(
+        (heat,), Axis("length", "tokens"), Axis("depth", "share of the context"), _name(grid, several)
+    )
+
+
+def _depths(grid: Grid) -> list[float | None]:
+    known = sorted({cell.depth for cell in grid.cells if cell.depth is not None})
+    return [*known, *([None] if any(cell.depth is None for cell in grid.cells) else [])]
+
+
+def _value(cells: Sequence[Cell]) -> float | None:
+    return significant(_mean(cells), 4) if cells else None
+
+
+def _mean(cells: Sequence[Cell]) -> float:
+    return sum(cell.accuracy for cell in cells) / len(cells)
+
+
+def _name(grid: Grid, several: bool) -> str:
+    return f"{grid.name}: {grid.task}" + (f" ({grid.run.id})" if several else "")

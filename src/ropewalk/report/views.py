@@ -1,0 +1,94 @@
+"""What figures are made from: a model's geometry with schedules, or the documents of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ropewalk.errors import RopewalkError, UsageError
+from ropewalk.geometry import RopeGeometry
+from ropewalk.methods import find_method, schedule
+from ropewalk.planning.shape import ModelShape
+from ropewalk.schedule import FrequencySchedule
+
+DEFAULT_METHODS = ("linear", "ntk", "by-parts", "yarn", "llama3")
+DEFAULT_FACTOR = 8
+
+
+@dataclass(frozen=True)
+class ModelView:
+    """A geometry and the schedules to draw over it, all for one target length in tokens."""
+
+    name: str
+    geometry: RopeGeometry
+    schedules: tuple[FrequencySchedule, ...]
+    target_length: int
+    shape: ModelShape | None = None
+
+    @property
+    def unscaled(self) -> FrequencySchedule:
+        """The model as it is, taken to the same target."""
+        factor = self.target_length / self.geometry.original_length
+        return FrequencySchedule("none", self.geometry, max(factor, 1.0), self.geometry.inv_freq)
+
+    def labels(self) -> list[str]:
+        """One distinct name a schedule: the method, and its parameters where a method occurs twice."""
+        names = [made.method for made in self.schedules]
+        return [
+            made.method if names.count(made.method) == 1 else f"{made.method} {_shown(made.parameters)}"
+            for made in self.schedules
+        ]
+
+
+@dataclass(frozen=True)
+class RunView:
+    """The documents of one run that figures read."""
+
+    id: str
+    kind: str
+    subject: str
+    request: Mapping[str, Any]
+    result: Mapping[str, Any]
+    metrics: Sequence[Mapping[str, Any]] = ()
+
+
+def model_view(
+    name: str,
+    geometry: RopeGeometry,
+    *,
+    methods: Sequence[str] = DEFAULT_METHODS,
+    target_length: int | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    shape: ModelShape | None = None,
+) -> ModelView:
+    """Schedules of the named methods for one target (default: eight times the original window).
+
+    `parameters` go to a single method only. A method that cannot serve this geometry is an error that names it.
+    """
+    target = target_length or DEFAULT_FACTOR * geometry.original_length
+    if target <= geometry.original_length:
+        raise UsageError(
+            f"target_length={target} is no stretch of original_length={geometry.original_length}",
+            hint="give a longer --target",
+        )
+    if parameters and len(methods) != 1:
+        raise UsageError(
+            f"parameters were given for {len(methods)} methods", hint="name one method with --method"
+        )
+    made = []
+    for method in methods:
+        find_method(method)
+        try:
+            made.append(schedule(method, geometry, target_length=target, **(parameters or {})))
+        except RopewalkError as error:
+            raise UsageError(
+                f"method {method!r} cannot be drawn: {error.message}", hint=error.hint
+            ) from error
+    return ModelView(name, geometry, tuple(made), target, shape)
+
+
+def _shown(parameters: Mapping[str, Any]) -> str:
+    return " ".join(
+        f"{key}={value}" for key, value in parameters.items() if isinstance(value, str | int | float)
+    )
