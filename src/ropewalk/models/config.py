@@ -31,11 +31,14 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:
-            raise RopewalkError(f"{where} has {size} bytes; a configuration has at most {MAX_BYTES}", hint=_MEND)
+            raise RopewalkError(
+                f"{where} has {size} bytes; a configuration has at most {MAX_BYTES}", hint=_MEND
+            )
         content = path.read_bytes()
     except OSError as error:
         raise RopewalkError(
-            f"cannot read {where} ({error.strerror or type(error).__name__})", hint="check the path and its permissions"
+            f"cannot read {where} ({error.strerror or type(error).__name__})",
+            hint="check the path and its permissions",
         ) from error
     return parse_json(content, where)
 
@@ -51,15 +54,23 @@ def parse_json(content: bytes, where: str = "config.json") -> dict[str, Any]:
     except RecursionError as error:
         raise RopewalkError(f"{where} is nested deeper than {MAX_DEPTH} levels", hint=_MEND) from error
     except json.JSONDecodeError as error:
-        what = "is empty" if not text.strip() else f"is not JSON (line {error.lineno}, column {error.colno}: {error.msg})"
+        what = (
+            "is empty"
+            if not text.strip()
+            else f"is not JSON (line {error.lineno}, column {error.colno}: {error.msg})"
+        )
         raise RopewalkError(f"{where} {what}", hint=_MEND) from error
     except _RefusedError as error:
         raise RopewalkError(f"{where} {error}", hint="correct it in the file") from error
     except ValueError as error:
         # json.loads converts integers itself, and Python refuses those of thousands of digits.
-        raise RopewalkError(f"{where} holds a number too long to read", hint="correct it in the file") from error
+        raise RopewalkError(
+            f"{where} holds a number too long to read", hint="correct it in the file"
+        ) from error
     if not isinstance(document, dict):
-        raise RopewalkError(f"{where} holds {shown(document)}, not a mapping", hint="a configuration is {...}")
+        raise RopewalkError(
+            f"{where} holds {shown(document)}, not a mapping", hint="a configuration is {...}"
+        )
     _check_tree(document, where)
     return document
 
@@ -73,7 +84,9 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise _RefusedError(f"names {shown(twice)} twice in one mapping, and readers disagree on which counts")
+        raise _RefusedError(
+            f"names {shown(twice)} twice in one mapping, and readers disagree on which counts"
+        )
     return found
 
 
@@ -101,7 +114,9 @@ def _check_tree(document: Any, where: str) -> None:
         elif isinstance(value, list):
             waiting += [(item, depth + 1) for item in value]
         elif isinstance(value, str) and not _is_unicode(value):
-            raise RopewalkError(f"{where} holds {shown(value)}, which is not valid Unicode text", hint="correct it")
+            raise RopewalkError(
+                f"{where} holds {shown(value)}, which is not valid Unicode text", hint="correct it"
+            )
 
 
 def _is_unicode(text: str) -> bool:

@@ -226,7 +226,9 @@ def _share(view: TextView, entry: Mapping[str, Any]) -> float:
 
 def _rotary_head(view: TextView, label: str) -> int:
     """The head that an entry rotates; some types have another width in their full-attention or sliding layers."""
-    if view.model_type in ("gemma4_text", "gemma4_unified_text", "diffusion_gemma_text") and not is_sliding(label):
+    if view.model_type in ("gemma4_text", "gemma4_unified_text", "diffusion_gemma_text") and not is_sliding(
+        label
+    ):
         value = view.text.get("global_head_dim")
         return whole("global_head_dim", 512 if value is None else value, least=2)
     if is_sliding(label) and view.model_type in ("mimo_v2_flash",):
@@ -259,7 +261,11 @@ def _attention_dim(view: TextView) -> int:
 
 
 def _kv_heads(view: TextView, heads: int) -> int:
-    if view.model_type == "falcon" and view.text.get("multi_query", True) and not view.text.get("new_decoder_architecture"):
+    if (
+        view.model_type == "falcon"
+        and view.text.get("multi_query", True)
+        and not view.text.get("new_decoder_architecture")
+    ):
         return 1
     attention = view.text.get("attn_config")
     inner = attention.get("kv_n_heads") if isinstance(attention, Mapping) else None
@@ -279,7 +285,10 @@ def _dtype(config: Mapping[str, Any], view: TextView) -> str | None:
 
 
 def _mla(view: TextView) -> dict[str, int | None] | None:
-    if optional_whole(view.get("kv_lora_rank")) is None or optional_whole(view.get("qk_rope_head_dim")) is None:
+    if (
+        optional_whole(view.get("kv_lora_rank")) is None
+        or optional_whole(view.get("qk_rope_head_dim")) is None
+    ):
         return None
     names = ("kv_lora_rank", "q_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim")
     return {name: optional_whole(view.get(name)) for name in names}

@@ -16,8 +16,28 @@ _SLIDING = ("sliding_attention", "chunked_attention", "hybrid_sliding", "local_a
 _SWITCHED = ("qwen2", "qwen2_moe", "qwen3", "qwen3_moe")
 _MAX_WINDOW_LAYERS = 28
 # Every layer of these slides as soon as sliding_window is a number.
-_UNIFORM = ("mistral", "mixtral", "ministral3", "phi3", "phi4_multimodal", "phimoe", "starcoder2", "minimax", "olmoe")
-_NO_ATTENTION = ("linear_attention", "conv", "mamba", "recurrent", "mamba2", "lightning", "rwkv", "moe", "mlp")
+_UNIFORM = (
+    "mistral",
+    "mixtral",
+    "ministral3",
+    "phi3",
+    "phi4_multimodal",
+    "phimoe",
+    "starcoder2",
+    "minimax",
+    "olmoe",
+)
+_NO_ATTENTION = (
+    "linear_attention",
+    "conv",
+    "mamba",
+    "recurrent",
+    "mamba2",
+    "lightning",
+    "rwkv",
+    "moe",
+    "mlp",
+)
 
 
 @dataclass(frozen=True)
@@ -72,10 +92,14 @@ def layers_of(view: TextView) -> LayerFacts:
     """Read the layers of a text model."""
     count = view.whole("num_hidden_layers")
     if count > MAX_LAYERS:
-        raise RopewalkError(f"config.json: num_hidden_layers={shown(count)} is beyond any model", hint="correct it")
+        raise RopewalkError(
+            f"config.json: num_hidden_layers={shown(count)} is beyond any model", hint="correct it"
+        )
     types = _types(view, count)
     window = _window(view)
-    return LayerFacts(types, window if any(is_sliding(kind) for kind in types) else None, _no_rope(view, types))
+    return LayerFacts(
+        types, window if any(is_sliding(kind) for kind in types) else None, _no_rope(view, types)
+    )
 
 
 def _types(view: TextView, count: int) -> tuple[str, ...]:

@@ -36,10 +36,16 @@ def make_record(
     }
 
 
-def recorded(config: Mapping[str, Any], label: str, entry: Mapping[str, Any], max_length: int) -> dict[str, Any] | None:
+def recorded(
+    config: Mapping[str, Any], label: str, entry: Mapping[str, Any], max_length: int
+) -> dict[str, Any] | None:
     """The note about one entry, if there is one that still fits what the file says."""
     note = config.get(RECORD)
-    if not isinstance(note, Mapping) or note.get("format") != FORMAT or note.get("target_length") != max_length:
+    if (
+        not isinstance(note, Mapping)
+        or note.get("format") != FORMAT
+        or note.get("target_length") != max_length
+    ):
         return None
     ropes = note.get("ropes")
     found = ropes.get(label) if isinstance(ropes, Mapping) else None
@@ -51,7 +57,14 @@ def recorded(config: Mapping[str, Any], label: str, entry: Mapping[str, Any], ma
     ):
         return None
     factor, theta, original = found.get("factor"), found.get("rope_theta"), found.get("original_length")
-    usable = is_number(factor) and factor >= 1 and is_number(theta) and theta > 1 and is_whole(original) and original >= 1
+    usable = (
+        is_number(factor)
+        and factor >= 1
+        and is_number(theta)
+        and theta > 1
+        and is_whole(original)
+        and original >= 1
+    )
     if not usable or not isinstance(found.get("method"), str):
         return None
     return {

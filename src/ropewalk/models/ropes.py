@@ -31,7 +31,9 @@ def rope_entries(view: TextView) -> dict[str, dict[str, Any] | None]:
     if is_nested_type(view) or _nested_labels(view, given["rope_parameters"]):
         return _nested_entries(view, given, default or {})
     # An empty dictionary counts as absent, as it does in transformers.
-    raw = given["rope_scaling"] or given["rope_parameters"] or (default if _is_scaled(default) else None) or {}
+    raw = (
+        given["rope_scaling"] or given["rope_parameters"] or (default if _is_scaled(default) else None) or {}
+    )
     return {DEFAULT: _completed(view, dict(raw), default or {}, theta_names=("rope_theta",))}
 
 
@@ -50,7 +52,8 @@ def entry_type(entry: Mapping[str, Any]) -> str:
         return DEFAULT
     if not isinstance(value, str):
         raise RopewalkError(
-            f"config.json: rope_type={shown(value)} is not a name", hint=f"use one of {', '.join(STOCK_TYPES)}"
+            f"config.json: rope_type={shown(value)} is not a name",
+            hint=f"use one of {', '.join(STOCK_TYPES)}",
         )
     return value
 
@@ -100,14 +103,22 @@ def _nested_entries(
             found[label] = None
             continue
         merged = dict(entry or {})
-        if legacy and view.model_type in FLAT_IGNORED and (label != "sliding_attention" or "modernbert" in view.model_type):
+        if (
+            legacy
+            and view.model_type in FLAT_IGNORED
+            and (label != "sliding_attention" or "modernbert" in view.model_type)
+        ):
             merged |= legacy
         own = default.get(label) if isinstance(default.get(label), Mapping) else {}
-        found[label] = _completed(view, merged, own or {}, theta_names=_theta_names(view, label), from_file=entry)
+        found[label] = _completed(
+            view, merged, own or {}, theta_names=_theta_names(view, label), from_file=entry
+        )
     if not any(entry is not None for entry in found.values()):
         raise RopewalkError(
             f"config.json: rope_parameters of model_type={shown(view.model_type)} names no layer type that rotates",
-            hint=f"nest it by layer type: {', '.join(map(shown, default or view.text.get('layer_types') or ()))}"[:200],
+            hint=f"nest it by layer type: {', '.join(map(shown, default or view.text.get('layer_types') or ()))}"[
+                :200
+            ],
         )
     return found
 
@@ -131,7 +142,9 @@ def _deepseek_v4(
 ) -> dict[str, dict[str, Any] | None]:
     """Only compressed layers are scaled, on a base of their own, and without YaRN's attention factor."""
     main = _completed(view, {}, default["main"], theta_names=("rope_theta",))
-    compress = dict(scaling) | {"rope_theta": view.text.get("compress_rope_theta", default["compress"]["rope_theta"])}
+    compress = dict(scaling) | {
+        "rope_theta": view.text.get("compress_rope_theta", default["compress"]["rope_theta"])
+    }
     if entry_type(compress) == "yarn":
         compress.setdefault("attention_factor", 1.0)
     return {"main": main, "compress": _completed(view, compress, default["compress"], theta_names=())}
@@ -159,7 +172,9 @@ def _completed(
     return entry
 
 
-def _theta(view: TextView, entry: Mapping[str, Any], default: Mapping[str, Any], names: tuple[str, ...]) -> float:
+def _theta(
+    view: TextView, entry: Mapping[str, Any], default: Mapping[str, Any], names: tuple[str, ...]
+) -> float:
     candidates: list[tuple[str, Any]] = [("rope_theta", entry.get("rope_theta"))]
     candidates += [(name, view.given(name)) for name in names]
     attention = view.text.get("attn_config")

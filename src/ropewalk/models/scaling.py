@@ -97,7 +97,9 @@ def _factors(entry: Mapping[str, Any], name: str, count: int) -> np.ndarray:
     if not isinstance(values, list) or not all(is_number(value) and value > 0 for value in values):
         raise RopewalkError(f"{name} is not a list of positive numbers", hint="write one factor a pair")
     if len(values) != count:
-        raise RopewalkError(f"{name} has {len(values)} entries for {count} pairs", hint="write one factor a pair")
+        raise RopewalkError(
+            f"{name} has {len(values)} entries for {count} pairs", hint="write one factor a pair"
+        )
     return np.array(values, dtype=np.float64)
 
 

@@ -25,13 +25,16 @@ def resolve(source: str | Path, *, need_weights: bool = False) -> Path:
     """
     text = os.fspath(source)
     if not text or "\0" in text:
-        raise UsageError(f"model {shown(text)} is not a path", hint="give a folder, a config.json, hemp or a Hub id")
+        raise UsageError(
+            f"model {shown(text)} is not a path", hint="give a folder, a config.json, hemp or a Hub id"
+        )
     path = Path(text).expanduser()
     try:
         found = path.exists()
     except OSError as error:
         raise UsageError(
-            f"model {shown(text)} is not a usable path ({error.strerror})", hint="give a shorter path, or a Hub id"
+            f"model {shown(text)} is not a usable path ({error.strerror})",
+            hint="give a shorter path, or a Hub id",
         ) from error
     if not found and text == HEMP:
         from ropewalk.hemp import folder
@@ -73,7 +76,9 @@ def _with_weights(folder: Path) -> Path:
             f"{where} holds its weights as pickles, which run code when they are read",
             hint="convert them to safetensors first (transformers' save_pretrained writes them)",
         )
-    raise RopewalkError(f"{where} holds no weights (*.safetensors)", hint="give a folder with the model's weights")
+    raise RopewalkError(
+        f"{where} holds no weights (*.safetensors)", hint="give a folder with the model's weights"
+    )
 
 
 def _from_hub(text: str, need_weights: bool) -> Path:

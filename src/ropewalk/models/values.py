@@ -60,7 +60,8 @@ def number(name: str, value: object) -> float:
     """A finite number, or an error that names the field."""
     if not is_number(value):
         raise RopewalkError(
-            f"config.json: {name}={shown(value)} is not a finite number", hint=f"correct {name} in config.json"
+            f"config.json: {name}={shown(value)} is not a finite number",
+            hint=f"correct {name} in config.json",
         )
     return float(value)  # type: ignore[arg-type]
 

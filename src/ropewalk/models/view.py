@@ -60,7 +60,9 @@ class TextView:
         """A required whole number; its absence is an error that names the field and the model type."""
         value = self.get(name)
         if value is None:
-            known = "" if self.row else f", and model_type={shown(self.model_type)} has no defaults known here"
+            known = (
+                "" if self.row else f", and model_type={shown(self.model_type)} has no defaults known here"
+            )
             raise RopewalkError(f"config.json: {name} is missing{known}", hint=f"add {name} to config.json")
         return whole(name, value, least=least)
 
@@ -93,7 +95,9 @@ class TextView:
 def view_of(config: Mapping[str, Any]) -> TextView:
     """Find the text model of a configuration, through composites (`text_config` and its kin, three levels at most)."""
     if not isinstance(config, Mapping):
-        raise RopewalkError(f"a configuration is a mapping, not {shown(config)}", hint="pass the content of config.json")
+        raise RopewalkError(
+            f"a configuration is a mapping, not {shown(config)}", hint="pass the content of config.json"
+        )
     here: Mapping[str, Any] = config
     model_type = _type_name(here, "")
     path: list[str] = []
@@ -106,7 +110,9 @@ def view_of(config: Mapping[str, Any]) -> TextView:
         if inner is None:
             inner = {}
         if not isinstance(inner, Mapping):
-            raise RopewalkError(f"config.json: {key}={shown(inner)} is not a mapping", hint="it holds the text model")
+            raise RopewalkError(
+                f"config.json: {key}={shown(inner)} is not a mapping", hint="it holds the text model"
+            )
         path.append(key)
         here, model_type = inner, _type_name(inner, default_type)
     return TextView(config, here, tuple(path), model_type, row_of(model_type))
@@ -117,7 +123,9 @@ def _type_name(config: Mapping[str, Any], default: str) -> str:
     if value is None:
         return default
     if not isinstance(value, str):
-        raise RopewalkError(f"config.json: model_type={shown(value)} is not a name", hint="write for example llama")
+        raise RopewalkError(
+            f"config.json: model_type={shown(value)} is not a name", hint="write for example llama"
+        )
     return value
 
 
@@ -144,7 +152,9 @@ def require_rope(view: TextView) -> None:
         )
     for name, wrong in (("alibi", True), ("use_mem_rope", False)):
         if view.get(name) is wrong:
-            raise RopewalkError(f"no rotary embeddings: {name}={str(wrong).lower()} turns them off", hint=hint)
+            raise RopewalkError(
+                f"no rotary embeddings: {name}={str(wrong).lower()} turns them off", hint=hint
+            )
     kind = view.get("position_embedding_type")
     if view.model_type == "granitemoehybrid" and kind != "rope":
         raise RopewalkError(f"no rotary embeddings: position_embedding_type={shown(kind)}", hint=hint)

@@ -1,0 +1,220 @@
+"""A schedule written into a whole configuration, in both dialects, so that stock software computes it unaided."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ropewalk.errors import RopewalkError, UsageError
+from ropewalk.methods import schedule as make_schedule
+from ropewalk.models.entries import Entry, entry_for
+from ropewalk.models.facts import ModelFacts, RopeFacts, read_facts
+from ropewalk.models.layers import is_sliding
+from ropewalk.models.record import RECORD, make_record
+from ropewalk.models.ropes import DEFAULT
+from ropewalk.models.table import row_of
+from ropewalk.models.values import is_whole, shown
+from ropewalk.models.view import view_of
+from ropewalk.schedule import FrequencySchedule
+
+LAYERS = ("full", "all")
+_BASE_SPELLINGS = ("rope_theta", "rotary_emb_base", "rope_base", "rotary_base", "rope_freq_base")
+_LENGTH_SPELLINGS = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_seq_len",
+    "seq_length",
+    "max_sequence_length",
+)
+_OLD_NESTED = ("gemma3_text", "gemma3n_text")
+
+
+@dataclass(frozen=True)
+class Carried:
+    """A configuration that holds a schedule: per rotary entry what was written, and remarks for the user."""
+
+    config: dict[str, Any]
+    entries: Mapping[str, Entry]
+    schedules: Mapping[str, FrequencySchedule]
+    old_dialect: bool
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Every entry's remarks, each once."""
+        return tuple(dict.fromkeys(note for entry in self.entries.values() for note in entry.notes))
+
+
+def config_with(
+    config: Mapping[str, Any],
+    schedule: FrequencySchedule,
+    *,
+    target_length: int | None = None,
+    layers: str = "full",
+) -> dict[str, Any]:
+    """A new configuration in which stock software computes `schedule`; the given one stays as it is. See `carry`."""
+    return carry(config, schedule, target_length=target_length, layers=layers).config
+
+
+def carry(
+    config: Mapping[str, Any],
+    schedule: FrequencySchedule,
+    *,
+    target_length: int | None = None,
+    layers: str = "full",
+) -> Carried:
+    """Write a schedule into a copy of a configuration.
+
+    Both dialects are written whenever they can say the same: `rope_parameters`, and `rope_theta` with `rope_scaling`.
+    In models with one entry per layer type only the full-attention one changes, unless `layers="all"`, where each
+    layer type gets the same method on its own geometry. `target_length` (default: the schedule's own) becomes
+    max_position_embeddings. Raises RopewalkError where stock software cannot hold the schedule.
+    """
+    facts = read_facts(config)
+    target = schedule.target_length if target_length is None else target_length
+    if not is_whole(target) or target < 1:
+        raise UsageError(
+            f"target_length={shown(target)} is not a number of tokens", hint="give tokens, 1 or more"
+        )
+    schedules = _schedules(facts, schedule, layers)
+    entries = {label: entry_for(facts, facts.ropes[label], made) for label, made in schedules.items()}
+    fresh = copy.deepcopy(dict(config))
+    text = _text_of(fresh, facts.text_path)
+    if tuple(facts.ropes) == (DEFAULT,):
+        _write_flat(text, facts, entries[DEFAULT])
+        old = True
+    else:
+        old = _write_nested(text, facts, entries)
+    _write_lengths(text, facts, schedule, int(target))
+    _write_head_dim(text, facts)
+    written = {label: entry.values for label, entry in entries.items()}
+    fresh[RECORD] = make_record(schedules, written, int(target))
+    return Carried(fresh, entries, schedules, old)
+
+
+def _schedules(facts: ModelFacts, schedule: FrequencySchedule, layers: str) -> dict[str, FrequencySchedule]:
+    if layers not in LAYERS:
+        raise UsageError(f"layers={shown(layers)} is not a choice", hint="use full or all")
+    main = facts.rope
+    if schedule.geometry != main.geometry:
+        raise UsageError(
+            f"the schedule was made for another geometry (original_length={schedule.geometry.original_length}, "
+            f"rope_theta={schedule.geometry.rope_theta:g}, {schedule.geometry.half_dim} pairs) than the model's "
+            f"(original_length={main.geometry.original_length}, rope_theta={main.geometry.rope_theta:g}, "
+            f"{main.geometry.half_dim} pairs)",
+            hint="make it from ropewalk.read_geometry(model)",
+        )
+    if layers == "full" and is_sliding(facts.main):
+        raise RopewalkError(
+            f"model_type={shown(facts.text_type)}: only its sliding layers rotate; its full-attention layers know no "
+            "position and need no stretch",
+            hint="nothing has to be extended; pass layers='all' (--layers all) to stretch the sliding layers anyway",
+        )
+    found = {facts.main: schedule}
+    if layers == "all":
+        others = {label: rope for label, rope in facts.ropes.items() if label != facts.main}
+        found |= {label: _same_method(schedule, rope) for label, rope in others.items()}
+    return found
+
+
+def _same_method(schedule: FrequencySchedule, rope: RopeFacts) -> FrequencySchedule:
+    """The method of a schedule on another layer type's geometry."""
+    if rope.geometry == schedule.geometry:
+        return schedule
+    listed = any(isinstance(value, list) for value in schedule.parameters.values())
+    try:
+        if listed or "rope_theta" in schedule.parameters:
+            raise UsageError("its parameters belong to one geometry", hint="")
+        return make_schedule(
+            schedule.method, rope.geometry, factor=schedule.factor, **dict(schedule.parameters)
+        )
+    except UsageError as error:
+        raise RopewalkError(
+            f"layers='all': method {shown(schedule.method)} cannot be repeated on layer type {shown(rope.layer_type)} "
+            f"({error.message})",
+            hint="use layers='full', or a method that only takes a factor",
+        ) from error
+
+
+def _text_of(config: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+    """The mapping of the text model inside a configuration, made where a composite left it out."""
+    here = config
+    for key in path:
+        if not isinstance(here.get(key), dict):
+            here[key] = {}
+        here = here[key]
+    return here
+
+
+def _write_flat(text: dict[str, Any], facts: ModelFacts, entry: Entry) -> None:
+    values = dict(entry.values)
+    text["rope_parameters"] = values
+    _write_base(text, facts, float(values["rope_theta"]))
+    old = {name: value for name, value in values.items() if name not in ("rope_theta",)}
+    if entry.kind == "default" and set(old) <= {"rope_type", "partial_rotary_factor"}:
+        # Nothing to say in the old dialect; null rather than absent where the file had the key.
+        if "rope_scaling" in text:
+            text["rope_scaling"] = None
+        return
+    text["rope_scaling"] = {"type": entry.kind} | old
+
+
+def _write_base(text: dict[str, Any], facts: ModelFacts, rope_theta: float) -> None:
+    spelled = [name for name in _BASE_SPELLINGS if name in text]
+    wanted = "rotary_emb_base" if facts.text_type.startswith("gpt_neox") else "rope_theta"
+    for name in {*spelled, wanted}:
+        text[name] = rope_theta
+    attention = text.get("attn_config")
+    if isinstance(attention, dict) and "rope_theta" in attention:
+        attention["rope_theta"] = rope_theta
+    by_layer = text.get("layer_rope_theta")
+    if isinstance(by_layer, list):
+        old = facts.rope.parameters["rope_theta"]
+        text["layer_rope_theta"] = [rope_theta if value == old else value for value in by_layer]
+
+
+def _write_nested(text: dict[str, Any], facts: ModelFacts, entries: Mapping[str, Entry]) -> bool:
+    """The nested dictionary with the given entries replaced, and the old keys where this class ever had any."""
+    nested: dict[str, Any] = {}
+    given = text.get("rope_parameters")
+    if isinstance(given, dict):
+        # A layer type that never rotates is written as null, and stays so.
+        nested |= {label: None for label, value in given.items() if value is None}
+    nested |= {label: dict(rope.parameters) for label, rope in facts.ropes.items()}
+    nested |= {label: dict(entry.values) for label, entry in entries.items()}
+    text["rope_parameters"] = nested
+    sliding = nested.get("sliding_attention") or {}
+    plain = sliding.get("rope_type") == "default"
+    if facts.text_type not in _OLD_NESTED or "full_attention" not in nested or not plain:
+        for name in ("rope_scaling", "rope_local_base_freq", "global_rope_theta", "local_rope_theta"):
+            text.pop(name, None)
+        if "rope_theta" in text:
+            text["rope_theta"] = float(nested[facts.main]["rope_theta"])
+        return False
+    full = nested["full_attention"]
+    text["rope_theta"] = float(full["rope_theta"])
+    text["rope_local_base_freq"] = float(sliding["rope_theta"])
+    old = {name: value for name, value in full.items() if name != "rope_theta"}
+    text["rope_scaling"] = None if full["rope_type"] == "default" else {"type": full["rope_type"]} | old
+    return True
+
+
+def _write_lengths(text: dict[str, Any], facts: ModelFacts, schedule: FrequencySchedule, target: int) -> None:
+    row = row_of(facts.text_type) or {}
+    standard = row.get("aliases", {}).get("max_position_embeddings", "max_position_embeddings")
+    for name in {standard, *(name for name in _LENGTH_SPELLINGS if name in text)}:
+        text[name] = target
+    original = schedule.geometry.original_length
+    phi = facts.text_type in ("phi3", "phi4_multimodal", "phimoe")
+    if "original_max_position_embeddings" in text or phi:
+        # A value beside the rotary dictionary wins over the one inside it.
+        text["original_max_position_embeddings"] = original
+
+
+def _write_head_dim(text: dict[str, Any], facts: ModelFacts) -> None:
+    """Some classes leave head_dim at None, on which stock yarn, longrope and dynamic crash."""
+    row = row_of(facts.text_type) or {}
+    unset = text.get("head_dim") is None
+    if unset and (row.get("head_dim") == "null" or "head_dim" in text):
+        text["head_dim"] = view_of(facts.config).head_dim
