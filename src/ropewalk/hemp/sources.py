@@ -1,0 +1,70 @@
+"""The generated training text of hemp as sources that a recipe can name: hemp-copy, hemp-planted, hemp-tasks."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ropewalk.errors import UsageError
+from ropewalk.evaluation.tasks import TokenizerEncoder, text_sample
+from ropewalk.hemp.copying import copy_text
+from ropewalk.hemp.planted import planted_text
+from ropewalk.hemp.text import excerpt, library_texts
+from ropewalk.training.sources import source
+
+TASKS = ("passkey", "kv", "needle", "multi-needle")
+TEMPLATES = ("compact", "compact", "full")
+SHORTEST_TASK = 192
+SHORTEST_FULL_TASK = 320
+
+Maker = Callable[[random.Random, Sequence[str], int], str]
+
+
+def _draw(rng: np.random.Generator) -> random.Random:
+    return random.Random(int(rng.integers(2**63)))
+
+
+def _made(maker: Maker, rng: np.random.Generator, tokenizer: Any, length: int) -> list[int]:
+    """A made text as tokens: `length` characters are at most `length` tokens, since the texts are ASCII."""
+    text = maker(_draw(rng), library_texts(), length)
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
+    return ids[:length]
+
+
+@source("hemp-copy")
+def hemp_copy(rng: np.random.Generator, tokenizer: Any, length: int) -> list[int]:
+    """Spans that repeat up to the end of the sample."""
+    return _made(copy_text, rng, tokenizer, length)
+
+
+@source("hemp-planted")
+def hemp_planted(rng: np.random.Generator, tokenizer: Any, length: int) -> list[int]:
+    """Key lines planted in filler and asked for at the end, in many phrasings."""
+    return _made(planted_text, rng, tokenizer, length)
+
+
+@source("hemp-tasks")
+def hemp_tasks(
+    rng: np.random.Generator, tokenizer: Any, length: int, tasks: list[str] | None = None
+) -> list[int]:
+    """The evaluation's own tasks, drawn with seeds of their own, at any length that fits and any depth."""
+    for name in tasks or ():
+        if name not in TASKS:
+            raise UsageError(f"hemp-tasks does not teach {name!r}", hint=f"it teaches {', '.join(TASKS)}")
+    drawn = _draw(rng)
+    if length < SHORTEST_TASK:
+        return _made(excerpt, rng, tokenizer, length)
+    name = drawn.choice(tasks or TASKS)
+    budget = length if drawn.random() < 0.6 else drawn.randrange(SHORTEST_TASK, length + 1)
+    template = drawn.choice(TEMPLATES) if budget > SHORTEST_FULL_TASK else "compact"
+    try:
+        sample = text_sample(
+            name, drawn, budget=budget - 1, encoder=TokenizerEncoder(tokenizer), template=template
+        )
+    except UsageError:
+        sample = text_sample("passkey", drawn, budget=budget - 1, encoder=TokenizerEncoder(tokenizer))
+    ids: list[int] = tokenizer.encode(f"{sample.text}{sample.answer}\n", add_special_tokens=False)
+    return ids[:length]
