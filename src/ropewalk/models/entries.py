@@ -78,8 +78,8 @@ def _check_persistable(facts: ModelFacts, schedule: FrequencySchedule) -> None:
     row = row_of(facts.text_type) or {}
     if row.get("table") and not schedule.is_identity:
         raise RopewalkError(
-            f"model_type={shown(facts.text_type)} rotates by a table of fixed length on base 10000; stock software reads "
-            "no scaling from its config.json",
+            f"model_type={shown(facts.text_type)} rotates by a table of fixed length on base 10000; its config.json "
+            "can carry no scaling",
             hint=_IN_MEMORY,
         )
 
@@ -99,8 +99,8 @@ def _kind(facts: ModelFacts, rope: RopeFacts, schedule: FrequencySchedule) -> st
             "" if facts.text_type == "recurrent_gemma" else " or linear"
         )
         raise RopewalkError(
-            f"model_type={shown(facts.text_type)}: stock software holds no frequencies of one's own in its config.json, "
-            f"and method {shown(schedule.method)} needs them",
+            f"model_type={shown(facts.text_type)}: its config.json holds no frequencies of one's own, and "
+            f"method {shown(schedule.method)} needs them",
             hint=f"{able} can be written; or {_IN_MEMORY}",
         )
     return kind

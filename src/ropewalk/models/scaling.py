@@ -1,4 +1,4 @@
-"""The scaling that a configuration already asks for, as a schedule on the ORIGINAL geometry, as stock code computes it."""
+"""The scaling that a configuration already asks for: a schedule on the ORIGINAL geometry, as stock code computes it."""
 
 from __future__ import annotations
 

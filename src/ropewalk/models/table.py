@@ -1,4 +1,4 @@
-"""What a configuration class says where its config.json is silent, per model type (from `tools/make_architectures.py`)."""
+"""What a configuration class says where its config.json is silent (written by `tools/make_architectures.py`)."""
 
 from __future__ import annotations
 
