@@ -2,8 +2,9 @@
 
 s(l) = max(1, l/L). A full forward at length l uses one schedule for every position, and so is exact. Decoding with a
 cache is not: cached keys, and the hidden states below them, were made under earlier schedules. So s grows in epochs
-(1, g, g**2, ...), and at the end of an epoch the kept tokens are prefilled again: equal to a fresh forward, at a cost
-below one extra prefill of the final length when g = 2.
+(1, g, g**2, ...), and at the end of an epoch the kept tokens are prefilled again: equal to a fresh forward. With g = 2
+all these prefills together read fewer tokens than the epoch reached holds; right after a switch that is almost twice
+the length so far, at the end of the epoch less than once.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ class DynamicRule:
         return self._scaled(self.epoch_of(length).factor)
 
     def prefill_tokens(self, target_length: int) -> int:
-        """Tokens prefilled again at the ends of epochs on the way to a target length; below it when growth is 2."""
+        """Tokens read again at the ends of epochs on the way to a target length."""
         return sum(epoch.first_length - 1 for epoch in self.epochs(target_length)[1:])
 
     def _reach(self, factor: float) -> int:

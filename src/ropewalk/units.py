@@ -7,11 +7,12 @@ import re
 
 from ropewalk.errors import UsageError
 
-_LENGTH = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kKmM]?)\s*$")
-_SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kKmMgGtT]?)(i?)[bB]?\s*$")
+_LENGTH = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kKmM]?)\s*$", re.ASCII)
+_SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kKmMgGtT]?)(i?)[bB]?\s*$", re.ASCII)
 _LENGTH_UNIT = {"": 1, "k": 1024, "m": 1024**2}
 _SIZE_POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 MAX_LENGTH = 1 << 40
+_LARGEST_SIZE = 1 << 60
 
 
 def parse_length(text: str | int) -> int:
@@ -26,7 +27,7 @@ def parse_length(text: str | int) -> int:
             f"length {str(text)[:60]!r} is not a number of tokens", hint="write 4096, 4k, 128k or 1m"
         )
     value = float(match.group(1)) * _LENGTH_UNIT[match.group(2).lower()]
-    if value != int(value) or not 1 <= value <= MAX_LENGTH:
+    if not 1 <= value <= MAX_LENGTH or value != int(value):
         raise UsageError(
             f"length {str(text)[:60]!r} is not a whole number of tokens between 1 and 2**40",
             hint="write 4096, 4k, 128k or 1m",
@@ -70,7 +71,7 @@ def parse_target(text: str | int, original_length: int) -> int:
             multiple = float(written[:-1])
         except ValueError:
             multiple = math.nan
-        if not math.isfinite(multiple) or multiple <= 0:
+        if not 0 < multiple <= MAX_LENGTH / original_length:
             raise UsageError(
                 f"target {written[:60]!r} is not a multiple", hint="write 8x, or a length such as 32k"
             )
@@ -96,7 +97,12 @@ def parse_bytes(text: str | int) -> int:
         raise UsageError(
             f"size {str(text)[:60]!r} is not a number of bytes", hint="write 24GB, 512MB or 1000000"
         )
-    return int(float(match.group(1)) * 1024 ** _SIZE_POWER[match.group(2).lower()])
+    size = float(match.group(1)) * 1024 ** _SIZE_POWER[match.group(2).lower()]
+    if not size <= _LARGEST_SIZE:
+        raise UsageError(
+            f"size {str(text)[:60]!r} is beyond any machine", hint="write 24GB, 512MB or 1000000"
+        )
+    return int(size)
 
 
 def format_length(tokens: int) -> str:

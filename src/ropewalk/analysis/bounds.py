@@ -25,12 +25,12 @@ _REFERENCE_BETA = 32.0
 def out_of_bound(schedule: FrequencySchedule, target_length: int | None = None) -> NDArray[np.bool_]:
     """Pairs pushed to angles that training never saw, shape (half_dim,).
 
-    Only a pair that did not complete a turn in training (r < 1) has unseen angles: it goes out of bound when
-    theta'_i * target_length > theta_i * original_length.
+    Only a pair that did not complete a turn in training (r < 1) has unseen angles: it goes out of bound when its
+    angle at the last position, theta'_i * (target_length - 1), exceeds theta_i * original_length.
     """
     geometry = schedule.geometry
     target = schedule.target_length if target_length is None else target_length
-    reached = schedule.inv_freq * target
+    reached = schedule.inv_freq * (target - 1)
     seen = geometry.inv_freq * geometry.original_length
     return np.asarray((geometry.rotations < 1.0) & (reached > seen * (1.0 + _SLACK)))
 

@@ -35,11 +35,10 @@ def nominal_factor(name: str, geometry: RopeGeometry, factor: float, **parameter
     relative 1e-9. A method that never gets there (its schedule does not follow the factor) raises RopewalkError.
     """
     wanted = check_factor(factor)
-    target = math.ceil(wanted * geometry.original_length)
 
     def reaches(nominal: float) -> bool:
         made = schedule(name, geometry, factor=nominal, **parameters)
-        return effective_factor(made) >= wanted * (1.0 - 1e-12) or not out_of_bound(made, target).any()
+        return effective_factor(made) >= wanted * (1.0 - 1e-12)
 
     if reaches(1.0):
         return 1.0

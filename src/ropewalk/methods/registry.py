@@ -17,6 +17,7 @@ from ropewalk.geometry import RopeGeometry, check_factor
 from ropewalk.schedule import FrequencySchedule
 
 ENTRY_POINTS = "ropewalk.methods"
+_NOT_PARAMETERS = ("geometry", "factor", "return")
 RUNTIMES = ("transformers", "vllm", "sglang", "llama.cpp", "mlx")
 
 
@@ -66,14 +67,19 @@ class Method:
 
     @cached_property
     def _hints(self) -> dict[str, Any]:
-        return typing.get_type_hints(self.function)
+        # Only the parameters' own types are read: a plug-in may name the others under TYPE_CHECKING alone.
+        wanted = {
+            name: hint for name, hint in self.function.__annotations__.items() if name not in _NOT_PARAMETERS
+        }
+        holder = type("Annotations", (), {"__annotations__": wanted})
+        return typing.get_type_hints(holder, globalns=self.function.__globals__)
 
     @cached_property
     def parameters(self) -> tuple[Parameter, ...]:
         """Every keyword but geometry and factor, in the order of the signature."""
         found = []
         for name, parameter in inspect.signature(self.function).parameters.items():
-            if name in ("geometry", "factor") or parameter.kind is parameter.VAR_KEYWORD:
+            if name in _NOT_PARAMETERS or parameter.kind is parameter.VAR_KEYWORD:
                 continue
             text, choices = _type_name(self._hints[name])
             found.append(Parameter(name, text, parameter.default, choices))

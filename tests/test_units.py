@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import pytest
+
+from ropewalk import units
+from ropewalk.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [("4096", 4096), ("4k", 4096), ("128K", 131072), ("1m", 1 << 20), ("1.5k", 1536), (512, 512)],
+)
+def test_lengths(text, tokens):
+    assert units.parse_length(text) == tokens
+
+
+@pytest.mark.parametrize(
+    "text", ["", "k", "-4k", "0", "4kk", "1e3", "0.3", "nan", "9" * 400, "4 096", "٤٠٩٦x"]
+)
+def test_bad_lengths_are_named(text):
+    with pytest.raises(UsageError, match="length"):
+        units.parse_length(text)
+
+
+def test_ranges_double_and_end_at_the_bound():
+    assert units.parse_lengths("4k..32k") == [4096, 8192, 16384, 32768]
+    assert units.parse_lengths("4k..24k") == [4096, 8192, 16384, 24576]
+    assert units.parse_lengths("12k,4k,8k") == [4096, 8192, 12288]
+    with pytest.raises(UsageError, match="downwards"):
+        units.parse_lengths("8k..4k")
+
+
+def test_targets():
+    assert units.parse_target("8x", 512) == 4096
+    assert units.parse_target("32k", 4096) == 32768
+    for bad in ("0x", "nanx", "x", "0.5x", "256"):
+        with pytest.raises(UsageError):
+            units.parse_target(bad, 512)
+
+
+def test_sizes_and_their_spelling():
+    assert units.parse_bytes("24GB") == 24 << 30
+    assert units.parse_bytes("512MiB") == 512 << 20
+    assert units.format_bytes(24 << 30) == "24.0 GiB"
+    assert units.format_length(32768) == "32k"
+    assert units.format_length(1000) == "1000"
+    assert units.format_duration(185) == "3 min 05 s"
+    with pytest.raises(UsageError):
+        units.parse_bytes("plenty")
