@@ -1,0 +1,92 @@
+"""Key-value caches for evaluation: grown in one buffer, cropped and forked without copying what stays.
+
+Axes: B rows, H key-value heads, T tokens, D head width.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DummyLayer, DynamicLayer, DynamicSlidingWindowLayer
+
+
+class BufferedLayer(DynamicLayer):
+    """A full-attention cache layer in one preallocated buffer.
+
+    The stock layer concatenates, which copies everything at every chunk and holds it twice while it does.
+    Here `keys` and `values` are views of the filled part, so that `crop` (inherited: a shorter view) costs
+    nothing.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__()
+        self.capacity = capacity
+        self._buffers: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        past = self.get_seq_length()
+        total = past + key_states.shape[-2]
+        if self._buffers is None or total > self._buffers[0].shape[-2]:
+            self._grow(key_states, value_states, past, total)
+        assert self._buffers is not None
+        filled = []
+        for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
+            buffer[..., past:total, :] = new
+            filled.append(buffer[..., :total, :])
+        self.keys, self.values = filled
+        return self.keys, self.values
+
+    def _grow(self, keys: torch.Tensor, values: torch.Tensor, past: int, total: int) -> None:
+        room = max(self.capacity, total)
+        grown = []
+        for old, new in ((self.keys, keys), (self.values, values)):
+            buffer = new.new_empty((*new.shape[:-2], room, new.shape[-1]))
+            if past:
+                buffer[..., :past, :] = old
+            grown.append(buffer)
+        self._buffers = (grown[0], grown[1])
+
+
+def new_cache(model: Any, capacity: int, *, forkable: bool) -> DynamicCache:
+    """An empty cache for `capacity` tokens of this model.
+
+    A sliding-window layer keeps only its window. With `forkable` it keeps everything, because a window that
+    has moved on cannot be cropped back; the attention mask still limits what is seen, so the numbers are the
+    same.
+    """
+    cache = DynamicCache(config=model.config)
+    for index, layer in enumerate(getattr(cache, "layers", [])):
+        if type(layer) is DynamicLayer or (forkable and type(layer) is DynamicSlidingWindowLayer):
+            cache.layers[index] = BufferedLayer(capacity)
+    if not cache.layers:
+        cache.layer_class_to_replicate = lambda: BufferedLayer(capacity)
+    return cache
+
+
+def croppable(cache: DynamicCache) -> bool:
+    """Whether the cache can be taken back to a shorter text: recurrent and window layers cannot."""
+    return all(type(layer) in (BufferedLayer, DynamicLayer, DummyLayer) for layer in cache.layers)
+
+
+def copied(cache: DynamicCache) -> DynamicCache:
+    """An independent copy."""
+    return copy.deepcopy(cache)
+
+
+def cache_bytes(cache: DynamicCache) -> int:
+    """Bytes of the filled part of a cache, recurrent states included."""
+    total = 0
+    for layer in cache.layers:
+        for value in vars(layer).values():
+            tensors = value if isinstance(value, list | tuple) else [value]
+            if value is getattr(layer, "_buffers", None):
+                continue
+            total += sum(t.numel() * t.element_size() for t in tensors if isinstance(t, torch.Tensor))
+    return total

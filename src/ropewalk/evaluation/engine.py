@@ -1,0 +1,392 @@
+"""The engine under every measurement: prefill in chunks, logits only where scored, caches that fork.
+
+Beyond the weights, memory is the key-value cache plus one chunk, whatever the vocabulary and however long the
+text. Axes: B rows, T tokens, E hidden width, V words.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ropewalk.errors import RopewalkError, UsageError, one_line
+from ropewalk.evaluation.caches import cache_bytes, copied, croppable, new_cache
+from ropewalk.evaluation.heads import decoder_of, logits_from, split_works
+from ropewalk.evaluation.regimes import Regime, find_regime, fixed_length
+
+Ids = Sequence[int] | torch.Tensor
+
+_CHUNK = {"cpu": 1024, "cuda": 4096}
+_TOKENS_IN_FLIGHT = {"cpu": 2048, "cuda": 16384}
+_LOGIT_BYTES = {"cpu": 32 << 20, "cuda": 512 << 20}
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A continuation under teacher forcing: log probability (natural) and greedy choice at each token."""
+
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    greedy: tuple[int, ...]
+
+    @property
+    def logprob(self) -> float:
+        """Sum over the continuation."""
+        return sum(self.logprobs)
+
+    @property
+    def exact(self) -> bool:
+        """Whether greedy decoding would have written exactly this."""
+        return self.tokens == self.greedy
+
+
+class Engine:
+    """A loaded causal model, ready to be measured.
+
+    `chunk` is the number of tokens of one forward; by default it follows the device. The model is put in
+    evaluation mode; nothing else of it is changed.
+    """
+
+    def __init__(self, model: Any, *, chunk: int | None = None) -> None:
+        if hasattr(model, "get_base_model"):
+            model = model.get_base_model()
+        self.model = model.eval()
+        self.device = model.get_input_embeddings().weight.device
+        kind = "cpu" if self.device.type == "cpu" else "cuda"
+        if chunk is not None and chunk < 1:
+            raise UsageError(
+                f"chunk={chunk} holds no token", hint="use a chunk of 1 or more, or leave it out"
+            )
+        self.chunk = chunk or _CHUNK[kind]
+        self.tokens_in_flight = max(_TOKENS_IN_FLIGHT[kind], self.chunk)
+        self.vocab_size = int(model.get_input_embeddings().weight.shape[0])
+        self.logit_tokens = max(1, _LOGIT_BYTES[kind] // (4 * self.vocab_size))
+        self.regime: Regime | None = find_regime(model)
+        self._decoder = decoder_of(model)
+        self._kv_bytes_per_token: float = 0.0
+        with torch.inference_mode():
+            self._probe()
+
+    def _probe(self) -> None:
+        """Learn from a few tokens whether the head can be run alone, whether chunks through the cache give what
+        one forward gives (some recurrent layers do not), and what a token costs in the cache."""
+        ids_BT = (torch.arange(16, device=self.device) % self.vocab_size)[None]
+        whole = self.model(input_ids=ids_BT, use_cache=False).logits.float()
+        if not split_works(self.model, self._decoder, ids_BT[:, :4]):
+            self._decoder = None
+        cache = new_cache(self.model, 16, forkable=True)
+        pieces = []
+        with fixed_length(self.model, self._rope_length(16)):
+            for begin in (0, 8):
+                piece_BT = ids_BT[:, begin : begin + 8]
+                pieces.append(
+                    self.model(input_ids=piece_BT, past_key_values=cache, use_cache=True).logits.float()
+                )
+        tolerance = 1e-4 if self.model.dtype == torch.float32 else 5e-2
+        drift = float((torch.cat(pieces, dim=1) - whole).abs().max())
+        self.chunkable = drift <= tolerance * max(1e-6, float(whole.abs().max()))
+        self._kv_bytes_per_token = cache_bytes(cache) / 16
+
+    @property
+    def kv_bytes_per_token(self) -> float:
+        """Cache bytes of one token of one row, all layers; a window layer counted as if it kept all."""
+        return self._kv_bytes_per_token
+
+    def rows_for(self, length: int) -> int:
+        """Texts of this length in one batch: bounded by free memory and by what one forward can use."""
+        useful = max(1, self.tokens_in_flight // min(length, self.chunk))
+        affordable = int(0.5 * free_bytes(self.device) / max(1.0, 2 * self._kv_bytes_per_token * length))
+        return max(1, min(useful, affordable))
+
+    def tensor(self, ids: Ids) -> torch.Tensor:
+        """Token ids as a (B, T) tensor on the model's device, checked against the vocabulary."""
+        ids_BT = torch.as_tensor(ids, dtype=torch.long)
+        ids_BT = ids_BT[None] if ids_BT.ndim == 1 else ids_BT
+        if ids_BT.numel() and not 0 <= int(ids_BT.min()) <= int(ids_BT.max()) < self.vocab_size:
+            raise RopewalkError(
+                f"token id {int(ids_BT.max())} is outside the vocabulary of {self.vocab_size}",
+                hint="the tokenizer does not belong to this model",
+            )
+        return ids_BT.to(self.device)
+
+    @torch.inference_mode()
+    def nll(self, ids: Ids, *, start: int = 1, rope_length: int | None = None) -> torch.Tensor:
+        """Loss (nats) of tokens `start`..T-1 given everything before each: float32 (B, T - start).
+
+        One pass over the text in chunks. Logits are made only for scored tokens, a slice at a time.
+        `rope_length` is the length whose rotation a length-dependent model is to use; by default that of the
+        text itself.
+        """
+        ids_BT = self.tensor(ids)
+        length = ids_BT.shape[1]
+        if not 1 <= start < length:
+            raise UsageError(
+                f"start={start} leaves nothing to score in {length} tokens", hint="use 1 <= start < length"
+            )
+        cache = new_cache(self.model, length - 1, forkable=False)
+        scored_BS = torch.empty(ids_BT.shape[0], length - start, dtype=torch.float32)
+        with self._guard(), fixed_length(self.model, self._rope_length(rope_length or length)):
+            chunk = self.chunk if self.chunkable else length
+            for begin in range(0, length - 1, chunk):
+                end = min(begin + chunk, length - 1)
+                keep = max(begin, start - 1)
+                source = self._source(ids_BT[:, begin:end], cache if length - 1 > chunk else None)
+                for first in range(keep, end, self.slice_tokens(ids_BT.shape[0])):
+                    last = min(first + self.slice_tokens(ids_BT.shape[0]), end)
+                    logits_BTV = source.logits(first - begin, last - begin)
+                    loss_BT = token_loss(logits_BTV, ids_BT[:, first + 1 : last + 1])
+                    _check_finite(loss_BT, first + 1)
+                    scored_BS[:, first + 1 - start : last + 1 - start] = loss_BT.cpu()
+        return scored_BS
+
+    def slice_tokens(self, rows: int) -> int:
+        """Positions of each row whose logits are held at once."""
+        return max(1, self.logit_tokens // rows)
+
+    def context(
+        self, ids: Ids = (), *, capacity: int | None = None, rope_length: int | None = None
+    ) -> Context:
+        """A text that can be extended, cropped, forked, asked and continued. See `Context`."""
+        context = Context(
+            self, capacity=capacity or max(1, len(torch.as_tensor(ids).flatten())), rope_length=rope_length
+        )
+        if len(ids):
+            context.extend(ids)
+        return context
+
+    def _rope_length(self, length: int) -> int | None:
+        return length if self.regime is not None else None
+
+    def _source(self, ids_BT: torch.Tensor, cache: Any | None) -> _Source:
+        """Run the decoder over one chunk; its logits are made on demand."""
+        options: dict[str, Any] = (
+            {"use_cache": False} if cache is None else {"past_key_values": cache, "use_cache": True}
+        )
+        if self._decoder is None:
+            return _Source(self, ids_BT, logits_BTV=self.model(input_ids=ids_BT, **options).logits)
+        hidden_BTE = self._decoder(input_ids=ids_BT, **options).last_hidden_state
+        return _Source(self, ids_BT, hidden_BTE=hidden_BTE)
+
+    @contextlib.contextmanager
+    def _guard(self) -> Iterator[None]:
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            raise RopewalkError(
+                f"the device ran out of memory ({one_line(error, 120)})",
+                hint="use a shorter length, --dtype bfloat16, or a smaller --chunk",
+            ) from error
+
+
+@dataclass
+class _Source:
+    """One chunk's hidden states (or, where a model cannot be split, its logits)."""
+
+    engine: Engine
+    ids_BT: torch.Tensor
+    hidden_BTE: torch.Tensor | None = None
+    logits_BTV: torch.Tensor | None = None
+
+    def logits(self, first: int, last: int) -> torch.Tensor:
+        """Logits at chunk positions first..last-1."""
+        if self.logits_BTV is not None:
+            return self.logits_BTV[:, first:last]
+        assert self.hidden_BTE is not None
+        engine, ids_BT = self.engine, self.ids_BT[:, first:last]
+        return logits_from(engine.model, engine._decoder, ids_BT, self.hidden_BTE[:, first:last])
+
+
+class Context:
+    """A text in the cache (one row, or several rows of equal length).
+
+    The last token is always kept out of the cache: whatever is asked next starts with its forward, so an
+    answer's first token needs no pass of its own and going back to an earlier length recomputes nothing.
+    """
+
+    def __init__(self, engine: Engine, *, capacity: int, rope_length: int | None = None) -> None:
+        self.engine = engine
+        self.capacity = capacity
+        self.rope_length = rope_length
+        self.ids_BT = torch.empty(1, 0, dtype=torch.long, device=engine.device)
+        self._cache = new_cache(engine.model, capacity, forkable=True)
+
+    @property
+    def length(self) -> int:
+        """Tokens in the text."""
+        return self.ids_BT.shape[1]
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of the filled cache."""
+        return cache_bytes(self._cache)
+
+    @torch.inference_mode()
+    def extend(self, ids: Ids) -> Context:
+        """Append tokens, prefilling all but the very last one. Returns itself."""
+        new_BT = self.engine.tensor(ids)
+        if self.length and new_BT.shape[0] != self.ids_BT.shape[0]:
+            raise UsageError(
+                f"{new_BT.shape[0]} rows cannot extend {self.ids_BT.shape[0]}", hint="give one text a row"
+            )
+        if new_BT.shape[1] == 0:
+            return self
+        done = max(0, self.length - 1)
+        self.ids_BT = torch.cat([self.ids_BT, new_BT], dim=1) if self.length else new_BT
+        if not self.engine.chunkable:
+            return self
+        with self._running():
+            for begin in range(done, self.length - 1, self.engine.chunk):
+                end = min(begin + self.engine.chunk, self.length - 1)
+                self.engine._source(self.ids_BT[:, begin:end], self._cache)
+        return self
+
+    def crop(self, length: int) -> Context:
+        """Go back to the first `length` tokens. A model with recurrent state is prefilled again."""
+        if not 0 <= length <= self.length:
+            raise UsageError(f"cannot crop {self.length} tokens to {length}", hint="crop to a shorter length")
+        if length == self.length:
+            return self
+        kept_BT = self.ids_BT[:, :length]
+        remove = max(0, self.length - 1) - max(0, length - 1)
+        if not self.engine.chunkable or croppable(self._cache):
+            if self.engine.chunkable:
+                self._cache.crop(-remove)
+            self.ids_BT = kept_BT
+            return self
+        self._cache = new_cache(self.engine.model, self.capacity, forkable=True)
+        self.ids_BT = kept_BT[:, :0]
+        return self.extend(kept_BT) if length else self
+
+    def fork(self) -> Context:
+        """An independent copy of the text and its cache."""
+        other = Context(self.engine, capacity=self.capacity, rope_length=self.rope_length)
+        other.ids_BT, other._cache = self.ids_BT.clone(), copied(self._cache)
+        return other
+
+    @torch.inference_mode()
+    def score(self, ids: Ids) -> Scored:
+        """Teacher-forced probability and greedy choices of a continuation, in one forward; the text stays."""
+        if self.ids_BT.shape[0] != 1:
+            raise UsageError("score takes one row", hint="use score_rows for several")
+        return self.score_rows(ids)[0]
+
+    @torch.inference_mode()
+    def score_rows(self, ids: Ids) -> list[Scored]:
+        """`score` with one continuation a row, all of the same number of tokens."""
+        answer_BT = self.engine.tensor(ids)
+        if self.length == 0 or answer_BT.shape[1] == 0:
+            raise UsageError(
+                "nothing to score: the text or the answer is empty", hint="give one token of each"
+            )
+        if answer_BT.shape[0] != self.ids_BT.shape[0]:
+            raise UsageError(
+                f"{answer_BT.shape[0]} answers for {self.ids_BT.shape[0]} rows", hint="give one a row"
+            )
+        fed_BT = torch.cat([self.ids_BT[:, -1:], answer_BT[:, :-1]], dim=1)
+        losses, choices = [], []
+        for logits_BTV, first, last in self._ask(fed_BT):
+            losses.append(token_loss(logits_BTV, answer_BT[:, first:last]))
+            choices.append(logits_BTV.argmax(dim=-1))
+            _check_finite(losses[-1], self.length + first)
+        rows = zip(
+            answer_BT.tolist(),
+            torch.cat(losses, 1).neg().tolist(),
+            torch.cat(choices, 1).tolist(),
+            strict=True,
+        )
+        return [Scored(tuple(answer), tuple(logprobs), tuple(greedy)) for answer, logprobs, greedy in rows]
+
+    @torch.inference_mode()
+    def generate(self, max_tokens: int, *, stop: Sequence[int] = ()) -> list[int]:
+        """Greedy continuation of a one-row text, up to a stop token (not included); the text stays."""
+        if self.ids_BT.shape[0] != 1 or self.length == 0:
+            raise UsageError("generate takes one row that is not empty", hint="extend the context first")
+        before, written = self.length, list[int]()
+        if not self.engine.chunkable:
+            return self._generate_whole(max_tokens, stop)
+        cache = self._cache if croppable(self._cache) else copied(self._cache)
+        token_BT = self.ids_BT[:, -1:]
+        with self._running():
+            for _ in range(max_tokens):
+                logits_BTV = self.engine._source(token_BT, cache).logits(0, 1)
+                _check_finite(logits_BTV.amax(-1), before + len(written))
+                token_BT = logits_BTV.argmax(dim=-1)
+                if int(token_BT) in stop:
+                    break
+                written.append(int(token_BT))
+        if cache is self._cache:
+            cache.crop(before - 1 - cache.get_seq_length())
+        return written
+
+    def _generate_whole(self, max_tokens: int, stop: Sequence[int]) -> list[int]:
+        """Generation for a model that cannot go on from its cache: one forward of the whole text a token."""
+        ids_BT, written = self.ids_BT, list[int]()
+        with self._running():
+            for _ in range(max_tokens):
+                logits_BTV = self.engine._source(ids_BT, None).logits(ids_BT.shape[1] - 1, ids_BT.shape[1])
+                _check_finite(logits_BTV.amax(-1), ids_BT.shape[1] - 1)
+                token_BT = logits_BTV.argmax(dim=-1)
+                if int(token_BT) in stop:
+                    break
+                written.append(int(token_BT))
+                ids_BT = torch.cat([ids_BT, token_BT], dim=1)
+        return written
+
+    def _ask(self, fed_BT: torch.Tensor) -> Iterator[tuple[torch.Tensor, int, int]]:
+        """Logits after each fed token, slice by slice; the cache is as before afterwards."""
+        engine, rows, length = self.engine, fed_BT.shape[0], fed_BT.shape[1]
+        step = engine.slice_tokens(rows)
+        if not engine.chunkable:
+            with self._running():
+                source = engine._source(torch.cat([self.ids_BT[:, :-1], fed_BT], dim=1), None)
+                for first in range(0, length, step):
+                    last = min(first + step, length)
+                    yield source.logits(first + self.length - 1, last + self.length - 1), first, last
+            return
+        cache = self._cache if croppable(self._cache) else copied(self._cache)
+        with self._running():
+            for begin in range(0, length, engine.chunk):
+                end = min(begin + engine.chunk, length)
+                source = engine._source(fed_BT[:, begin:end], cache)
+                for first in range(begin, end, step):
+                    last = min(first + step, end)
+                    yield source.logits(first - begin, last - begin), first, last
+        if cache is self._cache:
+            cache.crop(-length)
+
+    @contextlib.contextmanager
+    def _running(self) -> Iterator[None]:
+        length = self.engine._rope_length(self.rope_length or max(self.capacity, self.length))
+        with self.engine._guard(), fixed_length(self.engine.model, length):
+            yield
+
+
+def token_loss(logits_BTV: torch.Tensor, targets_BT: torch.Tensor) -> torch.Tensor:
+    """-log softmax(logits)[target], in float32."""
+    logits_BTV = logits_BTV.float()
+    chosen_BT = logits_BTV.gather(-1, targets_BT[..., None]).squeeze(-1)
+    return torch.logsumexp(logits_BTV, dim=-1) - chosen_BT
+
+
+def _check_finite(values_BT: torch.Tensor, first_position: int) -> None:
+    finite_BT = torch.isfinite(values_BT)
+    if bool(finite_BT.all()):
+        return
+    row, column = (int(index) for index in (~finite_BT).nonzero()[0])
+    raise RopewalkError(
+        f"the model's output at position {first_position + column} (row {row}) is not a finite number",
+        hint="try --dtype float32 and --attn eager; if it stays, the weights or the scaling are broken",
+    )
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free on a device now."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    import psutil
+
+    return int(psutil.virtual_memory().available)
