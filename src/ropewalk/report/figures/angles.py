@@ -12,6 +12,7 @@ from ropewalk.units import format_length
 MOST_PAIRS = 32
 MOST_METHODS = 5
 _PER_ROW = 8
+_SLOW = MOST_PAIRS - _PER_ROW
 _PITCH = 2.5
 _OUTER, _INNER = 1.0, 0.68
 _STEPS_A_TURN = 28
@@ -43,16 +44,17 @@ def figure(view: ModelView) -> Figure:
         f"{format_length(view.target_length)} positions, angles that training never showed in the second colour.",
         tuple(panels),
         columns=columns,
-        height=60 + (56 * rows + 50) * math.ceil(len(panels) / columns),
+        height=40 + (50 * rows + 24) * math.ceil(len(panels) / columns),
         alt="Pairs that meet angles never seen in training: " + ", ".join(shares),
     )
 
 
 def chosen_pairs(half_dim: int) -> list[int]:
-    """Every pair, or an even choice of at most 32 that ends with the last one."""
+    """Every pair, or eight of the fast ones and the last 24, where angles stay unseen."""
     if half_dim <= MOST_PAIRS:
         return list(range(half_dim))
-    return sorted({round(step * (half_dim - 1) / (MOST_PAIRS - 1)) for step in range(MOST_PAIRS)})
+    fast = half_dim - _SLOW
+    return [step * fast // _PER_ROW for step in range(_PER_ROW)] + list(range(fast, half_dim))
 
 
 def _panel(title: str, pairs: list[int], arcs: list[tuple[float, float]], *, first: bool) -> Panel:

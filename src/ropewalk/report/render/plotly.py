@@ -25,7 +25,7 @@ from ropewalk.report.figure import (
 from ropewalk.report.palette import HEAT
 
 Spec = dict[str, Any]
-_PLOT_DASH = {"solid": "solid", "dash": "dash", "dot": "dot", "dashdot": "dashdot"}
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 
@@ -95,14 +95,14 @@ def _layout(panel: Panel, data: list[Spec], alone: bool) -> Spec:
         return layout
     categories = any(trace["type"] in ("heatmap", "bar") for trace in data)
     heat = any(trace["type"] == "heatmap" for trace in data)
-    layout["xaxis"] = _axis(panel.x, category=categories)
-    layout["yaxis"] = _axis(panel.y, category=heat)
+    layout["xaxis"] = _axis(panel.x, _values(data, "x"), category=categories)
+    layout["yaxis"] = _axis(panel.y, _values(data, "y"), category=heat)
     if heat:
         layout["yaxis"]["autorange"] = "reversed"
     return layout
 
 
-def _axis(axis: Axis, *, category: bool = False) -> Spec:
+def _axis(axis: Axis, values: list[float], *, category: bool = False) -> Spec:
     spec: Spec = {
         "title": {"text": _plain(axis.title), "standoff": 10},
         "gridcolor": "@grid",
@@ -120,11 +120,30 @@ def _axis(axis: Axis, *, category: bool = False) -> Spec:
     if axis.ticks is not None:
         spec |= {"tickmode": "array", "tickvals": [value for value, _ in axis.ticks]}
         spec["ticktext"] = [_plain(text) for _, text in axis.ticks]
-    elif axis.scale == "log":
-        spec |= {"dtick": 1, "exponentformat": "power"}
+    elif axis.scale == "log" and values:
+        spec |= _decades(values)
     if axis.limits is not None:
         spec["range"] = [_place(value, axis) for value in axis.limits]
     return spec
+
+
+def _values(data: list[Spec], key: str) -> list[float]:
+    return [value for trace in data for value in trace[key] if isinstance(value, int | float) and value > 0]
+
+
+def _decades(values: list[float]) -> Spec:
+    """Ticks at powers of ten in plain characters: plotly would raise exponents with inline styles, which the page's
+    content security policy forbids. Within one decade its own ticks are better."""
+    low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
+    if high - low < 2:
+        return {}
+    step = max(1, math.ceil((high - low) / 7))
+    powers = range(low, high + 1, step)
+    return {
+        "tickmode": "array",
+        "tickvals": [10.0**power for power in powers],
+        "ticktext": [f"10{str(power).translate(_RAISED)}" for power in powers],
+    }
 
 
 def _line(layer: Line, panel: Panel, alone: bool) -> list[Spec]:
@@ -135,7 +154,7 @@ def _line(layer: Line, panel: Panel, alone: bool) -> list[Spec]:
         "legendgroup": _plain(layer.name),
         "x": list(layer.x),
         "y": list(layer.y),
-        "line": {"color": f"@{layer.color}", "width": layer.width, "dash": _PLOT_DASH[layer.dash]},
+        "line": {"color": f"@{layer.color}", "width": layer.width, "dash": layer.dash},
         "marker": {"color": f"@{layer.color}", "size": 6},
         "showlegend": layer.legend and alone,
         "visible": True if layer.shown else "legendonly",

@@ -1,0 +1,95 @@
+"""From what a user names to what figures read: a model's config to a `ModelView`, a run's folder to a `RunView`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ropewalk.models.facts import ModelFacts, read_facts
+from ropewalk.planning.shape import ModelShape
+from ropewalk.report.views import DEFAULT_METHODS, ModelView, RunView, model_view
+from ropewalk.runs import StoredRun
+from ropewalk.runs.index import subject
+from ropewalk.units import parse_target
+
+METRICS = "metrics.jsonl"
+
+
+def view_of_model(
+    source: str | Path,
+    *,
+    methods: Sequence[str] = DEFAULT_METHODS,
+    target: str | int | None = None,
+    parameters: Mapping[str, Any] | None = None,
+) -> ModelView:
+    """Geometry, sizes and schedules of a model from its config.json alone; torch is never imported."""
+    facts = read_facts(source)
+    length = None if target is None else parse_target(target, facts.original_length)
+    return model_view(
+        _name_of(source),
+        facts.geometry,
+        methods=methods,
+        target_length=length,
+        parameters=parameters,
+        shape=shape_of(facts),
+    )
+
+
+def view_of_run(run: StoredRun) -> RunView:
+    """The documents of a checked run. A run that failed before its result has an empty one."""
+    result = run.read_json() if run.has("result.json") else {}
+    return RunView(
+        id=run.id,
+        kind=run.kind,
+        subject=subject(run.request) or run.id,
+        request=run.request,
+        result=result if isinstance(result, Mapping) else {},
+        metrics=_json_lines(run.path / METRICS) if run.has(METRICS) else (),
+    )
+
+
+def _json_lines(path: Path) -> list[Mapping[str, Any]]:
+    """Every whole line; a last line that a kill cut off is left out."""
+    found = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            document = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(document, Mapping):
+            found.append(document)
+    return found
+
+
+def _name_of(source: str | Path) -> str:
+    path = Path(source)
+    if path.name == "config.json":
+        return path.resolve().parent.name
+    return path.resolve().name if path.is_dir() else str(source)
+
+
+def shape_of(facts: ModelFacts) -> ModelShape | None:
+    """The sizes that memory depends on; None where the config leaves out one of them."""
+    if facts.intermediate_size is None or facts.vocab_size is None:
+        return None
+    sliding = len(facts.layers.sliding)
+    experts = facts.experts or {}
+    return ModelShape(
+        num_layers=facts.num_layers,
+        hidden_size=facts.hidden_size,
+        intermediate_size=facts.intermediate_size,
+        vocab_size=facts.vocab_size,
+        num_attention_heads=facts.num_attention_heads,
+        num_kv_heads=facts.num_kv_heads,
+        head_dim=facts.head_dim,
+        tie_embeddings=facts.tie_embeddings,
+        attention_layers=facts.num_layers - sliding - len(facts.layers.other),
+        window_layers=sliding,
+        window=facts.sliding_window,
+        kv_elements=facts.num_kv_heads * (facts.head_dim + facts.value_dim),
+        num_experts=experts.get("num_experts") or 0,
+        experts_per_token=experts.get("num_experts_per_tok") or 0,
+        expert_size=experts.get("moe_intermediate_size") or 0,
+    )
