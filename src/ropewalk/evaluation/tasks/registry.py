@@ -22,7 +22,8 @@ from ropewalk.evaluation.tasks.sample import Sample, TextSample
 
 RULER: tuple[type[Task], ...] = (*NIAH, VariableTracking, CommonWords, FrequentWords)
 OURS: tuple[type[Task], ...] = (Passkey, Needle, KeyValue, MultiNeedle, Distractors, PackedNeedle)
-KINDS: dict[str, type[Task]] = {kind.name: kind for kind in (*OURS, *RULER, QuestionAnswering)}
+EVERY: tuple[type[Task], ...] = (*OURS, *RULER, QuestionAnswering)
+KINDS: dict[str, type[Task]] = {kind.name: kind for kind in EVERY}
 GROUPS: dict[str, tuple[str, ...]] = {"ruler": tuple(kind.name for kind in RULER)}
 TEMPLATES = {name: kind.templates for name, kind in KINDS.items()}
 
