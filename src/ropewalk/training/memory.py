@@ -55,7 +55,7 @@ def activation_memory(
 class ActivationOffload:
     """Saved tensors of at least `offload_smallest` bytes leave the device during forward and return in backward.
 
-    Parameters and buffers never move, and a tensor saved twice is stored once. To disk, each tensor is a file of raw
+    Parameters never move. To disk, each tensor is a file of raw
     bytes in a private temporary folder, deleted as soon as it was read back for the last time; no more than
     `offload_limit` bytes are ever there (what exceeds it stays in memory).
     """
@@ -165,6 +165,7 @@ def _private_folder(parent: str | None) -> Path:
     root = Path(parent) if parent is not None else Path(tempfile.gettempdir())
     try:
         root.mkdir(parents=True, exist_ok=True)
+        _refuse_memory(root)
         for stale in _stale_folders(root):
             shutil.rmtree(stale, ignore_errors=True)
         return Path(tempfile.mkdtemp(prefix=f"ropewalk-activations-{os.getpid()}-", dir=root))
@@ -173,6 +174,25 @@ def _private_folder(parent: str | None) -> Path:
             f"cannot make a folder for activations in {root} ({one_line(error.strerror or error)})",
             hint="set memory.offload_folder to a folder on a disk with free space",
         ) from error
+
+
+def _refuse_memory(root: Path) -> None:
+    """A tmpfs is memory: activations moved there would save nothing."""
+    mounts = Path("/proc/self/mounts")
+    if not mounts.exists():
+        return
+    here = root.resolve()
+    best = ("", "")
+    for line in mounts.read_text(errors="replace").splitlines():
+        _, point, kind, *_ = line.split(" ")
+        point = point.replace("\\040", " ")
+        if here.is_relative_to(point) and len(point) >= len(best[0]):
+            best = (point, kind)
+    if best[1] in ("tmpfs", "ramfs"):
+        raise UsageError(
+            f"{root} is a {best[1]}: it lies in memory, so activations moved there would save none",
+            hint="set memory.offload_folder to a folder on a disk",
+        )
 
 
 def _stale_folders(root: Path) -> Iterator[Path]:

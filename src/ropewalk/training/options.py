@@ -71,12 +71,11 @@ class PositionOptions(Options):
 
 
 class PackingOptions(Options):
-    """How documents fill rows, and what a token may see of its neighbours."""
+    """What a token may see of the other documents in its row, and where positions start."""
 
-    strategy: Literal["stream", "fit"] = "stream"
     boundaries: Literal["block-diagonal", "none"] = "block-diagonal"
     positions: Literal["restart", "run-on"] = "restart"
-    engine: Literal["auto", "varlen", "mask"] = "auto"
+    engine: Literal["auto", "varlen", "mask", "native"] = "auto"
 
 
 class ShapeWeight(Options):

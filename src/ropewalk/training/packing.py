@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,15 @@ from numpy.typing import NDArray
 from ropewalk.errors import UsageError
 from ropewalk.training.options import PackingOptions
 
-__all__ = ["PackedRow", "PackingOptions", "attention_inputs", "pack", "row_labels"]
+__all__ = [
+    "PackedRow",
+    "PackingOptions",
+    "attention_inputs",
+    "pack",
+    "pick_engine",
+    "row_labels",
+    "row_positions",
+]
 
 IntArray = NDArray[np.int64]
 PADDING = -1
@@ -33,7 +41,12 @@ class PackedRow:
 
 
 def pack(
-    documents: Iterable[IntArray | list[int]], length: int, options: PackingOptions, *, pad_id: int = 0
+    documents: Iterable[IntArray | list[int]],
+    length: int,
+    options: PackingOptions,
+    *,
+    strategy: Literal["stream", "fit"] = "stream",
+    pad_id: int = 0,
 ) -> Iterator[PackedRow]:
     """Rows of exactly `length` tokens from documents of any length, none of whose tokens is lost or repeated.
 
@@ -48,7 +61,7 @@ def pack(
     """
     if length < 1:
         raise UsageError(f"length={length} holds no token", hint="give the length of a row, 1 or more")
-    pieces = _stream(documents, length) if options.strategy == "stream" else _fit(documents, length)
+    pieces = _stream(documents, length) if strategy == "stream" else _fit(documents, length)
     for parts in pieces:
         yield _row(parts, length, options, pad_id)
 
@@ -67,12 +80,38 @@ def row_labels(tokens_BT: Any, documents_BT: Any, *, ignore: int = -100) -> Any:
     return labels
 
 
+def pick_engine(options: PackingOptions, implementation: str) -> str:
+    """The way of telling borders that this attention understands: `auto` resolved, a wrong choice refused.
+
+    >>> pick_engine(PackingOptions(), "sdpa"), pick_engine(PackingOptions(), "flex_attention")
+    ('varlen', 'native')
+    """
+    flash = implementation.startswith("flash")
+    fitting = (
+        ("varlen", "native")
+        if flash
+        else ("varlen", "mask", "native")
+        if implementation == "sdpa"
+        else ("native",)
+    )
+    if options.engine == "auto":
+        return fitting[0]
+    if options.engine not in fitting:
+        raise UsageError(
+            f"packing.engine={options.engine} does not work with {implementation} attention",
+            hint=f"use {' or '.join(fitting)}, or another attention",
+        )
+    return options.engine
+
+
 def attention_inputs(documents_BT: Any, positions_BT: Any, *, engine: str) -> dict[str, Any]:
     """Keyword arguments for a model's forward that make attention block-diagonal, with any positions (torch tensors).
 
     `varlen` gives the borders as cumulative lengths over the flattened batch, which FlashAttention and the attention of
-    `ropewalk.attention.varlen` read: no mask is made. `mask` gives a (B, 1, T, T) boolean mask for SDPA. Padding
-    is a document of its own. The cache is off: with one, transformers ignores borders.
+    `ropewalk.attention.interface` read: no mask is made. `mask` gives a (B, 1, T, T) boolean mask for SDPA: memory
+    grows with T * T. `native` leaves it to transformers to see borders where positions restart (FlexAttention's block
+    mask is made so). `none` has no borders, and keeps transformers from guessing any. Padding is a document of its own.
+    The cache is off: with one, transformers ignores borders.
     """
     import torch
 
@@ -87,12 +126,23 @@ def attention_inputs(documents_BT: Any, positions_BT: Any, *, engine: str) -> di
             "cu_seq_lens_k": bounds,
             "max_length_q": longest,
             "max_length_k": longest,
+            "attention_mask": torch.ones_like(documents_BT),
         }
     elif engine == "mask":
         same = documents_BT[:, :, None] == documents_BT[:, None, :]
         extra = {"attention_mask": same.tril()[:, None]}
+    elif engine == "native":
+        jumps = positions_BT[:, 1:] != positions_BT[:, :-1] + 1
+        if not torch.equal(jumps, documents_BT[:, 1:] != documents_BT[:, :-1]):
+            raise UsageError(
+                "positions do not restart exactly where documents begin, so transformers would see other borders",
+                hint="use packing.engine varlen or mask, or positions that restart",
+            )
+        extra = {}
+    elif engine == "none":
+        extra = {"attention_mask": torch.ones_like(documents_BT)}
     else:
-        raise UsageError(f"packing engine {engine!r} is not known", hint="use varlen or mask")
+        raise UsageError(f"packing engine {engine!r} is not known", hint="use varlen, mask, native or none")
     return {"position_ids": positions_BT, "use_cache": False, **extra}
 
 
@@ -134,13 +184,23 @@ def _fit(documents: Iterable[IntArray | list[int]], length: int) -> Iterator[lis
 def _row(parts: list[IntArray], length: int, options: PackingOptions, pad_id: int) -> PackedRow:
     tokens = np.full(length, pad_id, dtype=np.int64)
     documents = np.full(length, PADDING, dtype=np.int64)
-    positions = np.arange(length, dtype=np.int64)
     start = 0
     for number, part in enumerate(parts):
-        end = start + len(part)
-        tokens[start:end] = part
-        documents[start:end] = 0 if options.boundaries == "none" else number
-        if options.positions == "restart" and options.boundaries != "none":
-            positions[start:end] = np.arange(len(part))
-        start = end
-    return PackedRow(tokens, documents, positions)
+        tokens[start : start + len(part)] = part
+        documents[start : start + len(part)] = number
+        start += len(part)
+    return PackedRow(tokens, documents, row_positions(documents[None], options)[0])
+
+
+def row_positions(documents_BT: IntArray, options: PackingOptions) -> IntArray:
+    """Positions of packed rows: from 0 in every document with `restart`, 0 .. T-1 with `run-on` or without borders.
+
+    >>> row_positions(np.array([[0, 0, 1, 1, 1]]), PackingOptions()).tolist()
+    [[0, 1, 0, 1, 2]]
+    """
+    index = np.tile(np.arange(documents_BT.shape[1], dtype=np.int64), (documents_BT.shape[0], 1))
+    if options.positions == "run-on" or options.boundaries == "none":
+        return index
+    first = np.ones(documents_BT.shape, dtype=bool)
+    first[:, 1:] = documents_BT[:, 1:] != documents_BT[:, :-1]
+    return index - np.maximum.accumulate(np.where(first, index, 0), axis=1)

@@ -1,0 +1,309 @@
+"""Attention temperature on a model, in training and in inference, through the attention interface.
+
+Every rule multiplies the query after its rotation, which multiplies the logits by as much; the closed forms are in
+`ropewalk.temperature`. What is constant per head can be folded into the weights: then no code of ours is needed.
+Axes: B rows, H heads, T tokens, D head size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Annotated, Any, Literal, Self
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+
+from ropewalk import temperature as closed
+from ropewalk.attention.folding import fold_into
+from ropewalk.attention.interface import (
+    add_query_hook,
+    attention_modules,
+    install_attention,
+    remove_attention,
+    remove_query_hook,
+)
+from ropewalk.errors import RopewalkError, UsageError
+
+PARAMETER = "ropewalk_log_temperature"
+
+
+class TemperatureOptions(BaseModel):
+    """One rule, and the divisor.
+
+    - `constant`: logits times constant(factor)**2, or times value**2 (cos and sin are what `value` multiplies).
+    - `log-n`: query at position p times max(1, ln(p+1) / ln(original_length)).
+    - `step-log`: query times ln(floor((p+1) / period) + 1) * coefficient + 1.
+    - `per-head`: logits of head h times kappa_h = sqrt(1 + 2 ln(factor) / sigma_h**2); `learned` trains
+      them from there.
+    - `none`: only the divisor.
+
+    `divisor_power` replaces the model's own scaling of the logits by head_dim ** -power. `layers: full` leaves
+    sliding layers alone, whose context does not grow.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    rule: Literal["none", "constant", "log-n", "step-log", "per-head"] = "none"
+    factor: Annotated[float, Field(ge=1.0)] | None = None
+    value: Annotated[float, Field(gt=0.0)] | None = None
+    original_length: Annotated[int, Field(ge=2)] | None = None
+    period: Annotated[int, Field(ge=1)] = 8192
+    coefficient: Annotated[float, Field(gt=0.0)] = 0.1
+    learned: bool = False
+    divisor_power: Annotated[float, Field(ge=0.0, le=2.0)] | None = None
+    layers: Literal["full", "all"] = "full"
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.rule == "constant" and (self.factor is None) == (self.value is None):
+            raise ValueError("constant takes either factor or value")
+        if self.rule == "per-head" and self.factor is None:
+            raise ValueError("per-head needs factor: how much longer the window becomes")
+        if self.rule == "log-n" and self.original_length is None:
+            raise ValueError("log-n needs original_length")
+        if self.learned and self.rule != "per-head":
+            raise ValueError("only the per-head temperature can be learned")
+        return self
+
+
+class AppliedTemperature:
+    """A temperature on a model until `remove` (or the end of a `with` block), or until it is folded in."""
+
+    def __init__(self, model: Any, options: TemperatureOptions, hooks: dict[int, Any]) -> None:
+        self.model, self.options = model, options
+        self._hooks = hooks
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.remove()
+
+    def remove(self) -> None:
+        """Take the temperature off; a second call does nothing."""
+        if not self._hooks:
+            return
+        modules = attention_modules(self.model)
+        for index, hook in self._hooks.items():
+            remove_query_hook(modules[index], hook)
+            if PARAMETER in modules[index]._parameters:
+                del modules[index]._parameters[PARAMETER]
+        self._hooks = {}
+        remove_attention(self.model)
+
+    def multipliers(self) -> dict[int, Tensor]:
+        """What multiplies the logits of each head now, by layer; only where no position is involved."""
+        if self.options.rule in ("log-n", "step-log"):
+            raise UsageError(
+                f"temperature {self.options.rule} depends on the position and is no constant of a head",
+                hint="keep it applied, or choose constant or per-head",
+            )
+        modules = attention_modules(self.model)
+        return {index: hook.multiplier(modules[index]) for index, hook in self._hooks.items()}
+
+    def fold(self) -> None:
+        """Write the constants into the query projections (or the query norm's gain) and take the hooks off.
+
+        The model then computes the same with stock code. Position-dependent rules cannot be folded.
+        """
+        multipliers = self.multipliers()
+        modules = attention_modules(self.model)
+        for index, values in multipliers.items():
+            fold_into(modules[index], values)
+        self.remove()
+
+
+def apply_temperature(
+    model: Any, options: TemperatureOptions, *, logit_std: Mapping[int, Tensor] | None = None
+) -> AppliedTemperature:
+    """Put a temperature on a model. `logit_std` (from `measure_logit_std`) is what `per-head` starts from.
+
+    A learned temperature is one parameter of H numbers in each layer, `ropewalk_log_temperature`, trained with the
+    rest; fold it before saving, since stock software would not know the name.
+    """
+    if options.rule == "none" and options.divisor_power is None:
+        raise UsageError(
+            "a temperature without rule and divisor does nothing", hint="give rule or divisor_power"
+        )
+    modules = attention_modules(model)
+    chosen = chosen_layers(model, options.layers)
+    if not chosen:
+        raise UsageError(
+            "every attention layer slides over a window that does not grow: there is nothing to temper",
+            hint="set layers to all, or widen the sliding window instead",
+        )
+    if options.rule == "per-head" and (logit_std is None or not set(chosen) <= set(logit_std)):
+        raise UsageError(
+            "per-head temperature starts from each head's measured logits",
+            hint="pass logit_std=measure_logit_std(model, tokens)",
+        )
+    install_attention(model)
+    hooks: dict[int, Any] = {}
+    for index in chosen:
+        start = None
+        if options.rule == "per-head":
+            assert logit_std is not None
+            assert options.factor is not None
+            start = torch.from_numpy(
+                closed.entropy_matched(options.factor, logit_std[index].double().cpu().numpy())
+            )
+            if options.learned:
+                like = next(modules[index].parameters())
+                parameter = nn.Parameter(start.log().to(device=like.device, dtype=torch.float32))
+                modules[index].register_parameter(PARAMETER, parameter)
+        hooks[index] = _Hook(options, start)
+        add_query_hook(modules[index], hooks[index])
+    return AppliedTemperature(model, options, hooks)
+
+
+def chosen_layers(model: Any, layers: Literal["full", "all"]) -> list[int]:
+    """Indices of the attention layers that a temperature concerns."""
+    modules = attention_modules(model)
+    if layers == "all":
+        return list(modules)
+    from ropewalk.models.layers import layers_of
+    from ropewalk.models.view import view_of
+
+    sliding = set(layers_of(view_of(model.config.to_dict())).sliding)
+    return [index for index in modules if index not in sliding]
+
+
+@torch.no_grad()
+def measure_logit_std(model: Any, input_ids: Tensor, *, queries: int = 64) -> dict[int, Tensor]:
+    """The standard deviation of each head's attention logits over the keys a query sees, by layer, float64 (H,).
+
+    The mean over `queries` queries spread over the second half of the row; `input_ids` (B, T) should be text.
+    """
+    found: dict[int, list[Tensor]] = {}
+
+    def watch(
+        module: nn.Module, query_BHTD: Tensor, key_BHTD: Tensor, kwargs: dict[str, Any]
+    ) -> tuple[Tensor, dict[str, Any]]:
+        length = query_BHTD.shape[2]
+        places = torch.linspace(length // 2, length - 1, min(queries, length - length // 2)).long()
+        keys = key_BHTD.repeat_interleave(query_BHTD.shape[1] // key_BHTD.shape[1], dim=1).double()
+        logits = query_BHTD[:, :, places].double() @ keys.transpose(2, 3) * _scaling(module, kwargs)
+        seen = torch.arange(length)[None, :] <= places[:, None]
+        seen = seen.to(logits.device)
+        count = seen.sum(-1)
+        mean = (logits * seen).sum(-1) / count
+        variance = ((logits - mean[..., None]) ** 2 * seen).sum(-1) / count
+        found.setdefault(int(module.layer_idx), []).append(variance.mean(dim=(0, 2)))  # type: ignore[arg-type]
+        return query_BHTD, kwargs
+
+    if input_ids.shape[1] < 16:
+        raise UsageError(
+            f"{input_ids.shape[1]} tokens say little about attention", hint="give 16 or more, best text"
+        )
+    modules = attention_modules(model)
+    install_attention(model)
+    for module in modules.values():
+        add_query_hook(module, watch)
+    training = model.training
+    try:
+        model.eval()
+        model(input_ids=input_ids, use_cache=False)
+    finally:
+        model.train(training)
+        for module in modules.values():
+            remove_query_hook(module, watch)
+        remove_attention(model)
+    return {index: torch.stack(parts).mean(0).sqrt() for index, parts in found.items()}
+
+
+class _Hook:
+    """Multiplies queries in place of the rule's formula, and replaces the scaling where a divisor is given."""
+
+    def __init__(self, options: TemperatureOptions, start: Tensor | None) -> None:
+        self.options, self.start = options, start
+
+    def __call__(
+        self, module: nn.Module, query_BHTD: Tensor, key_BHTD: Tensor, kwargs: dict[str, Any]
+    ) -> tuple[Tensor, dict[str, Any]]:
+        options = self.options
+        if options.divisor_power is not None:
+            kwargs = kwargs | {
+                "scaling": 1.0 / closed.divisor(query_BHTD.shape[-1], power=options.divisor_power)
+            }
+        if options.rule == "constant":
+            query_BHTD = query_BHTD * self._constant()
+        elif options.rule == "per-head":
+            kappa = self._per_head(module).to(query_BHTD.device)
+            query_BHTD = (query_BHTD * kappa[None, :, None, None]).to(query_BHTD.dtype)
+        elif options.rule != "none":
+            growth = self._by_position(query_BHTD, kwargs)
+            query_BHTD = query_BHTD * growth.to(query_BHTD.dtype)
+        return query_BHTD, kwargs
+
+    def multiplier(self, module: nn.Module) -> Tensor:
+        """Per head, float64: rule times the change of the divisor."""
+        heads = num_query_heads(module)
+        values = torch.ones(heads, dtype=torch.float64)
+        if self.options.rule == "constant":
+            values = values * self._constant()
+        elif self.options.rule == "per-head":
+            values = self._per_head(module).detach().double().cpu()
+        if self.options.divisor_power is not None:
+            wanted = 1.0 / closed.divisor(_query_dim(module), power=self.options.divisor_power)
+            values = values * (wanted / _scaling(module, {}))
+        return values
+
+    def _constant(self) -> float:
+        options = self.options
+        return (
+            closed.constant(options.factor if options.factor is not None else 1.0, value=options.value) ** 2
+        )
+
+    def _per_head(self, module: nn.Module) -> Tensor:
+        learned = module._parameters.get(PARAMETER)
+        if learned is not None:
+            return learned.exp()
+        assert self.start is not None
+        return self.start
+
+    def _by_position(self, query_BHTD: Tensor, kwargs: dict[str, Any]) -> Tensor:
+        positions = kwargs.get("position_ids")
+        if positions is None:
+            raise RopewalkError(
+                f"this architecture does not tell its attention the positions, which {self.options.rule} needs",
+                hint="use constant or per-head",
+            )
+        positions_BT = positions.double()[:, -query_BHTD.shape[2] :]
+        if self.options.rule == "log-n":
+            assert self.options.original_length is not None
+            growth = ((positions_BT + 1).log() / math.log(self.options.original_length)).clamp(min=1.0)
+        else:
+            steps = ((positions_BT + 1) / self.options.period).floor() + 1
+            growth = steps.log() * self.options.coefficient + 1
+        return growth[:, None, :, None]
+
+
+def num_query_heads(module: Any) -> int:
+    """Query heads of an attention module."""
+    for owner, name in ((module, "num_heads"), (module.config, "num_attention_heads")):
+        if isinstance(getattr(owner, name, None), int):
+            return int(getattr(owner, name))
+    raise RopewalkError(
+        f"{type(module).__name__} does not tell its number of heads", hint="report the architecture"
+    )
+
+
+def _query_dim(module: Any) -> int:
+    for name in ("qk_head_dim", "head_dim", "head_size"):
+        if isinstance(getattr(module, name, None), int):
+            return int(getattr(module, name))
+    raise RopewalkError(
+        f"{type(module).__name__} does not tell its head size", hint="report the architecture"
+    )
+
+
+def _scaling(module: Any, kwargs: dict[str, Any]) -> float:
+    given = kwargs.get("scaling")
+    if given is None:
+        given = getattr(module, "scaling", None)
+    return float(given) if given is not None else _query_dim(module) ** -0.5
