@@ -10,7 +10,9 @@ from ropewalk.errors import UsageError, one_line
 
 @click.command()
 @click.argument("recipe", required=False)
-@click.option("-o", "--output", metavar="DIR", help="Run folder; by default runs/<name of the recipe>-<n>.")
+@click.option(
+    "-o", "--output", metavar="DIR", help="Run folder; by default a new one in $ROPEWALK_RUNS or ./runs."
+)
 @click.option("--resume", is_flag=True, help="Go on from the newest whole checkpoint in --output.")
 @click.option("--allow-changes", is_flag=True, help="Resume although recipe or data differ from the run's.")
 @click.option(

@@ -86,9 +86,10 @@ class Rope:
         self.part = recipe.rope
         self.config = config
         self.applied: Any = None
+        self.target_length: int | None = config.get("max_position_embeddings")
         if self.part is None:
             return
-        from ropewalk.models import read_geometry
+        from ropewalk.models.facts import read_geometry
 
         self.geometry = read_geometry(config)
         self.final_factor = (
@@ -96,7 +97,7 @@ class Rope:
             if self.part.factor is not None
             else (self.part.target_length or 0) / self.geometry.original_length
         )
-        self.schedule_for(None)
+        self.target_length = self.schedule_for(None).target_length
 
     def schedule_for(self, length: int | None) -> Any:
         """The schedule of a stage of that length; of the end of the run with None."""
@@ -112,7 +113,7 @@ class Rope:
         """Apply the schedule of a stage to the model, in the place of the one before; the schedule, or None."""
         if self.part is None:
             return None
-        from ropewalk.models import apply
+        from ropewalk import apply
 
         wanted = self.schedule_for(length)
         if self.applied is not None:

@@ -17,7 +17,7 @@ from ropewalk.errors import DamagedError, one_line
 from ropewalk.files import fsync_folder, sha256_of, whole_folder, write_json
 
 FORMAT = "ropewalk-checkpoint/1"
-MANIFEST = "checkpoint.json"
+MANIFEST = "manifest.json"
 _NAME = re.compile(r"^step-(\d{6,})$")
 
 

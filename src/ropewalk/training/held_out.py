@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ropewalk.training.data import DocumentStream, tokenize
-from ropewalk.training.objective import summed_loss
+from ropewalk.training.objective import plain_loss
 from ropewalk.training.recipe import EvaluationPart
 from ropewalk.training.sources import documents_of
 
@@ -32,15 +32,11 @@ class HeldOut:
             rows = max(1, part.tokens // length)
             self.rows[length] = torch.from_numpy(np.stack([stream.take(length).ids for _ in range(rows)]))
 
-    @torch.no_grad()
     def __call__(self, model: Any, step: int) -> dict[str, float]:
         device = next(model.parameters()).device
         found = {}
         for length, rows in self.rows.items():
             size = max(1, 8192 // length)
-            total = sum(
-                float(summed_loss(model, {"input_ids": piece.to(device), "labels": piece.to(device)}))
-                for piece in rows.split(size)
-            )
+            total = sum(plain_loss(model, piece.to(device)) for piece in rows.split(size))
             found[f"loss@{length}"] = total / (rows.shape[0] * (length - 1))
         return {"loss": sum(found.values()) / len(found)} | found

@@ -70,7 +70,7 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 def check_same_run(old: dict[str, Any], new: dict[str, Any], allow_changes: bool) -> list[str]:
     """What changed in recipe and data since the run began; any change is an error unless allowed."""
-    changes = differences(_computed(old["recipe"]), _computed(new["recipe"]), "")
+    changes = recipe_changes(old["recipe"], new["recipe"])
     for name in sorted(set(old["data"]) | set(new["data"])):
         before, after = old["data"].get(name), new["data"].get(name)
         if before != after:
@@ -82,6 +82,11 @@ def check_same_run(old: dict[str, Any], new: dict[str, Any], allow_changes: bool
             hint="put it back, or pass --allow-changes to continue under the changed recipe or data",
         )
     return changes
+
+
+def recipe_changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """What differs between two resolved recipes that changes what is computed."""
+    return differences(_computed(old), _computed(new), "")
 
 
 def _computed(recipe: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from ropewalk.training.build import Rope
 from ropewalk.training.checkpoint import Checkpoint
 from ropewalk.training.data import Mixture
 from ropewalk.training.metrics import Metrics
-from ropewalk.training.objective import Batch, summed_loss
+from ropewalk.training.objective import Batch, summed_loss, target_weight
+from ropewalk.training.parts import Parts
 from ropewalk.training.progress import Progress, peak_memory_bytes
 from ropewalk.training.random_state import put_random, read_random
 from ropewalk.training.recipe import Recipe
@@ -36,6 +37,7 @@ class Loop:
         folder: Path,
         *,
         model: Any,
+        parts: Parts,
         mixture: Mixture,
         curriculum: Curriculum,
         rope: Rope,
@@ -46,6 +48,8 @@ class Loop:
     ) -> None:
         self.recipe, self.folder = recipe, folder
         self.model, self.mixture, self.curriculum, self.rope = model, mixture, curriculum, rope
+        self.parts = parts
+        self.vocabulary_size = model.get_input_embeddings().weight.shape[0]
         self.progress, self.save, self.evaluations = progress, save, evaluations
         self.resume_from = resume_from
         self.metrics = Metrics(folder / "metrics.jsonl")
@@ -110,17 +114,24 @@ class Loop:
         self.batch = make_step(samples, micro, args.process_index, args.world_size)
         return self.batch
 
-    def transform(self, batch: Batch) -> Batch:
-        """What the recipe does to a micro-batch before the model sees it."""
-        return batch
+    def transform(self, batch: Batch, number: int) -> Batch:
+        """What the recipe does to micro-batch `number` of a step before the model sees it."""
+        return self.parts.transform(
+            batch,
+            step=self.step,
+            rank=self.trainer.args.process_index,
+            number=number,
+            target_length=self.rope.target_length,
+            vocabulary_size=self.vocabulary_size,
+        )
 
     def activations(self) -> contextlib.AbstractContextManager[Any]:
         """Where activations live between forward and backward."""
-        return contextlib.nullcontext()
+        return self.parts.activations(self.model)
 
     def objective(self, model: Any, batch: Batch) -> torch.Tensor:
-        """The summed loss of a micro-batch."""
-        return summed_loss(model, batch)
+        """The summed loss of a transformed micro-batch."""
+        return summed_loss(model, self.parts.model_inputs(batch), target_weight(batch))
 
     def end_step(self) -> bool:
         """After an optimiser step; True when the run is finished."""

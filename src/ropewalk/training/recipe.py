@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from ropewalk.errors import UsageError
+from ropewalk.training.options import (
+    LoraOptions,
+    LossOptions,
+    MemoryOptions,
+    PackingOptions,
+    PositionOptions,
+    WeightingOptions,
+)
 from ropewalk.units import parse_length
 
 FORMAT = "ropewalk-recipe/1"
@@ -251,6 +258,12 @@ class Recipe(Strict):
     micro_batch_tokens: Annotated[int, BeforeValidator(_length), Field(ge=2)] | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     optimizer: OptimizerPart = OptimizerPart()
+    positions: PositionOptions = PositionOptions()
+    packing: PackingOptions = PackingOptions(boundaries="none")
+    weighting: WeightingOptions = WeightingOptions()
+    loss: LossOptions = LossOptions()
+    memory: MemoryOptions = MemoryOptions()
+    lora: LoraOptions | None = None
     evaluation: EvaluationPart | None = None
     checkpoints: CheckpointPart = CheckpointPart()
     engine: EnginePart = EnginePart()
@@ -280,10 +293,3 @@ class Recipe(Strict):
     def to_json(self) -> dict[str, Any]:
         """The resolved recipe, every default written out."""
         return self.model_dump(mode="json", by_alias=True)
-
-
-def load_recipe(recipe: Recipe | dict[str, Any] | str | Path) -> Recipe:
-    """A checked recipe from a dictionary, a YAML file, or the name of a bundled one."""
-    from ropewalk.training.reading import read_recipe
-
-    return read_recipe(recipe)

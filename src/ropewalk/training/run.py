@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.files import write_json
+from ropewalk.runs import create_run, open_run
+from ropewalk.runs.store import MANIFEST
 from ropewalk.training.checkpoint import (
     Checkpoint,
     clean_leftovers,
@@ -19,7 +20,7 @@ from ropewalk.training.checkpoint import (
     prune_checkpoints,
     write_checkpoint,
 )
-from ropewalk.training.identity import check_same_run, describe_run, read_run
+from ropewalk.training.identity import check_same_run, describe_run, read_run, recipe_changes
 from ropewalk.training.progress import Progress
 from ropewalk.training.reading import read_recipe
 from ropewalk.training.recipe import Recipe
@@ -57,22 +58,71 @@ def train(
 ) -> TrainResult:
     """Train as a recipe says (a `Recipe`, a dictionary, a YAML file, a bundled name) and return what was made.
 
-    `output` is the run folder (by default `runs/<name>-<n>`). With `resume` the run in `output` goes on from its
-    newest whole checkpoint, bit for bit as if it had never stopped; `recipe` may then be left out. A recipe or data
-    that differ from the run's are refused unless `allow_changes`. `evaluate(model, step)` is called with every
+    `output` is the run folder (by default a new one in $ROPEWALK_RUNS, or ./runs). With `resume` the run in `output`
+    goes on from its newest whole checkpoint, bit for bit as if it had never stopped; `recipe` may then be left out. A
+    recipe or data that differ from the run's are refused unless `allow_changes`. `evaluate(model, step)` is called with every
     evaluation of the recipe and returns numbers for the metrics.
     """
     progress = Progress(quiet=quiet)
+    folder = None if output is None else Path(output)
+    if resume and folder is None:
+        raise UsageError("resume needs the run folder", hint="give it with --output")
     if recipe is None:
-        if output is None or not resume:
+        if folder is None or not resume:
             raise UsageError(
                 "no recipe", hint="give a recipe, or the run folder of an earlier one with --resume"
             )
-        recipe = read_run(Path(output))["recipe"]
+        recipe = read_run(folder)["recipe"]
     checked = read_recipe(recipe)
-    folder = _run_folder(checked, output, resume)
-    with _quiet_libraries():
-        loop = _prepare(checked, folder, resume, allow_changes, evaluate, device, progress)
+    if folder is not None:
+        finished = _look(folder, checked, resume)
+        if finished is not None:
+            progress.warn(f"{folder} is already finished")
+            return finished
+    request = {"recipe": checked.to_json()}
+    with create_run("train", request, path=folder, seed=checked.seed, resume=resume) as run:
+        return _run(checked, run.path, resume, allow_changes, evaluate, device, progress)
+
+
+def _look(folder: Path, recipe: Recipe, resume: bool) -> TrainResult | None:
+    """Refuse a folder that is taken; with `resume`, the result of a run that is already complete."""
+    if resume and not folder.is_dir():
+        raise RopewalkError(f"{folder} is no training run to resume", hint="start it without --resume")
+    if not resume:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise RopewalkError(
+                f"{folder} already holds a run or other files",
+                hint="continue it with --resume, or choose another output",
+            )
+        return None
+    if not (folder / MANIFEST).is_file():
+        return None
+    stored = open_run(folder)
+    if stored.status != "complete":
+        return None
+    changes = recipe_changes(stored.request["recipe"], recipe.to_json())
+    if changes:
+        raise RopewalkError(
+            f"the run in {folder} is finished, and the recipe is another now: {changes[0]}",
+            hint="start a new run with its last checkpoint as model.path",
+        )
+    document = stored.read_json()
+    return TrainResult(folder, [Path(path) for path in document["checkpoints"]], document["final"])
+
+
+def _run(
+    recipe: Recipe,
+    folder: Path,
+    resume: bool,
+    allow_changes: bool,
+    evaluate: Evaluate | None,
+    device: str,
+    progress: Progress,
+) -> TrainResult:
+    from ropewalk.models.load import quiet_transformers
+
+    with quiet_transformers():
+        loop = _prepare(recipe, folder, resume, allow_changes, evaluate, device, progress)
         try:
             if not loop.curriculum.finished:
                 loop.trainer.train()
@@ -80,25 +130,6 @@ def train(
             loop.metrics.close()
             progress.close()
     return _finish(loop, folder)
-
-
-def _run_folder(recipe: Recipe, output: str | Path | None, resume: bool) -> Path:
-    if output is None:
-        if resume:
-            raise UsageError("--resume needs the run folder", hint="give it with --output")
-        root, number = Path("runs"), 1
-        while (root / f"{recipe.name}-{number}").exists():
-            number += 1
-        return root / f"{recipe.name}-{number}"
-    folder = Path(output)
-    if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RopewalkError(
-            f"{folder} already holds a run or other files",
-            hint="continue it with --resume, or choose another output",
-        )
-    if resume and not (folder / "run.json").is_file():
-        raise RopewalkError(f"{folder} is no training run to resume", hint="start it without --resume")
-    return folder
 
 
 def _prepare(
@@ -115,6 +146,7 @@ def _prepare(
     from ropewalk.training.data import Mixture
     from ropewalk.training.held_out import HeldOut
     from ropewalk.training.loop import Loop
+    from ropewalk.training.parts import Parts
     from ropewalk.training.stages import Curriculum
     from ropewalk.training.trainer import RopewalkTrainer, training_arguments
     from ropewalk.training.weights import read_model
@@ -129,6 +161,15 @@ def _prepare(
     checkpoint = _start_or_resume(folder, resume, allow_changes, described, progress)
     if checkpoint is not None:
         read_model(checkpoint.path, model)
+    parts = Parts(
+        loss=recipe.loss,
+        memory=recipe.memory,
+        positions=recipe.positions,
+        packing=recipe.packing,
+        weighting=recipe.weighting,
+        seed=recipe.seed,
+    )
+    parts.install(model)
     evaluations: list[Evaluate] = []
     if recipe.evaluation is not None:
         evaluations.append(HeldOut(recipe.evaluation, tokenizer, recipe.longest))
@@ -140,6 +181,7 @@ def _prepare(
         recipe,
         folder,
         model=model,
+        parts=parts,
         mixture=mixture,
         curriculum=curriculum,
         rope=rope,
@@ -159,8 +201,7 @@ def _prepare(
 def _start_or_resume(
     folder: Path, resume: bool, allow_changes: bool, described: dict[str, Any], progress: Progress
 ) -> Checkpoint | None:
-    if not resume:
-        folder.mkdir(parents=True, exist_ok=True)
+    if not resume or not (folder / "run.json").is_file():
         write_json(folder / "run.json", described)
         return None
     changes = check_same_run(read_run(folder), described, allow_changes)
@@ -218,11 +259,3 @@ def _finish(loop: Any, folder: Path) -> TrainResult:
     if loop.trainer.is_world_process_zero():
         write_json(folder / "result.json", json.loads(json.dumps(result.to_json())))
     return result
-
-
-@contextlib.contextmanager
-def _quiet_libraries() -> Iterator[None]:
-    from ropewalk.models.load import quiet_transformers
-
-    with quiet_transformers():
-        yield

@@ -121,8 +121,9 @@ class RopewalkTrainer(Trainer):
     def training_step(self, model: Any, inputs: StepBatch, num_items_in_batch: Any = None) -> torch.Tensor:
         """Forward and backward of every micro-batch; the loss is the weighted mean over all tokens of all ranks."""
         model.train()
-        batches = [self._placed(batch) for batch in inputs.micro]
-        batches = [self.loop.transform(batch) for batch in batches]
+        batches = [
+            self.loop.transform(self._placed(batch), number) for number, batch in enumerate(inputs.micro)
+        ]
         weight = torch.stack([target_weight(batch) for batch in batches]).sum().to(self.args.device)
         world = self.accelerator.num_processes
         if world > 1:
