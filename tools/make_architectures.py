@@ -21,7 +21,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING, CONFIG_M
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 OUTPUT = Path(__file__).parents[1] / "src" / "ropewalk" / "models" / "architectures.json"
-TEXT_KEYS = ("text_config", "language_config", "llm_config", "decoder", "thinker_config")
+TEXT_KEYS = ("text_config", "language_config", "llm_config", "decoder", "thinker_config", "global_config")
 
 # Types that rotate by a table of fixed length, made without looking at the configuration.
 TABLES = ("gptj", "codegen", "roformer")
@@ -113,6 +113,17 @@ def softmax_scaled(cls: type) -> bool:
     return any("yarn_apply_mscale(config" in path.read_text() for path in folder.glob("modeling_*.py"))
 
 
+def reads_old_dialect(cls: type) -> bool:
+    """Whether the class still takes its scaling from `rope_scaling`."""
+    try:
+        config = construct(cls, rope_scaling={"type": "linear", "rope_type": "linear", "factor": 2.0})
+    except Exception:
+        # Some classes refuse this very type: they do look at the key.
+        return True
+    rope = read(config, "rope_parameters") or {}
+    return any(isinstance(e, dict) and e.get("rope_type") == "linear" for e in (rope, *rope.values()))
+
+
 def entry(cls: type, config: Any, causal: bool) -> dict[str, Any]:
     """One row of the table."""
     found: dict[str, Any] = {"causal": causal}
@@ -144,6 +155,7 @@ def entry(cls: type, config: Any, causal: bool) -> dict[str, Any]:
     found |= {"labels": labels} if labels else {}
     found |= {"partial": True} if reads_share(cls) else {}
     found |= {"softmax_mscale": True} if softmax_scaled(cls) else {}
+    found |= {} if reads_old_dialect(cls) else {"new_only": True}
     found |= {"aliases": aliases} if aliases else {}
     found |= {"table": True} if cls.model_type in TABLES else {}
     return found
@@ -163,6 +175,9 @@ def main() -> int:
         row = entry(cls, config, causal)
         if causal or row.get("rope") or "text" in row:
             table[model_type] = row
+        if row.get("text_type") and row["text_type"] not in CONFIG_MAPPING_NAMES:
+            inner = read(config, row["text"])
+            table[row["text_type"]] = entry(type(inner), inner, False)
     document = {"transformers": transformers.__version__, "types": table}
     OUTPUT.write_text(json.dumps(document, indent=0, sort_keys=True) + "\n", encoding="utf-8")
     rope = sum(bool(row.get("rope") or "text" in row) for row in table.values())

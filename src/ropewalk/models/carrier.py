@@ -82,11 +82,10 @@ def carry(
     fresh = copy.deepcopy(dict(config))
     text = _text_of(fresh, facts.text_path)
     if tuple(facts.ropes) == (DEFAULT,):
-        _write_flat(text, facts, entries[DEFAULT])
-        old = True
+        old = _write_flat(text, facts, entries[DEFAULT])
     else:
         old = _write_nested(text, facts, entries)
-    _write_lengths(text, facts, schedule, int(target))
+    _write_lengths(fresh, text, facts, schedule, int(target))
     _write_head_dim(text, facts)
     written = {label: entry.values for label, entry in entries.items()}
     fresh[RECORD] = make_record(schedules, written, int(target))
@@ -147,17 +146,26 @@ def _text_of(config: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
     return here
 
 
-def _write_flat(text: dict[str, Any], facts: ModelFacts, entry: Entry) -> None:
+def _write_flat(text: dict[str, Any], facts: ModelFacts, entry: Entry) -> bool:
+    """The flat dictionary, and the old pair beside it unless this class never read it or it cannot say the same."""
     values = dict(entry.values)
     text["rope_parameters"] = values
+    if (row_of(facts.text_type) or {}).get("new_only") or entry.kind == "proportional":
+        text.pop("rope_scaling", None)
+        if "rope_theta" in text:
+            text["rope_theta"] = float(values["rope_theta"])
+        return False
     _write_base(text, facts, float(values["rope_theta"]))
     old = {name: value for name, value in values.items() if name not in ("rope_theta",)}
-    if entry.kind == "default" and set(old) <= {"rope_type", "partial_rotary_factor"}:
+    default = (row_of(facts.text_type) or {}).get("rope_parameters") or {}
+    scaled_class = default.get("rope_type", "default") != "default"
+    if entry.kind == "default" and set(old) <= {"rope_type", "partial_rotary_factor"} and not scaled_class:
         # Nothing to say in the old dialect; null rather than absent where the file had the key.
         if "rope_scaling" in text:
             text["rope_scaling"] = None
-        return
+        return True
     text["rope_scaling"] = {"type": entry.kind} | old
+    return True
 
 
 def _write_base(text: dict[str, Any], facts: ModelFacts, rope_theta: float) -> None:
@@ -200,11 +208,15 @@ def _write_nested(text: dict[str, Any], facts: ModelFacts, entries: Mapping[str,
     return True
 
 
-def _write_lengths(text: dict[str, Any], facts: ModelFacts, schedule: FrequencySchedule, target: int) -> None:
+def _write_lengths(
+    root: dict[str, Any], text: dict[str, Any], facts: ModelFacts, schedule: FrequencySchedule, target: int
+) -> None:
     row = row_of(facts.text_type) or {}
     standard = row.get("aliases", {}).get("max_position_embeddings", "max_position_embeddings")
     for name in {standard, *(name for name in _LENGTH_SPELLINGS if name in text)}:
         text[name] = target
+    if root is not text and is_whole(root.get("max_position_embeddings")):
+        root["max_position_embeddings"] = target
     original = schedule.geometry.original_length
     phi = facts.text_type in ("phi3", "phi4_multimodal", "phimoe")
     if "original_max_position_embeddings" in text or phi:

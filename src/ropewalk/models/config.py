@@ -18,8 +18,9 @@ _MEND = "write the file again, or download it again"
 def read_config(source: str | Path) -> dict[str, Any]:
     """The config.json of a folder, a file, `hemp` or a Hub id, as a dictionary.
 
-    Refused, each in one line: a file above 64 MiB, bytes that are not UTF-8, JSON nested deeper than 64 levels, NaN,
-    infinities and numbers that overflow to them, a name that occurs twice in one mapping, text with lone surrogates.
+    Refused, each in one line: a file above 64 MiB, bytes that are not UTF-8, JSON nested deeper than 64 levels,
+    numbers that overflow, a name that occurs twice in one mapping, text with lone surrogates. NaN and infinities,
+    which older writers left bare, become the strict spelling of newer ones, {"__float__": "Infinity"}.
     """
     path = config_path(resolve(source))
     return read_json(path)
@@ -50,7 +51,7 @@ def parse_json(content: bytes, where: str = "config.json") -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise RopewalkError(f"{where} is not text (byte {error.start} is not UTF-8)", hint=_MEND) from error
     try:
-        document = json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant, parse_float=_finite)
+        document = json.loads(text, object_pairs_hook=_once, parse_constant=_spelled_out, parse_float=_finite)
     except RecursionError as error:
         raise RopewalkError(f"{where} is nested deeper than {MAX_DEPTH} levels", hint=_MEND) from error
     except json.JSONDecodeError as error:
@@ -90,8 +91,9 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _no_constant(text: str) -> Any:
-    raise _RefusedError(f"holds {text}, which is not JSON and no usable number")
+def _spelled_out(text: str) -> dict[str, str]:
+    """NaN, Infinity, -Infinity: no rotary value can be one, but state-space models write such limits."""
+    return {"__float__": text}
 
 
 def _finite(text: str) -> float:

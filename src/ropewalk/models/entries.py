@@ -16,13 +16,10 @@ from ropewalk.errors import RopewalkError
 from ropewalk.geometry import FloatArray
 from ropewalk.models.facts import ModelFacts, RopeFacts
 from ropewalk.models.ropes import DEFAULT, STOCK_TYPES
+from ropewalk.models.scaling import STOPPED_FACTOR, softmax_scale
 from ropewalk.models.table import row_of
 from ropewalk.models.values import shown
 from ropewalk.schedule import FrequencySchedule
-
-# A pair that stands still cannot be written as a factor; at 1e30 it turns by less than 1e-20 radians in a billion
-# tokens, whose cosine is 1 in every float type.
-STOPPED_FACTOR = 1e30
 
 SCALING_KEYS = frozenset(
     {
@@ -212,8 +209,6 @@ def _notes(
         notes.append(f"stopped pairs are written as the factor {STOPPED_FACTOR:g}: no reader takes infinity")
     share = values.get("mscale_all_dim")
     if share and (row_of(facts.text_type) or {}).get("softmax_mscale"):
-        from ropewalk.models.scaling import softmax_scale
-
         after = softmax_scale({"rope_type": kind, "mscale_all_dim": share}, schedule.factor, scaled=True)
         notes.append(
             f"attention of {facts.text_type} also scales its softmax by mscale_all_dim={share:g}: "

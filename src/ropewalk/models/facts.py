@@ -11,13 +11,15 @@ from ropewalk.errors import RopewalkError
 from ropewalk.geometry import RopeGeometry
 from ropewalk.models.config import read_config
 from ropewalk.models.layers import LayerFacts, is_sliding, layers_of
-from ropewalk.models.record import RECORD, recorded
+from ropewalk.models.record import Recorded, recorded
 from ropewalk.models.ropes import DEFAULT, rope_entries
 from ropewalk.models.scaling import current_schedule, factor_of, softmax_scale
 from ropewalk.models.values import is_whole, number, optional_whole, shown, whole
 from ropewalk.models.view import TextView, require_rope, view_of
 from ropewalk.schedule import FrequencySchedule
 
+# Their full-attention heads are wider: global_head_dim, 512 unless given.
+_GLOBAL_HEAD = ("gemma4_text", "gemma4_unified_text", "diffusion_gemma_text")
 _KEEPS_ORIGINAL = ("yarn", "llama3", "longrope")
 
 
@@ -152,7 +154,9 @@ def read_facts(source: str | Path | Mapping[str, Any]) -> ModelFacts:
             hint="there are no rotary embeddings to stretch",
         )
     entries = rope_entries(view)
-    ropes = {label: _rope(view, label, entry) for label, entry in entries.items() if entry is not None}
+    ropes = {
+        label: _rope(view, layers, label, entry) for label, entry in entries.items() if entry is not None
+    }
     heads = view.whole("num_attention_heads")
     return ModelFacts(
         model_type=str(config.get("model_type") or ""),
@@ -185,27 +189,41 @@ def read_geometry(source: str | Path | Mapping[str, Any]) -> RopeGeometry:
     return read_facts(source).geometry
 
 
-def _rope(view: TextView, label: str, entry: dict[str, Any]) -> RopeFacts:
+def _rope(view: TextView, layers: LayerFacts, label: str, entry: dict[str, Any]) -> RopeFacts:
     record = recorded(view.config, label, entry, view.max_length)
-    geometry = RopeGeometry(
-        head_dim=_rotary_head(view, label),
-        rope_theta=record["rope_theta"] if record else entry["rope_theta"],
-        original_length=record["original_length"] if record else _original_length(view, label, entry),
+    geometry = record.geometry if record else _geometry(view, layers, label, entry)
+    if (
+        record
+        and entry["rope_type"] in (DEFAULT, "proportional")
+        and geometry.rope_theta != entry["rope_theta"]
+    ):
+        scaled, problem = _changed_base(record, float(entry["rope_theta"])), None
+    else:
+        scaled, problem = current_schedule(entry, geometry, view.max_length)
+    factor = scaled.factor if scaled else _factor_or_one(entry, geometry.original_length, view.max_length)
+    scale = softmax_scale(entry, factor, scaled=bool((view.row or {}).get("softmax_mscale")))
+    return RopeFacts(label, geometry, entry["rope_type"], factor, entry, scaled, problem, scale)
+
+
+def _geometry(view: TextView, layers: LayerFacts, label: str, entry: Mapping[str, Any]) -> RopeGeometry:
+    return RopeGeometry(
+        head_dim=_rotary_head(view, layers, label),
+        rope_theta=entry["rope_theta"],
+        original_length=_original_length(view, label, entry),
         partial_rotary_factor=_share(view, entry),
         proportional=entry["rope_type"] == "proportional",
     )
-    if record and record["rope_theta"] != entry["rope_theta"]:
-        factor, problem = record["factor"], None
-        changed = geometry.with_theta(entry["rope_theta"])
-        native = {"type": "theta", "rope_theta": entry["rope_theta"]}
-        scaled: FrequencySchedule | None = FrequencySchedule(
-            record["method"], geometry, factor, changed.inv_freq, native=native
-        )
-    else:
-        scaled, problem = current_schedule(entry, geometry, view.max_length)
-        factor = scaled.factor if scaled else _factor_or_one(entry, geometry.original_length, view.max_length)
-    scale = softmax_scale(entry, factor, scaled=bool((view.row or {}).get("softmax_mscale")))
-    return RopeFacts(label, geometry, entry["rope_type"], factor, entry, scaled, problem, scale)
+
+
+def _changed_base(record: Recorded, rope_theta: float) -> FrequencySchedule:
+    """A stretch by a changed base, which only the note tells apart from a model trained on that base."""
+    return FrequencySchedule(
+        method=record.method or "ntk",
+        geometry=record.geometry,
+        factor=record.factor,
+        inv_freq=record.geometry.with_theta(rope_theta).inv_freq,
+        native={"type": "theta", "rope_theta": rope_theta},
+    )
 
 
 def _factor_or_one(entry: Mapping[str, Any], original_length: int, max_length: int) -> float:
@@ -224,7 +242,7 @@ def _share(view: TextView, entry: Mapping[str, Any]) -> float:
     return float(share) if reads or entry["rope_type"] != DEFAULT or view.row is None else 1.0
 
 
-def _rotary_head(view: TextView, label: str) -> int:
+def _rotary_head(view: TextView, layers: LayerFacts, label: str) -> int:
     """The head that an entry rotates; some types have another width in their full-attention or sliding layers."""
     if view.model_type in ("gemma4_text", "gemma4_unified_text", "diffusion_gemma_text") and not is_sliding(
         label
@@ -307,6 +325,3 @@ def _experts(view: TextView) -> dict[str, int | None] | None:
         return None
     names = ("num_experts_per_tok", "moe_intermediate_size", "n_shared_experts", "first_k_dense_replace")
     return {"num_experts": count} | {name: optional_whole(view.get(name)) for name in names}
-
-
-__all__ = ["RECORD", "ModelFacts", "RopeFacts", "read_facts", "read_geometry"]

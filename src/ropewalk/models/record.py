@@ -7,13 +7,25 @@ stretch must start from them. The note lives under one key that every reader of 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from ropewalk.models.values import is_number, is_whole
+from ropewalk.errors import UsageError, one_line
+from ropewalk.geometry import RopeGeometry, check_factor
 from ropewalk.schedule import FrequencySchedule
 
 RECORD = "ropewalk"
 FORMAT = "ropewalk-config/1"
+_WRITTEN = ("rope_type", "rope_theta", "factor")
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What the note says about one entry: the original geometry, the stretch and the method's name."""
+
+    geometry: RopeGeometry
+    factor: float
+    method: str
 
 
 def make_record(
@@ -27,49 +39,37 @@ def make_record(
             label: {
                 "method": schedule.method,
                 "factor": schedule.factor,
-                "original_length": schedule.geometry.original_length,
-                "rope_theta": schedule.geometry.rope_theta,
-                "written": {name: written[label].get(name) for name in ("rope_type", "rope_theta")},
+                "geometry": schedule.geometry.to_json(),
+                "written": {name: written[label].get(name) for name in _WRITTEN},
             }
             for label, schedule in schedules.items()
         },
     }
 
 
-def recorded(
-    config: Mapping[str, Any], label: str, entry: Mapping[str, Any], max_length: int
-) -> dict[str, Any] | None:
-    """The note about one entry, if there is one that still fits what the file says."""
+def note_on(config: Mapping[str, Any], label: str) -> Mapping[str, Any] | None:
+    """The note about one entry as it stands in the file, whether or not it still fits."""
     note = config.get(RECORD)
-    if (
-        not isinstance(note, Mapping)
-        or note.get("format") != FORMAT
-        or note.get("target_length") != max_length
-    ):
+    if not isinstance(note, Mapping) or note.get("format") != FORMAT:
         return None
     ropes = note.get("ropes")
     found = ropes.get(label) if isinstance(ropes, Mapping) else None
-    if not isinstance(found, Mapping):
+    return found if isinstance(found, Mapping) else None
+
+
+def recorded(
+    config: Mapping[str, Any], label: str, entry: Mapping[str, Any], max_length: int
+) -> Recorded | None:
+    """The note about one entry, if there is one that still fits what the file says."""
+    found = note_on(config, label)
+    if found is None or config[RECORD].get("target_length") != max_length:
         return None
     written = found.get("written")
-    if not isinstance(written, Mapping) or any(
-        written.get(name) != entry.get(name) for name in ("rope_type", "rope_theta")
-    ):
+    if not isinstance(written, Mapping) or any(written.get(name) != entry.get(name) for name in _WRITTEN):
         return None
-    factor, theta, original = found.get("factor"), found.get("rope_theta"), found.get("original_length")
-    usable = (
-        is_number(factor)
-        and factor >= 1
-        and is_number(theta)
-        and theta > 1
-        and is_whole(original)
-        and original >= 1
-    )
-    if not usable or not isinstance(found.get("method"), str):
+    try:
+        geometry = RopeGeometry.from_json(dict(found.get("geometry") or {}))
+        factor = check_factor(found.get("factor"))
+    except (UsageError, TypeError, ValueError):
         return None
-    return {
-        "method": found["method"],
-        "factor": float(factor),
-        "rope_theta": float(theta),
-        "original_length": int(original),
-    }
+    return Recorded(geometry, factor, one_line(found.get("method") or "", 60))

@@ -16,6 +16,10 @@ from ropewalk.models.ropes import STOCK_TYPES
 from ropewalk.models.values import is_number, number, shown
 from ropewalk.schedule import FrequencySchedule
 
+# A pair that stands still cannot be written as a factor; at 1e30 it turns by less than 1e-20 radians in a billion
+# tokens, whose cosine is 1 in every float type.
+STOPPED_FACTOR = 1e30
+
 
 def factor_of(entry: Mapping[str, Any], original_length: int, max_length: int) -> float:
     """The stretch that an entry asks for; where it gives none, max_position_embeddings over the original length."""
@@ -80,6 +84,7 @@ def _longrope(entry: Mapping[str, Any], geometry: RopeGeometry, factor: float) -
         if given is None
         else number("attention_factor", given)
     )
+    lists = {f"{name}_factors": _factors_given(entry, name) for name in ("long", "short")}
     return FrequencySchedule(
         method="longrope",
         geometry=geometry,
@@ -87,8 +92,8 @@ def _longrope(entry: Mapping[str, Any], geometry: RopeGeometry, factor: float) -
         inv_freq=geometry.inv_freq / long,
         short_inv_freq=geometry.inv_freq / short,
         attention_factor=attention,
-        parameters={"long_factors": long.tolist(), "short_factors": short.tolist()},
-        native={"type": "longrope", "long_factors": long.tolist(), "short_factors": short.tolist()},
+        parameters=lists,
+        native={"type": "longrope"} | lists,
     )
 
 
@@ -100,7 +105,14 @@ def _factors(entry: Mapping[str, Any], name: str, count: int) -> np.ndarray:
         raise RopewalkError(
             f"{name} has {len(values)} entries for {count} pairs", hint="write one factor a pair"
         )
-    return np.array(values, dtype=np.float64)
+    factors = np.array(values, dtype=np.float64)
+    # What the carrier writes for a pair that stands still reads back as one.
+    factors[factors >= STOPPED_FACTOR] = np.inf
+    return factors
+
+
+def _factors_given(entry: Mapping[str, Any], name: str) -> list[float]:
+    return [float(value) for value in entry[f"{name}_factor"]]
 
 
 def _required(entry: Mapping[str, Any], name: str) -> float:
