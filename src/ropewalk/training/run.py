@@ -60,8 +60,8 @@ def train(
 
     `output` is the run folder (by default a new one in $ROPEWALK_RUNS, or ./runs). With `resume` the run in `output`
     goes on from its newest whole checkpoint, bit for bit as if it had never stopped; `recipe` may then be left out. A
-    recipe or data that differ from the run's are refused unless `allow_changes`. `evaluate(model, step)` is called with every
-    evaluation of the recipe and returns numbers for the metrics.
+    recipe or data that differ from the run's are refused unless `allow_changes`. `evaluate(model, step)` is called
+    with every evaluation of the recipe and returns numbers for the metrics.
     """
     progress = Progress(quiet=quiet)
     folder = None if output is None else Path(output)
