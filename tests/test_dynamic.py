@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 import ropewalk
@@ -35,7 +37,7 @@ def test_epochs_cover_every_length_once(growth, target):
     epochs = ropewalk.dynamic("ntk", GEOMETRY, growth=growth).epochs(target)
     assert epochs[0].first_length == 1
     assert epochs[-1].last_length == target
-    for before, after in zip(epochs, epochs[1:], strict=False):
+    for before, after in itertools.pairwise(epochs):
         assert after.first_length == before.last_length + 1
         assert after.factor == pytest.approx(before.factor * growth)
     assert all(epoch.last_length <= epoch.factor * 512 + 1e-6 for epoch in epochs)

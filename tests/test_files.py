@@ -25,12 +25,16 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_litter(tmp_path, monkey
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     target = tmp_path / "out"
     with pytest.raises(ZeroDivisionError), files.whole_folder(target) as working:
-        (working / "half").write_text("x")
-        raise ZeroDivisionError
+        _half_written(working)
     assert list(tmp_path.iterdir()) == []
     with files.whole_folder(target) as working:
         (working / "file").write_text("one")
     assert (target / "file").read_text() == "one"
+
+
+def _half_written(working):
+    (working / "half").write_text("x")
+    raise ZeroDivisionError
 
 
 def test_an_existing_folder_needs_force_and_survives_a_failure_under_force(tmp_path):

@@ -1,4 +1,4 @@
-"""Writes tests/golden/schedules.json: every method with its defaults on three geometries. A refactor leaves it as it is."""
+"""Writes tests/golden/schedules.json: every method on three geometries. A refactor leaves it as it is."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ _PUBLIC = {
     "method": ("ropewalk.methods", "method"),
     "methods": ("ropewalk.methods", "methods"),
     "dynamic": ("ropewalk.dynamic", "dynamic"),
+    "plan": ("ropewalk.plan", "plan"),
     "train": ("ropewalk.training.run", "train"),
 }
 

@@ -53,12 +53,13 @@ EXTRA = {
     "qwen3": {"head_dim": 8},
     "starcoder2": {"sliding_window": 16},
     "mistral": {"sliding_window": None},
-    "gpt_neox": {"num_key_value_heads": None},
 }
 
 
 def _model(kind: str, attn: str = "sdpa"):
-    fields = {name: value for name, value in (COMMON | EXTRA.get(kind, {})).items() if value is not None}
+    fields = COMMON | EXTRA.get(kind, {})
+    if kind == "gpt_neox":
+        del fields["num_key_value_heads"]
     torch.manual_seed(3)
     model = AutoModelForCausalLM.from_config(
         AutoConfig.for_model(kind, **fields), attn_implementation=attn

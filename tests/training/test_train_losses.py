@@ -16,7 +16,9 @@ def _inputs(dtype=torch.float32, *, bias=True, seed=0):
     generator = torch.Generator().manual_seed(seed)
     hidden = torch.randn(B, T, C, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
     weight = torch.randn(V, C, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
-    offset = torch.randn(V, generator=generator, dtype=torch.float64).to(dtype).requires_grad_() if bias else None
+    offset = (
+        torch.randn(V, generator=generator, dtype=torch.float64).to(dtype).requires_grad_() if bias else None
+    )
     labels = torch.randint(0, V, (B, T), generator=generator)
     labels[0, 3] = labels[1, -1] = IGNORE
     weights = torch.rand(B, T, generator=generator, dtype=torch.float64).to(dtype)
@@ -28,7 +30,9 @@ def _plain(hidden, weight, bias, labels, weights=None, softcap=None, scale=None)
     logits = logits if logits.dtype == torch.float64 else logits.float()
     logits = logits if scale is None else logits * scale
     logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
-    losses = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none", ignore_index=IGNORE)
+    losses = functional.cross_entropy(
+        logits.flatten(0, 1), labels.flatten(), reduction="none", ignore_index=IGNORE
+    )
     losses = losses if weights is None else losses * weights.flatten()
     return losses.sum() / (labels != IGNORE).sum()
 
@@ -107,7 +111,9 @@ def test_denominator_of_accumulated_batches():
     hidden, weight, _, labels, _ = _inputs(bias=False)
     whole = chunked_cross_entropy(hidden, weight, labels)
     count = (labels != IGNORE).sum()
-    parts = [chunked_cross_entropy(hidden[i : i + 1], weight, labels[i : i + 1], denominator=count) for i in (0, 1)]
+    parts = [
+        chunked_cross_entropy(hidden[i : i + 1], weight, labels[i : i + 1], denominator=count) for i in (0, 1)
+    ]
     torch.testing.assert_close(sum(parts), whole)
 
 
@@ -122,12 +128,17 @@ def test_all_ignored_is_zero_with_zero_gradient():
 def test_token_losses_equal_the_plain_ones():
     hidden, weight, bias, labels, _ = _inputs()
     logits = functional.linear(hidden, weight, bias).flatten(0, 1)
-    wanted = functional.cross_entropy(logits, labels.flatten(), reduction="none", ignore_index=IGNORE).view(B, T)
+    wanted = functional.cross_entropy(logits, labels.flatten(), reduction="none", ignore_index=IGNORE).view(
+        B, T
+    )
     torch.testing.assert_close(token_losses(hidden, weight, labels, bias=bias, chunk=4), wanted.detach())
 
 
 def test_shift_labels():
-    assert shift_labels(torch.tensor([[1, 2, 3], [4, IGNORE, 6]])).tolist() == [[2, 3, IGNORE], [IGNORE, 6, IGNORE]]
+    assert shift_labels(torch.tensor([[1, 2, 3], [4, IGNORE, 6]])).tolist() == [
+        [2, 3, IGNORE],
+        [IGNORE, 6, IGNORE],
+    ]
 
 
 def test_shapes_that_do_not_belong_together_are_refused():

@@ -1,0 +1,169 @@
+"""The command line's contract: exit codes, one JSON document, one line of complaint, no torch where none is needed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ropewalk.cli.main import COMMANDS
+
+CONFIG = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 1000,
+    "max_position_embeddings": 512,
+    "rope_theta": 10000.0,
+}
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    path = tmp_path / "model"
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps(CONFIG))
+    return path
+
+
+def test_help_lists_every_command(cli):
+    done = cli("--help")
+    assert done.code == 0
+    assert all(name in done.out for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_every_command_has_help_and_the_shared_options(cli, name):
+    done = cli(name, "--help")
+    assert done.code == 0
+    assert "Usage:" in done.out
+
+
+def test_methods_json(cli):
+    document = cli("methods", "--json").json
+    keys = {"name", "parameters", "paper", "needs_training", "contrib", "native"}
+    assert all(keys <= set(row) for row in document["methods"])
+    assert cli("methods", "yarn", "--json").json["methods"][0]["name"] == "yarn"
+    assert {rule["name"] for rule in document["temperatures"]} >= {"log-n", "step-log"}
+
+
+def test_methods_for_people(cli):
+    assert "ntk-su" in cli("methods").out
+    one = cli("methods", "yarn")
+    assert "beta_fast" in one.out
+    assert "arXiv:2309.00071" in one.out
+
+
+def test_plan_json_and_recipe(cli, folder, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    done = cli("plan", folder, "--target", "8x", "-o", recipe, "--json")
+    assert done.code == 0
+    option = done.json["options"][0]
+    assert {"method", "factor", "parameters", "out_of_bound_pairs", "effective_factor", "native"} <= set(
+        option
+    )
+    assert {"method", "why"} <= set(done.json["recommendation"])
+    assert recipe.exists()
+    assert cli("plan", folder, "--target", "8x", "-o", recipe).code == 1
+    assert cli("plan", folder, "--target", "8x", "-o", recipe, "--force").code == 0
+
+
+def test_plan_for_people(cli, folder):
+    done = cli("plan", folder, "--target", "4k", "--memory", "24GB")
+    assert done.code == 0
+    for said in ("512 -> 4k", "KV cache", "Begin with", "ropewalk compare"):
+        assert said in done.out
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["nonsense"], 2, "no command 'nonsense'"),
+        (["metods"], 2, "did you mean methods"),
+        (["methods", "yarm"], 2, "did you mean yarn"),
+        (["methods", "--nope"], 2, "No such option"),
+        (["plan"], 2, "Missing"),
+        (["plan", "FOLDER"], 2, "Missing option"),
+        (["plan", "FOLDER", "--target", "17"], 2, "target_length=17"),
+        (["plan", "FOLDER", "--target", "x"], 2, "multiple"),
+        (["plan", "FOLDER", "--target", "8x", "--memory", "much"], 2, "'much'"),
+        (["plan", "FOLDER", "--target", "8x", "--gpus", "0"], 2, "--gpus"),
+        (["plan", "/no/such/folder", "--target", "8x"], 1, "/no/such/folder"),
+    ],
+)
+@pytest.mark.parametrize("as_json", [False, True])
+def test_failures_are_one_line_with_the_right_code(cli, folder, words, code, said, as_json):
+    words = [str(folder) if word == "FOLDER" else word for word in words] + (["--json"] if as_json else [])
+    done = cli(*words)
+    assert done.code == code
+    assert said in done.err
+    assert len(done.err.strip().splitlines()) == 1
+    assert "Traceback" not in done.err
+    if as_json:
+        assert done.json["exit_code"] == code
+        assert {"type", "message", "hint"} <= set(done.json["error"])
+    else:
+        assert done.out == ""
+
+
+def test_debug_shows_the_traceback():
+    command = [sys.executable, "-m", "ropewalk", "methods", "yarm", "--debug"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "Traceback" in done.stderr
+
+
+def test_an_unexpected_failure_is_one_line_too(cli, monkeypatch):
+    import importlib
+
+    def broken():
+        raise ValueError("a\nb")
+
+    monkeypatch.setattr(importlib.import_module("ropewalk.methods"), "methods", broken)
+    done = cli("methods", "--json")
+    assert done.code == 1
+    assert done.json["error"]["message"] == "ValueError: a b"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["methods"],
+        ["methods", "--json"],
+        ["plan", "FOLDER", "--target", "8x"],
+        ["plan", "FOLDER", "--target", "8x", "--json"],
+        ["inspect", "FOLDER"],
+        ["inspect", "FOLDER", "--json"],
+        ["export", "--format", "config", "FOLDER", "--method", "yarn", "--factor", "8"],
+    ],
+)
+def test_light_commands_import_neither_torch_nor_transformers(folder, words):
+    words = [str(folder) if word == "FOLDER" else word for word in words]
+    code = (
+        "import sys\n"
+        "from ropewalk.cli.main import main\n"
+        f"code = main({words!r})\n"
+        "heavy = sorted({'torch', 'transformers', 'pydantic', 'accelerate'} & set(sys.modules))\n"
+        "sys.exit(f'imported {heavy}' if heavy else code)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_importing_the_package_is_light():
+    code = "import sys, ropewalk; sys.exit(sorted({'numpy', 'torch', 'click'} & set(sys.modules)) or 0)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_closed_pipe_is_no_traceback():
+    command = f"{sys.executable} -m ropewalk methods --json | head -c 10"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
