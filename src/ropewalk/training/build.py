@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.errors import RopewalkError, UsageError, one_line
-from ropewalk.training.recipe import ModelPart, Recipe
+from ropewalk.schedule import FrequencySchedule
+from ropewalk.training.recipe import ModelPart, Recipe, RopePart, Stage
 
 
 def build_tokenizer(part: ModelPart) -> Any:
@@ -51,7 +52,22 @@ def build_model(recipe: Recipe, tokenizer: Any) -> Any:
             hint="use the model's own tokenizer, or raise vocab_size in model.init",
         )
     model.config.use_cache = False
+    if part.sliding_window is not None:
+        set_window(model, None if part.sliding_window == "none" else part.sliding_window)
     return model.train()
+
+
+def set_window(model: Any, window: int | None) -> None:
+    """Give every layer with a sliding window another one, or none: in the config, and where layers keep a copy."""
+    if getattr(model.config, "sliding_window", None) is None:
+        raise UsageError(
+            f"model.sliding_window has no meaning for this {model.config.model_type} model: it has no sliding window",
+            hint="leave it out",
+        )
+    model.config.sliding_window = window
+    for module in model.modules():
+        if getattr(module, "sliding_window", None) is not None:
+            module.sliding_window = window
 
 
 def _new_model(recipe: Recipe, tokenizer: Any) -> Any:
@@ -80,53 +96,61 @@ def _new_model(recipe: Recipe, tokenizer: Any) -> Any:
 
 
 class Rope:
-    """The stretch of a run: which schedule holds at which length, applied to the model as stages change."""
+    """The stretch of a run: which schedule holds in which stage, applied to the model as stages change."""
 
     def __init__(self, recipe: Recipe, config: dict[str, Any]) -> None:
-        self.part = recipe.rope
-        self.config = config
-        self.applied: Any = None
-        self.target_length: int | None = config.get("max_position_embeddings")
-        if self.part is None:
-            return
         from ropewalk.models.facts import read_geometry
 
-        self.geometry = read_geometry(config)
-        self.final_factor = (
-            self.part.factor
-            if self.part.factor is not None
-            else (self.part.target_length or 0) / self.geometry.original_length
-        )
-        self.target_length = self.schedule_for(None).target_length
+        self.recipe = recipe
+        self.applied: Any = None
+        self.window = int(config.get("max_position_embeddings") or 0)
+        parts = [stage.rope or recipe.rope for stage in recipe.stages]
+        self.geometry = None if parts == [None] * len(parts) else read_geometry(config)
+        # Made once here, so that a wrong parameter is met before anything trains.
+        self.schedules = [
+            self._schedule(stage, part) for stage, part in zip(recipe.stages, parts, strict=True)
+        ]
+        self.layers = ["full" if part is None else part.layers for part in parts]
+        reached = [self.window if item is None else item.target_length for item in self.schedules]
+        self.target_length = max(reached)
+        self.remarks = [
+            f"stage {number + 1} trains samples of {stage.longest} tokens, beyond the {limit} that the model's rope "
+            "is made for"
+            for number, (stage, limit) in enumerate(zip(recipe.stages, reached, strict=True))
+            if 0 < limit < stage.longest
+        ]
 
-    def schedule_for(self, length: int | None) -> Any:
-        """The schedule of a stage of that length; of the end of the run with None."""
+    def _schedule(self, stage: Stage, part: RopePart | None) -> FrequencySchedule | None:
+        if part is None:
+            return None
         from ropewalk.methods import schedule
 
-        assert self.part is not None
-        factor = self.final_factor
-        if self.part.follow == "stage" and length is not None:
-            factor = min(factor, max(1.0, length / self.geometry.original_length))
-        return schedule(self.part.method, self.geometry, factor=factor, **self.part.parameters)
+        assert self.geometry is not None
+        original = self.geometry.original_length
+        factor = part.factor if part.factor is not None else (part.target_length or 0) / original
+        if part.follow == "stage":
+            factor = min(factor, max(1.0, stage.longest / original))
+        return schedule(part.method, self.geometry, factor=factor, **part.parameters)
 
-    def enter(self, model: Any, length: int | None) -> Any:
+    def enter(self, model: Any, number: int) -> FrequencySchedule | None:
         """Apply the schedule of a stage to the model, in the place of the one before; the schedule, or None."""
-        if self.part is None:
-            return None
-        from ropewalk import apply
-
-        wanted = self.schedule_for(length)
         if self.applied is not None:
             self.applied.remove()
-        self.applied = apply(model, wanted, layers=self.part.layers)
+            self.applied = None
+        wanted = self.schedules[number]
+        if wanted is not None:
+            import ropewalk
+
+            self.applied = ropewalk.apply(model, wanted, layers=self.layers[number])
         return wanted
 
-    def config_for(self, config: dict[str, Any], length: int | None) -> dict[str, Any]:
-        """config.json of a checkpoint that is as long as its stage: the schedule written for stock software."""
-        if self.part is None:
+    def config_for(self, config: dict[str, Any], number: int) -> dict[str, Any]:
+        """config.json of a checkpoint of that stage: its schedule written for stock software."""
+        wanted = self.schedules[number]
+        if wanted is None:
             return config
+        assert self.geometry is not None
         from ropewalk.models.carrier import config_with
 
-        wanted = self.schedule_for(length)
         target = max(wanted.target_length, self.geometry.original_length)
-        return config_with(config, wanted, target_length=target, layers=self.part.layers)
+        return config_with(config, wanted, target_length=target, layers=self.layers[number])

@@ -215,8 +215,7 @@ class Loop:
     def write_config(self, folder: Path) -> None:
         """Write the schedule of the stage just trained into the config.json of a checkpoint."""
         path = folder / "config.json"
-        length = self.curriculum.stages[self.trained_stage].longest
-        document = self.rope.config_for(json.loads(path.read_text(encoding="utf-8")), length)
+        document = self.rope.config_for(json.loads(path.read_text(encoding="utf-8")), self.trained_stage)
         document["use_cache"] = True
         path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
@@ -224,7 +223,7 @@ class Loop:
 
     def _enter(self, number: int) -> None:
         stage = self.curriculum.stages[number]
-        schedule = self.rope.enter(self.model, stage.longest)
+        schedule = self.rope.enter(self.model, number)
         self.entered = number
         about = "" if schedule is None else f", {schedule.method} factor {schedule.factor:g}"
         self.progress.say(

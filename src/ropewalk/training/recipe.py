@@ -49,6 +49,7 @@ class ModelPart(Strict):
     tokenizer: str | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
     attention: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] = "sdpa"
+    sliding_window: Length | Literal["none"] | None = None
 
     @model_validator(mode="after")
     def _one_origin(self) -> ModelPart:
@@ -89,7 +90,7 @@ class SourcePart(Strict):
     """One source of text. `share` is its share of the tokens; shares are normalised to sum to 1."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
-    kind: Literal["corpus", "text", "jsonl", "generated"]
+    kind: Literal["corpus", "text", "jsonl", "dataset", "generated"]
     share: Positive = 1.0
     paths: list[str] = Field(default_factory=list)
     field: str = "text"
@@ -99,7 +100,7 @@ class SourcePart(Strict):
 
     @model_validator(mode="after")
     def _fits_kind(self) -> SourcePart:
-        if self.kind in ("text", "jsonl") and not self.paths:
+        if self.kind in ("text", "jsonl", "dataset") and not self.paths:
             raise ValueError(f"kind {self.kind} needs paths")
         if self.kind == "generated" and self.generator is None:
             raise ValueError("kind generated needs generator: the name of a registered generator")
@@ -168,7 +169,7 @@ class Stage(Strict):
     """One length. Exactly one of `steps`, `epochs`, `tokens` and `until` says when it ends.
 
     `mix` gives shorter or longer samples a share of the tokens ({512: 0.5} beside the stage's own length, which has
-    the rest).
+    the rest). `rope` gives this stage a schedule of its own, in the place of the recipe's.
     """
 
     length: Length
@@ -179,6 +180,7 @@ class Stage(Strict):
     grow: Growth | None = None
     mix: dict[Length, Share] = Field(default_factory=dict)
     mix_by: Literal["share", "probability"] = "share"
+    rope: RopePart | None = None
 
     @model_validator(mode="after")
     def _one_end(self) -> Stage:

@@ -161,6 +161,8 @@ def _prepare(
     checkpoint = _start_or_resume(folder, resume, allow_changes, described, progress)
     if checkpoint is not None:
         read_model(checkpoint.path, model)
+    for remark in rope.remarks:
+        progress.warn(remark)
     parts = Parts(
         loss=recipe.loss,
         memory=recipe.memory,

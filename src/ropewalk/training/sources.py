@@ -98,6 +98,11 @@ def documents_of(part: SourcePart) -> list[tuple[str, str]]:
         from ropewalk.evaluation.corpus import training_documents
 
         found: Iterable[tuple[str, str]] = ((item.name, item.text) for item in training_documents())
+    elif part.kind == "dataset":
+        from ropewalk.evaluation.corpus import read_documents
+
+        limit = part.max_documents
+        found = ((item.name, item.text) for path in part.paths for item in read_documents(path, limit=limit))
     elif part.kind == "jsonl":
         found = _json_lines(part)
     else:

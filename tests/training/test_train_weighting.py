@@ -1,0 +1,214 @@
+"""Token weights: each formula by hand, their mean always 1, and what is done to inputs."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from ropewalk.errors import UsageError
+from ropewalk.training.losses import IGNORE
+from ropewalk.training.options import FarDrop, InputNoise, LongTokenWeight, ShapeWeight, WeightingOptions
+from ropewalk.training.weighting import (
+    context_of,
+    cropped_losses,
+    drop_far,
+    noisy_inputs,
+    repeat_distance,
+    shape_weight,
+    token_weights,
+)
+
+REACH = torch.tensor([[0, 1, 2, 3, 4, 5, 6, 7]])
+LABELS = torch.tensor([[5, 6, 7, 8, 9, 10, IGNORE, 11]])
+
+
+def test_shapes_by_hand():
+    power = shape_weight(ShapeWeight(shape="power", exponent=2.0), REACH)[0]
+    assert power.tolist() == pytest.approx([((x + 1) / 8) ** 2 for x in range(8)])
+    ramp = shape_weight(ShapeWeight(shape="ramp", low=1.0, high=3.0, span=4), REACH)[0]
+    assert ramp.tolist() == pytest.approx([1, 1.5, 2, 2.5, 3, 3, 3, 3])
+    bands = shape_weight(ShapeWeight(shape="bands", bands=[(2, 0.0), (5, 4.0)]), REACH)[0]
+    assert bands.tolist() == [1, 1, 0, 0, 0, 4, 4, 4]
+
+
+def test_weights_have_mean_one_over_scored_tokens_only():
+    weights = token_weights(WeightingOptions(shape={"shape": "power", "exponent": 1.0}), labels_BT=LABELS)
+    scored = LABELS != IGNORE
+    assert weights[~scored].tolist() == [0.0]
+    assert weights[scored].mean().item() == pytest.approx(1.0)
+    assert (weights[0, 1] / weights[0, 0]).item() == pytest.approx(2.0)
+
+
+def test_context_starts_again_in_each_document():
+    documents = torch.tensor([[0, 0, 0, 1, 1, 2], [4, 4, 4, 4, 4, 4]])
+    assert context_of(documents).tolist() == [[0, 1, 2, 0, 1, 0], [0, 1, 2, 3, 4, 5]]
+
+
+def test_repeat_distance_stays_inside_a_document_and_a_row():
+    inputs = torch.tensor([[1, 2, 1, 2, 1, 2], [1, 2, 3, 4, 1, 2]])
+    labels = torch.tensor([[2, 1, 2, 1, 2, 9], [2, 3, 4, 1, 2, 3]])
+    documents = torch.tensor([[0, 0, 0, 0, 1, 1], [0, 0, 0, 0, 0, 0]])
+    assert repeat_distance(inputs, labels, documents).tolist() == [[0, 0, 2, 2, 0, 0], [0, 0, 0, 0, 4, 4]]
+    assert repeat_distance(inputs, labels).tolist() == [[0, 0, 2, 2, 2, 0], [0, 0, 0, 0, 4, 4]]
+
+
+def test_near_tokens_lose_their_weight():
+    weights = token_weights(WeightingOptions(near={"tokens": 4}), labels_BT=LABELS)
+    assert (weights[0] > 0).tolist() == [False] * 4 + [True, True, False, True]
+    distant = token_weights(
+        WeightingOptions(near={"by": "distance", "tokens": 3}),
+        labels_BT=torch.tensor([[2, 3, 4, 1, 2, 3]]),
+        inputs_BT=torch.tensor([[1, 2, 3, 4, 1, 2]]),
+    )
+    assert distant.tolist() == [[0, 0, 0, 0, 3, 3]]
+
+
+def test_long_tokens_weigh_by_what_far_context_gives():
+    losses = torch.tensor([[1.0, 1.0, 2.0, 0.5, 1.0, 1.0, 9.0, 1.0]])
+    cropped = torch.tensor([[1.0, 3.0, 1.0, 9.0, 1.0, 1.0, 9.0, 1.0]])
+    options = WeightingOptions(long_tokens={"context": 2, "ceiling": 5.0})
+    weights = token_weights(options, labels_BT=LABELS, losses_BT=losses, cropped_losses_BT=cropped)
+    raw = [1.0, 5.0, math.exp(-1), 5.0, 1.0, 1.0, 0.0, 1.0]
+    assert weights[0].tolist() == pytest.approx([w * 7 / sum(raw) for w in raw], rel=1e-5)
+
+
+def test_easy_tokens_by_bound_and_by_quantile():
+    losses = torch.tensor([[0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.0, 0.7]])
+    below = token_weights(WeightingOptions(easy={"below": 0.35}), labels_BT=LABELS, losses_BT=losses)
+    assert (below[0] > 0).tolist() == [False, False, False, True, True, True, False, True]
+    low = token_weights(WeightingOptions(easy={"quantile": 0.5}), labels_BT=LABELS, losses_BT=losses)
+    assert (low[0] > 0).tolist() == [False, False, False, False, True, True, False, True]
+
+
+def test_nothing_left_means_no_loss():
+    losses = torch.zeros_like(LABELS, dtype=torch.float32)
+    weights = token_weights(WeightingOptions(easy={"below": 1.0}), labels_BT=LABELS, losses_BT=losses)
+    assert not weights.any()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.booleans(), st.booleans(), st.booleans(), st.booleans(), st.integers(0, 1000))
+def test_any_combination_keeps_the_sum_of_the_datas_own_weights(shape, near, easy, long, seed):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, 50, (3, 40), generator=generator)
+    labels[0, :5] = IGNORE
+    base = torch.rand(3, 40, generator=generator) * (labels != IGNORE)
+    options = WeightingOptions(
+        shape=ShapeWeight(shape="ramp", low=0.5, high=2.0) if shape else None,
+        near={"tokens": 7} if near else None,
+        easy={"quantile": 0.3} if easy else None,
+        long_tokens=LongTokenWeight(context=8) if long else None,
+    )
+    weights = token_weights(
+        options,
+        labels_BT=labels,
+        losses_BT=torch.rand(3, 40, generator=generator) * 4,
+        cropped_losses_BT=torch.rand(3, 40, generator=generator) * 6,
+        base_BT=base,
+    )
+    assert weights.sum().item() == pytest.approx(base.sum().item(), rel=1e-4)
+    assert not weights[labels == IGNORE].any()
+
+
+def test_cropped_losses_see_only_the_window():
+    length, rows = 37, 2
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randint(0, 100, (rows, length), generator=generator)
+    positions = torch.arange(length).expand(rows, length)
+    seen = []
+
+    def losses(tokens, labels, documents, places):
+        seen.append(tokens.numel())
+        # A stand-in whose "loss" is how many tokens of context it was given.
+        return torch.arange(tokens.shape[1]).expand(tokens.shape).float()
+
+    options = LongTokenWeight(context=8, stride=4)
+    got = cropped_losses(
+        losses,
+        options,
+        inputs_BT=inputs,
+        labels_BT=inputs,
+        documents_BT=torch.zeros_like(inputs),
+        positions_BT=positions,
+    )
+    assert got[0, :12].tolist() == list(range(12))
+    assert got[:, 12:].min() >= 8
+    assert got[:, 12:].max() <= 11
+    assert max(seen) <= rows * length
+
+
+def test_cropped_losses_of_a_short_row_are_its_own():
+    inputs = torch.ones(1, 6, dtype=torch.long)
+    got = cropped_losses(
+        lambda tokens, *rest: tokens.float() * 2,
+        LongTokenWeight(context=8),
+        inputs_BT=inputs,
+        labels_BT=inputs,
+        documents_BT=inputs,
+        positions_BT=inputs,
+    )
+    assert got.tolist() == [[2.0] * 6]
+
+
+@pytest.mark.parametrize("span", [1, 4])
+def test_noise_replaces_about_the_share_and_never_the_first(span):
+    inputs = torch.full((8, 512), 7)
+    rng = np.random.default_rng(0)
+    noisy = noisy_inputs(
+        InputNoise(share=0.2, kind="token", token_id=3, span=span), inputs, vocabulary_size=50, rng=rng
+    )
+    changed = (noisy != inputs).float().mean().item()
+    assert 0.15 < changed <= 0.2
+    assert (noisy[:, 0] == 7).all()
+    assert set(noisy.unique().tolist()) == {3, 7}
+    random = noisy_inputs(InputNoise(share=0.5), inputs, vocabulary_size=50, rng=rng)
+    assert random.max() < 50
+    assert random.unique().numel() > 20
+
+
+def test_dropped_far_tokens_leave_positions_and_labels_true():
+    length, near = 64, 16
+    tokens = torch.arange(length).expand(3, length)
+    batch = {"input_ids": tokens, "position_ids": tokens.clone(), "target_ids": tokens + 1}
+    kept = drop_far(FarDrop(share=0.5, near=near), batch, rng=np.random.default_rng(0))
+    places = kept["position_ids"]
+    assert places.shape == (3, length - int(0.5 * (length - near - 1)))
+    assert torch.equal(kept["input_ids"], places)
+    assert torch.equal(kept["target_ids"], places + 1)
+    assert (places.diff(dim=1) > 0).all()
+    assert (places[:, 0] == 0).all()
+    assert torch.equal(places[:, -near:], tokens[:, -near:])
+    assert not torch.equal(places[0], places[1])
+
+
+def test_dropping_nothing_and_shapes_that_differ():
+    batch = {"input_ids": torch.ones(1, 8), "position_ids": torch.ones(1, 8)}
+    assert drop_far(FarDrop(share=0.5, near=8), batch, rng=np.random.default_rng(0)) is batch
+    with pytest.raises(UsageError, match="shapes"):
+        drop_far(FarDrop(share=0.5, near=2), batch | {"x": torch.ones(2, 8)}, rng=np.random.default_rng(0))
+
+
+def test_missing_losses_and_contradictory_options_are_refused():
+    with pytest.raises(UsageError, match="losses_BT"):
+        token_weights(WeightingOptions(easy={"below": 1.0}), labels_BT=LABELS)
+    with pytest.raises(UsageError, match="cropped"):
+        token_weights(WeightingOptions(long_tokens={}), labels_BT=LABELS, losses_BT=LABELS.float())
+    with pytest.raises(UsageError, match="by distance needs the inputs"):
+        token_weights(WeightingOptions(shape={"by": "distance"}), labels_BT=LABELS)
+    for fields in (
+        {"easy": {}},
+        {"easy": {"below": 1.0, "quantile": 0.5}},
+        {"shape": {"shape": "bands"}},
+        {"shape": {"shape": "bands", "bands": [(4, 1.0), (2, 1.0)]}},
+        {"input_noise": {"share": 0.1, "kind": "token"}},
+        {"far_drop": {"share": 1.0, "near": 4}},
+        {"speed": 3},
+    ):
+        with pytest.raises(ValidationError):
+            WeightingOptions(**fields)
