@@ -245,7 +245,7 @@ class Loop:
             "step": self.step,
             "kind": "train",
             "loss": mean,
-            "learning_rate": self.trainer.lr_scheduler.get_last_lr()[0],
+            "learning_rate": self.trainer.used_rate,
             "grad_norm": self.trainer.grad_norm,
             "stage": number,
             "length": length,

@@ -90,7 +90,7 @@ class RopewalkTrainer(Trainer):
         super().__init__(model=model, args=args, callbacks=[LoopCallback(loop)])
         self.remove_callback(PrinterCallback)
         self.loop = loop
-        self.grad_norm = math.nan
+        self.grad_norm = self.used_rate = math.nan
 
     def get_train_dataloader(self) -> Any:
         return StepLoader(self.loop.next_batch)
@@ -153,7 +153,7 @@ class RopewalkTrainer(Trainer):
         value = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
         if not math.isfinite(value):
             raise self.loop.non_finite(f"the gradient's norm is {value}")
-        self.grad_norm = value
+        self.grad_norm, self.used_rate = value, self._get_learning_rate()
         return norm
 
 
