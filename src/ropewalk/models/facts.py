@@ -244,9 +244,12 @@ def _share(view: TextView, entry: Mapping[str, Any]) -> float:
 
 def _rotary_head(view: TextView, layers: LayerFacts, label: str) -> int:
     """The head that an entry rotates; some types have another width in their full-attention or sliding layers."""
-    if view.model_type in ("gemma4_text", "gemma4_unified_text", "diffusion_gemma_text") and not is_sliding(
-        label
-    ):
+    by_layer = view.text.get("per_layer_config")
+    index = next((i for i, kind in enumerate(layers.layer_types) if kind == label), None)
+    own = by_layer.get(str(index), by_layer.get(index)) if isinstance(by_layer, Mapping) else None
+    if isinstance(own, Mapping) and own.get("head_dim") is not None:
+        return whole(f"per_layer_config.{index}.head_dim", own["head_dim"], least=2)
+    if view.model_type in _GLOBAL_HEAD and not is_sliding(label) and not by_layer:
         value = view.text.get("global_head_dim")
         return whole("global_head_dim", 512 if value is None else value, least=2)
     if is_sliding(label) and view.model_type in ("mimo_v2_flash",):
