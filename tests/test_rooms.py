@@ -37,12 +37,13 @@ NUMPY_ONLY = {
     "analysis",
     "planning",
 }
+HEMP_LIGHT = {"__init__", "files"}
 HEAVY = {"torch", "transformers", "accelerate", "pydantic", "peft"}
 
 
 def _room(path: Path) -> str:
     inside = path.relative_to(SOURCE)
-    if inside.parts[0] == "hemp" and inside.stem != "__init__":
+    if inside.parts[0] == "hemp" and inside.stem not in HEMP_LIGHT:
         # Where the bundled model lies is known to all; how its training text is made stands on the rooms it trains for.
         return "hemp/text"
     return inside.parts[0] if len(inside.parts) > 1 else inside.stem
@@ -50,7 +51,7 @@ def _room(path: Path) -> str:
 
 def _imported_room(parts: list[str]) -> str:
     if parts[1] == "hemp" and len(parts) > 2 and (SOURCE / "hemp" / f"{parts[2]}.py").exists():
-        return "hemp/text"
+        return "hemp" if parts[2] in HEMP_LIGHT else "hemp/text"
     return parts[1]
 
 
