@@ -24,6 +24,8 @@ from ropewalk.units import format_bytes
 
 __all__ = ["ActivationOffload", "MemoryOptions", "activation_memory", "prepare"]
 
+MOUNTS = Path("/proc/self/mounts")
+
 
 def prepare(model: nn.Module, options: MemoryOptions) -> None:
     """Switch the model's own activation checkpointing on or off, as asked."""
@@ -178,12 +180,11 @@ def _private_folder(parent: str | None) -> Path:
 
 def _refuse_memory(root: Path) -> None:
     """A tmpfs is memory: activations moved there would save nothing."""
-    mounts = Path("/proc/self/mounts")
-    if not mounts.exists():
+    if not MOUNTS.exists():
         return
     here = root.resolve()
     best = ("", "")
-    for line in mounts.read_text(errors="replace").splitlines():
+    for line in MOUNTS.read_text(errors="replace").splitlines():
         _, point, kind, *_ = line.split(" ")
         point = point.replace("\\040", " ")
         if here.is_relative_to(point) and len(point) >= len(best[0]):

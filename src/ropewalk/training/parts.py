@@ -121,11 +121,7 @@ class Parts:
             if self.weighting.long_tokens is not None:
 
                 def run(inputs: Tensor, labels: Tensor, documents: Tensor, positions: Tensor) -> Tensor:
-                    blocked = bool((documents != documents[:, :1]).any())
-                    engine = self.packing.engine if blocked else "none"
-                    return losses_of(
-                        labels, input_ids=inputs, **attention_inputs(documents, positions, engine=engine)
-                    )
+                    return losses_of(labels, input_ids=inputs, **self._attention_inputs(documents, positions))
 
                 cropped = cropped_losses(
                     run,

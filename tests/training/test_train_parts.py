@@ -1,0 +1,212 @@
+"""The parts on a whole model: the fused loss is the model's own, and every combination trains."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from tinymodels import VOCABULARY, small_model, some_tokens
+from torch.nn import functional
+
+from ropewalk.errors import UsageError
+from ropewalk.training.head import install_head, remove_head
+from ropewalk.training.losses import IGNORE, shift_labels
+from ropewalk.training.options import (
+    LossOptions,
+    MemoryOptions,
+    PackingOptions,
+    PositionOptions,
+    WeightingOptions,
+)
+from ropewalk.training.parts import Parts
+
+SPECIAL = {
+    "gemma2": {"head_dim": 8, "final_logit_softcapping": 3.0, "query_pre_attn_scalar": 8},
+    "cohere": {"logit_scale": 0.25},
+    "granite": {"logits_scaling": 4.0},
+    "phi": {},
+}
+
+
+def _stock(model, tokens):
+    loss = model(input_ids=tokens, labels=tokens, use_cache=False).loss
+    return loss.detach(), torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad])
+
+
+@pytest.mark.parametrize("kind", ["llama", *SPECIAL])
+@pytest.mark.parametrize("tied", [False, True])
+def test_fused_loss_and_gradients_are_the_models_own(kind, tied):
+    attn = "eager" if kind == "gemma2" else "sdpa"
+    model, tokens = (
+        small_model(kind, attn=attn, tie_word_embeddings=tied, **SPECIAL.get(kind, {})),
+        some_tokens(),
+    )
+    wanted, wanted_grads = _stock(model, tokens)
+    assert install_head(model, LossOptions(engine="chunked", chunk=7)) == "chunked"
+    targets = shift_labels(tokens)
+    loss = model(input_ids=tokens, target_ids=targets).loss / (targets != IGNORE).sum()
+    torch.testing.assert_close(loss.detach(), wanted, rtol=1e-5, atol=1e-6)
+    for mine, theirs in zip(
+        torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad]), wanted_grads
+    ):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=2e-6)
+    remove_head(model)
+    torch.testing.assert_close(_stock(model, tokens)[0], wanted)
+
+
+def test_a_head_that_does_more_is_noticed():
+    model, tokens = small_model(), some_tokens()
+    model.lm_head.register_forward_hook(lambda module, args, output: output * 2)
+    assert install_head(model, LossOptions()) == "plain"
+    targets = shift_labels(tokens)
+    loss = model(input_ids=tokens, target_ids=targets).loss / (targets != IGNORE).sum()
+    torch.testing.assert_close(loss, model(input_ids=tokens, labels=tokens, use_cache=False).loss)
+    remove_head(model)
+    with pytest.raises(UsageError, match="its own loss on"):
+        install_head(model, LossOptions(engine="chunked"))
+
+
+def test_liger_without_a_gpu_is_refused():
+    with pytest.raises(UsageError, match="liger-kernel and a GPU"):
+        install_head(small_model(), LossOptions(engine="liger"))
+
+
+@pytest.mark.parametrize("engine", ["chunked", "plain"])
+def test_a_weigher_sees_the_losses_and_decides(engine):
+    model, tokens = small_model(), some_tokens()
+    install_head(model, LossOptions(engine=engine))
+    targets = shift_labels(tokens)
+    logits = model(input_ids=tokens, use_cache=False).logits.flatten(0, 1)
+    wanted = functional.cross_entropy(logits, targets.flatten(), reduction="none", ignore_index=IGNORE)
+    seen = {}
+
+    def weigh(losses_BT, losses_of):
+        seen.update(own=losses_BT, again=losses_of(targets, input_ids=tokens, use_cache=False))
+        return (losses_BT > losses_BT.median()).float()
+
+    loss = model(input_ids=tokens, target_ids=targets, weigher=weigh).loss
+    torch.testing.assert_close(seen["own"].flatten(), wanted.detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(seen["again"], seen["own"], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(loss, wanted[wanted > wanted.median()].sum(), rtol=1e-4, atol=1e-4)
+
+
+def _batch(length=48):
+    tokens = some_tokens(2, length)
+    documents = torch.zeros(2, length, dtype=torch.int32)
+    documents[0, 19:] = 1
+    weights = torch.ones(2, length)
+    weights[1, :10] = 0.0
+    labels = tokens.masked_fill(weights == 0, IGNORE)
+    return {"input_ids": tokens, "labels": labels, "documents": documents, "weights": weights}
+
+
+def _run(parts, *, step=0, rank=0, target_length=256, model=None):
+    model = small_model().train() if model is None else model
+    parts.install(model)
+    batch = parts.transform(
+        _batch(), step=step, rank=rank, number=0, target_length=target_length, vocabulary_size=VOCABULARY
+    )
+    with parts.activations(model):
+        loss = model(**parts.model_inputs(batch)).loss
+        loss.backward()
+    return batch, loss.detach(), [parameter.grad for parameter in model.parameters()]
+
+
+def test_all_parts_off_is_the_plain_weighted_loss():
+    batch, loss, grads = _run(Parts())
+    model, plain = small_model().train(), _batch()
+    logits = model(input_ids=plain["input_ids"], use_cache=False).logits[:, :-1]
+    losses = functional.cross_entropy(
+        logits.flatten(0, 1), plain["labels"][:, 1:].flatten(), reduction="none", ignore_index=IGNORE
+    )
+    wanted = (losses * plain["weights"][:, 1:].flatten()).sum()
+    wanted.backward()
+    torch.testing.assert_close(loss, wanted.detach(), rtol=1e-5, atol=1e-4)
+    assert batch["target_weights"].sum() == 47 + 38
+    for mine, theirs in zip(grads, [parameter.grad for parameter in model.parameters()]):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3)
+
+
+WEIGHTING = {
+    "shape": {"shape": "ramp", "low": 0.5, "high": 1.5},
+    "long_tokens": {"context": 8},
+    "near": {"tokens": 4},
+    "easy": {"quantile": 0.2},
+    "input_noise": {"share": 0.1},
+    "far_drop": {"share": 0.3, "near": 16},
+}
+
+
+@pytest.mark.parametrize("names", [*itertools.combinations(WEIGHTING, 1), tuple(WEIGHTING)])
+@pytest.mark.parametrize("kind", ["plain", "pose", "random"])
+@pytest.mark.parametrize("boundaries", ["none", "block-diagonal"])
+def test_every_part_alone_and_all_together(names, kind, boundaries):
+    parts = Parts(
+        positions=PositionOptions(kind=kind),
+        packing=PackingOptions(boundaries=boundaries),
+        weighting=WeightingOptions(**{name: WEIGHTING[name] for name in names}),
+    )
+    batch, loss, grads = _run(parts)
+    assert torch.isfinite(loss)
+    assert loss > 0
+    assert all(torch.isfinite(grad).all() for grad in grads)
+    assert any(grad.abs().max() > 0 for grad in grads)
+    assert batch["position_ids"].max() < (256 if kind != "plain" else 48)
+    if kind != "plain":
+        assert batch["position_ids"].max() >= 48
+
+
+def test_random_choices_follow_seed_step_and_rank():
+    parts = Parts(
+        positions=PositionOptions(kind="pose"), weighting=WeightingOptions(input_noise={"share": 0.2})
+    )
+    first, again = _run(parts)[0], _run(parts)[0]
+    assert torch.equal(first["position_ids"], again["position_ids"])
+    assert torch.equal(first["input_ids"], again["input_ids"])
+    for other in (_run(parts, step=1)[0], _run(parts, rank=1)[0]):
+        assert not torch.equal(first["position_ids"], other["position_ids"])
+
+
+def test_memory_options_change_nothing_in_the_gradient(tmp_path, monkeypatch):
+    monkeypatch.setattr("ropewalk.training.memory._refuse_memory", lambda root: None)
+    parts = {"weighting": WeightingOptions(long_tokens={"context": 8}), "packing": PackingOptions()}
+    _, loss, grads = _run(Parts(**parts))
+    options = MemoryOptions(
+        checkpointing=True, offload="disk", offload_folder=str(tmp_path), offload_smallest=0
+    )
+    _, other, found = _run(Parts(memory=options, **parts))
+    assert torch.equal(loss, other)
+    for mine, theirs in zip(found, grads):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_block_diagonal_boundaries_keep_documents_apart():
+    found = []
+    for first in (3, 9):
+        model = small_model()
+        parts = Parts(packing=PackingOptions())
+        parts.install(model)
+        batch = _batch()
+        batch["input_ids"][0, :19] = first
+        batch["labels"] = torch.where(batch["documents"].bool(), batch["labels"], IGNORE)
+        batch["labels"][1] = IGNORE
+        made = parts.transform(
+            batch, step=0, rank=0, number=0, target_length=None, vocabulary_size=VOCABULARY
+        )
+        assert made["target_ids"][0, 18] == IGNORE
+        with torch.no_grad():
+            found.append(model(**parts.model_inputs(made)).loss)
+    torch.testing.assert_close(*found, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.gpu
+def test_liger_equals_the_chunked_loss():
+    pytest.importorskip("liger_kernel")
+    model, tokens = small_model().to("cuda"), some_tokens().to("cuda")
+    targets = shift_labels(tokens)
+    losses = []
+    for engine in ("chunked", "liger"):
+        assert install_head(model, LossOptions(engine=engine)) == engine
+        losses.append(model(input_ids=tokens, target_ids=targets).loss)
+    torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-3)
