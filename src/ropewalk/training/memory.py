@@ -38,8 +38,6 @@ def prepare(model: nn.Module, options: MemoryOptions) -> None:
             hint="set memory.checkpointing to false",
         )
     enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    if hasattr(model, "enable_input_require_grads") and not _inputs_learn(model):
-        model.enable_input_require_grads()
 
 
 def activation_memory(
@@ -155,11 +153,6 @@ class _OnDisk:
         with contextlib.suppress(OSError):
             os.unlink(self._path)
         self._owner._released(self._size)
-
-
-def _inputs_learn(model: nn.Module) -> bool:
-    embedding = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
-    return embedding is None or any(item.requires_grad for item in embedding.parameters())
 
 
 def _private_folder(parent: str | None) -> Path:
