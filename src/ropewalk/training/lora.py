@@ -119,12 +119,12 @@ def save_adapter(model: Any, folder: Path) -> None:
         tensors[_PREFIX + name] = tensor.cpu().contiguous()
         modules.append(name.rpartition(".")[0])
     config.modules_to_save = sorted(modules) or None
-    embedding = next(
-        (name for name, item in base.named_modules() if item is base.get_input_embeddings()), None
+    inputs, outputs = (
+        _name_of(base, item) for item in (base.get_input_embeddings(), base.get_output_embeddings())
     )
-    config.ensure_weight_tying = embedding in modules and bool(
-        base.config.get_text_config().tie_word_embeddings
-    )
+    if inputs in modules and base.config.get_text_config().tie_word_embeddings:
+        config.ensure_weight_tying = True
+        tensors[f"{_PREFIX}{outputs}.weight"] = tensors[f"{_PREFIX}{inputs}.weight"].clone()
     folder.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(str(folder))
     save_file(tensors, str(folder / "adapter_model.safetensors"), metadata={"format": "pt"})
@@ -171,6 +171,10 @@ def _in_full(model: Any, options: LoraOptions) -> list[str]:
         if (options.train_norms and norm) or (options.train_embeddings and module is embedding):
             found.append(name)
     return found
+
+
+def _name_of(model: nn.Module, wanted: nn.Module) -> str | None:
+    return next((name for name, item in model.named_modules() if item is wanted), None)
 
 
 def _peft() -> Any:
