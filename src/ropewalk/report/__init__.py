@@ -1,0 +1,1 @@
+"""Seeing it: figures as data, two renderers, and the self-contained page."""

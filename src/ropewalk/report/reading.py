@@ -56,6 +56,7 @@ class Grid:
 
     run: RunView
     name: str
+    role: Role
     task: str
     cells: tuple[Cell, ...]
     path: str
@@ -142,17 +143,18 @@ def interval(item: Mapping[str, Any], key: str = "ci") -> tuple[float | None, fl
 def grids(view: RunView) -> list[Grid]:
     """Every retrieval task under everything measured."""
     found = []
-    for name, _, document, path in parts(view):
+    for name, role, document, path in parts(view):
         rows = mappings(document.get("retrieval"))
         for task in _tasks(rows):
             cells = [
                 cell
                 for index, item in enumerate(rows)
                 if str(item.get("task") or "retrieval") == task
-                if (cell := _cell(item, f"{path}/retrieval/{index}")) is not None
+                if (cell := _cell(item, f"{path}/retrieval/{index}", number(view.result.get("chance"))))
+                is not None
             ]
             if cells:
-                found.append(Grid(view, name, task, tuple(cells), f"{path}/retrieval"))
+                found.append(Grid(view, name, role, task, tuple(cells), f"{path}/retrieval"))
     return found
 
 
@@ -160,7 +162,7 @@ def _tasks(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(str(row.get("task") or "retrieval") for row in rows))
 
 
-def _cell(item: Mapping[str, Any], path: str) -> Cell | None:
+def _cell(item: Mapping[str, Any], path: str, chance: float | None) -> Cell | None:
     length, accuracy = number(item.get("length")), number(item.get("accuracy"))
     if length is None or accuracy is None:
         return None
@@ -169,7 +171,7 @@ def _cell(item: Mapping[str, Any], path: str) -> Cell | None:
         int(length),
         number(item.get("depth")),
         accuracy,
-        number(item.get("chance")),
+        chance if item.get("chance") is None else number(item["chance"]),
         None if count is None else int(count),
         path,
     )

@@ -12,6 +12,7 @@ from ropewalk.planning.shape import ModelShape
 from ropewalk.report.views import DEFAULT_METHODS, ModelView, RunView, model_view
 from ropewalk.runs import StoredRun
 from ropewalk.runs.index import subject
+from ropewalk.schedule import FrequencySchedule
 from ropewalk.units import parse_target
 
 METRICS = "metrics.jsonl"
@@ -47,7 +48,20 @@ def view_of_run(run: StoredRun) -> RunView:
         request=run.request,
         result=result if isinstance(result, Mapping) else {},
         metrics=_json_lines(run.path / METRICS) if run.has(METRICS) else (),
+        schedules=_schedules(run),
     )
+
+
+def _schedules(run: StoredRun) -> dict[str, FrequencySchedule]:
+    """The schedules that a comparison kept beside its scores, by the name of the candidate."""
+    found: dict[str, FrequencySchedule] = {}
+    for name in run.files:
+        if not (name.startswith("parts/") and name.endswith(".json")):
+            continue
+        document = run.read_json(name)
+        if isinstance(document, Mapping) and isinstance(document.get("schedule"), Mapping):
+            found[str(document.get("name"))] = FrequencySchedule.from_json(document["schedule"])
+    return found
 
 
 def _json_lines(path: Path) -> list[Mapping[str, Any]]:

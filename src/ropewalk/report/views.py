@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ropewalk.errors import RopewalkError, UsageError
@@ -25,6 +25,7 @@ class ModelView:
     schedules: tuple[FrequencySchedule, ...]
     target_length: int
     shape: ModelShape | None = None
+    names: tuple[str, ...] = ()
 
     @property
     def unscaled(self) -> FrequencySchedule:
@@ -34,6 +35,8 @@ class ModelView:
 
     def labels(self) -> list[str]:
         """One distinct name a schedule: the method, and its parameters where a method occurs twice."""
+        if self.names:
+            return list(self.names)
         names = [made.method for made in self.schedules]
         return [
             made.method if names.count(made.method) == 1 else f"{made.method} {_shown(made.parameters)}"
@@ -51,6 +54,23 @@ class RunView:
     request: Mapping[str, Any]
     result: Mapping[str, Any]
     metrics: Sequence[Mapping[str, Any]] = ()
+    schedules: Mapping[str, FrequencySchedule] = field(default_factory=dict)
+
+    def model_view(self, most: int = 5) -> ModelView | None:
+        """The geometry and the first few schedules that the run measured, best first; None where it kept none."""
+        ranked = [
+            str(row.get("name")) for row in self.result.get("methods") or () if isinstance(row, Mapping)
+        ]
+        names = [name for name in ranked if name in self.schedules and self.schedules[name].factor > 1.0][
+            :most
+        ]
+        if not names:
+            return None
+        chosen = tuple(self.schedules[name] for name in names)
+        target = max(made.target_length for made in chosen)
+        given = self.result.get("target_length")
+        target = given if isinstance(given, int) and not isinstance(given, bool) and given > 1 else target
+        return ModelView(self.subject, chosen[0].geometry, chosen, target, names=tuple(names))
 
 
 def model_view(

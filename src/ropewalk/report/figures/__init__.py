@@ -41,10 +41,10 @@ KINDS: dict[str, FigureKind] = {
         FigureKind("resolution", "how far apart neighbouring tokens still stand", "model"),
         FigureKind("memory", "inference memory by length", "model"),
         FigureKind("loss-length", "loss by length, with confidence intervals and controls", "run", _MEASURED),
-        FigureKind("loss-position", "loss by position, with a confidence band", "run", _MEASURED),
+        FigureKind("loss-position", "loss by position, with a confidence band", "run", ("eval",)),
         FigureKind("retrieval", "retrieval accuracy by depth and length", "run", _MEASURED),
         FigureKind("trade", "cost at short length against gain at long length", "run", ("compare",)),
-        FigureKind("entropy", "attention entropy by layer and length", "run", _MEASURED),
+        FigureKind("entropy", "attention entropy by layer and length", "run", ("eval",)),
         FigureKind("training", "training curves with length stages", "run", ("train",)),
     )
 }

@@ -32,8 +32,8 @@ def figure(views: Sequence[RunView]) -> Figure:
     return Figure(
         "loss-length",
         "Loss by length",
-        "Mean next-token loss over the first l tokens; lower is better. Bands are confidence intervals over documents. "
-        "A stretch that helps stays below the cropped control at long lengths.",
+        "Mean next-token loss; lower is better. Bands are 95 % confidence intervals. A stretch that helps stays below "
+        "the cropped control, the same model that sees only its last window of tokens.",
         (Panel((*drawn, *guides), length_axis("length", lengths), Axis("loss", "nats per token")),),
         alt=f"Lowest at {format_length(int(best.rows[-1].at))}: {best.name} with {best.rows[-1].value:.3f} nats.",
         sources=sources(curves),

@@ -9,7 +9,7 @@ from ropewalk.report.reading import Cell, Grid, grids
 from ropewalk.report.views import RunView
 from ropewalk.units import format_length
 
-MOST_PANELS = 12
+MOST_PANELS = 8
 
 
 def figure(views: Sequence[RunView]) -> Figure:
@@ -20,7 +20,7 @@ def figure(views: Sequence[RunView]) -> Figure:
             "no retrieval in this run",
             hint="`ropewalk eval MODEL --lengths 4k..32k --tasks passkey,needle` measures it",
         )
-    shown = found[:MOST_PANELS]
+    shown = _chosen(found)
     several = len({grid.run.id for grid in shown}) > 1
     chances = [cell.chance for grid in shown for cell in grid.cells if cell.chance is not None]
     chance = f" Chance is about {sum(chances) / len(chances):.2f}." if chances else ""
@@ -39,6 +39,16 @@ def figure(views: Sequence[RunView]) -> Figure:
         alt="; ".join(f"{_name(grid, several)} mean {_mean(grid.cells):.2f}" for grid in shown),
         sources=tuple(dict.fromkeys(f"{grid.run.id}/result.json{grid.path}" for grid in shown)),
     )
+
+
+def _chosen(found: Sequence[Grid]) -> list[Grid]:
+    """Every grid where there is room; otherwise the controls and the best of the rest, in their order."""
+    if len(found) <= MOST_PANELS:
+        return list(found)
+    controls = [grid for grid in found if grid.role == "control"][:2]
+    rest = sorted((grid for grid in found if grid.role != "control"), key=lambda grid: -_mean(grid.cells))
+    kept = [*rest[: MOST_PANELS - len(controls)], *controls]
+    return [grid for grid in found if grid in kept]
 
 
 def _panel(grid: Grid, several: bool) -> Panel:

@@ -1,0 +1,233 @@
+"""From run folders to a page as data: each run opened and checked, damaged ones named, several side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ropewalk.errors import DamagedError, RopewalkError, one_line
+from ropewalk.report.figure import Figure, NoDataError
+from ropewalk.report.figures import KINDS
+from ropewalk.report.page.content import (
+    Cell,
+    Column,
+    Content,
+    Table,
+    Verdict,
+    flattened,
+    key_table,
+    sentence,
+    value_cell,
+)
+from ropewalk.report.page.kinds import CONTENT
+from ropewalk.report.sources import view_of_run
+from ropewalk.report.views import RunView
+from ropewalk.runs import StoredRun, open_run
+from ropewalk.runs.index import find_run
+from ropewalk.units import format_bytes, format_duration
+
+_TOGETHER = ("loss-length", "loss-position", "training")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A run that could not be read: its name, what is wrong, the way out."""
+
+    run: str
+    message: str
+    hint: str
+    damaged: bool
+
+
+@dataclass(frozen=True)
+class RunPart:
+    """One run of the page: what was asked, what was done, what came out, how to do it again."""
+
+    view: RunView
+    status: str
+    created: str
+    duration: str
+    command: str
+    asked: Table
+    done: Table
+    files: Table
+    content: Content
+    traceback: str
+
+
+@dataclass(frozen=True)
+class Page:
+    """Everything on the page."""
+
+    title: str
+    runs: tuple[RunPart, ...]
+    problems: tuple[Problem, ...]
+    beside: Table | None
+    together: tuple[Figure, ...]
+    differences: Table | None
+
+
+def build(names: Sequence[str | Path], *, title: str | None = None) -> Page:
+    """Read every run; those that cannot be read become problems, and the rest of the page is still made."""
+    parts: list[RunPart] = []
+    problems: list[Problem] = []
+    for name in dict.fromkeys(str(name) for name in names):
+        try:
+            parts.append(_part(open_run(find_run(name))))
+        except RopewalkError as error:
+            problems.append(Problem(name, error.message, error.hint or "", isinstance(error, DamagedError)))
+    views = [part.view for part in parts]
+    several = len(parts) > 1
+    return Page(
+        title=title or _title(parts),
+        runs=tuple(parts),
+        problems=tuple(problems),
+        beside=_beside(parts) if several else None,
+        together=_together(views) if several else (),
+        differences=_differences(parts) if several else None,
+    )
+
+
+def _title(parts: Sequence[RunPart]) -> str:
+    subjects = list(dict.fromkeys(part.view.subject for part in parts))
+    if not subjects:
+        return "No readable run"
+    return subjects[0] if len(subjects) == 1 else f"{subjects[0]} and {len(subjects) - 1} more"
+
+
+def _part(run: StoredRun) -> RunPart:
+    view = view_of_run(run)
+    make = CONTENT.get(run.kind)
+    if make is None:
+        raise DamagedError(
+            f"run {run.id} is of kind {run.kind!r}, unknown to this version", hint="update ropewalk"
+        )
+    content = (
+        make(view)
+        if view.result or view.metrics
+        else Content(Verdict("This run holds no result.", tone="muted"))
+    )
+    error: Any = run.manifest.get("error")
+    if run.status != "complete":
+        content = _unfinished(run, content, error if isinstance(error, Mapping) else {})
+    seconds = run.manifest.get("seconds")
+    return RunPart(
+        view=view,
+        status=run.status,
+        created=str(run.manifest["created"]),
+        duration=format_duration(seconds) if isinstance(seconds, int | float) else "",
+        command=_command(run),
+        asked=key_table("What was asked", run.request, f"{run.id}/manifest.json/request"),
+        done=_done(run),
+        files=_files(run),
+        content=content,
+        traceback=str(error.get("traceback") or "") if isinstance(error, Mapping) else "",
+    )
+
+
+def _unfinished(run: StoredRun, content: Content, error: Mapping[str, Any]) -> Content:
+    """A failed or interrupted run says so before what it still measured."""
+    message = sentence(error.get("message") or "") or "It did not say why."
+    headline = f"This run {'was interrupted' if run.status == 'interrupted' else 'failed'}"
+    headline += "." if run.status == "interrupted" and not error else f": {message}"
+    hint = sentence(error["hint"]) if error.get("hint") else ""
+    kept = () if content.verdict.tone == "muted" else (content.verdict.headline, *content.verdict.points)
+    points = tuple(point for point in (hint, *kept) if point)
+    return Content(Verdict(headline, points, "bad"), content.tiles, content.tables, content.figures)
+
+
+def _command(run: StoredRun) -> str:
+    """The recorded command line, or the Python call with the same request."""
+    command = run.manifest.get("command")
+    if isinstance(command, str) and command:
+        return command
+    keywords = ", ".join(f"{key}={value!r}" for key, value in run.request.items() if value is not None)
+    return f"# called from Python with the request\nropewalk.{run.kind}({keywords})"
+
+
+def _done(run: StoredRun) -> Table:
+    manifest = run.manifest
+    seconds = manifest.get("seconds")
+    document: dict[str, Any] = {"run": run.id, "kind": run.kind, "status": run.status}
+    document["started"] = manifest.get("created")
+    if isinstance(seconds, int | float):
+        document["duration"] = format_duration(seconds)
+    document["seed"] = manifest.get("seed")
+    document["versions"] = manifest.get("versions") or {}
+    hardware = dict(manifest.get("hardware") or {})
+    memory = hardware.pop("memory_bytes", None)
+    if isinstance(memory, int | float):
+        hardware["memory"] = format_bytes(memory)
+    return key_table("What was done", document | {"hardware": hardware}, f"{run.id}/manifest.json")
+
+
+def _files(run: StoredRun) -> Table:
+    rows = tuple(
+        (
+            Cell(name, name),
+            Cell(format_bytes(entry["bytes"]), entry["bytes"]),
+            Cell(entry["sha256"], entry["sha256"]),
+        )
+        for name, entry in sorted(run.files.items())
+    )
+    columns = (Column("file", numeric=False), Column("size"), Column("SHA-256", numeric=False))
+    return Table("Files", columns, rows, "Checked against their hashes when this page was made.")
+
+
+def _beside(parts: Sequence[RunPart]) -> Table:
+    """Runs across; status, verdict and every leading number down."""
+    labels = list(dict.fromkeys(tile.label for part in parts for tile in part.content.tiles))
+    rows: list[tuple[Cell, ...]] = [
+        (Cell("kind"), *(Cell(part.view.kind) for part in parts)),
+        (Cell("about"), *(Cell(part.view.subject) for part in parts)),
+        (Cell("status"), *(Cell(part.status) for part in parts)),
+        (Cell("verdict"), *(Cell(part.content.verdict.headline) for part in parts)),
+    ]
+    for label in labels:
+        found = [next((tile for tile in part.content.tiles if tile.label == label), None) for part in parts]
+        cells = [
+            Cell("–", tone="muted") if tile is None else Cell(tile.value, source=tile.source)
+            for tile in found
+        ]
+        rows.append((Cell(label), *cells))
+    return Table("Side by side", _run_columns(parts), tuple(rows))
+
+
+def _differences(parts: Sequence[RunPart]) -> Table | None:
+    """What was asked or used differently: requests, seeds, versions."""
+    documents = [dict(flattened(part.view.request)) for part in parts]
+    names = list(dict.fromkeys(name for document in documents for name in document))
+    rows = []
+    for name in names:
+        values = [document.get(name) for document in documents]
+        if any(value != values[0] for value in values):
+            rows.append((Cell(name.replace("_", " ")), *(value_cell(value) for value in values)))
+    if not rows:
+        return None
+    return Table("What was asked differently", _run_columns(parts), tuple(rows))
+
+
+def _run_columns(parts: Sequence[RunPart]) -> tuple[Column, ...]:
+    return (Column("", numeric=False), *(Column(part.view.id, numeric=False) for part in parts))
+
+
+def _together(views: Sequence[RunView]) -> tuple[Figure, ...]:
+    """Figures in which at least two of the runs have a curve."""
+    found = []
+    for name in _TOGETHER:
+        try:
+            figure = KINDS[name].build(tuple(view for view in views if view.kind in KINDS[name].run_kinds))
+        except NoDataError:
+            continue
+        if len({source.partition("/")[0] for source in figure.sources}) > 1:
+            found.append(figure)
+    return tuple(found)
+
+
+def problem_line(problem: Problem) -> str:
+    """A problem in one line for the terminal."""
+    return f"{one_line(problem.run, 80)} is left out: {problem.message}" + (
+        f": {problem.hint}" if problem.hint else ""
+    )

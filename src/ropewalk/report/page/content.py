@@ -1,0 +1,153 @@
+"""What a page holds, as data: verdicts, tiles, tables, figures. The template draws it and decides nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ropewalk.report.figure import Figure
+from ropewalk.units import format_length
+
+Tone = Literal["", "good", "bad", "muted"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell: what is shown, what it sorts by, and where the number comes from."""
+
+    text: str
+    sort: float | str = ""
+    source: str = ""
+    tone: Tone = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column; numbers stand right."""
+
+    label: str
+    unit: str = ""
+    numeric: bool = True
+
+
+@dataclass(frozen=True)
+class Table:
+    """A sortable table."""
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    note: str = ""
+    sources: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A number that matters, large."""
+
+    label: str
+    value: str
+    note: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer, before anything else."""
+
+    headline: str
+    points: tuple[str, ...] = ()
+    tone: Tone = ""
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A figure that this run has no data for, and what to run to get it."""
+
+    kind: str
+    shows: str
+    message: str
+    hint: str
+
+
+@dataclass(frozen=True)
+class Content:
+    """What one run has to say."""
+
+    verdict: Verdict
+    tiles: tuple[Tile, ...] = ()
+    tables: tuple[Table, ...] = ()
+    figures: tuple[Figure | Missing, ...] = ()
+
+
+def number_cell(value: Any, source: str = "", *, digits: int = 3, tone: Tone = "") -> Cell:
+    """A number with a fixed count of decimals; anything else shows as it is."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value_cell(value, source)
+    if isinstance(value, float) and not math.isfinite(value):
+        return Cell("–", math.inf, source, "muted")
+    return Cell(shown_number(value, digits), float(value), source, tone)
+
+
+def shown_number(value: float, digits: int = 3) -> str:
+    """Whole numbers with thin spaces between thousands, small and large ones in scientific form."""
+    if isinstance(value, int) or (value == int(value) and abs(value) >= 1000):
+        return f"{int(value):,}".replace(",", "\u202f")
+    if value != 0 and (abs(value) < 10 ** -(digits + 1) or abs(value) >= 1e9):
+        return f"{value:.{digits}g}"
+    return f"{value:,.{digits}f}".replace(",", "\u202f")
+
+
+def length_cell(value: Any, source: str = "") -> Cell:
+    """A token count in its short spelling."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return value_cell(value, source)
+    return Cell(format_length(int(value)), float(value), source)
+
+
+def value_cell(value: Any, source: str = "") -> Cell:
+    """Any JSON value in one line."""
+    if value is None:
+        return Cell("–", "", source, "muted")
+    if isinstance(value, bool):
+        return Cell("yes" if value else "no", str(value), source)
+    if isinstance(value, int | float):
+        return number_cell(value, source)
+    if isinstance(value, str):
+        return Cell(value, value, source)
+    text = json.dumps(value, ensure_ascii=False)
+    return Cell(text if len(text) <= 400 else text[:399] + "…", text[:80], source)
+
+
+def key_table(title: str, document: Mapping[str, Any], source: str, *, note: str = "") -> Table:
+    """A mapping as two columns; inner mappings are flattened with dots."""
+    rows = tuple(
+        (Cell(name.replace("_", " "), name), value_cell(value, f"{source}/{name.replace('.', '/')}"))
+        for name, value in flattened(document)
+    )
+    return Table(title, (Column("name", numeric=False), Column("value", numeric=False)), rows, note)
+
+
+def flattened(document: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """(dotted name, value) of every leaf; lists stay whole."""
+    found: list[tuple[str, Any]] = []
+    for name, value in document.items():
+        if isinstance(value, Mapping) and value and len(prefix) < 60:
+            found += flattened(value, f"{prefix}{name}.")
+        else:
+            found.append((f"{prefix}{name}", value))
+    return found
+
+
+def sentence(text: Any) -> str:
+    """A text from a run as one line, ended with a full stop."""
+    flat = " ".join(str(text).split())
+    return flat if not flat or flat[-1] in ".!?" else flat + "."
+
+
+def joined(items: Sequence[Any]) -> str:
+    """Items of a short list, with commas."""
+    return ", ".join(str(item) for item in items)

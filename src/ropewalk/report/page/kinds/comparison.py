@@ -1,0 +1,163 @@
+"""`compare`: every method beside the controls, and which to take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ropewalk.report.page.content import (
+    Cell,
+    Column,
+    Content,
+    Table,
+    Tile,
+    Tone,
+    Verdict,
+    number_cell,
+    sentence,
+    shown_number,
+    value_cell,
+)
+from ropewalk.report.page.kinds.measured import cells_table, figures, loss_table, retrieval_table
+from ropewalk.report.reading import mappings, number
+from ropewalk.report.views import RunView
+
+_BEST = ("loss_at_target", "loss_in_window", "retrieval_at_target")
+_FIRST = (
+    "loss_at_target",
+    "loss_vs_cropped",
+    "loss_in_window",
+    "window_cost",
+    "retrieval_at_target",
+    "retrieval_vs_cropped",
+    "retrieval_in_window",
+    "effective_factor",
+    "attention_factor",
+    "parameters",
+    "needs_training",
+)
+_LEFT_OUT = ("name", "method", "variant", "same_as", "loss_vs_unmodified")
+_UNITS = {"loss": "nats", "window_cost": "nats", "bytes": "bytes", "seconds": "s"}
+_NESTED = (dict, list, tuple)
+
+
+def content(view: RunView) -> Content:
+    """Verdict, tiles, tables and figures of a comparison."""
+    tables = (methods_table(view), loss_table(view), retrieval_table(view), cells_table(view))
+    return Content(
+        _verdict(view),
+        tuple(_tiles(view)),
+        tuple(table for table in tables if table is not None),
+        figures(view),
+    )
+
+
+def _verdict(view: RunView) -> Verdict:
+    found = view.result.get("verdict")
+    if isinstance(found, str):
+        return Verdict(sentence(found))
+    if not isinstance(found, Mapping):
+        return Verdict("This comparison states no verdict.", tone="muted")
+    headline = sentence(found.get("summary") or "No summary.")
+    points = []
+    for key, words in (("text", "Best for text"), ("retrieval", "Best for retrieval")):
+        if isinstance(found.get(key), str):
+            points.append(f"{words}: {sentence(found[key])}")
+    for key, words in (("text_beats_cropping", "text"), ("retrieval_beats_cropping", "retrieval")):
+        if isinstance(found.get(key), list):
+            points.append(
+                f"Beat cropping on {words}: {', '.join(str(name) for name in found[key]) or 'none'}."
+            )
+    beats = found.get("beats_cropping")
+    if isinstance(beats, bool):
+        points.append("Stretching beats cropping on text." if beats else "No method beats cropping on text.")
+    left = mappings(view.result.get("not_measured"))
+    points += [f"Not measured: {row.get('name')}, {sentence(row.get('why'))}" for row in left]
+    return Verdict(headline, tuple(points), "bad" if beats is False else "good" if beats is True else "")
+
+
+def methods_table(view: RunView) -> Table | None:
+    """One row a method, every plain value that the run states; controls below."""
+    methods = mappings(view.result.get("methods"))
+    if not methods:
+        return None
+    controls = view.result.get("controls")
+    extra = [
+        ({"name": name} | dict(control), f"/controls/{name}")
+        for name, control in (controls.items() if isinstance(controls, Mapping) else ())
+        if isinstance(control, Mapping)
+    ]
+    rows = [(method, f"/methods/{index}") for index, method in enumerate(methods)]
+    keys = _keys([method for method, _ in rows])
+    best = {key: _best(key, [method for method, _ in rows]) for key in _BEST}
+    drawn = tuple(_row(view, row, path, keys, best) for row, path in [*rows, *extra])
+    columns = (Column("method", numeric=False), *(_column(key, methods) for key in keys))
+    note = "Controls stand below the methods. The best of each leading column is marked."
+    return Table("Methods", columns, drawn, note, (f"{view.id}/result.json/methods",))
+
+
+def _row(
+    view: RunView, row: Mapping[str, Any], path: str, keys: list[str], best: Mapping[str, float | None]
+) -> tuple[Cell, ...]:
+    name = str(row.get("name") or "")
+    cells = [Cell(name, name, tone="muted" if path.startswith("/controls") else "")]
+    for key in keys:
+        source = f"{view.id}/result.json{path}/{key}"
+        value = row.get(key)
+        tone: Tone = "good" if best.get(key) is not None and number(value) == best[key] else ""
+        cells.append(_cell(value, source, tone))
+    return tuple(cells)
+
+
+def _cell(value: Any, source: str, tone: Tone) -> Cell:
+    """A number, or a paired difference with half its interval."""
+    if isinstance(value, Mapping) and (difference := number(value.get("difference"))) is not None:
+        low, high = number(value.get("low")), number(value.get("high"))
+        spread = "" if low is None or high is None else f" ±{(high - low) / 2:.3f}"
+        return Cell(f"{difference:+.3f}{spread}", difference, source, tone)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return number_cell(value, source, tone=tone)
+    return value_cell(None if value == {} else value, source)
+
+
+def _keys(methods: list[Mapping[str, Any]]) -> list[str]:
+    present = [key for method in methods for key, value in method.items() if not isinstance(value, _NESTED)]
+    leading = [key for key in _FIRST if any(method.get(key) is not None for method in methods)]
+    return [key for key in dict.fromkeys([*leading, *present]) if key not in _LEFT_OUT]
+
+
+def _column(key: str, methods: list[Mapping[str, Any]]) -> Column:
+    values = [method.get(key) for method in methods]
+    unit = next((unit for word, unit in _UNITS.items() if word in key), "")
+    numeric = any(
+        number(value) is not None or (isinstance(value, Mapping) and "difference" in value)
+        for value in values
+    )
+    return Column(key.replace("_", " "), unit, numeric)
+
+
+def _best(key: str, methods: list[Mapping[str, Any]]) -> float | None:
+    values = [value for method in methods if (value := number(method.get(key))) is not None]
+    if not values:
+        return None
+    return max(values) if key.startswith("retrieval") else min(values)
+
+
+def _tiles(view: RunView) -> list[Tile]:
+    methods = mappings(view.result.get("methods"))
+    tiles = []
+    labels = {
+        "loss_at_target": ("lowest loss at the target", "nats"),
+        "loss_in_window": ("lowest loss in the window", "nats"),
+        "retrieval_at_target": ("best retrieval at the target", "share found"),
+    }
+    for key, (label, unit) in labels.items():
+        best = _best(key, methods)
+        for index, method in enumerate(methods):
+            if best is not None and number(method.get(key)) == best:
+                note = f"{unit}, {method.get('name')}"
+                tiles.append(
+                    Tile(label, shown_number(best), note, f"{view.id}/result.json/methods/{index}/{key}")
+                )
+                break
+    return tiles

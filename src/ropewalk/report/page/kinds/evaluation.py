@@ -1,0 +1,106 @@
+"""`eval`: how far the model reaches, what it loses, what it finds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ropewalk.report.page.content import Content, Tile, Verdict, joined, sentence, shown_number
+from ropewalk.report.page.kinds.measured import cells_table, figures, loss_table, retrieval_table
+from ropewalk.report.reading import Curve, by_length, grids, loss_curves, number
+from ropewalk.report.views import RunView
+from ropewalk.units import format_length
+
+
+def content(view: RunView) -> Content:
+    """Verdict, tiles, tables and figures of an evaluation."""
+    tables = (loss_table(view), retrieval_table(view), cells_table(view))
+    return Content(
+        _verdict(view),
+        tuple(_tiles(view)),
+        tuple(table for table in tables if table is not None),
+        figures(view),
+    )
+
+
+def effective_length(view: RunView) -> tuple[int | None, str]:
+    """(tokens, evidence in words); the value may be a number or a mapping with its evidence."""
+    found: Any = view.result.get("effective_length")
+    if isinstance(found, Mapping):
+        length = number(found.get("length") or found.get("tokens") or found.get("value"))
+        words = found.get("summary") or found.get("evidence") or found.get("why") or found.get("text") or ""
+        return (None if length is None else int(length)), words if isinstance(words, str) else joined(
+            _lines(words)
+        )
+    length = number(found)
+    return (None if length is None else int(length)), ""
+
+
+def _lines(value: Any) -> list[str]:
+    return [str(item) for item in value] if isinstance(value, list | tuple) else []
+
+
+def _verdict(view: RunView) -> Verdict:
+    length, evidence = effective_length(view)
+    points = [sentence(evidence)] if evidence else []
+    points += _against_controls(view)
+    summary = view.result.get("summary") or view.result.get("verdict")
+    if isinstance(summary, str):
+        return Verdict(sentence(summary), tuple(points))
+    if length is None:
+        return Verdict("No effective length was found or asked for.", tuple(points), "muted")
+    return Verdict(f"Usable up to {format_length(length)} tokens.", tuple(points))
+
+
+def _against_controls(view: RunView) -> list[str]:
+    """One sentence for each control that was measured at the longest length."""
+    curves = loss_curves(view)
+    own = next((curve for curve in curves if curve.role == "measured"), None)
+    if own is None:
+        return []
+    points = []
+    for curve in curves:
+        other = _at(curve, own.rows[-1].at)
+        if curve.role != "control" or other is None:
+            continue
+        difference = own.rows[-1].value - other
+        word = "below" if difference < 0 else "above"
+        where = format_length(int(own.rows[-1].at))
+        points.append(
+            f"At {where} tokens its loss is {abs(difference):.3f} nats {word} the {curve.name} control."
+        )
+    return points
+
+
+def _at(curve: Curve, length: float) -> float | None:
+    return next((row.value for row in curve.rows if row.at == length), None)
+
+
+def _tiles(view: RunView) -> list[Tile]:
+    tiles = []
+    length, _ = effective_length(view)
+    if length is not None:
+        tiles.append(
+            Tile(
+                "effective length", format_length(length), "tokens", f"{view.id}/result.json/effective_length"
+            )
+        )
+    own = next((curve for curve in loss_curves(view) if curve.role == "measured"), None)
+    if own is not None:
+        last = own.rows[-1]
+        label = f"loss at {format_length(int(last.at))}"
+        tiles.append(
+            Tile(label, shown_number(last.value), "nats per token", f"{view.id}/result.json{last.path}/loss")
+        )
+    for grid in grids(view)[:3]:
+        reach, accuracy, chance = by_length(grid)[-1]
+        note = "share found" if chance is None else f"share found, chance {chance:.2f}"
+        tiles.append(
+            Tile(
+                f"{grid.task} at {format_length(reach)}",
+                f"{accuracy:.2f}",
+                note,
+                f"{view.id}/result.json{grid.path}",
+            )
+        )
+    return tiles

@@ -1,0 +1,123 @@
+"""Tables and figures that every measured run shares: loss by length, retrieval, and the figures of its kind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ropewalk.report.figure import Figure, NoDataError
+from ropewalk.report.figures import KINDS, kinds_for
+from ropewalk.report.page.content import Cell, Column, Missing, Table, length_cell, number_cell
+from ropewalk.report.reading import by_length, grids, loss_curves, mappings, number
+from ropewalk.report.views import RunView
+
+_OF_SCHEDULES = ("wavelength", "profile", "angles", "decay", "resolution")
+
+
+def figures(view: RunView) -> tuple[Figure | Missing, ...]:
+    """Every figure of the run's kind; one without data becomes a note that says what to run."""
+    found: list[Figure | Missing] = []
+    for kind in kinds_for(view.kind):
+        try:
+            found.append(kind.build((view,)))
+        except NoDataError as error:
+            found.append(Missing(kind.name, kind.shows, error.message, error.hint or ""))
+    model = view.model_view()
+    if model is not None:
+        files = tuple(f"{view.id}/parts (schedule of {name})" for name in model.names)
+        found += [KINDS[name].build(model).with_sources(*files) for name in _OF_SCHEDULES]
+    return tuple(found)
+
+
+def loss_table(view: RunView) -> Table | None:
+    """Lengths down, everything measured across."""
+    curves = loss_curves(view)
+    if not curves:
+        return None
+    lengths = sorted({row.at for curve in curves for row in curve.rows})
+    rows = []
+    for length in lengths:
+        cells = [length_cell(length)]
+        for curve in curves:
+            row = next((row for row in curve.rows if row.at == length), None)
+            if row is None:
+                cells.append(Cell("–", "", tone="muted"))
+                continue
+            spread = "" if row.low is None or row.high is None else f" ±{(row.high - row.low) / 2:.3f}"
+            cells.append(Cell(f"{row.value:.3f}{spread}", row.value, f"{view.id}/result.json{row.path}/loss"))
+        rows.append(tuple(cells))
+    columns = (Column("length", "tokens"), *(Column(curve.name, "nats") for curve in curves))
+    note = "Mean next-token loss at each length, ± half its 95 % interval where there is one."
+    return Table(
+        "Loss by length", columns, tuple(rows), note, _sources(view, [curve.path for curve in curves])
+    )
+
+
+def retrieval_table(view: RunView) -> Table | None:
+    """One row for each task and method, one column for each length; depths are averaged."""
+    found = grids(view)
+    if not found:
+        return None
+    lengths = sorted({cell.length for grid in found for cell in grid.cells})
+    rows = []
+    for grid in found:
+        means = {length: accuracy for length, accuracy, _ in by_length(grid)}
+        chances = [chance for _, _, chance in by_length(grid) if chance is not None]
+        cells = [Cell(grid.name, grid.name), Cell(grid.task, grid.task)]
+        for length in lengths:
+            cells.append(number_cell(means.get(length), f"{view.id}/result.json{grid.path}", digits=2))
+        cells.append(number_cell(sum(chances) / len(chances) if chances else None, digits=2))
+        rows.append(tuple(cells))
+    columns = (
+        Column("model or method", numeric=False),
+        Column("task", numeric=False),
+        *(Column(length_cell(length).text, "tokens") for length in lengths),
+        Column("chance"),
+    )
+    note = "Share of answers found, averaged over depths; 1 is all."
+    return Table(
+        "Retrieval by length", columns, tuple(rows), note, _sources(view, [grid.path for grid in found])
+    )
+
+
+def cells_table(view: RunView) -> Table | None:
+    """Every retrieval cell with its depth, where more than one depth was asked."""
+    found = grids(view)
+    if not any(len({cell.depth for cell in grid.cells}) > 1 for grid in found):
+        return None
+    rows = [
+        (
+            Cell(grid.name, grid.name),
+            Cell(grid.task, grid.task),
+            length_cell(cell.length),
+            number_cell(cell.depth, digits=2),
+            number_cell(cell.accuracy, f"{view.id}/result.json{cell.path}/accuracy", digits=2),
+            number_cell(cell.chance, f"{view.id}/result.json{cell.path}/chance", digits=2),
+        )
+        for grid in found
+        for cell in grid.cells
+    ]
+    columns = (
+        Column("model or method", numeric=False),
+        Column("task", numeric=False),
+        Column("length", "tokens"),
+        Column("depth"),
+        Column("accuracy"),
+        Column("chance"),
+    )
+    return Table(
+        "Retrieval, every cell", columns, tuple(rows), sources=_sources(view, [g.path for g in found])
+    )
+
+
+def best_at_end(view: RunView, task_rows: Any) -> float | None:
+    """Mean accuracy at the longest length of the given retrieval rows."""
+    rows = [row for row in mappings(task_rows) if number(row.get("accuracy")) is not None]
+    lengths = [length for row in rows if (length := number(row.get("length"))) is not None]
+    if not lengths:
+        return None
+    last = [number(row["accuracy"]) or 0.0 for row in rows if number(row.get("length")) == max(lengths)]
+    return sum(last) / len(last)
+
+
+def _sources(view: RunView, paths: list[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(f"{view.id}/result.json{path}" for path in paths))
