@@ -136,7 +136,7 @@ class Quality(Strict):
     """Leave a stage when its loss is good enough, or no longer falls; `at_most_steps` bounds it either way.
 
     The loss is measured every `every` steps: the mean training loss of those steps, or the evaluation's with
-    `on: evaluation`. `loss_below` must hold `times` times in a row; `plateau` is the number of measurements in a row
+    `measure: evaluation`. `loss_below` must hold `times` times in a row; `plateau` is the number of measurements in a row
     that did not improve on the best by `min_delta`.
     """
 
@@ -146,7 +146,7 @@ class Quality(Strict):
     plateau: Annotated[int, Field(ge=1)] | None = None
     min_delta: NotNegative = 0.0
     at_most_steps: Annotated[int, Field(ge=1)]
-    on: Literal["training", "evaluation"] = "training"
+    measure: Literal["training", "evaluation"] = "training"
 
     @model_validator(mode="after")
     def _some_rule(self) -> Quality:
@@ -281,7 +281,7 @@ class Recipe(Strict):
                     f"stages.{number} has samples of {stage.longest} tokens, tokens_per_step={self.tokens_per_step} "
                     "cannot hold one: raise tokens_per_step"
                 )
-            if stage.until is not None and stage.until.on == "evaluation" and self.evaluation is None:
+            if stage.until is not None and stage.until.measure == "evaluation" and self.evaluation is None:
                 raise ValueError(
                     f"stages.{number} ends by the evaluation's loss: add evaluation to the recipe"
                 )

@@ -136,7 +136,7 @@ class Curriculum:
             done = state.step >= self.steps[state.stage]
         else:
             done = state.tokens >= goal
-        if stage.until is not None and stage.until.on == "training":
+        if stage.until is not None and stage.until.measure == "training":
             state.window_loss += loss
             state.window_steps += 1
             if state.window_steps == stage.until.every:
@@ -148,7 +148,7 @@ class Curriculum:
     def measured(self, loss: float) -> bool:
         """Count an evaluation's loss, where the stage listens to it; True when the stage ended."""
         until = None if self.finished else self.stage.until
-        if until is None or until.on != "evaluation" or self.state.step == 0:
+        if until is None or until.measure != "evaluation" or self.state.step == 0:
             return False
         return self._leave() if self._good_enough(loss) else False
 

@@ -1,0 +1,204 @@
+"""Documents to samples: shares, order, position, hashes, generators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ropewalk.errors import RopewalkError, UsageError
+from ropewalk.training import sources
+from ropewalk.training.batches import make_step
+from ropewalk.training.data import Mixture, Sample, tokenize
+from ropewalk.training.recipe import DataPart
+from ropewalk.training.sources import find_generator, source
+
+
+@pytest.fixture(scope="module")
+def tokenizer(byte_tokenizer: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(byte_tokenizer)
+
+
+@pytest.fixture
+def registered(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """`registered(name, function)` for the length of one test."""
+
+    def register(name: str, function: Callable[..., Any]) -> None:
+        monkeypatch.setitem(sources._GENERATORS, name, function)
+
+    return register
+
+
+def mixture(tokenizer: Any, *parts: dict[str, Any], seed: int = 0, **more: Any) -> Mixture:
+    return Mixture(DataPart.model_validate({"sources": list(parts)} | more), tokenizer, seed)
+
+
+def part(folder: Path, name: str = "text", **more: Any) -> dict[str, Any]:
+    return {"name": name, "kind": "text", "paths": [str(folder)]} | more
+
+
+def test_an_epoch_holds_every_document_once(tokenizer: Any, text_folder: Path) -> None:
+    mixed = mixture(tokenizer, part(text_folder))
+    total = mixed.tokens_per_epoch
+    first, second = mixed.take(total), mixed.take(total)
+    texts = {path.read_text() for path in text_folder.glob("*.txt")}
+    for epoch in (first, second):
+        assert {text for text in tokenizer.decode(epoch.ids).split("<end>") if text} == texts
+        assert len(epoch.names) == len(set(epoch.names)) == 12
+    assert first.names != second.names
+
+
+def test_samples_name_their_documents(tokenizer: Any, text_folder: Path) -> None:
+    mixed = mixture(tokenizer, part(text_folder))
+    for _ in range(40):
+        sample = mixed.take(97)
+        for number, name in enumerate(sample.names):
+            piece = tokenizer.decode(sample.ids[sample.documents == number]).replace("<end>", "")
+            assert piece in Path(name.removeprefix("text:")).read_text()
+
+
+def test_position_is_taken_up_exactly(tokenizer: Any, text_folder: Path) -> None:
+    more = {"long_documents": {"min_length": 400, "share": 0.7}}
+    parts = (part(text_folder, share=2), part(text_folder, "other", share=1))
+    mixed = mixture(tokenizer, *parts, **more)
+    lengths = [64, 200, 31, 500, 64, 64, 3000, 9] * 3
+    for number, length in enumerate(lengths):
+        fresh = mixture(tokenizer, *parts, **more)
+        fresh.restore(mixed.state())
+        sample = mixed.take(length)
+        assert np.array_equal(fresh.take(length).ids, sample.ids), number
+
+
+def test_shares_are_shares_of_tokens(tokenizer: Any, text_folder: Path) -> None:
+    mixed = mixture(tokenizer, part(text_folder, "a", share=3), part(text_folder, "b", share=1))
+    for length in [64, 512, 128] * 60:
+        mixed.take(length)
+    assert mixed.served[0] / sum(mixed.served) == pytest.approx(0.75, abs=0.01)
+
+
+def test_long_documents_get_their_share(tokenizer: Any, text_folder: Path) -> None:
+    long = {path for path in text_folder.glob("*.txt") if len(path.read_text()) + 1 >= 700}
+    assert 0 < len(long) < 6
+    mixed = mixture(tokenizer, part(text_folder), long_documents={"min_length": 700, "share": 0.8})
+    counts = {True: 0, False: 0}
+    for _ in range(200):
+        sample = mixed.take(128)
+        for number, name in enumerate(sample.names):
+            counts[Path(name.removeprefix("text:")) in long] += int((sample.documents == number).sum())
+    assert counts[True] / sum(counts.values()) == pytest.approx(0.8, abs=0.02)
+
+
+def test_a_rule_that_leaves_nothing_is_refused(tokenizer: Any, text_folder: Path) -> None:
+    with pytest.raises(UsageError, match="leaves to train on"):
+        mixture(tokenizer, part(text_folder), long_documents={"min_length": 100000, "share": 1.0})
+
+
+def test_hashes_follow_the_text_and_the_tokenizer(tokenizer: Any, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one text")
+    before = mixture(tokenizer, part(tmp_path)).hashes()
+    assert before == mixture(tokenizer, part(tmp_path), seed=5).hashes()
+    (tmp_path / "a.txt").write_text("one texd")
+    after = mixture(tokenizer, part(tmp_path)).hashes()
+    assert before["tokenizer"] == after["tokenizer"]
+    assert before["source text"] != after["source text"]
+
+
+def test_json_lines(tokenizer: Any, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"body": "abc"}\n\n{"body": "defg"}\n')
+    given = {"name": "j", "kind": "jsonl", "paths": [str(path)], "field": "body"}
+    assert mixture(tokenizer, given).tokens_per_epoch == 9
+    with pytest.raises(UsageError, match="line 1.*'text'"):
+        mixture(tokenizer, given | {"field": "text"})
+
+
+@pytest.mark.parametrize("name", ["absent.txt", "absent/", "*.none"])
+def test_missing_text_is_named(tokenizer: Any, tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match=r"'t'.*(no file|absent|none)"):
+        mixture(tokenizer, part(tmp_path / name, "t"))
+
+
+def test_generators_are_seeded_by_sample(tokenizer: Any, registered: Callable[..., None]) -> None:
+    registered("digits", lambda rng, tokenizer, length, top=9: rng.integers(0, top, min(10, length)).tolist())
+    given = {"name": "g", "kind": "generated", "generator": "digits", "parameters": {"top": 5}}
+    first, second = mixture(tokenizer, given), mixture(tokenizer, given)
+    samples = [first.take(25) for _ in range(3)]
+    assert not np.array_equal(samples[0].ids, samples[1].ids)
+    assert all(sample.ids.max() < 5 for sample in samples)
+    assert samples[0].documents.tolist() == [0] * 10 + [1] * 10 + [2] * 5
+    second.restore({"served": [50], "sources": {"g": {"number": 2}}})
+    assert np.array_equal(second.take(25).ids, samples[2].ids)
+
+
+def test_what_a_generator_leaves_is_padding_without_loss(
+    tokenizer: Any, registered: Callable[..., None]
+) -> None:
+    registered("short", lambda rng, tokenizer, length: ([1, 2, 3], [0.0, 0.5, 1.0]) if length > 6 else [])
+    sample = mixture(tokenizer, {"name": "g", "kind": "generated", "generator": "short"}).take(8)
+    assert sample.ids.tolist() == [1, 2, 3] + [tokenizer.eos_token_id] * 5
+    assert sample.weights.tolist() == [0, 0.5, 1, 0, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (lambda rng, tokenizer, length: [1] * (length + 1), "at most"),
+        (lambda rng, tokenizer, length: ([1, 2], [1.0]), "one weight a token"),
+        (lambda rng, tokenizer, length, *, needed: [1], "parameters"),
+    ],
+)
+def test_wrong_generators_are_explained(
+    tokenizer: Any, registered: Callable[..., None], function: Callable[..., Any], words: str
+) -> None:
+    registered("wrong", function)
+    with pytest.raises(UsageError, match=words):
+        mixture(tokenizer, {"name": "g", "kind": "generated", "generator": "wrong"}).take(8)
+
+
+def test_unknown_and_doubled_generators() -> None:
+    with pytest.raises(UsageError, match="no generator 'nothing'"):
+        find_generator("nothing")
+
+    def one(rng: Any, tokenizer: Any, length: int) -> list[int]:
+        return []
+
+    def two(rng: Any, tokenizer: Any, length: int) -> list[int]:
+        return []
+
+    source("test-doubled")(one)
+    source("test-doubled")(one)
+    with pytest.raises(RopewalkError, match="registered twice"):
+        source("test-doubled")(two)
+
+
+def test_tokenize_ends_documents(tokenizer: Any) -> None:
+    tokens, offsets = tokenize(tokenizer, ["ab", "", "c"])
+    assert offsets.tolist() == [0, 3, 4, 6]
+    assert tokens[[2, 3, 5]].tolist() == [tokenizer.eos_token_id] * 3
+
+
+def sample_of(length: int, mark: int) -> Sample:
+    ids = np.full(length, mark, dtype=np.int64)
+    return Sample(ids, np.ones(length, np.float32), np.zeros(length, np.int32), (f"d{mark}",))
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+def test_every_rank_gets_the_same_number_of_batches_and_every_row_counts_once(world: int) -> None:
+    samples = [sample_of(64, 1), *(sample_of(16, number) for number in range(2, 9))]
+    steps = [make_step(samples, 32, rank, world) for rank in range(world)]
+    assert len({len(step.micro) for step in steps}) == 1
+    counted = [
+        (int(row[0]), len(row))
+        for step in steps
+        for batch in step.micro
+        for row, labels in zip(batch["input_ids"], batch["labels"])
+        if bool((labels != -100).any())
+    ]
+    assert sorted(counted) == sorted((int(sample.ids[0]), len(sample)) for sample in samples)
+    assert {step.num_tokens for step in steps} == {64 + 7 * 16}
+    assert all(batch["input_ids"].numel() <= 64 for step in steps for batch in step.micro)
