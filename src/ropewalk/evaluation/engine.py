@@ -17,12 +17,13 @@ from ropewalk.errors import RopewalkError, UsageError, one_line
 from ropewalk.evaluation.caches import cache_bytes, copied, croppable, new_cache
 from ropewalk.evaluation.heads import decoder_of, logits_from, split_works
 from ropewalk.evaluation.regimes import Regime, find_regime, fixed_length
+from ropewalk.evaluation.split import split_attention
 
 Ids = Sequence[int] | torch.Tensor
 
 _CHUNK = {"cpu": 1024, "cuda": 4096}
 _TOKENS_IN_FLIGHT = {"cpu": 2048, "cuda": 16384}
-_LOGIT_BYTES = {"cpu": 32 << 20, "cuda": 512 << 20}
+_LOGIT_BYTES = {"cpu": 16 << 20, "cuda": 512 << 20}
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class Engine:
         self.regime: Regime | None = find_regime(model)
         self._decoder = decoder_of(model)
         self._kv_bytes_per_token: float = 0.0
+        self._split = self.device.type == "cpu"
         with torch.inference_mode():
             self._probe()
 
@@ -80,7 +82,7 @@ class Engine:
             self._decoder = None
         cache = new_cache(self.model, 16, forkable=True)
         pieces = []
-        with fixed_length(self.model, self._rope_length(16)):
+        with self._guard(), fixed_length(self.model, self._rope_length(16)):
             for begin in (0, 8):
                 piece_BT = ids_BT[:, begin : begin + 8]
                 pieces.append(
@@ -174,7 +176,8 @@ class Engine:
     @contextlib.contextmanager
     def _guard(self) -> Iterator[None]:
         try:
-            yield
+            with split_attention(self.model) if self._split else contextlib.nullcontext():
+                yield
         except torch.OutOfMemoryError as error:
             raise RopewalkError(
                 f"the device ran out of memory ({one_line(error, 120)})",

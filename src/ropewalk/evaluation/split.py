@@ -1,0 +1,88 @@
+"""Causal attention of a chunk to a long cache without a mask, on a CPU.
+
+The stock path builds a (chunk, cache) mask, which costs memory and slows the kernel by a third. A chunk's attention
+is the attention to everything before it (no mask needed) and the causal attention inside it; the two are joined
+exactly by their log-sum-exp: w = sigmoid(lse_past - lse_own), out = own + w * (past - own).
+
+Axes: B rows, H heads, K key-value heads, T chunk tokens, D head width.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.masking_utils import causal_mask_function, sdpa_mask
+
+NAME = "ropewalk_split"
+
+
+def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
+    """No mask where the pattern is plain causal; the stock mask everywhere else (windows, chunks, padding)."""
+    plain = (
+        not args
+        and kwargs.get("mask_function") is causal_mask_function
+        and kwargs.get("attention_mask") is None
+        and kwargs.get("local_size") is None
+        and kwargs.get("allow_is_causal_skip", True)
+    )
+    return None if plain else sdpa_mask(*args, **kwargs)
+
+
+def _attention(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    tokens, total = query.shape[2], key.shape[2]
+    plain = attention_mask is None and kwargs.get("position_bias") is None and not kwargs.get("dropout")
+    causal = kwargs.get("is_causal") is not False and getattr(module, "is_causal", True)
+    same_width = query.shape[-1] == value.shape[-1]
+    if not (plain and causal and same_width and 1 < tokens < total):
+        output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+        return output, None
+    return _joined(query, key, value, kwargs.get("scaling")).transpose(1, 2).contiguous(), None
+
+
+def _joined(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None) -> torch.Tensor:
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    rows, heads, tokens, width = query.shape
+    groups, past = heads // key.shape[1], key.shape[2] - tokens
+    own_keys = repeat_kv(key[:, :, past:], groups)
+    own_values = repeat_kv(value[:, :, past:], groups)
+    own, own_lse = kernel(query, own_keys, own_values, 0.0, True, scale=scale)
+    # Queries of one group see the same past: as more rows of one head they need no repeated copy of the cache.
+    grouped = query.reshape(rows, heads // groups, groups * tokens, width)
+    far, far_lse = kernel(grouped, key[:, :, :past], value[:, :, :past], 0.0, False, scale=scale)
+    far, far_lse = far.reshape(own.shape), far_lse.reshape(own_lse.shape)
+    weight = torch.sigmoid(far_lse - own_lse).unsqueeze(-1).to(own.dtype)
+    return torch.lerp(own, far, weight)
+
+
+@contextlib.contextmanager
+def split_attention(model: Any) -> Iterator[None]:
+    """Inside the block, the parts of a model that use stock `sdpa` on a CPU attend without masks."""
+    configs = {id(module.config): module.config for module in model.modules() if hasattr(module, "config")}
+    changed = [
+        config
+        for config in configs.values()
+        if getattr(config, "_attn_implementation_internal", None) == "sdpa"
+    ]
+    try:
+        for config in changed:
+            config._attn_implementation_internal = NAME
+        yield
+    finally:
+        for config in changed:
+            config._attn_implementation_internal = "sdpa"
+
+
+AttentionInterface.register(NAME, _attention)
+AttentionMaskInterface.register(NAME, _mask)
