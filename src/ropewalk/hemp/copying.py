@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from ropewalk.hemp.text import excerpt, span
 
 SHORTEST, LONGEST = 8, 128
-SHARE_TO_THE_END = 0.65
+SHARE_TO_THE_END = 0.75
 
 
 def copy_text(rng: random.Random, texts: Sequence[str], length: int) -> str:

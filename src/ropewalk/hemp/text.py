@@ -10,13 +10,16 @@ from collections.abc import Sequence
 from ropewalk.evaluation import words
 from ropewalk.evaluation.tasks.base import GRASS
 
-ALPHABETS = (
-    string.ascii_lowercase,
-    string.digits,
-    "0123456789abcdef",
-    string.ascii_letters + string.digits,
-    string.ascii_letters + string.digits + string.punctuation + " ",
-)
+PRINTABLE = string.ascii_letters + string.digits + string.punctuation + " "
+
+# In a large alphabet one byte of a random span finds its place in the repetition; that teaches looking back first.
+ALPHABETS = {
+    PRINTABLE: 0.5,
+    string.ascii_letters + string.digits: 0.2,
+    string.ascii_lowercase: 0.12,
+    string.digits: 0.12,
+    "0123456789abcdef": 0.06,
+}
 VOCABULARY = (words.NOUNS, words.ADJECTIVES, words.VERBS, words.PLACES)
 
 
@@ -68,9 +71,10 @@ def filler(rng: random.Random, texts: Sequence[str], length: int) -> str:
 def span(rng: random.Random, texts: Sequence[str], length: int) -> str:
     """`length` characters worth copying: random characters, words in random order, or a text."""
     kind = rng.random()
-    if kind < 0.45:
-        return "".join(rng.choices(rng.choice(ALPHABETS), k=length))
-    if kind < 0.7:
+    if kind < 0.6:
+        [alphabet] = rng.choices(list(ALPHABETS), weights=list(ALPHABETS.values()))
+        return "".join(rng.choices(alphabet, k=length))
+    if kind < 0.8:
         joint = rng.choice((" ", "-", ", ", "\n"))
         return joint.join(rng.choice(rng.choice(VOCABULARY)) for _ in range(length // 3 + 1))[:length]
     return excerpt(rng, texts, length)
