@@ -77,7 +77,30 @@ def carry(
         raise UsageError(
             f"target_length={shown(target)} is not a number of tokens", hint="give tokens, 1 or more"
         )
-    schedules = _schedules(facts, schedule, layers)
+    schedules = schedules_for(facts, schedule, layers)
+    return _carried(config, facts, schedules, int(target), note=True)
+
+
+def write_schedules(
+    config: Mapping[str, Any],
+    facts: ModelFacts,
+    schedules: Mapping[str, FrequencySchedule],
+    target_length: int,
+    *,
+    note: bool = True,
+) -> dict[str, Any]:
+    """A new configuration with one schedule for each rotary entry named; without a note for a mere correction."""
+    return _carried(config, facts, schedules, target_length, note=note).config
+
+
+def _carried(
+    config: Mapping[str, Any],
+    facts: ModelFacts,
+    schedules: Mapping[str, FrequencySchedule],
+    target: int,
+    *,
+    note: bool,
+) -> Carried:
     entries = {label: entry_for(facts, facts.ropes[label], made) for label, made in schedules.items()}
     fresh = copy.deepcopy(dict(config))
     text = _text_of(fresh, facts.text_path)
@@ -85,28 +108,35 @@ def carry(
         old = _write_flat(text, facts, entries[DEFAULT])
     else:
         old = _write_nested(text, facts, entries)
-    _write_lengths(fresh, text, facts, schedule, int(target))
+    _write_lengths(fresh, text, facts, target)
     _write_head_dim(text, facts)
-    written = {label: entry.values for label, entry in entries.items()}
-    fresh[RECORD] = make_record(schedules, written, int(target))
+    if note:
+        written = {label: entry.values for label, entry in entries.items()}
+        fresh[RECORD] = make_record(schedules, written, target)
     return Carried(fresh, entries, schedules, old)
 
 
-def _schedules(facts: ModelFacts, schedule: FrequencySchedule, layers: str) -> dict[str, FrequencySchedule]:
+def schedules_for(
+    facts: ModelFacts, schedule: FrequencySchedule, layers: str
+) -> dict[str, FrequencySchedule]:
+    """The schedule of every rotary entry that `layers` means, by label; UsageError for another model's schedule."""
     if layers not in LAYERS:
         raise UsageError(f"layers={shown(layers)} is not a choice", hint="use full or all")
     main = facts.rope
     if schedule.geometry != main.geometry:
         raise UsageError(
-            f"the schedule was made for another geometry (original_length={schedule.geometry.original_length}, "
-            f"rope_theta={schedule.geometry.rope_theta:g}, {schedule.geometry.half_dim} pairs) than the model's "
+            "the schedule was made for another geometry "
+            f"(original_length={schedule.geometry.original_length}, "
+            f"rope_theta={schedule.geometry.rope_theta:g}, {schedule.geometry.half_dim} pairs) than the "
+            "model's "
             f"(original_length={main.geometry.original_length}, rope_theta={main.geometry.rope_theta:g}, "
             f"{main.geometry.half_dim} pairs)",
             hint="make it from ropewalk.read_geometry(model)",
         )
     if layers == "full" and is_sliding(facts.main):
         raise RopewalkError(
-            f"model_type={shown(facts.text_type)}: only its sliding layers rotate; its full-attention layers know no "
+            f"model_type={shown(facts.text_type)}: only its sliding layers rotate; its full-attention layers "
+            "know no "
             "position and need no stretch",
             hint="nothing has to be extended; pass layers='all' (--layers all) to stretch the sliding layers anyway",
         )
@@ -130,7 +160,8 @@ def _same_method(schedule: FrequencySchedule, rope: RopeFacts) -> FrequencySched
         )
     except UsageError as error:
         raise RopewalkError(
-            f"layers='all': method {shown(schedule.method)} cannot be repeated on layer type {shown(rope.layer_type)} "
+            f"layers='all': method {shown(schedule.method)} cannot be repeated on layer type "
+            f"{shown(rope.layer_type)} "
             f"({error.message})",
             hint="use layers='full', or a method that only takes a factor",
         ) from error
@@ -208,20 +239,17 @@ def _write_nested(text: dict[str, Any], facts: ModelFacts, entries: Mapping[str,
     return True
 
 
-def _write_lengths(
-    root: dict[str, Any], text: dict[str, Any], facts: ModelFacts, schedule: FrequencySchedule, target: int
-) -> None:
+def _write_lengths(root: dict[str, Any], text: dict[str, Any], facts: ModelFacts, target: int) -> None:
     row = row_of(facts.text_type) or {}
     standard = row.get("aliases", {}).get("max_position_embeddings", "max_position_embeddings")
     for name in {standard, *(name for name in _LENGTH_SPELLINGS if name in text)}:
         text[name] = target
     if root is not text and is_whole(root.get("max_position_embeddings")):
         root["max_position_embeddings"] = target
-    original = schedule.geometry.original_length
     phi = facts.text_type in ("phi3", "phi4_multimodal", "phimoe")
     if "original_max_position_embeddings" in text or phi:
         # A value beside the rotary dictionary wins over the one inside it.
-        text["original_max_position_embeddings"] = original
+        text["original_max_position_embeddings"] = facts.original_length
 
 
 def _write_head_dim(text: dict[str, Any], facts: ModelFacts) -> None:

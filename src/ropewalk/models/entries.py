@@ -31,7 +31,7 @@ SCALING_KEYS = frozenset(
 )  # fmt: skip
 _IN_MEMORY = "apply it in memory instead: ropewalk.apply(model, schedule)"
 # Only the plain type and longrope pass these classes' own checks.
-_LONGROPE_ONLY = ("phi3", "phi4_multimodal", "phimoe")
+LONGROPE_ONLY = ("phi3", "phi4_multimodal", "phimoe")
 # Heads of another width in their full-attention layers make stock validation of longrope crash.
 _NO_CARRIER = ("gemma4_text", "gemma4_unified_text", "diffusion_gemma_text", "recurrent_gemma")
 
@@ -75,7 +75,8 @@ def _check_persistable(facts: ModelFacts, schedule: FrequencySchedule) -> None:
     row = row_of(facts.text_type) or {}
     if row.get("table") and not schedule.is_identity:
         raise RopewalkError(
-            f"model_type={shown(facts.text_type)} rotates by a table of fixed length on base 10000; its config.json "
+            f"model_type={shown(facts.text_type)} rotates by a table of fixed length on base 10000; its "
+            "config.json "
             "can carry no scaling",
             hint=_IN_MEMORY,
         )
@@ -106,7 +107,7 @@ def _kind(facts: ModelFacts, rope: RopeFacts, schedule: FrequencySchedule) -> st
 def _misread(facts: ModelFacts, rope: RopeFacts, schedule: FrequencySchedule, kind: str) -> bool:
     """Where stock code would refuse the native type, or compute something else from it."""
     plain = kind in ("default", "proportional", "longrope")
-    if facts.text_type in _LONGROPE_ONLY and not plain:
+    if facts.text_type in LONGROPE_ONLY and not plain:
         return True
     if facts.text_type == "recurrent_gemma" and kind != "default":
         return True
@@ -216,7 +217,8 @@ def _notes(
         )
     if kind == "longrope" and schedule.short_inv_freq is not None:
         notes.append(
-            "two sets: stock transformers picks one for the whole batch, the long one as soon as any row is longer "
+            "two sets: stock transformers picks one for the whole batch, the long one as soon as any row is "
+            "longer "
             f"than {schedule.geometry.original_length} tokens"
         )
     return tuple(notes)

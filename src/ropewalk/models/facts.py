@@ -114,6 +114,11 @@ class ModelFacts:
         return self.rope.geometry.original_length
 
     @property
+    def text(self) -> Mapping[str, Any]:
+        """The part of the configuration that describes the text model."""
+        return view_of(self.config).text
+
+    @property
     def layer_types(self) -> tuple[str, ...]:
         """One layer type for each layer."""
         return self.layers.layer_types

@@ -58,10 +58,11 @@ def _build(kind: str, entry: Mapping[str, Any], geometry: RopeGeometry, max_leng
         return schedule("llama3", geometry, factor=factor, **names)
     if kind == "longrope":
         return _longrope(entry, geometry, factor)
-    return _yarn(entry, geometry, factor)
+    return yarn_schedule(entry, geometry, factor)
 
 
-def _yarn(entry: Mapping[str, Any], geometry: RopeGeometry, factor: float) -> FrequencySchedule:
+def yarn_schedule(entry: Mapping[str, Any], geometry: RopeGeometry, factor: float) -> FrequencySchedule:
+    """YaRN as an entry's fields give it; fields that are unset keep the method's defaults."""
     given: dict[str, Any] = {}
     for name in ("beta_fast", "beta_slow"):
         # A zero counts as unset in stock code.
