@@ -1,0 +1,130 @@
+"""Initialisation by length: the closed forms, what they keep constant, and what is refused."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from tinymodels import small_model, some_tokens
+from transformers import AutoModelForCausalLM
+
+from ropewalk.attention.temperature import measure_logit_std
+from ropewalk.errors import UsageError
+from ropewalk.training.initialise import _unit_inputs, attention_modules, gain_for, initialise, logit_std_for
+
+
+def _new(kind="llama", **fields):
+    return small_model(kind, sharp=False, initializer_range=0.15, **fields)
+
+
+def _spread(model, index=0):
+    with _unit_inputs(attention_modules(model), torch.Generator().manual_seed(9)):
+        return measure_logit_std(model, some_tokens(1, 256))[index].mean().item()
+
+
+def _uniform_inputs(sigma, length, seed=0):
+    """(sum of squares, entropy) of softmax over `length` normal logits of that spread, in the mean."""
+    logits = np.random.default_rng(seed).normal(scale=sigma, size=(200, length))
+    attention = np.exp(logits - logits.max(1, keepdims=True))
+    attention /= attention.sum(1, keepdims=True)
+    return (attention**2).sum(1).mean(), -(attention * np.log(attention)).sum(1).mean()
+
+
+def test_variance_rule_keeps_the_sum_of_squares():
+    plain = [_uniform_inputs(0.5, length)[0] for length in (512, 8192)]
+    ruled = [_uniform_inputs(logit_std_for(t, "variance", sigma_0=0.5), t)[0] for t in (512, 8192)]
+    assert plain[0] / plain[1] > 12
+    assert ruled[0] / ruled[1] < 1.6
+
+
+def test_entropy_rule_keeps_the_entropy_where_it_can():
+    plain = [_uniform_inputs(0.5, length)[1] for length in (512, 2048)]
+    ruled = [_uniform_inputs(logit_std_for(t, "entropy", sigma_0=0.5), t)[1] for t in (512, 2048)]
+    assert plain[1] - plain[0] == pytest.approx(math.log(4), abs=0.02)
+    assert abs(ruled[1] - ruled[0]) < 0.15
+
+
+def test_rules_agree_at_the_reference_and_stay_below_the_critical_spread():
+    for rule in ("critical", "variance", "entropy"):
+        assert logit_std_for(512, rule, sigma_0=0.7) == pytest.approx(0.7)
+        values = [logit_std_for(2**k, rule, sigma_0=0.7) for k in range(5, 21)]
+        assert values == sorted(values)
+        assert all(value <= math.sqrt(2 * math.log(2**k)) for k, value in zip(range(5, 21), values))
+    with pytest.raises(UsageError, match="starts collapsed"):
+        logit_std_for(8192, "critical", sigma_0=4.0)
+
+
+def test_gain_is_one_over_the_spread_of_an_average():
+    rng = np.random.default_rng(0)
+    length = 256
+    values = rng.normal(size=(length, 2000))
+    averages = np.cumsum(values, axis=0) / np.arange(1, length + 1)[:, None]
+    assert gain_for(length, 0.0, 0.0) == pytest.approx((averages**2).mean() ** -0.5, rel=0.05)
+    assert gain_for(length, 0.0, 1.0) == 1.0
+    assert gain_for(length, 0.0, 0.5) == pytest.approx(2**0.5, rel=0.02)
+    assert gain_for(10, 0.0, 0.0) == pytest.approx((sum(1 / n for n in range(1, 11)) / 10) ** -0.5)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "phi3", "gpt_neox"])
+@pytest.mark.parametrize("rule", ["critical", "entropy"])
+def test_the_models_logits_spread_as_the_rule_says(kind, rule):
+    model = _new(kind, **({"head_dim": 8} if kind == "qwen3" else {}))
+    before = _spread(model)
+    done = initialise(model, 16384, qk=rule)
+    wanted = logit_std_for(16384, rule, sigma_0=done.layers[0].logit_std_before)
+    assert done.layers[0].logit_std_after == pytest.approx(wanted)
+    assert done.layers[0].logit_std_before == pytest.approx(before, rel=0.15)
+    assert _spread(model) / before == pytest.approx(wanted / done.layers[0].logit_std_before, rel=0.02)
+
+
+def test_the_spread_is_hidden_times_both_weights():
+    model = _new()
+    module = attention_modules(model)[0]
+    formula = 32 * module.q_proj.weight.std() * module.k_proj.weight.std()
+    assert initialise(model, 512).layers[0].logit_std_before == pytest.approx(formula.item(), rel=0.12)
+
+
+def test_the_reference_length_changes_nothing():
+    model = _new()
+    kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    done = initialise(model, 512, qk="variance")
+    assert all(change.gain == 1.0 for change in done.layers)
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, kept[name], rtol=1e-6, atol=1e-9)
+
+
+def test_the_output_gain_can_be_left_out():
+    first, second = _new(), _new()
+    initialise(first, 8192, output_gain=False)
+    done = initialise(second, 8192)
+    ratio = attention_modules(second)[0].o_proj.weight / attention_modules(first)[0].o_proj.weight
+    torch.testing.assert_close(ratio, torch.full_like(ratio, done.layers[0].gain), rtol=1e-5, atol=1e-5)
+    assert done.layers[0].gain > 1.1
+
+
+def test_a_checkpoint_is_refused(tmp_path):
+    _new().save_pretrained(tmp_path / "model")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    before = {name: tensor.clone() for name, tensor in loaded.state_dict().items()}
+    with pytest.raises(UsageError, match="loaded from"):
+        initialise(loaded, 8192)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in loaded.state_dict().items())
+
+
+def test_a_trained_model_a_second_time_and_bad_values_are_refused():
+    model = _new()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    model(input_ids=some_tokens(), labels=some_tokens(), use_cache=False).loss.backward()
+    optimiser.step()
+    with pytest.raises(UsageError, match="has been trained"):
+        initialise(model, 8192)
+    fresh = _new()
+    initialise(fresh, 8192)
+    with pytest.raises(UsageError, match="already initialised for 8192"):
+        initialise(fresh, 16384)
+    with pytest.raises(UsageError, match="no rule"):
+        initialise(_new(), 8192, qk="random")
+    with pytest.raises(UsageError, match="length=1"):
+        initialise(_new(), 1)
