@@ -34,7 +34,7 @@ def text_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve documents of 60 to 900 characters."""
     folder = tmp_path_factory.mktemp("text")
     rng = random.Random(0)
-    words = "rope walk strand hemp twist pull long lane spin yarn turn lay cord".split()
+    words = ["rope", "walk", "strand", "hemp", "twist", "pull", "long", "lane", "spin", "yarn", "turn", "lay"]
     for number in range(12):
         text = " ".join(rng.choices(words, k=12 + 13 * number))
         (folder / f"{number:02d}.txt").write_text(text, encoding="utf-8")

@@ -113,7 +113,7 @@ def test_json_lines(tokenizer: Any, tmp_path: Path) -> None:
     path.write_text('{"body": "abc"}\n\n{"body": "defg"}\n')
     given = {"name": "j", "kind": "jsonl", "paths": [str(path)], "field": "body"}
     assert mixture(tokenizer, given).tokens_per_epoch == 9
-    with pytest.raises(UsageError, match="line 1.*'text'"):
+    with pytest.raises(UsageError, match=r"line 1.*'text'"):
         mixture(tokenizer, given | {"field": "text"})
 
 

@@ -83,10 +83,11 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     monkeypatch.setattr(loop_module.Loop, "end_step", end_step)
 
 
-def stopped_run(recipe: dict[str, Any], output: Path, step: int) -> None:
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+def stopped_run(recipe: dict[str, Any], output: Path, step: int, *, resume: bool = False) -> None:
+    with pytest.MonkeyPatch.context() as patch:
         stop_at(patch, step)
-        train(recipe, output=output, quiet=True)
+        with pytest.raises(Stopped):
+            train(recipe, output=output, resume=resume, quiet=True)
 
 
 @pytest.fixture
@@ -99,9 +100,7 @@ def test_resume_is_bit_for_bit(tiny: Tiny, tmp_path: Path, whole: TrainResult) -
     stages = {line["stage"] for line in metrics_of(whole.run) if line["kind"] == "train"}
     assert stages == {0, 1, 2}
     for number, step in enumerate((2, 5, 7, 10)):
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
-            stop_at(patch, step)
-            train(staged(tiny), output=output, resume=number > 0, quiet=True)
+        stopped_run(staged(tiny), output, step, resume=number > 0)
     result = train(output=output, resume=True, quiet=True)
     assert_same_run(whole.run, output)
     assert result.final["loss"] == whole.final["loss"]

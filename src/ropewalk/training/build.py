@@ -139,9 +139,9 @@ class Rope:
             self.applied = None
         wanted = self.schedules[number]
         if wanted is not None:
-            import ropewalk
+            from ropewalk.models.apply import apply
 
-            self.applied = ropewalk.apply(model, wanted, layers=self.layers[number])
+            self.applied = apply(model, wanted, layers=self.layers[number])
         return wanted
 
     def config_for(self, config: dict[str, Any], number: int) -> dict[str, Any]:

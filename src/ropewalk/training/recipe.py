@@ -136,8 +136,8 @@ class Quality(Strict):
     """Leave a stage when its loss is good enough, or no longer falls; `at_most_steps` bounds it either way.
 
     The loss is measured every `every` steps: the mean training loss of those steps, or the evaluation's with
-    `measure: evaluation`. `loss_below` must hold `times` times in a row; `plateau` is the number of measurements in a row
-    that did not improve on the best by `min_delta`.
+    `measure: evaluation`. `loss_below` must hold `times` times in a row; `plateau` is the number of measurements in a
+    row that did not improve on the best by `min_delta`.
     """
 
     every: Annotated[int, Field(ge=1)] = 20

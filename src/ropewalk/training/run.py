@@ -149,7 +149,7 @@ def _prepare(
     from ropewalk.training.parts import Parts
     from ropewalk.training.stages import Curriculum
     from ropewalk.training.trainer import RopewalkTrainer, training_arguments
-    from ropewalk.training.weights import read_model
+    from ropewalk.training.weights import read_weights
 
     kind = pick_device(device).type
     tokenizer = build_tokenizer(recipe.model)
@@ -157,10 +157,14 @@ def _prepare(
     curriculum = Curriculum(recipe, mixture.tokens_per_epoch)
     model = build_model(recipe, tokenizer)
     rope = Rope(recipe, model.config.to_dict())
+    if recipe.lora is not None:
+        from ropewalk.training.lora import add_lora
+
+        model = add_lora(model, recipe.lora, seed=recipe.seed)
     described = describe_run(recipe, mixture, model)
     checkpoint = _start_or_resume(folder, resume, allow_changes, described, progress)
     if checkpoint is not None:
-        read_model(checkpoint.path, model)
+        read_weights(checkpoint.path, model)
     for remark in rope.remarks:
         progress.warn(remark)
     parts = Parts(
@@ -223,17 +227,17 @@ def _start_or_resume(
 
 def _save(loop: Any, tokenizer: Any) -> Path:
     """Write the checkpoint of the step that has just ended, then remove what `keep_last` lets go."""
-    from ropewalk.training.weights import whole_weights, write_model, write_training
+    from ropewalk.training.weights import ModelFiles, write_training
 
     state, tensors, random_tensors = loop.state()
-    weights = whole_weights(loop.model)
+    files = ModelFiles.of(loop.model, loop.recipe.lora, final=loop.curriculum.finished)
     root = loop.folder / CHECKPOINTS
     target = root / f"step-{loop.step:06d}"
     if loop.trainer.is_world_process_zero():
         loop.metrics.sync()
 
         def fill(working: Path) -> None:
-            write_model(working, loop.model, weights, tokenizer)
+            files.write(working, tokenizer)
             loop.write_config(working)
             write_training(working, tensors, random_tensors, state)
 

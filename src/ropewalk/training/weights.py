@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ropewalk.errors import DamagedError, one_line
+from ropewalk.training.options import LoraOptions
 
 FOLDER = "training"
 OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
+TRAINED = f"{FOLDER}/trained.safetensors"
 RANDOM = "random.safetensors"
 
 
@@ -23,11 +26,6 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
     if hasattr(tensor, "full_tensor"):
         tensor = tensor.full_tensor()
     return tensor.detach().to("cpu")
-
-
-def whole_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The model's state dict on the CPU, gathered where sharded."""
-    return {name: whole(tensor) for name, tensor in model.state_dict().items()}
 
 
 def names_of(model: torch.nn.Module) -> dict[int, str]:
@@ -85,7 +83,7 @@ def write_training(
 ) -> None:
     """Write the part of a checkpoint that only training needs."""
     target = folder / FOLDER
-    target.mkdir()
+    target.mkdir(exist_ok=True)
     save_file(dict(optimizer), target / OPTIMIZER)
     save_file(dict(random_tensors), target / RANDOM)
     (target / STATE).write_text(json.dumps(state, allow_nan=False), encoding="utf-8")
@@ -104,11 +102,54 @@ def read_training(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, torc
         ) from error
 
 
-def write_model(folder: Path, model: Any, weights: dict[str, torch.Tensor], tokenizer: Any) -> None:
-    """Write a model folder that stock software loads."""
-    model.save_pretrained(folder, state_dict=weights, safe_serialization=True)
-    if tokenizer is not None:
+@dataclass(frozen=True)
+class ModelFiles:
+    """A model's weights on the CPU, gathered from all ranks, ready to be written by one.
+
+    `weights` are those of a whole model folder. Under LoRA `trained` holds what training changes; `weights` is then
+    the merged model, or None where only the adapter is kept.
+    """
+
+    model: Any
+    weights: dict[str, torch.Tensor] | None
+    trained: dict[str, torch.Tensor] | None
+
+    @classmethod
+    def of(cls, model: Any, lora: LoraOptions | None, *, final: bool) -> ModelFiles:
+        """Gather (every rank must call). Under LoRA only the last checkpoint is merged: those before it are small."""
+        if lora is None:
+            return cls(model, {name: whole(tensor) for name, tensor in model.state_dict().items()}, None)
+        from ropewalk.training.lora import merged_weights, trained_tensors
+
+        trained = {name: whole(tensor) for name, tensor in trained_tensors(model).items()}
+        merge = final and lora.save == "merged"
+        weights = {name: whole(tensor) for name, tensor in merged_weights(model).items()} if merge else None
+        return cls(model, weights, trained)
+
+    def write(self, folder: Path, tokenizer: Any) -> None:
+        """Write a model folder, or an adapter with its configuration, that stock software loads."""
+        base = self.model if self.trained is None else self.model.get_base_model()
+        if self.weights is None:
+            from ropewalk.training.lora import save_adapter
+
+            save_adapter(self.model, folder)
+            base.config.save_pretrained(folder)
+        else:
+            base.save_pretrained(folder, state_dict=self.weights, safe_serialization=True)
+        if self.trained is not None:
+            (folder / FOLDER).mkdir(exist_ok=True)
+            save_file({name: tensor.contiguous() for name, tensor in self.trained.items()}, folder / TRAINED)
         tokenizer.save_pretrained(folder)
+
+
+def read_weights(folder: Path, model: Any) -> None:
+    """Put a checkpoint's weights into the model of its recipe, bit for bit."""
+    if (folder / TRAINED).is_file():
+        from ropewalk.training.lora import put_trained
+
+        put_trained(model, load_file(folder / TRAINED))
+    else:
+        read_model(folder, model)
 
 
 def read_model(folder: Path, model: torch.nn.Module) -> None:
