@@ -2,41 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from ropewalk.errors import UsageError
+
+_NORMS = ("q_norm", "q_layernorm", "query_layernorm")
+_PROJECTIONS = ("q_b_proj", "q_proj")
 
 
 @torch.no_grad()
 def fold_into(module: Any, multipliers_H: Tensor) -> None:
-    """Multiply the queries of head h, and so its logits, by `multipliers_H[h]`, in place.
+    """Multiply the queries of head h, and so its logits, by `multipliers_H[h]`, in place."""
+    tensors = dict(module.named_parameters())
+    for name, folded in folded_tensors(module, tensors, multipliers_H).items():
+        tensors[name].copy_(folded)
+
+
+@torch.no_grad()
+def folded_tensors(module: Any, tensors: Mapping[str, Tensor], multipliers_H: Tensor) -> dict[str, Tensor]:
+    """New values of those of a module's `tensors` (by their names in it) that take the constants; nothing is changed.
 
     Where queries are normalised after their projection the norm's gain takes the constant: exact if the gain is per
     head, or if all heads share one constant. Otherwise the last projection's rows take it (q_proj, q_b_proj of latent
-    attention, the query rows of a fused qkv_proj or query_key_value).
-
-    Rows are rounded to the weights' own type.
+    attention, the query rows of a fused qkv_proj or query_key_value). Rows are rounded to the weights' own type.
     """
-    heads = len(multipliers_H)
-    for name in ("q_norm", "q_layernorm", "query_layernorm"):
+    multipliers_H = multipliers_H.double().cpu()
+    for name in _NORMS:
         if _is_module(module, name):
-            _fold_norm(getattr(module, name), multipliers_H, module.head_dim)
-            return
-    for name in ("q_b_proj", "q_proj"):
+            return _norm(name, getattr(module, name), tensors, multipliers_H, module.head_dim)
+    for name in _PROJECTIONS:
         if _is_module(module, name):
-            _scale_rows(getattr(module, name), multipliers_H, slice(None))
-            return
+            return {key: _rows(tensors[key], multipliers_H) for key in _weight_and_bias(name, tensors)}
     if _is_module(module, "qkv_proj"):
-        rows = heads * module.head_dim
-        _scale_rows(module.qkv_proj, multipliers_H, slice(0, rows))
-        return
-    fused = getattr(module, "query_key_value", None)
-    if _is_module(module, "query_key_value") and fused.out_features == 3 * heads * module.head_size:
-        _scale_interleaved(module.query_key_value, multipliers_H)
-        return
+        return {
+            key: _first_rows(tensors[key], multipliers_H, len(multipliers_H) * module.head_dim)
+            for key in _weight_and_bias("qkv_proj", tensors)
+        }
+    fused = tensors.get("query_key_value.weight")
+    if fused is not None and fused.shape[0] == 3 * len(multipliers_H) * module.head_size:
+        names = _weight_and_bias("query_key_value", tensors)
+        return {key: _interleaved(tensors[key], multipliers_H) for key in names}
     raise UsageError(
         f"{type(module).__name__} makes its queries in a way that no constant can be folded into",
         hint="keep the temperature applied instead of folding it",
@@ -48,57 +58,58 @@ def _is_module(module: Any, name: str) -> bool:
     return isinstance(found, nn.Module) and not isinstance(found, nn.Identity)
 
 
-def _fold_norm(norm: Any, multipliers_H: Tensor, head_dim: int) -> None:
-    gain = getattr(norm, "weight", None)
+def _weight_and_bias(name: str, tensors: Mapping[str, Tensor]) -> list[str]:
+    return [key for key in (f"{name}.weight", f"{name}.bias") if tensors.get(key) is not None]
+
+
+def _times(tensor: Tensor, factors: Tensor) -> Tensor:
+    shaped = factors.to(tensor.device).view(-1, *[1] * (tensor.ndim - 1))
+    return (tensor.double() * shaped).to(tensor.dtype)
+
+
+def _rows(tensor: Tensor, multipliers_H: Tensor) -> Tensor:
+    return _times(tensor, multipliers_H.repeat_interleave(tensor.shape[0] // len(multipliers_H)))
+
+
+def _first_rows(tensor: Tensor, multipliers_H: Tensor, count: int) -> Tensor:
+    return torch.cat([_rows(tensor[:count], multipliers_H), tensor[count:]])
+
+
+def _interleaved(tensor: Tensor, multipliers_H: Tensor) -> Tensor:
+    """GPT-NeoX keeps query, key and value of one head together: rows (H, 3, D)."""
+    by_head = tensor.view(len(multipliers_H), 3, -1, *tensor.shape[1:]).clone()
+    by_head[:, 0] = _times(by_head[:, 0], multipliers_H)
+    return by_head.view(tensor.shape)
+
+
+def _norm(
+    name: str, norm: Any, tensors: Mapping[str, Tensor], multipliers_H: Tensor, head_dim: int
+) -> dict[str, Tensor]:
+    gain = tensors.get(f"{name}.weight")
     if gain is None:
         raise UsageError("the query norm has no gain to fold into", hint="keep the temperature applied")
     heads = len(multipliers_H)
     if gain.ndim == 1 and gain.numel() == heads * head_dim:
         factors = multipliers_H.repeat_interleave(head_dim)
     elif gain.ndim == 2 and gain.shape[0] == heads:
-        factors = multipliers_H[:, None]
+        factors = multipliers_H
     elif bool((multipliers_H == multipliers_H[0]).all()):
-        factors = multipliers_H[:1]
+        factors = multipliers_H[:1].expand(gain.shape[0])
     else:
         raise UsageError(
             "all heads share one query norm, so different constants cannot be folded into its gain",
             hint="use a constant temperature, or keep this one applied",
         )
-    factors = factors.to(gain.device, torch.float64)
-    old = gain.double()
-    bias = getattr(norm, "bias", None)
+    one = 1.0 if _adds_one(norm, gain) else 0.0
+    folded = {f"{name}.weight": (_times(gain.double() + one, factors) - one).to(gain.dtype)}
+    bias = tensors.get(f"{name}.bias")
     if bias is not None:
-        bias.copy_(bias.double() * factors)
-    gain.copy_(old * factors if not _adds_one(norm) else (1 + old) * factors - 1)
+        folded[f"{name}.bias"] = _times(bias, factors)
+    return folded
 
 
-def _adds_one(norm: Any) -> bool:
+def _adds_one(norm: nn.Module, gain: Tensor) -> bool:
     """Whether the norm multiplies by 1 + gain (as Gemma's): a gain of zero then gives something."""
-    gain = norm.weight
-    kept = gain.detach().clone()
-    try:
-        gain.zero_()
-        ones = torch.arange(1, gain.numel() + 1, dtype=gain.dtype, device=gain.device).view(gain.shape)
-        return bool(norm(ones).abs().sum() > 0)
-    finally:
-        gain.copy_(kept)
-
-
-def _scale_rows(layer: nn.Linear, multipliers_H: Tensor, rows: slice) -> None:
-    for tensor in (layer.weight, layer.bias):
-        if tensor is None:
-            continue
-        part = tensor[rows]
-        factors = multipliers_H.repeat_interleave(part.shape[0] // len(multipliers_H)).to(part.device)
-        part.copy_(part.double() * (factors[:, None] if part.ndim == 2 else factors))
-
-
-def _scale_interleaved(layer: nn.Linear, multipliers_H: Tensor) -> None:
-    """GPT-NeoX keeps query, key and value of one head together: rows (H, 3, D)."""
-    for tensor in (layer.weight, layer.bias):
-        if tensor is None:
-            continue
-        by_head = tensor.view(len(multipliers_H), 3, -1, *tensor.shape[1:])
-        queries = by_head[:, 0]
-        factors = multipliers_H.to(tensor.device).view(-1, *[1] * (queries.ndim - 1))
-        queries.copy_(queries.double() * factors)
+    ones = torch.arange(1, gain.numel() + 1, dtype=torch.float32, device=gain.device).view(gain.shape)
+    zero = {name: torch.zeros_like(gain) for name, _ in norm.named_parameters(recurse=False)}
+    return bool(functional_call(norm, zero, (ones,)).abs().sum() > 0)

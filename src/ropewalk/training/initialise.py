@@ -63,8 +63,8 @@ def initialise(
 
     The queries of each full-attention layer are multiplied by sigma_a(T) / sigma_a(T0) (see `logit_std_for`), the
     output projection by g(T) / g(T0) (see `gain_for`, at most 8 either way) with the mean cosine of value vectors
-    measured on `input_ids` (random tokens by default). A model that was loaded from a checkpoint, or has been trained, or initialised so before, is
-    refused: rescaling it would destroy what it learnt.
+    measured on `input_ids` (random tokens by default). A model that was loaded from a checkpoint, or has been trained,
+    or initialised so before, is refused: rescaling it would destroy what it learnt.
     """
     if qk not in get_args(Rule):
         raise UsageError(f"qk={qk!r} is no rule", hint=f"use {', '.join(get_args(Rule))}")
