@@ -1,0 +1,165 @@
+"""Training under a stretched rope: the schedule follows the stages, and every checkpoint carries it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_train_resume import assert_same_run, stopped_run
+
+from ropewalk.errors import UsageError
+from ropewalk.training.run import TrainResult, train
+
+Tiny = Callable[..., dict[str, Any]]
+STAGES = [{"length": 64, "steps": 2}, {"length": 128, "steps": 2}]
+YARN = {"method": "yarn", "target_length": 128}
+
+
+def stock(path: Path | str) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(path).eval()
+
+
+def config_of(path: Path) -> dict[str, Any]:
+    return json.loads((path / "config.json").read_text())
+
+
+@pytest.fixture
+def base(tiny: Tiny, tmp_path: Path) -> TrainResult:
+    """A model with a window of 32, trained from scratch."""
+    return train(tiny(stages=[{"length": 32, "steps": 3}]), output=tmp_path / "base", quiet=True)
+
+
+@pytest.mark.parametrize(("follow", "factors"), [("final", [4.0, 4.0]), ("stage", [2.0, 4.0])])
+def test_the_schedule_follows_the_stages(
+    tiny: Tiny, tmp_path: Path, follow: str, factors: list[float]
+) -> None:
+    recipe = tiny(stages=STAGES, rope=YARN | {"follow": follow}, checkpoints={"every": 2, "keep_last": None})
+    result = train(recipe, output=tmp_path / "run", quiet=True)
+    configs = [config_of(path) for path in result.checkpoints]
+    assert [config["rope_parameters"]["factor"] for config in configs] == factors
+    assert configs[-1]["max_position_embeddings"] == 128
+    assert configs[-1]["rope_parameters"]["original_max_position_embeddings"] == 32
+
+
+@pytest.mark.parametrize("method", ["yarn", "ntk", "by-parts", "llama3"])
+def test_the_model_in_training_is_the_one_that_stock_software_loads(
+    tiny: Tiny, tmp_path: Path, method: str
+) -> None:
+    rope = YARN | {"method": method}
+    logits = []
+    tokens = torch.arange(120)[None]
+
+    def evaluate(model: Any, step: int) -> dict[str, float]:
+        logits.append(model(input_ids=tokens, use_cache=False).logits.detach())
+        return {"seen": 1.0}
+
+    recipe = tiny(stages=STAGES, rope=rope, evaluation={"every": 4, "tokens": 64})
+    recipe["evaluation"]["source"] = recipe["data"]["sources"][0]
+    result = train(recipe, output=tmp_path / "run", evaluate=evaluate, quiet=True)
+    with torch.no_grad():
+        again = stock(result.final["path"])(input_ids=tokens, use_cache=False).logits
+    assert torch.equal(logits[-1], again)
+
+
+def test_a_stage_may_have_a_schedule_of_its_own(tiny: Tiny, tmp_path: Path) -> None:
+    stages = [
+        stage
+        | {"rope": {"method": "abf", "target_length": stage["length"], "parameters": {"rope_theta": theta}}}
+        for stage, theta in zip(STAGES, [5e4, 5e5])
+    ]
+    recipe = tiny(stages=stages, checkpoints={"every": 2, "keep_last": None})
+    result = train(recipe, output=tmp_path / "run", quiet=True)
+    assert [config_of(path)["rope_theta"] for path in result.checkpoints] == [5e4, 5e5]
+
+
+def test_training_past_the_window_is_said(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(tiny(stages=[{"length": 64, "steps": 1}]), output=tmp_path / "run", quiet=True)
+    assert "samples of 64 tokens, beyond the 32" in capsys.readouterr().err
+
+
+def test_resume_under_a_schedule_is_bit_for_bit(tiny: Tiny, tmp_path: Path) -> None:
+    recipe = tiny(stages=STAGES, rope=YARN | {"follow": "stage"}, checkpoints={"every": 1, "keep_last": None})
+    train(recipe, output=tmp_path / "whole", quiet=True)
+    stopped_run(recipe, tmp_path / "parts", 2)
+    stopped_run(recipe, tmp_path / "parts", 4, resume=True)
+    train(recipe, output=tmp_path / "parts", resume=True, quiet=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.mark.parametrize("save", ["merged", "adapter"])
+def test_lora_resumes_bit_for_bit_and_loads(tiny: Tiny, tmp_path: Path, base: TrainResult, save: str) -> None:
+    recipe = tiny(
+        model={"path": base.final["path"]},
+        lora={"rank": 2, "save": save, "train_norms": True},
+        rope=YARN,
+        stages=STAGES,
+        checkpoints={"every": 1, "keep_last": None},
+    )
+    whole = train(recipe, output=tmp_path / "whole", quiet=True)
+    stopped_run(recipe, tmp_path / "parts", 3)
+    parts = train(recipe, output=tmp_path / "parts", resume=True, quiet=True)
+    for name in ("trained", "optimizer"):
+        file = f"training/{name}.safetensors"
+        assert (whole.checkpoints[-1] / file).read_bytes() == (parts.checkpoints[-1] / file).read_bytes()
+    final = Path(whole.final["path"])
+    assert config_of(final)["rope_parameters"]["factor"] == 4.0
+    if save == "merged":
+        before, after = stock(base.final["path"]).state_dict(), stock(final).state_dict()
+        assert before.keys() == after.keys()
+        changed = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+        assert any("q_proj" in name for name in changed)
+        assert not any("mlp" in name or "embed" in name for name in changed)
+    else:
+        assert (final / "adapter_model.safetensors").is_file()
+        assert not (final / "model.safetensors").is_file()
+
+
+def test_a_sliding_window_can_be_widened(tiny: Tiny, tmp_path: Path, byte_tokenizer: Path) -> None:
+    recipe = tiny(stages=[{"length": 32, "steps": 1}])
+    recipe["model"]["init"] |= {"model_type": "mistral", "sliding_window": 8}
+    small = train(recipe, output=tmp_path / "small", quiet=True)
+    wide = train(
+        tiny(model={"path": small.final["path"], "sliding_window": 24}, stages=[{"length": 32, "steps": 1}]),
+        output=tmp_path / "wide",
+        quiet=True,
+    )
+    assert config_of(Path(wide.final["path"]))["sliding_window"] == 24
+    tokens = torch.arange(32)[None]
+    other = tokens.clone()
+    other[0, 4] = 200
+    for result, reach in ((small, False), (wide, True)):
+        model = stock(result.final["path"])
+        with torch.no_grad():
+            same = torch.equal(model(tokens).logits[0, 24], model(other).logits[0, 24])
+        assert same != reach
+    recipe = tiny()
+    recipe["model"]["sliding_window"] = 16
+    with pytest.raises(UsageError, match="no sliding window"):
+        train(recipe, output=tmp_path / "none", quiet=True)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"packing": {"boundaries": "block-diagonal"}},
+        {"positions": {"kind": "pose"}, "rope": YARN},
+        {"weighting": {"shape": {"shape": "ramp"}, "input_noise": {"share": 0.1}}},
+        {"weighting": {"long_tokens": {"context": 16}}, "loss": {"engine": "chunked"}},
+        {"memory": {"checkpointing": True}, "loss": {"engine": "plain"}},
+    ],
+    ids=lambda parts: "-".join(parts),
+)
+def test_the_parts_resume_bit_for_bit(tiny: Tiny, tmp_path: Path, parts: dict[str, Any]) -> None:
+    recipe = tiny(stages=[{"length": 64, "steps": 3}], checkpoints={"every": 1, "keep_last": None}, **parts)
+    train(recipe, output=tmp_path / "whole", quiet=True)
+    stopped_run(recipe, tmp_path / "parts", 3)
+    train(recipe, output=tmp_path / "parts", resume=True, quiet=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
