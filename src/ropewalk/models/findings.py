@@ -21,11 +21,13 @@ def find(
     *,
     target_length: int | None = None,
     tokenizer: Mapping[str, Any] | None = None,
+    base_bound: float | None = None,
 ) -> list[Finding]:
     """The findings about a configuration, errors first.
 
     `facts` are read from the configuration (after mending faults of type) when they are not given. `target_length`
-    adds what matters for that length, `tokenizer` (the content of tokenizer_config.json) compares its limit.
+    adds what matters for that length (`base_bound` saves computing it again), `tokenizer` (the content of
+    tokenizer_config.json) compares its limit.
     """
     fixed, found = tidy(config)
     if facts is None:
@@ -36,5 +38,5 @@ def find(
     if any(finding.id == "phi-longrope-only" for finding in found):
         # The lists are missing because the type was never meant to have any.
         found = [finding for finding in found if finding.id != "longrope-list"]
-    found += model_rules(facts, target=target_length, tokenizer=tokenizer)
+    found += model_rules(facts, target=target_length, tokenizer=tokenizer, bound=base_bound)
     return sorted_findings(found)

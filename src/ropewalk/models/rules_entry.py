@@ -368,7 +368,8 @@ def _class_limits(facts: ModelFacts, rope: RopeFacts) -> Iterator[Finding]:
             yield Finding(
                 "phimoe-long-set-unused",
                 "warning",
-                "transformers' phimoe recomputes its frequencies on every call without the length: long_factor is never "
+                "transformers' phimoe recomputes its frequencies on every call without the length: "
+                "long_factor is never "
                 "used, at any length",
                 "write the set that is wanted under both names",
             )

@@ -18,7 +18,11 @@ _NO_LIMIT = 10**15
 
 
 def model_rules(
-    facts: ModelFacts, *, target: int | None = None, tokenizer: Mapping[str, Any] | None = None
+    facts: ModelFacts,
+    *,
+    target: int | None = None,
+    tokenizer: Mapping[str, Any] | None = None,
+    bound: float | None = None,
 ) -> Iterator[Finding]:
     """Every finding about the model around its rotary entries; some need the target length or the tokenizer."""
     yield from _head_dim(facts)
@@ -30,7 +34,7 @@ def model_rules(
     if tokenizer is not None:
         yield from _tokenizer(facts, tokenizer)
     if target is not None:
-        yield from _base_for(facts, target)
+        yield from _base_for(facts, target, bound)
 
 
 def _head_dim(facts: ModelFacts) -> Iterator[Finding]:
@@ -186,13 +190,13 @@ def _tokenizer(facts: ModelFacts, tokenizer: Mapping[str, Any]) -> Iterator[Find
     )
 
 
-def _base_for(facts: ModelFacts, target: int) -> Iterator[Finding]:
+def _base_for(facts: ModelFacts, target: int, bound: float | None) -> Iterator[Finding]:
     from ropewalk.analysis import base_bound
 
     geometry = facts.geometry
     if geometry.proportional or target <= facts.original_length or target > 1 << 20:
         return
-    bound = base_bound(geometry.rotary_dim, target)
+    bound = base_bound(geometry.rotary_dim, target) if bound is None else bound
     theta = facts.rope.parameters["rope_theta"]
     if theta < bound:
         yield Finding(

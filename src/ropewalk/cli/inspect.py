@@ -1,0 +1,181 @@
+"""`ropewalk inspect MODEL`: geometry, current scaling, pairs, layers, findings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from ropewalk.cli.common import console, contract, emit_json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ropewalk.models.inspection import InspectResult, Pair
+
+_STYLE = {"error": "bold red", "warning": "yellow", "note": "cyan"}
+_SHORT_TABLE = 24
+
+
+@click.command("inspect")
+@click.argument("model")
+@click.option("--target", default=None, help="A length to look at: 32k, 131072, or 8x the original window.")
+@click.option(
+    "--pairs", "all_pairs", is_flag=True, help="Every pair, not only the first, the last and the bounds."
+)
+@contract
+def command(model: str, target: str | None, all_pairs: bool, as_json: bool) -> None:
+    """What a model's RoPE is, which pairs break past the window, and what is wrong in its config.json.
+
+    MODEL is a folder, a config.json, hemp, or a Hub id. Only configuration is read.
+    """
+    from ropewalk.models.inspection import inspect
+
+    result = inspect(model, target)
+    if as_json:
+        emit_json(result.to_json())
+        return
+    screen = console()
+    _show_head(screen, result)
+    _show_layers(screen, result)
+    _show_pairs(screen, result, all_pairs)
+    _show_findings(screen, result)
+
+
+def _show_head(screen: Console, result: InspectResult) -> None:
+    from ropewalk.models.values import plain
+    from ropewalk.units import format_length
+
+    facts, geometry = result.facts, result.geometry
+    kind = plain(facts.text_type or "unknown type")
+    window = f"{format_length(geometry.original_length)} tokens as trained"
+    if facts.max_position_embeddings != geometry.original_length:
+        window += f"; max_position_embeddings says {format_length(facts.max_position_embeddings)}"
+    turning = 2 * geometry.num_rotating
+    rows = {
+        "model": f"{kind}, {facts.num_layers} layers, {facts.num_attention_heads} heads",
+        "rotary part": _rotary(result),
+        "base": f"rope_theta {geometry.rope_theta:g}",
+        "window": window,
+        "critical dimension": f"{geometry.critical_dim} of {turning}: later pairs never complete a turn",
+        "scaling": _scaling(result),
+    }
+    if result.target_length is not None and result.base_bound is not None:
+        at = format_length(result.target_length)
+        theta = facts.rope.parameters["rope_theta"]
+        holds = "is above it" if theta >= result.base_bound else "is below it"
+        rows["base bound"] = f"{result.base_bound:.3g} at {at}; rope_theta {theta:g} {holds}"
+    screen.print(plain(result.source, 200), style="bold", markup=False)
+    for name, value in rows.items():
+        screen.print(f"  {name:<19}{value}", markup=False)
+
+
+def _scaling(result: InspectResult) -> str:
+    from ropewalk.models.values import plain
+
+    rope, made = result.facts.rope, result.schedule
+    if not rope.is_scaled:
+        return "none"
+    if made is None:
+        return f"{plain(rope.rope_type)}: {rope.problem}"
+    how = "" if made.method == rope.rope_type else f" (written as {plain(rope.rope_type)})"
+    text = f"{plain(made.method)}{how}, factor {rope.factor:g}, attention factor {made.attention_factor:.4g}"
+    return text if rope.softmax_scale == 1 else f"{text}, softmax scale times {rope.softmax_scale:.4g}"
+
+
+def _rotary(result: InspectResult) -> str:
+    geometry, facts = result.geometry, result.facts
+    text = f"{geometry.num_rotating} pairs, {geometry.rotary_dim} of {geometry.head_dim} dimensions of a head"
+    if geometry.proportional:
+        text = f"{geometry.num_rotating} of {geometry.half_dim} pairs, then a zero tail; head {geometry.head_dim}"
+    if facts.mla is not None:
+        text += ", decoupled (MLA)"
+    return text
+
+
+def _show_layers(screen: Console, result: InspectResult) -> None:
+    from ropewalk.models.values import plain
+    from ropewalk.units import format_length
+
+    layers = result.facts.layers
+    parts = []
+    if layers.sliding:
+        window = layers.sliding_window
+        parts.append(
+            f"{len(layers.sliding)} sliding" + (f" ({format_length(window)} tokens)" if window else "")
+        )
+    if layers.no_rope:
+        parts.append(f"{len(layers.no_rope)} without rotation")
+    if layers.other:
+        parts.append(f"{len(layers.other)} without attention")
+    if parts:
+        parts.insert(0, f"{len(layers.full_rope)} rotating with full attention")
+        screen.print(f"  {'layers':<19}{', '.join(parts)}", markup=False)
+    if len(result.facts.ropes) > 1:
+        for label, rope in result.facts.ropes.items():
+            mark = " (the one a longer window concerns)" if label == result.facts.main else ""
+            text = f"rope_theta {rope.geometry.rope_theta:g}, {rope.geometry.num_rotating} pairs"
+            screen.print(f"  {plain(label):<19}{text}, {plain(rope.rope_type)}{mark}", markup=False)
+
+
+def _show_pairs(screen: Console, result: InspectResult, everything: bool) -> None:
+    from rich.table import Table
+
+    from ropewalk.units import format_length
+
+    table = Table(title="\nPairs", title_justify="left", box=None, pad_edge=False, header_style="bold")
+    table.add_column("pair", justify="right")
+    for column in ("wavelength", "turns in the window", "circle seen"):
+        table.add_column(column, justify="right")
+    scaled = result.schedule is not None and result.facts.rope.is_scaled
+    if scaled:
+        table.add_column("slowed by", justify="right")
+    at_target = result.target_length is not None and result.schedule is not None
+    if at_target:
+        table.add_column(f"at {format_length(result.target_length or 0)}")
+    for pair in result.pairs if everything else _chosen(result.pairs):
+        row = [str(pair.index), _tokens(pair.wavelength), f"{pair.rotations:.4g}", _share(pair.seen_share)]
+        row += [_tokens(pair.stretch or 0.0)] if scaled else []
+        row += ["unseen angles" if pair.out_of_bound else ""] if at_target else []
+        table.add_row(*row)
+    screen.print(table)
+    past = sum(bool(pair.out_of_bound) for pair in result.pairs)
+    if at_target:
+        screen.print(f"{past} of {result.geometry.num_rotating} pairs reach angles that training never saw.")
+
+
+def _tokens(value: float) -> str:
+    return f"{value:.4g}" if value != float("inf") else "stands still"
+
+
+def _share(value: float) -> str:
+    return "100%" if value >= 1.0 else f"{100 * value:.2g}%" if value < 0.99 else f"{100 * value:.4g}%"
+
+
+def _chosen(pairs: tuple[Pair, ...]) -> list[Pair]:
+    """The first, the last, and those around where a turn is no longer completed; every pair of a small head."""
+    if len(pairs) <= _SHORT_TABLE:
+        return list(pairs)
+    bound = next((pair.index for pair in pairs if pair.rotations < 1.0), len(pairs))
+    step = max(1, len(pairs) // 10)
+    near = set(range(bound - 2, bound + 2)) | {0, 1, len(pairs) - 1} | set(range(0, len(pairs), step))
+    return [pair for pair in pairs if pair.index in near]
+
+
+def _show_findings(screen: Console, result: InspectResult) -> None:
+    from rich.text import Text
+
+    if not result.findings:
+        screen.print("\nNo findings: the configuration says one thing to every reader.")
+        return
+    screen.print("\nFindings", style="bold")
+    for finding in result.findings:
+        line = Text(f"  {finding.severity} ", style=_STYLE[finding.severity])
+        line.append(f"{finding.id}: ", style="bold")
+        line.append(finding.message, style="default")
+        screen.print(line, soft_wrap=True)
+        screen.print(Text(f"    -> {finding.fix}", style="default"), soft_wrap=True)
+    if any(finding.repairable for finding in result.findings):
+        screen.print(
+            "\n`ropewalk extend MODEL --repair` mends what can be mended, and keeps the original beside it."
+        )

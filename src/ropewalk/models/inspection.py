@@ -1,0 +1,169 @@
+"""`ropewalk.inspect`: what a rotary embedding is, which pairs break past the window, what is wrong in its file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ropewalk.analysis import base_bound, out_of_bound
+from ropewalk.errors import RopewalkError
+from ropewalk.geometry import RopeGeometry
+from ropewalk.models.config import read_config, read_json
+from ropewalk.models.facts import ModelFacts, read_facts
+from ropewalk.models.finding import Finding
+from ropewalk.models.findings import find
+from ropewalk.models.source import config_path, resolve
+from ropewalk.models.tidy import tidy
+from ropewalk.schedule import FrequencySchedule
+from ropewalk.units import parse_target
+
+TOKENIZER_NAME = "tokenizer_config.json"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One rotary pair: `rotations` and `seen_share` in the original window, `stretch` under the file's own scaling.
+
+    `out_of_bound` says, for a target, whether the pair reaches angles there that training never saw.
+    """
+
+    index: int
+    wavelength: float
+    rotations: float
+    seen_share: float
+    stretch: float | None
+    out_of_bound: bool | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Every field; a pair that stands still has no wavelength."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+
+@dataclass(frozen=True)
+class InspectResult:
+    """What `ropewalk inspect` prints: the facts, the pairs of the main rotary entry, and the findings."""
+
+    source: str
+    facts: ModelFacts
+    pairs: tuple[Pair, ...]
+    findings: tuple[Finding, ...]
+    target_length: int | None
+    base_bound: float | None
+
+    @property
+    def geometry(self) -> RopeGeometry:
+        """The original geometry of the layers that see the whole context."""
+        return self.facts.geometry
+
+    @property
+    def schedule(self) -> FrequencySchedule | None:
+        """What the file asks for now; None for dynamic scaling and for what cannot be computed."""
+        return self.facts.rope.schedule
+
+    @property
+    def critical_dim(self) -> int:
+        """Dimensions whose pairs complete a turn in the original window."""
+        return self.geometry.critical_dim
+
+    @property
+    def worst(self) -> str | None:
+        """The gravest severity found."""
+        return self.findings[0].severity if self.findings else None
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `inspect --json`."""
+        facts, rope = self.facts, self.facts.rope
+        return {
+            "source": self.source,
+            "geometry": geometry_json(self.geometry) | {"num_layers": facts.num_layers},
+            "scaling": scaling_json(facts),
+            "pairs": [pair.to_json() for pair in self.pairs],
+            "critical_dim": self.critical_dim,
+            "target_length": self.target_length,
+            "base_bound": self.base_bound,
+            "layers": facts.layers.to_json(),
+            "ropes": {label: other.to_json() for label, other in facts.ropes.items()},
+            "main": rope.layer_type,
+            "model": facts.to_json(),
+            "findings": [finding.to_json() for finding in self.findings],
+        }
+
+
+def geometry_json(geometry: RopeGeometry) -> dict[str, Any]:
+    """A geometry with the counts that follow from it."""
+    return geometry.to_json() | {
+        "half_dim": geometry.half_dim,
+        "num_rotating": geometry.num_rotating,
+        "critical_dim": geometry.critical_dim,
+        "pairs_below_one_turn": int(np.sum(geometry.rotations[: geometry.num_rotating] < 1.0)),
+    }
+
+
+def scaling_json(facts: ModelFacts) -> dict[str, Any]:
+    """The scaling that the file asks for."""
+    rope = facts.rope
+    made = rope.schedule
+    return {
+        "rope_type": rope.rope_type,
+        "method": None if made is None else made.method,
+        "factor": rope.factor,
+        "attention_factor": None if made is None else made.attention_factor,
+        "softmax_scale": rope.softmax_scale,
+        "active": rope.is_scaled,
+        "original_length": rope.geometry.original_length,
+        "max_position_embeddings": facts.max_position_embeddings,
+        "parameters": {} if made is None else dict(made.parameters),
+        "problem": rope.problem,
+    }
+
+
+def inspect(source: str | Path | Mapping[str, Any], target: str | int | None = None) -> InspectResult:
+    """Look at a model's configuration: a folder, a config.json, `hemp`, a Hub id, or the mapping itself.
+
+    `target` is a length in tokens (32768, "32k") or a multiple of the original window ("8x"); with it the result says
+    which pairs go out of bound there under the file's own scaling, and the base bound. Nothing heavy is imported.
+    """
+    config, tokenizer, name = _read(source)
+    fixed, _ = tidy(config)
+    facts = read_facts(fixed)
+    length = None if target is None else parse_target(target, facts.original_length)
+    bound = None if length is None else base_bound(facts.geometry.rotary_dim, length)
+    findings = find(config, facts, target_length=length, tokenizer=tokenizer, base_bound=bound)
+    return InspectResult(name, facts, _pairs(facts, length), tuple(findings), length, bound)
+
+
+def _read(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any] | None, str]:
+    if isinstance(source, Mapping):
+        return dict(source), None, str(source.get("_name_or_path") or source.get("model_type") or "config")
+    path = config_path(resolve(source))
+    beside = path.parent / TOKENIZER_NAME
+    tokenizer = None
+    if path.name == "config.json" and beside.is_file():
+        try:
+            tokenizer = read_json(beside)
+        except RopewalkError:
+            # A broken tokenizer file is its own command's matter; the rotary facts do not depend on it.
+            tokenizer = None
+    return read_config(path), tokenizer, str(source)
+
+
+def _pairs(facts: ModelFacts, target: int | None) -> tuple[Pair, ...]:
+    geometry, made = facts.geometry, facts.rope.schedule
+    past = None if target is None or made is None else out_of_bound(made, target)
+    stretch = None if made is None else made.stretch
+    rotations, wavelength = geometry.rotations, geometry.wavelength
+    return tuple(
+        Pair(
+            index=i,
+            wavelength=float(wavelength[i]),
+            rotations=float(rotations[i]),
+            seen_share=float(min(1.0, rotations[i])),
+            stretch=None if stretch is None else float(stretch[i]),
+            out_of_bound=None if past is None else bool(past[i]),
+        )
+        for i in range(geometry.half_dim)
+    )
