@@ -83,7 +83,7 @@ def parts(view: RunView) -> Iterator[tuple[str, Role, Mapping[str, Any], str]]:
         for index, method in enumerate(methods):
             yield str(method.get("name") or f"method {index}"), "measured", method, f"/methods/{index}"
     else:
-        yield view.subject or view.id, "measured", view.result, ""
+        yield view.model, "measured", view.result, ""
     controls = view.result.get("controls")
     if isinstance(controls, Mapping):
         for name, content in controls.items():

@@ -56,6 +56,17 @@ class RunView:
     metrics: Sequence[Mapping[str, Any]] = ()
     schedules: Mapping[str, FrequencySchedule] = field(default_factory=dict)
 
+    @property
+    def model(self) -> str:
+        """The model's short name: the end of a path or Hub id."""
+        given = next(
+            (self.request[key] for key in ("model", "source") if isinstance(self.request.get(key), str)), ""
+        )
+        name = (
+            given.rstrip("/").rpartition("/")[2] if not given.startswith(("http://", "https://")) else given
+        )
+        return (name if len(name) <= 40 else f"{name[:39]}…") or self.subject or self.id
+
     def model_view(self, most: int = 5) -> ModelView | None:
         """The geometry and the first few schedules that the run measured, best first; None where it kept none."""
         ranked = [
@@ -70,7 +81,7 @@ class RunView:
         target = max(made.target_length for made in chosen)
         given = self.result.get("target_length")
         target = given if isinstance(given, int) and not isinstance(given, bool) and given > 1 else target
-        return ModelView(self.subject, chosen[0].geometry, chosen, target, names=tuple(names))
+        return ModelView(self.model, chosen[0].geometry, chosen, target, names=tuple(names))
 
 
 def model_view(

@@ -1,4 +1,4 @@
-"""The list of runs: a sqlite file that caches manifests; the folders stay the truth and can always rebuild it."""
+"""The list of runs: a sqlite file that caches manifests; the folders stay the truth and always rebuild it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 from ropewalk.errors import DamagedError, RopewalkError
 from ropewalk.runs.store import LISTED, MANIFEST, REQUEST, read_manifest, runs_root
+from ropewalk.units import format_length
 
 INDEX = ".index.sqlite"
 _TABLE = "CREATE TABLE IF NOT EXISTS runs_1 (id TEXT PRIMARY KEY, stamp TEXT NOT NULL, entry TEXT NOT NULL)"
@@ -49,7 +50,7 @@ def list_runs(root: Path | str | None = None, *, kind: str | None = None) -> lis
 
 
 def find_run(name: str | Path, root: Path | str | None = None) -> Path:
-    """The folder of a run given as a path, an id or a unique part of one at either end; `last` is the newest."""
+    """The folder of a run given as a path, an id or a unique part of one; `last` is the newest."""
     path = Path(name)
     if path.is_dir():
         return path
@@ -139,5 +140,9 @@ def subject(request: Mapping[str, Any]) -> str:
         model = model.get("name") or model.get("source") or model.get("model") or ""
     goal = request.get("target") or request.get("target_length") or request.get("lengths") or ""
     if isinstance(goal, list):
-        goal = ", ".join(str(item) for item in goal)
-    return f"{model} -> {goal}" if model and goal else str(model or goal)
+        goal = ", ".join(_spelled(item) for item in goal)
+    return f"{model} → {_spelled(goal)}" if model and goal else str(model or _spelled(goal))
+
+
+def _spelled(length: Any) -> str:
+    return format_length(length) if isinstance(length, int) and not isinstance(length, bool) else str(length)

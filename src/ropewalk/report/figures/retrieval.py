@@ -81,4 +81,5 @@ def _mean(cells: Sequence[Cell]) -> float:
 
 
 def _name(grid: Grid, several: bool) -> str:
-    return f"{grid.name}: {grid.task}" + (f" ({grid.run.id})" if several else "")
+    name = grid.name if grid.task == "retrieval" else f"{grid.name}: {grid.task}"
+    return name + (f" ({grid.run.id})" if several else "")

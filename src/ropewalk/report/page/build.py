@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,12 +140,24 @@ def _unfinished(run: StoredRun, content: Content, error: Mapping[str, Any]) -> C
 
 
 def _command(run: StoredRun) -> str:
-    """The recorded command line, or the Python call with the same request."""
+    """The recorded command line; for a run that Python started, the nearest one."""
     command = run.manifest.get("command")
     if isinstance(command, str) and command:
         return command
-    keywords = ", ".join(f"{key}={value!r}" for key, value in run.request.items() if value is not None)
-    return f"# called from Python with the request\nropewalk.{run.kind}({keywords})"
+    request = run.request
+    words = ["ropewalk", run.kind]
+    words += [
+        str(request[key])
+        for key in ("model", "source", "path", "recipe")
+        if isinstance(request.get(key), str)
+    ][:1]
+    if run.kind in ("compare", "tune") and (request.get("target") or request.get("target_length")):
+        words += ["--target", str(request.get("target") or request.get("target_length"))]
+    if run.kind == "eval" and isinstance(request.get("lengths"), list):
+        words += ["--lengths", ",".join(str(length) for length in request["lengths"])]
+    if run.manifest.get("seed"):
+        words += ["--seed", str(run.manifest["seed"])]
+    return f"# started from Python; the nearest command, the whole request stands above\n{shlex.join(words)}"
 
 
 def _done(run: StoredRun) -> Table:
@@ -155,12 +168,25 @@ def _done(run: StoredRun) -> Table:
     if isinstance(seconds, int | float):
         document["duration"] = format_duration(seconds)
     document["seed"] = manifest.get("seed")
-    document["versions"] = manifest.get("versions") or {}
-    hardware = dict(manifest.get("hardware") or {})
-    memory = hardware.pop("memory_bytes", None)
-    if isinstance(memory, int | float):
-        hardware["memory"] = format_bytes(memory)
-    return key_table("What was done", document | {"hardware": hardware}, f"{run.id}/manifest.json")
+    versions = manifest.get("versions")
+    if isinstance(versions, Mapping):
+        document["versions"] = ", ".join(f"{name} {version}" for name, version in versions.items())
+    hardware = manifest.get("hardware")
+    if isinstance(hardware, Mapping):
+        document["hardware"] = _hardware(hardware)
+    return key_table("What was done", document, f"{run.id}/manifest.json")
+
+
+def _hardware(hardware: Mapping[str, Any]) -> str:
+    memory = hardware.get("memory_bytes")
+    parts = [
+        str(hardware.get("system") or ""),
+        str(hardware.get("machine") or ""),
+        f"{hardware.get('num_cpus')} processors",
+        format_bytes(memory) if isinstance(memory, int | float) else "",
+        ", ".join(map(str, hardware.get("accelerators") or ())) or "no accelerator",
+    ]
+    return ", ".join(part for part in parts if part)
 
 
 def _files(run: StoredRun) -> Table:
@@ -173,7 +199,8 @@ def _files(run: StoredRun) -> Table:
         for name, entry in sorted(run.files.items())
     )
     columns = (Column("file", numeric=False), Column("size"), Column("SHA-256", numeric=False))
-    return Table("Files", columns, rows, "Checked against their hashes when this page was made.")
+    note = "Each was checked against its hash when this page was made."
+    return Table("Files of this run and their hashes", columns, rows, note, folded=True)
 
 
 def _beside(parts: Sequence[RunPart]) -> Table:

@@ -42,6 +42,7 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     note: str = ""
     sources: tuple[str, ...] = ()
+    folded: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,8 @@ def number_cell(value: Any, source: str = "", *, digits: int = 3, tone: Tone = "
 
 def shown_number(value: float, digits: int = 3) -> str:
     """Whole numbers with thin spaces between thousands, small and large ones in scientific form."""
+    if abs(value) < 1e-9:
+        value = value if isinstance(value, int) else 0.0
     if isinstance(value, int) or (value == int(value) and abs(value) >= 1000):
         return f"{int(value):,}".replace(",", "\u202f")
     if value != 0 and (abs(value) < 10 ** -(digits + 1) or abs(value) >= 1e9):

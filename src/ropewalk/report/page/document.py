@@ -81,12 +81,14 @@ class _Figures:
 
 
 def _policy(style: str, script: str, library: str) -> str:
-    """Nothing may be loaded or sent; only these very scripts and this style run. The empty sheet is plotly's own, which
-    it fills through the object model."""
+    """Nothing may be loaded or sent; only these very scripts and this style sheet count.
+
+    The empty style is plotly.js's: it clears style attributes, and fills a blank sheet through the object model.
+    """
     scripts = f"{_hash(script)} {_hash(library)}"
     return (
         f"default-src 'none'; script-src {scripts}; style-src-elem {_hash(style)} {_hash('')}; "
-        "style-src-attr 'none'; img-src data: blob:; base-uri 'none'; form-action 'none'"
+        f"style-src-attr 'unsafe-hashes' {_hash('')}; img-src data: blob:; base-uri 'none'; form-action 'none'"
     )
 
 

@@ -104,7 +104,10 @@ def _layout(panel: Panel, data: list[Spec], alone: bool) -> Spec:
 
 def _axis(axis: Axis, values: list[float], *, category: bool = False) -> Spec:
     spec: Spec = {
-        "title": {"text": _plain(axis.title), "standoff": 10},
+        "title": {
+            "text": _plain(axis.title).replace(" (", "<br>(") if _long(axis) else _plain(axis.title),
+            "standoff": 10,
+        },
         "gridcolor": "@grid",
         "linecolor": "@faint",
         "zerolinecolor": "@grid",
@@ -125,6 +128,11 @@ def _axis(axis: Axis, values: list[float], *, category: bool = False) -> Spec:
     if axis.limits is not None:
         spec["range"] = [_place(value, axis) for value in axis.limits]
     return spec
+
+
+def _long(axis: Axis) -> bool:
+    """A title that would not fit beside a panel on a narrow screen."""
+    return len(axis.title) > 34 and bool(axis.unit)
 
 
 def _values(data: list[Spec], key: str) -> list[float]:
@@ -229,6 +237,7 @@ def _heat(layer: Heat, panel: Panel) -> Spec:
         "ygap": 2,
         "texttemplate": "%{z:.2f}" if roomy else "",
         "showlegend": False,
+        "showscale": not roomy,
         "hoverongaps": False,
         "colorbar": {
             "title": {"text": _plain(layer.label), "side": "right"},

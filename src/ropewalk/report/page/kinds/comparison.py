@@ -69,8 +69,8 @@ def _verdict(view: RunView) -> Verdict:
                 f"Beat cropping on {words}: {', '.join(str(name) for name in found[key]) or 'none'}."
             )
     beats = found.get("beats_cropping")
-    if isinstance(beats, bool):
-        points.append("Stretching beats cropping on text." if beats else "No method beats cropping on text.")
+    if beats is False:
+        points.append("No method beats cropping on text.")
     left = mappings(view.result.get("not_measured"))
     points += [f"Not measured: {row.get('name')}, {sentence(row.get('why'))}" for row in left]
     return Verdict(headline, tuple(points), "bad" if beats is False else "good" if beats is True else "")

@@ -104,9 +104,8 @@ def cells_table(view: RunView) -> Table | None:
         Column("accuracy"),
         Column("chance"),
     )
-    return Table(
-        "Retrieval, every cell", columns, tuple(rows), sources=_sources(view, [g.path for g in found])
-    )
+    sources = _sources(view, [grid.path for grid in found])
+    return Table("Retrieval, every cell", columns, tuple(rows), sources=sources, folded=len(rows) > 12)
 
 
 def best_at_end(view: RunView, task_rows: Any) -> float | None:
