@@ -19,8 +19,13 @@ _PUBLIC = {
     "method": ("ropewalk.methods", "method"),
     "methods": ("ropewalk.methods", "methods"),
     "dynamic": ("ropewalk.dynamic", "dynamic"),
+    "read_geometry": ("ropewalk.models.facts", "read_geometry"),
+    "inspect": ("ropewalk.models.inspection", "inspect"),
+    "export_config": ("ropewalk.models.export", "export_config"),
     "plan": ("ropewalk.plan", "plan"),
     "train": ("ropewalk.training.run", "train"),
+    "plot": ("ropewalk.report.plotting", "plot"),
+    "report": ("ropewalk.report.report", "report"),
 }
 
 __all__ = ["__version__", *_PUBLIC]
