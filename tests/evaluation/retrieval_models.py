@@ -36,7 +36,11 @@ class CopyModel(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(VOCABULARY, 4)
         self.config = LlamaConfig(
-            vocab_size=VOCABULARY, hidden_size=4, num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1
+            vocab_size=VOCABULARY,
+            hidden_size=4,
+            num_hidden_layers=1,
+            num_attention_heads=1,
+            num_key_value_heads=1,
         )
         self.window, self.match = window, match
         self.tokens_read = 0
@@ -48,7 +52,9 @@ class CopyModel(nn.Module):
     def get_input_embeddings(self) -> nn.Embedding:
         return self.embedding
 
-    def forward(self, input_ids: torch.Tensor, past_key_values: Any = None, **options: Any) -> SimpleNamespace:
+    def forward(
+        self, input_ids: torch.Tensor, past_key_values: Any = None, **options: Any
+    ) -> SimpleNamespace:
         self.tokens_read += input_ids.shape[1]
         words = input_ids.float()[:, None, :, None]
         if past_key_values is not None:

@@ -24,12 +24,10 @@ from ropewalk.errors import RopewalkError, UsageError, one_line
 
 MAX_REPLY_BYTES = 256 << 20
 _TOO_LONG = re.compile(
-    r"context|too (?:long|large|many tokens)|max(?:imum)?[ _](?:model[ _]len|seq|input|tokens|length)|n_ctx|"
-    r"exceed",
+    r"context[ _](?:length|window|size)|too (?:long|many tokens)|longer than|exceed|n_ctx|"
+    r"max(?:imum)?[ _](?:model|seq)",
     re.IGNORECASE,
 )
-
-
 Complaint = Callable[[Any], str | None]
 
 

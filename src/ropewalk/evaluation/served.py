@@ -89,7 +89,7 @@ def run_served(
         )
     places = even_depths(depths) if isinstance(depths, int) else tuple(float(depth) for depth in depths)
     names = [("needle-packed" if grid == "packed" and n == "needle" else n) for n in find_kinds(tasks)]
-    gauge = Gauge(server, tokenizer, max_tokens=max_tokens)
+    gauge = Gauge(server, tokenizer, min(lengths), max_tokens=max_tokens)
     probes = probe_lengths(server, gauge, sorted(set(lengths)), seed)
     findings = findings_of(probes)
     taken = [probe.length for probe in probes if probe.refused is None]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ropewalk.errors import UsageError
+from ropewalk.evaluation import words
 from ropewalk.evaluation.endpoint import TooLongError
 from ropewalk.evaluation.server import Server
 from ropewalk.evaluation.tasks.base import Setting
@@ -19,7 +21,7 @@ from ropewalk.evaluation.tasks.sample import Sample
 SPARE_TOKENS = {"completions": 8, "chat": 48}
 # Without a tokenizer, lengths are estimates; this share stays free so that a full window is not overrun.
 ESTIMATE_MARGIN = 0.02
-_PROSE_BYTES = 1200
+_SENTENCE_BYTES = 60
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,9 @@ class Asked:
 class Gauge:
     """Makes samples of a given number of the server's tokens."""
 
-    def __init__(self, server: Server, tokenizer: Any | None, *, max_tokens: int | None = None) -> None:
+    def __init__(
+        self, server: Server, tokenizer: Any | None, shortest: int, *, max_tokens: int | None = None
+    ) -> None:
         self.server = server
         self.exact = tokenizer is not None
         self.encoder: Encoder = ByteEncoder() if tokenizer is None else TokenizerEncoder(tokenizer)
@@ -46,9 +50,9 @@ class Gauge:
         self.counts = True
         # The server adds BOS or its template itself, so both are measured, not written.
         self.frame = Frame(Piece("", ()), Piece("", ()))
-        self.overhead, self.tokens_per_unit = self._measure()
+        self.overhead, self.tokens_per_unit = self._measure(shortest)
 
-    def _measure(self) -> tuple[float, float]:
+    def _measure(self, shortest: int) -> tuple[float, float]:
         """Tokens that the server adds to every prompt, and tokens per unit (byte, or token) of plain prose."""
         short = self._count("Hello there.")
         if short is None:
@@ -61,8 +65,9 @@ class Gauge:
             return float(len(self.encoder.opening)), 1.0
         if self.exact:
             return float(short - len(self.encoder.ids("Hello there."))), 1.0
-        kind = KINDS["needle"](self._setting(0, {}), 0)
-        text = kind.samples(_PROSE_BYTES, [0.5])[0].content
+        # A byte is a token at most, so this text fits wherever the shortest length does.
+        rng = random.Random(0)
+        text = " ".join(words.sentence(rng) for _ in range(max(3, int(0.8 * shortest) // _SENTENCE_BYTES)))
         longer = self._count(text)
         if longer is None or longer <= short:
             raise UsageError(

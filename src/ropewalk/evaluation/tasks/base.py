@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ropewalk.evaluation import words
-from ropewalk.evaluation.tasks.haystack import Filler, Insert, lay_out
+from ropewalk.evaluation.tasks.haystack import Filler, Insert, Layout, Parts, count_sentences, lay_out
 from ropewalk.evaluation.tasks.pieces import Encoder, Frame, Piece
 from ropewalk.evaluation.tasks.sample import Choice, Sample, Span
 from ropewalk.evaluation.tasks.values import FORMS, Form, draw_wrong
@@ -46,7 +46,6 @@ class Setting:
     haystack: tuple[str, ...] | None = None
     haystack_name: str = "the haystack text"
     questions: tuple[Question, ...] = ()
-    questions_name: str = "the question file"
     haystack_everywhere: bool = False
 
 
@@ -94,7 +93,7 @@ class Task(ABC):
         self.rest_filler = None if rest is None else self._filler(rest)
 
     def _filler(self, sentences: Iterator[str]) -> Filler:
-        return Filler(sentences, self.setting.encoder, source=self.setting.haystack_name)
+        return Filler(sentences, self.setting.encoder, source=self.filler_source())
 
     @abstractmethod
     def draw(self) -> None:
@@ -103,6 +102,10 @@ class Task(ABC):
     @abstractmethod
     def sentences(self) -> Iterator[str]:
         """The filler's sentences in order, each with its own leading space or trailing line break."""
+
+    def filler_source(self) -> str:
+        """What runs out when a finite filler is too short, in words."""
+        return self.setting.haystack_name
 
     def rest(self) -> Iterator[str] | None:
         """What fills the last gap, where the beginning of the next sentence would change the answer."""
@@ -116,29 +119,40 @@ class Task(ABC):
         """Samples of exactly `length` tokens."""
         # Different depths must be different places: n sentences have n + 1 of them.
         least = max(self.least_sentences, len(depths) - 1) if self.by_depth else self.least_sentences
+        asks = self.asks(depths)
+        answers = [self._answer(ask) for ask in asks]
+        parts = [self._parts(ask, answer) for ask, answer in zip(asks, answers, strict=True)]
+        # One number of sentences for all questions of this length: questions about one text must share it.
+        fixed = max(part.tokens(self.setting.frame) for part in parts)
+        count = count_sentences(self.name, length, fixed, self.filler, least)
         asked: Counter[float | None] = Counter()
         samples = []
-        for ask in self.asks(depths):
-            samples.append(self._sample(length, ask, query=asked[ask.depth], least=least))
+        for ask, answer, part in zip(asks, answers, parts, strict=True):
+            layout = lay_out(
+                part,
+                length=length,
+                count=count,
+                encoder=self.setting.encoder,
+                frame=self.setting.frame,
+                filler=self.filler,
+                rest=self.rest_filler,
+            )
+            samples.append(self._sample(length, ask, answer, layout, query=asked[ask.depth]))
             asked[ask.depth] += 1
         return samples
 
-    def _sample(self, length: int, ask: Ask, *, query: int, least: int) -> Sample:
-        answer = self._answer(ask)
-        layout = lay_out(
-            task=self.name,
-            length=length,
-            encoder=self.setting.encoder,
-            frame=self.setting.frame,
+    def _parts(self, ask: Ask, answer: Sequence[Span]) -> Parts:
+        return Parts(
             head=self._piece(ask.head),
-            filler=self.filler,
-            rest=self.rest_filler,
-            inserts=[Insert(self._piece(text), depth) for text, depth in ask.inserts],
+            inserts=tuple(Insert(self._piece(text), depth) for text, depth in ask.inserts),
             question=self._piece(ask.question),
             lead=self._piece(self._lead(ask)),
             answer_tokens=sum(len(span.ids) for span in answer),
-            least=least,
         )
+
+    def _sample(
+        self, length: int, ask: Ask, answer: tuple[Span, ...], layout: Layout, *, query: int
+    ) -> Sample:
         return Sample(
             task=self.name,
             length=length,

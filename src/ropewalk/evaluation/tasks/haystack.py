@@ -41,7 +41,7 @@ class Filler:
         """How many sentences from the start fit into `tokens` whole. The filler must hold at least as many tokens."""
         if not self._reach(tokens):
             raise RopewalkError(
-                f"{self._source} holds {self._ends[-1]} tokens, this length needs {tokens}",
+                f"{self._source}: {self._ends[-1]} tokens in all, this length needs {tokens}",
                 hint="give more text, or ask for a shorter length",
             )
         return bisect.bisect_right(self._ends, tokens) - 1
@@ -121,28 +121,8 @@ class Layout:
         return self.frame.before.text + self.content() + self.frame.after.text + self.lead.text
 
 
-def lay_out(
-    *,
-    task: str,
-    length: int,
-    encoder: Encoder,
-    frame: Frame,
-    head: Piece,
-    filler: Filler,
-    rest: Filler | None,
-    inserts: Sequence[Insert],
-    question: Piece,
-    lead: Piece,
-    answer_tokens: int,
-    least: int,
-) -> Layout:
-    """Fill up to exactly `length` tokens: prompt, question and answer together.
-
-    An insert at depth x stands before sentence round(x * n) of the n whole sentences that fit. What is left after
-    them is the beginning of the next sentence, cut to the token. At least `least` whole sentences must fit.
-    """
-    fixed = len(frame.before) + len(head) + len(question) + len(frame.after) + len(lead) + answer_tokens
-    fixed += sum(len(insert.piece) for insert in inserts)
+def count_sentences(task: str, length: int, fixed: int, filler: Filler, least: int) -> int:
+    """Whole sentences of the filler that fit beside `fixed` tokens; fewer than `least` are refused."""
     room = length - fixed
     count = filler.whole_sentences(room) if room > 0 else 0
     if count < least:
@@ -151,18 +131,53 @@ def lay_out(
             f"task {task!r} does not fit in length {length}: it needs at least {needed} tokens with this tokenizer",
             hint=f"ask for {needed} tokens or more, for fewer depths or needles, or leave the task out",
         )
-    slots = [(round(insert.depth * count), insert.piece) for insert in inserts]
+    return count
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The pieces of one question, encoded; `answer_tokens` is the room that the answer takes."""
+
+    head: Piece
+    inserts: tuple[Insert, ...]
+    question: Piece
+    lead: Piece
+    answer_tokens: int
+
+    def tokens(self, frame: Frame) -> int:
+        """Tokens of everything but the filler."""
+        pieces = (frame.before, self.head, self.question, frame.after, self.lead)
+        inserted = sum(len(insert.piece) for insert in self.inserts)
+        return sum(len(piece) for piece in pieces) + inserted + self.answer_tokens
+
+
+def lay_out(
+    parts: Parts,
+    *,
+    length: int,
+    count: int,
+    encoder: Encoder,
+    frame: Frame,
+    filler: Filler,
+    rest: Filler | None,
+) -> Layout:
+    """Fill up to exactly `length` tokens: prompt, question and answer together.
+
+    An insert at depth x stands before sentence round(x * n) of n = `count` whole sentences. What is left after them is
+    the beginning of what follows in the filler (or in `rest`), cut to the token.
+    """
+    slots = [(round(insert.depth * count), insert.piece) for insert in parts.inserts]
     return Layout(
         encoder=encoder,
         frame=frame,
-        head=head,
+        head=parts.head,
         filler=filler,
         rest=filler if rest is None else rest,
         count=count,
-        remainder=room - filler.sentence_tokens(count),
+        remainder=length - parts.tokens(frame) - filler.sentence_tokens(count),
         slots=tuple(sorted(slots, key=lambda slot: slot[0])),
-        question=question,
-        lead=lead,
+        question=parts.question,
+        lead=parts.lead,
     )
 
 

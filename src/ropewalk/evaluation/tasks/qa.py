@@ -121,6 +121,9 @@ class QuestionAnswering(Task):
     def sentences(self) -> Iterator[str]:
         return (self.words["document"].format(text=document) for document in self.distractors)
 
+    def filler_source(self) -> str:
+        return f"the question file's other {len(self.distractors)} documents"
+
     def asks(self, depths: Sequence[float]) -> list[Ask]:
         gold = self.words["document"].format(text=self.row.document)
         return [
