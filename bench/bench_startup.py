@@ -8,7 +8,7 @@ from pathlib import Path
 from harness import compare_commands, write_results
 
 ROOT = Path(__file__).parents[1]
-CONFIG = ROOT / "examples" / "llama-2-7b.json"
+CONFIG = ROOT / "examples" / "configs" / "llama-2-7b.json"
 TRANSFORMERS = (
     "import json, sys; from transformers import AutoConfig; "
     "document = json.load(open(sys.argv[1])); print(AutoConfig.for_model(**document).rope_parameters)"
