@@ -98,6 +98,18 @@ def test_per_head_changes_the_model_and_folds_into_its_weights(kind):
     assert model.config._attn_implementation == "sdpa"
 
 
+def test_a_state_dict_folds_without_touching_the_model():
+    model, tokens = _model("llama"), _tokens()
+    measured = measure_logit_std(model, tokens)
+    applied = apply_temperature(model, TemperatureOptions(rule="per-head", factor=8.0), logit_std=measured)
+    warm = _logits(model, tokens)
+    state = applied.folded(model.state_dict())
+    assert torch.equal(_logits(model, tokens), warm)
+    fresh = _model("llama")
+    fresh.load_state_dict(state, strict=True)
+    torch.testing.assert_close(_logits(fresh, tokens), warm, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("kind", ["qwen3", "gemma3_text"])
 def test_constant_folds_into_a_shared_query_norm_and_per_head_is_refused(kind):
     model, tokens = _model(kind), _tokens()

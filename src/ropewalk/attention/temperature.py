@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ropewalk import temperature as closed
-from ropewalk.attention.folding import fold_into
+from ropewalk.attention.folding import fold_into, folded_tensors
 from ropewalk.attention.interface import (
     add_query_hook,
     attention_modules,
@@ -26,6 +26,7 @@ from ropewalk.attention.interface import (
 )
 from ropewalk.attention.options import TemperatureOptions
 from ropewalk.errors import RopewalkError, UsageError
+from ropewalk.geometry import FloatArray
 
 PARAMETER = "ropewalk_log_temperature"
 
@@ -52,20 +53,28 @@ class AppliedTemperature:
         modules = attention_modules(self.model)
         for index, hook in self._hooks.items():
             remove_query_hook(modules[index], hook)
-            if PARAMETER in modules[index]._parameters:
-                del modules[index]._parameters[PARAMETER]
+            modules[index]._parameters.pop(PARAMETER, None)
+            modules[index]._buffers.pop(PARAMETER, None)
         self._hooks = {}
         remove_attention(self.model)
 
-    def multipliers(self) -> dict[int, Tensor]:
-        """What multiplies the logits of each head now, by layer; only where no position is involved."""
-        if self.options.rule in ("log-n", "step-log"):
+    @property
+    def foldable(self) -> bool:
+        """Whether the weights can hold this temperature; one that depends on the position they cannot."""
+        return self.options.rule not in ("log-n", "step-log")
+
+    def multipliers(self, tensors: Mapping[str, Tensor] | None = None) -> dict[int, Tensor]:
+        """What multiplies the logits of each head now, by layer, float64 (H,); read from a state dict where given."""
+        if not self.foldable:
             raise UsageError(
                 f"temperature {self.options.rule} depends on the position and is no constant of a head",
                 hint="keep it applied, or choose constant or per-head",
             )
-        modules = attention_modules(self.model)
-        return {index: hook.multiplier(modules[index]) for index, hook in self._hooks.items()}
+        modules, names = attention_modules(self.model), self._names()
+        return {
+            index: hook.multiplier(modules[index], (tensors or {}).get(f"{names[index]}.{PARAMETER}"))
+            for index, hook in self._hooks.items()
+        }
 
     def fold(self) -> None:
         """Write the constants into the query projections (or the query norm's gain) and take the hooks off.
@@ -78,14 +87,31 @@ class AppliedTemperature:
             fold_into(modules[index], values)
         self.remove()
 
+    def folded(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A state dict of the model with the constants folded in and our own names left out; nothing else changes."""
+        modules, names = attention_modules(self.model), self._names()
+        result = {name: tensor for name, tensor in tensors.items() if not name.endswith(PARAMETER)}
+        for index, values in self.multipliers(tensors).items():
+            prefix = f"{names[index]}."
+            own = {
+                name.removeprefix(prefix): item for name, item in result.items() if name.startswith(prefix)
+            }
+            for name, tensor in folded_tensors(modules[index], own, values).items():
+                result[prefix + name] = tensor
+        return result
+
+    def _names(self) -> dict[int, str]:
+        names = {id(module): name for name, module in self.model.named_modules()}
+        return {index: names[id(module)] for index, module in attention_modules(self.model).items()}
+
 
 def apply_temperature(
     model: Any, options: TemperatureOptions, *, logit_std: Mapping[int, Tensor] | None = None
 ) -> AppliedTemperature:
     """Put a temperature on a model. `logit_std` (from `measure_logit_std`) is what `per-head` starts from.
 
-    A learned temperature is one parameter of H numbers in each layer, `ropewalk_log_temperature`, trained with the
-    rest; fold it before saving, since stock software would not know the name.
+    A per-head temperature is H numbers in each layer, `ropewalk_log_temperature`: a buffer, or a parameter that is
+    trained with the rest. Fold it before saving, since stock software would not know the name.
     """
     if options.rule == "none" and options.divisor_power is None:
         raise UsageError(
@@ -106,20 +132,26 @@ def apply_temperature(
     install_attention(model)
     hooks: dict[int, Any] = {}
     for index in chosen:
-        start = None
         if options.rule == "per-head":
             assert logit_std is not None
             assert options.factor is not None
-            start = torch.from_numpy(
-                closed.entropy_matched(options.factor, logit_std[index].double().cpu().numpy())
+            _start(
+                modules[index],
+                closed.entropy_matched(options.factor, logit_std[index].cpu().numpy()),
+                options,
             )
-            if options.learned:
-                like = next(modules[index].parameters())
-                parameter = nn.Parameter(start.log().to(device=like.device, dtype=torch.float32))
-                modules[index].register_parameter(PARAMETER, parameter)
-        hooks[index] = _Hook(options, start)
+        hooks[index] = _Hook(options)
         add_query_hook(modules[index], hooks[index])
     return AppliedTemperature(model, options, hooks)
+
+
+def _start(module: nn.Module, kappa: FloatArray, options: TemperatureOptions) -> None:
+    like = next(module.parameters())
+    values = torch.from_numpy(kappa).log().to(device=like.device, dtype=torch.float32)
+    if options.learned:
+        module.register_parameter(PARAMETER, nn.Parameter(values))
+    else:
+        module.register_buffer(PARAMETER, values)
 
 
 def chosen_layers(model: Any, layers: Literal["full", "all"]) -> list[int]:
@@ -180,8 +212,8 @@ def measure_logit_std(model: Any, input_ids: Tensor, *, queries: int = 64) -> di
 class _Hook:
     """Multiplies queries in place of the rule's formula, and replaces the scaling where a divisor is given."""
 
-    def __init__(self, options: TemperatureOptions, start: Tensor | None) -> None:
-        self.options, self.start = options, start
+    def __init__(self, options: TemperatureOptions) -> None:
+        self.options = options
 
     def __call__(
         self, module: nn.Module, query_BHTD: Tensor, key_BHTD: Tensor, kwargs: dict[str, Any]
@@ -194,21 +226,21 @@ class _Hook:
         if options.rule == "constant":
             query_BHTD = query_BHTD * self._constant()
         elif options.rule == "per-head":
-            kappa = self._per_head(module).to(query_BHTD.device)
+            kappa = getattr(module, PARAMETER).exp()
             query_BHTD = (query_BHTD * kappa[None, :, None, None]).to(query_BHTD.dtype)
         elif options.rule != "none":
             growth = self._by_position(query_BHTD, kwargs)
             query_BHTD = query_BHTD * growth.to(query_BHTD.dtype)
         return query_BHTD, kwargs
 
-    def multiplier(self, module: nn.Module) -> Tensor:
+    def multiplier(self, module: nn.Module, log_kappa: Tensor | None) -> Tensor:
         """Per head, float64: rule times the change of the divisor."""
-        heads = num_query_heads(module)
-        values = torch.ones(heads, dtype=torch.float64)
+        values = torch.ones(num_query_heads(module), dtype=torch.float64)
         if self.options.rule == "constant":
             values = values * self._constant()
         elif self.options.rule == "per-head":
-            values = self._per_head(module).detach().double().cpu()
+            log_kappa = getattr(module, PARAMETER) if log_kappa is None else log_kappa
+            values = log_kappa.detach().double().cpu().exp()
         if self.options.divisor_power is not None:
             wanted = 1.0 / closed.divisor(_query_dim(module), power=self.options.divisor_power)
             values = values * (wanted / _scaling(module, {}))
@@ -219,13 +251,6 @@ class _Hook:
         return (
             closed.constant(options.factor if options.factor is not None else 1.0, value=options.value) ** 2
         )
-
-    def _per_head(self, module: nn.Module) -> Tensor:
-        learned = module._parameters.get(PARAMETER)
-        if learned is not None:
-            return learned.exp()
-        assert self.start is not None
-        return self.start
 
     def _by_position(self, query_BHTD: Tensor, kwargs: dict[str, Any]) -> Tensor:
         positions = kwargs.get("position_ids")
