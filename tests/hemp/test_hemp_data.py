@@ -1,4 +1,4 @@
-"""hemp's tokenizer and generated training text: exact sizes, nothing from the held-out modules, answers that are there."""
+"""hemp's tokenizer and generated text: exact sizes, nothing held out, answers that stand in the text."""
 
 from __future__ import annotations
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,6 +19,9 @@ from ropewalk.cli.common import (
     seed_option,
     trust_option,
 )
+
+if TYPE_CHECKING:
+    from ropewalk.evaluation.compare_result import Row
 
 
 @click.command()
@@ -105,24 +110,20 @@ def command(
     screen.print(f"\nRun: {result.run}", markup=False)
     best = result.verdict.text
     if best is not None:
-        row = result.row(best)
-        screen.print(f"Next: {extend_command(model, row.method, result.target_length, row)}", markup=False)
+        words = extend_words(model, result.row(best), result.target_length, "OUT")
+        screen.print(f"Next: ropewalk {' '.join(words)}", markup=False)
 
 
 def _names(written: str) -> list[str]:
     return [name.strip() for name in written.split(",") if name.strip()]
 
 
-def extend_command(model: str, method: str, target: int, row: object) -> str:
-    """The command line that writes the row's schedule to a checkpoint."""
-    from ropewalk.evaluation.compare_result import Row
-
-    assert isinstance(row, Row)
-    words = ["ropewalk", "extend", model, "--method", method, "--target", str(target)]
+def extend_words(model: str, row: Row, target: int, output: str) -> list[str]:
+    """The command line that writes a row's schedule into a checkpoint."""
+    words = ["extend", model, "--method", row.method, "--target", str(target)]
     if row.variant == "reaching":
-        words += ["--factor", f"{row.factor:.6g}"]
+        words += ["--factor", f"{row.factor:.9g}"]
     if row.variant == "fitted betas":
-        words += [
-            part for name, value in row.parameters.items() for part in ("-p", f"{name}={str(value).lower()}")
-        ]
-    return " ".join([*words, "-o", "OUT"])
+        for name, value in row.parameters.items():
+            words += ["-p", f"{name}={json.dumps(value)}"]
+    return [*words, "-o", output]

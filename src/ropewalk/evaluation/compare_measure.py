@@ -166,9 +166,8 @@ def text_scores(
             for length in group:
                 by_length[length] += losses[:, length - 1 - span : length - 1].mean(axis=1).tolist()
             if longest == max(lengths):
-                curves += [
-                    [float(part.mean()) for part in np.array_split(row, CURVE_POINTS)] for row in losses
-                ]
+                points = min(CURVE_POINTS, longest - 1)
+                curves += [[float(part.mean()) for part in np.array_split(row, points)] for row in losses]
             if original_length in group:
                 inside = losses[:, : original_length - 1]
                 in_window += inside.mean(axis=1).tolist()

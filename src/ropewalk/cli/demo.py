@@ -1,0 +1,166 @@
+"""`ropewalk demo`: the tour. Each stop is a command that the user can repeat on a model of their own."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ropewalk.cli.common import console, contract, emit_json, quiet_option, seed_option
+from ropewalk.errors import GateMissedError, RopewalkError
+
+if TYPE_CHECKING:
+    from ropewalk.evaluation.compare_result import CompareResult
+
+MODEL = "hemp"
+ROWS_SHOWN = 8
+
+
+@click.command()
+@click.option(
+    "-o", "--output", metavar="DIR", help="Where everything goes; by default a new folder ropewalk-demo."
+)
+@click.option("--target", default="8x", show_default=True, help="Target length, or a multiple of the window.")
+@seed_option
+@quiet_option
+@contract
+def command(output: str | None, target: str, seed: int, quiet: bool, as_json: bool) -> None:
+    """From nothing to a verdict on the bundled model: inspect, compare, extend, verify, report. No network, no GPU.
+
+    Ctrl-C keeps what is finished; the same call with -o DIR goes on from there.
+    """
+    tour = Tour(Path(output) if output else _fresh_folder(), target, seed, quiet)
+    document = tour.run()
+    if as_json:
+        emit_json(document)
+
+
+def _fresh_folder() -> Path:
+    base, number = Path("ropewalk-demo"), 1
+    while (folder := base if number == 1 else Path(f"{base}-{number}")).exists():
+        number += 1
+    return folder
+
+
+class Tour:
+    """The stops in their order, and what each left behind."""
+
+    def __init__(self, folder: Path, target: str, seed: int, quiet: bool) -> None:
+        self.folder, self.target, self.seed, self.quiet = folder, target, seed, quiet
+        self.screen = console()
+        self.began = time.monotonic()
+        self.steps: list[dict[str, Any]] = []
+
+    def run(self) -> dict[str, Any]:
+        """The whole tour; the document of `demo --json`."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._call("what is this model's RoPE, and what breaks past its window?", ["inspect", MODEL])
+        result = self._compare()
+        extended = self._extend(result)
+        if extended is not None:
+            self._call("is the scaling active, and the same in stock software?", ["verify", str(extended)])
+        page = self._report(result)
+        self._farewell(result, extended, page)
+        return {
+            "model": MODEL,
+            "target_length": result.target_length,
+            "verdict": result.verdict.model_dump(mode="json"),
+            "compare": str(self.folder / "compare"),
+            "extended": None if extended is None else str(extended),
+            "report": None if page is None else str(page),
+            "steps": self.steps,
+            "seconds": round(time.monotonic() - self.began, 1),
+        }
+
+    def _heading(self, about: str, words: list[str]) -> None:
+        line = " ".join(["ropewalk", *words])
+        self.screen.rule(style="dim")
+        self.screen.print(about[0].upper() + about[1:], style="bold", markup=False)
+        self.screen.print(f"$ {line}\n", style="cyan", markup=False)
+
+    def _call(self, about: str, words: list[str]) -> None:
+        """Run another command in this process. A missed gate is shown and the tour goes on; a failure ends it."""
+        from ropewalk.cli.main import ropewalk
+
+        self._heading(about, words)
+        began = time.monotonic()
+        code = 0
+        try:
+            ropewalk.main(args=words, prog_name="ropewalk", standalone_mode=False)
+        except GateMissedError as missed:
+            code = missed.exit_code
+            self.screen.print(str(missed), style="yellow", markup=False)
+        except click.exceptions.Exit as left:
+            code = left.exit_code
+        if code not in (0, GateMissedError.exit_code):
+            raise RopewalkError(
+                f"`ropewalk {' '.join(words)}` ended with code {code}", hint="run it alone to see why"
+            )
+        self.steps.append({"command": words, "code": code, "seconds": round(time.monotonic() - began, 1)})
+
+    def _compare(self) -> CompareResult:
+        """The comparison, or the one that an earlier call of this demo finished in the same folder."""
+        from ropewalk.cli.compare_view import Watch, show
+        from ropewalk.evaluation.compare import compare
+
+        run = self.folder / "compare"
+        words = ["compare", MODEL, "--target", self.target, "-o", str(run)]
+        self._heading("which method stretches it best, and is any worth it?", words)
+        began = time.monotonic()
+        result = _finished(run)
+        if result is None:
+            with Watch(quiet=self.quiet) as watch:
+                result = compare(MODEL, target=self.target, seed=self.seed, run=run, on_step=watch)
+        show(self.screen, result, limit=ROWS_SHOWN)
+        self.steps.append({"command": words, "code": 0, "seconds": round(time.monotonic() - began, 1)})
+        return result
+
+    def _extend(self, result: CompareResult) -> Path | None:
+        """A checkpoint with the best schedule for text."""
+        from ropewalk.cli.compare import extend_words
+
+        if result.verdict.text is None:
+            return None
+        out = self.folder / f"{MODEL}-extended"
+        words = extend_words(MODEL, result.row(result.verdict.text), result.target_length, str(out))
+        if out.exists():
+            words.append("--force")
+        self._call("write the best one into a checkpoint that stock software loads", words)
+        return out
+
+    def _report(self, result: CompareResult) -> Path | None:
+        """The HTML page of the comparison."""
+        page = self.folder / "report.html"
+        words = ["report", str(self.folder / "compare"), "-o", str(page)]
+        if page.exists():
+            words.append("--force")
+        self._call("all of it on one page", words)
+        return page
+
+    def _farewell(self, result: CompareResult, extended: Path | None, page: Path | None) -> None:
+        seconds = time.monotonic() - self.began
+        self.screen.rule(style="dim")
+        self.screen.print(
+            f"Done in {seconds:.0f} s. Everything is in {self.folder}.", style="bold", markup=False
+        )
+        if page is not None:
+            self.screen.print(f"Open the report: {page.resolve().as_uri()}", markup=False)
+        self.screen.print("\nYour own model, one step after the other:", markup=False)
+        for line in (
+            "inspect PATH_OR_HUB_ID",
+            "plan PATH_OR_HUB_ID --target 32k",
+            "compare PATH_OR_HUB_ID --target 32k",
+        ):
+            self.screen.print(f"  ropewalk {line}", style="cyan", markup=False)
+
+
+def _finished(run: Path) -> CompareResult | None:
+    from ropewalk.evaluation.compare_result import CompareResult
+    from ropewalk.runs import open_run
+
+    if not (run / "manifest.json").is_file():
+        return None
+    stored = open_run(run)
+    return CompareResult.model_validate(stored.read_json()) if stored.status == "complete" else None
