@@ -81,8 +81,10 @@ def _through_index(root: Path) -> list[RunEntry]:
     try:
         with contextlib.closing(sqlite3.connect(root / INDEX, timeout=10)) as connection, connection:
             return _refresh(connection, folders)
-    except sqlite3.Error:
-        # A damaged index, or a folder that cannot be written: the folders themselves are the truth.
+    except sqlite3.OperationalError:
+        # Locked by another process, or in a folder that cannot be written: the folders themselves are the truth.
+        return [_entry(folder) for folder in folders]
+    except sqlite3.DatabaseError:
         with contextlib.suppress(OSError):
             (root / INDEX).unlink()
         return [_entry(folder) for folder in folders]
@@ -94,16 +96,24 @@ def _refresh(connection: sqlite3.Connection, folders: list[Path]) -> list[RunEnt
     entries: list[RunEntry] = []
     for folder in folders:
         stamp = _stamp(folder)
-        cached = known.pop(folder.name, None)
-        if cached is not None and cached[0] == stamp:
-            entries.append(RunEntry(**json.loads(cached[1]) | {"path": str(folder)}))
+        cached = _cached(known.pop(folder.name, None), stamp, folder)
+        entries.append(cached or _entry(folder))
+        if cached is not None:
             continue
-        entry = _entry(folder)
-        entries.append(entry)
-        row = (folder.name, stamp, json.dumps(entry.to_json()))
+        row = (folder.name, stamp, json.dumps(entries[-1].to_json()))
         connection.execute("INSERT OR REPLACE INTO runs_1 VALUES (?, ?, ?)", row)
     connection.executemany("DELETE FROM runs_1 WHERE id = ?", [(name,) for name in known])
     return entries
+
+
+def _cached(row: tuple[str, str] | None, stamp: str, folder: Path) -> RunEntry | None:
+    """The entry of an unchanged folder; None where the row is missing, older, or not one of ours."""
+    if row is None or row[0] != stamp:
+        return None
+    try:
+        return RunEntry(**json.loads(row[1]) | {"path": str(folder)})
+    except (ValueError, TypeError):
+        return None
 
 
 def _stamp(folder: Path) -> str:
