@@ -47,7 +47,8 @@ def sharpen(model: Any, *, everything: bool = False) -> None:
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.is_meta:
+            # A frozen parameter is a table that code built, not a weight.
+            if parameter.is_meta or not parameter.requires_grad:
                 continue
             if parameter.dim() >= 2 and parameter.is_floating_point():
                 width = parameter.shape[-1]

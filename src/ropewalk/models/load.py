@@ -1,4 +1,4 @@
-"""Loading a model and its tokenizer: safetensors only, no code of the folder's own unless asked, no prompt, no chatter."""
+"""Loading a model and its tokenizer: safetensors only, no code of the folder's own unless asked, no prompt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The weight files of a model folder: found, judged safe, linked or copied into another folder. Never opened as pickle."""
+"""The weight files of a model folder: found, judged safe, linked or copied elsewhere. Never opened as pickle."""
 
 from __future__ import annotations
 
