@@ -15,6 +15,7 @@ from ropewalk.training.batches import StepBatch, make_step
 from ropewalk.training.build import Rope
 from ropewalk.training.checkpoint import Checkpoint
 from ropewalk.training.data import Mixture
+from ropewalk.training.engine import Engine
 from ropewalk.training.metrics import Metrics
 from ropewalk.training.objective import Batch, summed_loss, target_weight
 from ropewalk.training.parts import Parts
@@ -38,6 +39,7 @@ class Loop:
         *,
         model: Any,
         parts: Parts,
+        engine: Engine,
         mixture: Mixture,
         curriculum: Curriculum,
         rope: Rope,
@@ -48,13 +50,12 @@ class Loop:
     ) -> None:
         self.recipe, self.folder = recipe, folder
         self.model, self.mixture, self.curriculum, self.rope = model, mixture, curriculum, rope
-        self.parts = parts
+        self.parts, self.engine = parts, engine
         self.vocabulary_size = model.get_input_embeddings().weight.shape[0]
         self.progress, self.save, self.evaluations = progress, save, evaluations
         self.resume_from = resume_from
         self.metrics = Metrics(folder / "metrics.jsonl")
         self.trainer: RopewalkTrainer
-        self.wrapped: Any = None
         self.step = self.tokens = 0
         self.seconds = 0.0
         self.loss_sum, self.loss_steps = 0.0, 0
@@ -72,7 +73,7 @@ class Loop:
 
     def prepared(self, wrapped: Any) -> None:
         """The model is wrapped and the optimiser exists: on resume, put back what a checkpoint kept."""
-        self.wrapped = wrapped
+        self.engine.check(wrapped)
         if self.resume_from is None:
             return
         tensors, random_tensors, state = read_training(self.resume_from.path)
@@ -90,10 +91,13 @@ class Loop:
     def begin(self) -> None:
         """Before the first step: counters and random states as they were."""
         self.trainer.state.global_step = self.step
-        self.metrics.open(after_step=self.step)
+        if self.engine.is_main:
+            self.metrics.open(after_step=self.step)
         self._clock = self._log_clock = time.monotonic()
+        rank = self.engine.rank
+        if self.resume_from is None and rank:
+            torch.manual_seed(self.recipe.seed + (rank << 32))
         if self.resume_from is not None:
-            rank = self.trainer.args.process_index
             documents, tensors = self._random
             own = {
                 name.partition("/")[2]: value
@@ -110,8 +114,7 @@ class Loop:
             self._enter(number)
         samples = [self.mixture.take(length) for length in self.curriculum.plan(self.step)]
         micro = self.recipe.micro_batch_tokens or self.recipe.tokens_per_step
-        args = self.trainer.args
-        self.batch = make_step(samples, micro, args.process_index, args.world_size)
+        self.batch = make_step(samples, micro, self.engine.rank, self.engine.world)
         return self.batch
 
     def transform(self, batch: Batch, number: int) -> Batch:
@@ -119,7 +122,7 @@ class Loop:
         return self.parts.transform(
             batch,
             step=self.step,
-            rank=self.trainer.args.process_index,
+            rank=self.engine.rank,
             number=number,
             target_length=self.rope.target_length,
             vocabulary_size=self.vocabulary_size,
@@ -194,7 +197,7 @@ class Loop:
     def _gathered_random(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         document, tensors = read_random()
         gathered = [(document, tensors)]
-        if self.trainer.args.world_size > 1:
+        if self.engine.world > 1:
             from accelerate.utils import gather_object
 
             gathered = gather_object([(document, tensors)])
@@ -289,5 +292,5 @@ class Loop:
         self._clock = now
 
     def _write(self, line: dict[str, Any]) -> None:
-        if self.trainer.is_world_process_zero():
+        if self.engine.is_main:
             self.metrics.write(line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 import time
@@ -76,6 +77,11 @@ class Progress:
         self.close()
         self.stream.write(f"ropewalk: {text}\n")
         self.stream.flush()
+
+    def silence(self) -> None:
+        """Say nothing from here on, warnings included: another process speaks for this one."""
+        self.quiet = True
+        self.stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - lives as long as the process
 
     def close(self) -> None:
         """End the line that is being rewritten."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -63,6 +64,9 @@ def train(
     recipe or data that differ from the run's are refused unless `allow_changes`. `evaluate(model, step)` is called
     with every evaluation of the recipe and returns numbers for the metrics.
     """
+    from ropewalk.models.load import pick_device
+    from ropewalk.training.engine import start_engine
+
     progress = Progress(quiet=quiet)
     folder = None if output is None else Path(output)
     if resume and folder is None:
@@ -79,9 +83,30 @@ def train(
         if finished is not None:
             progress.warn(f"{folder} is already finished")
             return finished
+    settings = Settings(checked, resume, allow_changes, evaluate, pick_device(device).type, progress)
+    engine = start_engine(checked.engine, settings.device)
+    if not engine.is_main:
+        progress.silence()
     request = {"recipe": checked.to_json()}
-    with create_run("train", request, path=folder, seed=checked.seed, resume=resume) as run:
-        return _run(checked, run.path, resume, allow_changes, evaluate, device, progress)
+    with contextlib.ExitStack() as stack:
+
+        def make_folder() -> Path:
+            run = create_run("train", request, path=folder, seed=checked.seed, resume=resume)
+            return stack.enter_context(run).path
+
+        return _run(settings, engine, engine.share(make_folder))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `train` was called with."""
+
+    recipe: Recipe
+    resume: bool
+    allow_changes: bool
+    evaluate: Evaluate | None
+    device: str
+    progress: Progress
 
 
 def _look(folder: Path, recipe: Recipe, resume: bool) -> TrainResult | None:
@@ -96,6 +121,10 @@ def _look(folder: Path, recipe: Recipe, resume: bool) -> TrainResult | None:
             )
         return None
     if not (folder / MANIFEST).is_file():
+        if all(path.name.endswith(".tmp") for path in folder.iterdir()):
+            # Killed before the run had a request: nothing in here is a run yet.
+            for path in folder.iterdir():
+                path.unlink()
         return None
     stored = open_run(folder)
     if stored.status != "complete":
@@ -110,38 +139,21 @@ def _look(folder: Path, recipe: Recipe, resume: bool) -> TrainResult | None:
     return TrainResult(folder, [Path(path) for path in document["checkpoints"]], document["final"])
 
 
-def _run(
-    recipe: Recipe,
-    folder: Path,
-    resume: bool,
-    allow_changes: bool,
-    evaluate: Evaluate | None,
-    device: str,
-    progress: Progress,
-) -> TrainResult:
+def _run(settings: Settings, engine: Any, folder: Path) -> TrainResult:
     from ropewalk.models.load import quiet_transformers
 
     with quiet_transformers():
-        loop = _prepare(recipe, folder, resume, allow_changes, evaluate, device, progress)
+        loop = _prepare(settings, engine, folder)
         try:
             if not loop.curriculum.finished:
                 loop.trainer.train()
         finally:
             loop.metrics.close()
-            progress.close()
+            settings.progress.close()
     return _finish(loop, folder)
 
 
-def _prepare(
-    recipe: Recipe,
-    folder: Path,
-    resume: bool,
-    allow_changes: bool,
-    evaluate: Evaluate | None,
-    device: str,
-    progress: Progress,
-) -> Any:
-    from ropewalk.models.load import pick_device
+def _prepare(settings: Settings, engine: Any, folder: Path) -> Any:
     from ropewalk.training.build import Rope, build_model, build_tokenizer
     from ropewalk.training.data import Mixture
     from ropewalk.training.held_out import HeldOut
@@ -151,7 +163,7 @@ def _prepare(
     from ropewalk.training.trainer import RopewalkTrainer, training_arguments
     from ropewalk.training.weights import read_weights
 
-    kind = pick_device(device).type
+    recipe, progress, evaluate = settings.recipe, settings.progress, settings.evaluate
     tokenizer = build_tokenizer(recipe.model)
     mixture = Mixture(recipe.data, tokenizer, recipe.seed)
     curriculum = Curriculum(recipe, mixture.tokens_per_epoch)
@@ -162,7 +174,7 @@ def _prepare(
 
         model = add_lora(model, recipe.lora, seed=recipe.seed)
     described = describe_run(recipe, mixture, model)
-    checkpoint = _start_or_resume(folder, resume, allow_changes, described, progress)
+    checkpoint = engine.share(lambda: _start_or_resume(folder, settings, described))
     if checkpoint is not None:
         read_weights(checkpoint.path, model)
     for remark in rope.remarks:
@@ -176,6 +188,7 @@ def _prepare(
         seed=recipe.seed,
     )
     parts.install(model)
+    engine.shard(model, settings.device)
     evaluations: list[Evaluate] = []
     if recipe.evaluation is not None:
         evaluations.append(HeldOut(recipe.evaluation, tokenizer, recipe.longest))
@@ -188,6 +201,7 @@ def _prepare(
         folder,
         model=model,
         parts=parts,
+        engine=engine,
         mixture=mixture,
         curriculum=curriculum,
         rope=rope,
@@ -197,20 +211,19 @@ def _prepare(
         resume_from=checkpoint,
     )
     loop.trainer = RopewalkTrainer(
-        loop, model, training_arguments(recipe, folder, curriculum.max_steps, kind)
+        loop, model, training_arguments(recipe, folder, curriculum.max_steps, settings.device)
     )
     if checkpoint is not None and checkpoint.manifest.get("finished"):
         loop.restore_finished()
     return loop
 
 
-def _start_or_resume(
-    folder: Path, resume: bool, allow_changes: bool, described: dict[str, Any], progress: Progress
-) -> Checkpoint | None:
-    if not resume or not (folder / "run.json").is_file():
+def _start_or_resume(folder: Path, settings: Settings, described: dict[str, Any]) -> Checkpoint | None:
+    progress = settings.progress
+    if not settings.resume or not (folder / "run.json").is_file():
         write_json(folder / "run.json", described)
         return None
-    changes = check_same_run(read_run(folder), described, allow_changes)
+    changes = check_same_run(read_run(folder), described, settings.allow_changes)
     if changes:
         for change in changes:
             progress.warn(f"CHANGED since the run began: {change}")
@@ -233,7 +246,7 @@ def _save(loop: Any, tokenizer: Any) -> Path:
     files = ModelFiles.of(loop.model, loop.recipe.lora, final=loop.curriculum.finished)
     root = loop.folder / CHECKPOINTS
     target = root / f"step-{loop.step:06d}"
-    if loop.trainer.is_world_process_zero():
+    if loop.engine.is_main:
         loop.metrics.sync()
 
         def fill(working: Path) -> None:
@@ -244,7 +257,7 @@ def _save(loop: Any, tokenizer: Any) -> Path:
         facts = {"tokens": loop.tokens, "loss": loop.last_loss, "finished": loop.curriculum.finished}
         write_checkpoint(root, loop.step, fill, facts)
         prune_checkpoints(root, loop.recipe.checkpoints.keep_last, target)
-    loop.trainer.accelerator.wait_for_everyone()
+    loop.engine.share(lambda: None)
     return target
 
 
@@ -262,6 +275,6 @@ def _finish(loop: Any, folder: Path) -> TrainResult:
         "tokens_per_s": loop.tokens / loop.seconds if loop.seconds else None,
     }
     result = TrainResult(folder, checkpoints, final)
-    if loop.trainer.is_world_process_zero():
+    if loop.engine.is_main:
         write_json(folder / "result.json", json.loads(json.dumps(result.to_json())))
     return result

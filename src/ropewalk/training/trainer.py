@@ -132,7 +132,7 @@ class RopewalkTrainer(Trainer):
         total = torch.zeros((), device=self.args.device)
         for number, batch in enumerate(batches):
             last = number == len(batches) - 1
-            sync = contextlib.nullcontext() if last or world == 1 else self.accelerator.no_sync(model)
+            sync = contextlib.nullcontext() if last else self.loop.engine.without_sync(model)
             with sync, self.compute_loss_context_manager(), self.loop.activations():
                 loss = self.loop.objective(model, batch) * (world / weight)
                 self._check(loss)

@@ -1,0 +1,141 @@
+"""Who runs the step: one process, DDP, or FSDP2. What was asked for is what runs, or the run stops and says so."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from ropewalk.errors import RopewalkError, UsageError
+from ropewalk.training.recipe import EnginePart
+
+Value = TypeVar("Value")
+LAUNCH = "accelerate launch --num_processes 2 -m ropewalk train RECIPE"
+
+
+@dataclass(frozen=True)
+class Engine:
+    """The engine of a run and this process's place in it."""
+
+    name: str
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes and speaks for all."""
+        return self.rank == 0
+
+    def share(self, make: Callable[[], Value]) -> Value:
+        """What `make` returns on the main process, on every process; its failure is everybody's."""
+        if self.world == 1:
+            return make()
+        box: list[Any] = [None, None]
+        failure: BaseException | None = None
+        if self.is_main:
+            try:
+                box[0] = make()
+            except Exception as error:
+                failure, box[1] = error, str(error)
+        torch.distributed.broadcast_object_list(box, src=0)
+        if failure is not None:
+            raise failure
+        if box[1] is not None:
+            raise RopewalkError(f"the main process stopped: {box[1]}", hint="see its message")
+        value: Value = box[0]
+        return value
+
+    def shard(self, model: nn.Module, device: str) -> None:
+        """Under fsdp2, split every decoder layer and what is left over the processes, in place."""
+        if self.name != "fsdp2":
+            return
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
+        if device == "cuda":
+            model.to(torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))))
+        mesh = init_device_mesh(device, (self.world,))
+        for layer in decoder_layers(model):
+            fully_shard(layer, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        # Trainer leaves a model with this mark as it is, instead of wrapping it in DDP on top.
+        model.is_distributed_loading_by_transformers = True
+
+    def without_sync(self, model: Any) -> contextlib.AbstractContextManager[Any]:
+        """For every micro-batch of a step but the last: gradients stay where they are."""
+        if self.name == "fsdp2":
+            return _unsynced(model)
+        if self.name == "ddp":
+            held: contextlib.AbstractContextManager[Any] = model.no_sync()
+            return held
+        return contextlib.nullcontext()
+
+    def check(self, wrapped: Any) -> None:
+        """Refuse to go on when another engine than this one is at work."""
+        found = engine_of(wrapped)
+        if found != self.name:
+            raise RopewalkError(
+                f"engine {self.name} was asked for, and {found} is what runs",
+                hint="report this: a training under another engine than the one asked for is worth nothing",
+            )
+
+
+def start_engine(part: EnginePart, device: str) -> Engine:
+    """Join the other processes, where a launcher started some, and settle which engine runs."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true", "yes"):
+        raise UsageError(
+            "the launcher asks accelerate for FSDP, which does not apply here",
+            hint="launch without --use_fsdp, and set engine: {name: fsdp2} in the recipe",
+        )
+    name = part.name
+    if name == "auto":
+        name = "ddp" if world > 1 else "single"
+    if name == "single" and world > 1:
+        raise UsageError(
+            f"engine single under a launcher with {world} processes", hint="launch one process, or use ddp"
+        )
+    if name != "single" and world == 1:
+        raise UsageError(f"engine {name} needs several processes", hint=LAUNCH)
+    if world == 1:
+        return Engine("single")
+    from accelerate import PartialState
+
+    state = PartialState(cpu=device == "cpu")
+    return Engine(name, state.process_index, state.num_processes)
+
+
+def engine_of(wrapped: Any) -> str:
+    """The engine that really holds a model: read off the model, not off any setting."""
+    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.tensor import DTensor
+    from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+    if isinstance(wrapped, DistributedDataParallel):
+        return "ddp"
+    if isinstance(wrapped, DataParallel):
+        return "torch's DataParallel"
+    sharded = [isinstance(tensor, DTensor) for tensor in wrapped.parameters()]
+    if isinstance(wrapped, FSDPModule) and all(sharded):
+        return "fsdp2"
+    return "a half-sharded model" if any(sharded) else "single"
+
+
+def decoder_layers(model: nn.Module) -> list[nn.Module]:
+    """The modules of the longest list of layers in the model."""
+    lists = [item for item in model.modules() if isinstance(item, nn.ModuleList)]
+    return list(max(lists, key=len)) if lists else []
+
+
+@contextlib.contextmanager
+def _unsynced(model: Any) -> Any:
+    model.set_requires_gradient_sync(False)
+    try:
+        yield
+    finally:
+        model.set_requires_gradient_sync(True)
