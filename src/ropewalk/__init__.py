@@ -23,6 +23,7 @@ _PUBLIC = {
     "inspect": ("ropewalk.models.inspection", "inspect"),
     "export_config": ("ropewalk.models.export", "export_config"),
     "plan": ("ropewalk.plan", "plan"),
+    "compare": ("ropewalk.evaluation.compare", "compare"),
     "train": ("ropewalk.training.run", "train"),
     "plot": ("ropewalk.report.plotting", "plot"),
     "report": ("ropewalk.report.report", "report"),
