@@ -35,6 +35,8 @@ def read_json(path: Path) -> dict[str, Any]:
             raise RopewalkError(
                 f"{where} has {size} bytes; a configuration has at most {MAX_BYTES}", hint=_MEND
             )
+        if not path.is_file():
+            raise RopewalkError(f"{where} is not a regular file", hint="give a folder or a config.json")
         content = path.read_bytes()
     except OSError as error:
         raise RopewalkError(
