@@ -70,6 +70,8 @@ class Engine:
         self._decoder = decoder_of(model)
         self._kv_bytes_per_token: float = 0.0
         self._split = self.device.type == "cpu"
+        # Taken once, so that batches, and with them the last bits of every number, do not follow the machine's mood.
+        self.budget_bytes = free_bytes(self.device) // 2
         with torch.inference_mode():
             self._probe()
 
@@ -101,7 +103,7 @@ class Engine:
     def rows_for(self, length: int) -> int:
         """Texts of this length in one batch: bounded by free memory and by what one forward can use."""
         useful = max(1, self.tokens_in_flight // min(length, self.chunk))
-        affordable = int(0.5 * free_bytes(self.device) / max(1.0, 2 * self._kv_bytes_per_token * length))
+        affordable = int(self.budget_bytes / max(1.0, 2 * self._kv_bytes_per_token * length))
         return max(1, min(useful, affordable))
 
     def tensor(self, ids: Ids) -> torch.Tensor:

@@ -1,0 +1,131 @@
+"""`ropewalk eval MODEL|URL --lengths 4k..32k`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ropewalk.cli.common import (
+    attn_option,
+    console,
+    contract,
+    device_option,
+    dtype_option,
+    emit_json,
+    quiet_option,
+    seed_option,
+    trust_option,
+)
+
+
+@click.command()
+@click.argument("model")
+@click.option(
+    "--lengths", default="", help="4k..32k (doubling) or 4k,8k,12k. Default: half the window to all of it."
+)
+@click.option(
+    "--text", metavar="FILE|DIR|DATASET", help="Text to measure loss on. Default: held-out library sources."
+)
+@click.option(
+    "--tasks",
+    default="ppl,passkey",
+    show_default=True,
+    help="ppl (loss) and retrieval tasks: passkey, needle, kv, multi-needle, ruler, qa, ...",
+)
+@click.option(
+    "--protocol",
+    type=click.Choice(["prefix", "sliding"]),
+    default="prefix",
+    show_default=True,
+    help="prefix: every length from one forward. sliding: the published window protocol.",
+)
+@click.option(
+    "--stride", type=int, default=256, show_default=True, help="Step of the sliding window, in tokens."
+)
+@click.option(
+    "--window-mean", is_flag=True, help="Sliding: average windows, not tokens (the YaRN script's way)."
+)
+@click.option("--span", help="Sliding: tokens of a text to slide over. Default: twice the longest length.")
+@click.option(
+    "--max-segments", type=int, default=8, show_default=True, help="At most this many pieces of text."
+)
+@click.option(
+    "--join",
+    type=click.Choice(["auto", "yes", "no"]),
+    default="auto",
+    show_default=True,
+    help="Read all documents as one text; auto: only where none is long enough.",
+)
+@click.option(
+    "--controls/--no-controls",
+    default=True,
+    show_default=True,
+    help="Cropped context and the unmodified model.",
+)
+@click.option("--base", metavar="MODEL", help="The unmodified model, for the controls.")
+@click.option("--original-length", help="Window before the stretch. Default: as the config says.")
+@click.option(
+    "--crop-stride", type=int, help="Step of the cropped control; 1 is exact. Default: an eighth of it."
+)
+@click.option("--depths", type=int, default=5, show_default=True, help="Depths of each retrieval length.")
+@click.option("--samples", type=int, default=4, show_default=True, help="Samples of each retrieval cell.")
+@click.option(
+    "--scoring",
+    type=click.Choice(["teacher-forced", "forced-choice", "generation"]),
+    default="teacher-forced",
+    show_default=True,
+    help="How answers count.",
+)
+@click.option(
+    "--style",
+    type=click.Choice(["auto", "completion", "chat"]),
+    default="auto",
+    show_default=True,
+    help="Prompt style; auto: chat where the tokenizer has a template.",
+)
+@click.option(
+    "--grid",
+    type=click.Choice(["shared", "packed"]),
+    default="shared",
+    show_default=True,
+    help="packed: needles of all depths in one text (a harder, differently named task).",
+)
+@click.option("--haystack", metavar="FILE|DIR", help="Your own text around the needles.")
+@click.option("--questions", metavar="FILE.jsonl", help="Questions, answers and documents for the qa task.")
+@click.option("--health", is_flag=True, help="Look inside: attention by layer and length, gradients, logits.")
+@click.option("--chunk", type=int, help="Tokens of one forward. Default: by device.")
+@click.option("--model", "served_model", metavar="NAME", help="URL: the name of the served model.")
+@click.option(
+    "--tokenizer", metavar="MODEL", help="Another tokenizer; for a URL, the one of the served model."
+)
+@click.option("--workers", type=int, default=4, show_default=True, help="URL: requests at the same time.")
+@click.option(
+    "--timeout", "timeout_s", type=float, default=300.0, show_default=True, help="URL: seconds a request."
+)
+@click.option("--max-answer-tokens", type=int, help="URL: room for an answer.")
+@click.option("-o", "--output", metavar="RUN", help="Run folder; an unfinished one is completed.")
+@seed_option
+@device_option
+@dtype_option
+@attn_option
+@trust_option
+@quiet_option
+@contract
+def command(model: str, output: str | None, quiet: bool, as_json: bool, **settings: Any) -> None:
+    """Loss by length, retrieval, controls and effective length of MODEL, or of a served model at a URL.
+
+    MODEL is a folder, a Hub id, or hemp (the bundled model). Ctrl-C keeps finished cells; the same call with -o RUN
+    completes them. `accelerate launch -m ropewalk eval ...` shares the work between processes.
+    """
+    from ropewalk.cli.eval_view import Progress, show
+    from ropewalk.evaluation.evaluate import evaluate
+
+    with Progress(quiet=quiet) as progress:
+        result = evaluate(model, run=output, on_step=progress, **settings)
+    if not progress.main:
+        return
+    if as_json:
+        emit_json(result.to_json())
+        return
+    show(console(), result, quiet=quiet)

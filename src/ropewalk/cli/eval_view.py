@@ -1,0 +1,198 @@
+"""How `ropewalk eval` looks: a progress bar while it runs, tables and words when it is done."""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from ropewalk.units import format_length
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ropewalk.evaluation.result import EvalResult
+
+
+class Progress:
+    """Tokens read, tokens left, time left: on a terminal, on the main process, and not with -q."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.main = int(os.environ.get("RANK", "0")) == 0
+        self._bar: Any = None
+        self._task: Any = None
+        self._shown = self.main and not quiet and sys.stderr.isatty()
+
+    def __enter__(self) -> Progress:
+        if self._shown:
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            from ropewalk.cli.common import console
+
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+            )
+            self._bar = Bar(*columns, console=console(err=True), transient=True)
+            self._task = self._bar.add_task("loading", total=None)
+            self._bar.start()
+        return self
+
+    def __call__(self, done: int, total: int, what: str) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, total=total or None, description=what)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def show(screen: Console, result: EvalResult, *, quiet: bool = False) -> None:
+    """Tables, the verdict in words, the next step."""
+    if result.loss:
+        screen.print(_loss_table(result))
+        _say(screen, _about_controls(result), quiet)
+    if result.retrieval:
+        screen.print(_retrieval_table(result))
+    if result.long_tokens:
+        screen.print(_long_table(result))
+    if result.health:
+        screen.print(_health_table(result))
+    for line in result.verdict:
+        screen.print(line[:1].upper() + line[1:] + ".", markup=False)
+    _say(screen, [f"Note: {remark}." for remark in result.remarks], quiet)
+    if result.run:
+        screen.print(f"Run: {result.run}", markup=False)
+    _say(screen, [f"Next: {result.next}"] if result.next else [], quiet)
+
+
+def _say(screen: Console, lines: list[str], quiet: bool) -> None:
+    for line in [] if quiet else lines:
+        screen.print(line, markup=False)
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _range(pair: list[float] | None) -> str:
+    return "-" if pair is None else f"{pair[0]:.3f} .. {pair[1]:.3f}"
+
+
+def _loss_table(result: EvalResult) -> Any:
+    from rich.table import Table
+
+    table = Table(title=f"Loss (nats per token), {result.protocol} protocol", title_justify="left")
+    for name in ("length", "loss", "perplexity", "95 %", "tail", "tail cropped", "gain", "tail unmodified"):
+        table.add_column(name, justify="right")
+    cropped = {row.length: row for row in result.controls.cropped}
+    unmodified = {row.length: row for row in result.controls.unmodified}
+    for row in result.loss:
+        crop, plain = cropped.get(row.length), unmodified.get(row.length)
+        table.add_row(
+            format_length(row.length),
+            _number(row.loss),
+            _number(row.perplexity, 2),
+            _range(row.ci),
+            _number(row.tail_loss),
+            _number(crop.tail_loss if crop else None),
+            "-" if crop is None or crop.tail_gain is None else f"{crop.tail_gain:+.3f}",
+            _number(plain.tail_loss if plain else None),
+        )
+    return table
+
+
+def _about_controls(result: EvalResult) -> list[str]:
+    said = []
+    if result.text is not None:
+        text = result.text
+        count = len(text.documents)
+        said.append(
+            f"Text: {text.source}; {text.segments} segments of {format_length(text.segment_length)} tokens "
+            f"from {count} document{'s' if count != 1 else ''}. The tail is the last quarter before a length."
+        )
+    if result.controls.contexts is not None:
+        said.append(
+            f"Cropped: each token sees {result.controls.contexts}. Gain above zero: the longer context helps."
+        )
+    if result.controls.unmodified_is is not None:
+        said.append(f"Unmodified: {result.controls.unmodified_is}.")
+    return said
+
+
+def _retrieval_table(result: EvalResult) -> Any:
+    from rich.table import Table
+
+    table = Table(title="Retrieval (accuracy; chance beside it)", title_justify="left")
+    lengths = sorted({row["length"] for row in result.retrieval})
+    table.add_column("task")
+    table.add_column("depth", justify="right")
+    for length in lengths:
+        table.add_column(format_length(length), justify="right")
+    table.add_column("chance", justify="right")
+    cells: dict[tuple[str, float | None], dict[int, dict[str, Any]]] = {}
+    for row in result.retrieval:
+        cells.setdefault((row["task"], row["depth"]), {})[row["length"]] = row
+    for (task, depth), found in cells.items():
+        chance = max(row["chance"] for row in found.values())
+        scores = [f"{found[n]['accuracy']:.2f}" if n in found else "-" for n in lengths]
+        table.add_row(task, "-" if depth is None else f"{depth:.2f}", *scores, f"{chance:.3g}")
+    return table
+
+
+def _long_table(result: EvalResult) -> Any:
+    from rich.table import Table
+
+    table = Table(title="Tokens that repeat something beyond the original window", title_justify="left")
+    for name in ("length", "tokens", "loss", "cropped", "helped", "hurt"):
+        table.add_column(name, justify="right")
+    for row in result.long_tokens:
+        table.add_row(
+            format_length(row["length"]),
+            str(row["tokens"]),
+            _number(row["loss"]),
+            _number(row["cropped_loss"]),
+            f"{row['helped']:.2%}",
+            f"{row['hurt']:.2%}",
+        )
+    return table
+
+
+def _health_table(result: EvalResult) -> Any:
+    from rich.table import Table
+
+    assert result.health is not None
+    table = Table(
+        title="Health (mean over layers; entropy share 1 is uniform, 0 one peak)", title_justify="left"
+    )
+    for name in (
+        "length",
+        "entropy share",
+        "first 4 tokens",
+        "peak",
+        "attention std",
+        "output std",
+        "gradient norm",
+    ):
+        table.add_column(name, justify="right")
+    output = {row["length"]: row for row in result.health["output"]}
+    gradient = {row["length"]: row for row in result.health["gradient"]}
+    for length in result.lengths:
+        rows = [row for row in result.health["attention"] if row["length"] == length]
+        means = {
+            key: sum(row[key] for row in rows) / len(rows)
+            for key in ("entropy_share", "first_tokens", "peak", "logit_std")
+        }
+        table.add_row(
+            format_length(length),
+            *(_number(means[key]) for key in ("entropy_share", "first_tokens", "peak", "logit_std")),
+            _number(output[length]["std"]),
+            _number(gradient[length]["norm"]),
+        )
+    return table

@@ -1,0 +1,166 @@
+"""Documents as token segments of one exact length: what every loss of a run is measured on.
+
+All lengths of a table, all controls and both models of a comparison read the same segments, so every
+difference between two numbers is a difference between two readings of the same tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ropewalk.errors import RopewalkError, UsageError
+from ropewalk.evaluation.corpus import Document
+from ropewalk.evaluation.tasks.pieces import TokenizerEncoder
+from ropewalk.units import format_length
+
+TokenArray = NDArray[np.int64]
+JOINS = ("auto", "yes", "no")
+
+
+@dataclass(frozen=True)
+class Segment:
+    """`length` tokens of one document, the opening (BOS) of the tokenizer included."""
+
+    document: str
+    index: int
+    ids: TokenArray
+
+
+@dataclass(frozen=True)
+class Segments:
+    """The text of a run. `opening` is how many tokens at the start of each segment are the tokenizer's own."""
+
+    items: tuple[Segment, ...]
+    length: int
+    opening: tuple[int, ...]
+    joined: bool
+    remarks: tuple[str, ...]
+
+    @property
+    def documents(self) -> list[str]:
+        """Names of the documents that are used, once each, in order."""
+        return list(dict.fromkeys(item.document for item in self.items))
+
+    @property
+    def owners(self) -> list[int]:
+        """For each segment the number of its document: the unit over which intervals are taken."""
+        names = self.documents
+        return [names.index(item.document) for item in self.items]
+
+    @property
+    def sha256(self) -> str:
+        """Of all token ids in order: two runs with the same value measured the same text."""
+        digest = hashlib.sha256()
+        for item in self.items:
+            digest.update(item.ids.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+
+def cut(
+    documents: Sequence[Document], tokenizer: Any, length: int, *, limit: int = 8, join: str = "auto"
+) -> Segments:
+    """Consecutive segments of `length` tokens, at most `limit`, dealt out document by document.
+
+    The opening that the tokenizer puts before a text (BOS) stands at the start of every segment and counts.
+    Documents shorter than a segment are left out and counted in the remarks, because a table whose lengths
+    were measured on different documents compares nothing. With `join="yes"` all documents are read as one
+    text; `"auto"` does that only where no single document is long enough.
+    """
+    if join not in JOINS:
+        raise UsageError(f"join={join!r} is unknown", hint=f"use one of {', '.join(JOINS)}")
+    if limit < 1:
+        raise UsageError(f"max_segments={limit} measures nothing", hint="use 1 or more")
+    opening = TokenizerEncoder(tokenizer).opening
+    room = length - len(opening)
+    if room < 2:
+        raise UsageError(f"length {length} leaves no text to score", hint="use a longer length")
+    encoded = [] if join == "yes" else _encode_until(documents, tokenizer, room, limit)
+    joined = join == "yes" or (join == "auto" and not any(len(ids) >= room for _, ids in encoded))
+    if joined:
+        encoded = [_joined(documents, tokenizer, room * limit)]
+    items = _deal(encoded, opening, room, limit)
+    if not items:
+        raise _too_short(encoded, length, room, joined)
+    return Segments(tuple(items), length, opening, joined, tuple(_remarks(encoded, room, items, joined)))
+
+
+def _encode(tokenizer: Any, text: str) -> TokenArray:
+    return np.asarray(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], dtype=np.int64)
+
+
+def _encode_until(
+    documents: Sequence[Document], tokenizer: Any, room: int, limit: int
+) -> list[tuple[str, TokenArray]]:
+    """Encode documents until `limit` of them can give a segment: the rest would not be used."""
+    encoded: list[tuple[str, TokenArray]] = []
+    enough = 0
+    for document in documents:
+        ids = _encode(tokenizer, document.text)
+        encoded.append((document.name, ids))
+        enough += len(ids) >= room
+        if enough >= limit:
+            break
+    return encoded
+
+
+def _joined(documents: Sequence[Document], tokenizer: Any, wanted: int) -> tuple[str, TokenArray]:
+    parts: list[TokenArray] = []
+    total = 0
+    for document in documents:
+        parts.append(_encode(tokenizer, document.text.rstrip("\n") + "\n\n"))
+        total += len(parts[-1])
+        if total >= wanted:
+            break
+    name = documents[0].name if len(parts) == 1 else f"{len(parts)} documents joined"
+    return name, np.concatenate(parts)
+
+
+def _deal(
+    encoded: Sequence[tuple[str, TokenArray]], opening: tuple[int, ...], room: int, limit: int
+) -> list[Segment]:
+    """One segment from each document in turn: intervals over documents want many documents."""
+    head = np.asarray(opening, dtype=np.int64)
+    items: list[Segment] = []
+    most = max((len(ids) // room for _, ids in encoded), default=0)
+    for turn in range(most):
+        for name, ids in encoded:
+            piece = ids[turn * room : (turn + 1) * room]
+            if len(piece) == room and len(items) < limit:
+                items.append(Segment(name, turn, np.concatenate([head, piece])))
+    order = {name: number for number, (name, _) in enumerate(encoded)}
+    return sorted(items, key=lambda item: (order[item.document], item.index))
+
+
+def _remarks(
+    encoded: Sequence[tuple[str, TokenArray]], room: int, items: Sequence[Segment], joined: bool
+) -> list[str]:
+    remarks = []
+    short = [name for name, ids in encoded if len(ids) < room]
+    if short:
+        shown = ", ".join(short[:3]) + (", ..." if len(short) > 3 else "")
+        remarks.append(
+            f"{len(short)} of {len(encoded)} documents are shorter than a segment and left out: {shown}"
+        )
+    if joined and items:
+        remarks.append("no single document is long enough: the documents were joined into one text")
+    return remarks
+
+
+def _too_short(
+    encoded: Sequence[tuple[str, TokenArray]], length: int, room: int, joined: bool
+) -> RopewalkError:
+    name, ids = max(encoded, key=lambda pair: len(pair[1]))
+    missing = math.ceil(room - len(ids))
+    what = "the whole text" if joined else f"the longest document ({name})"
+    return RopewalkError(
+        f"{what} has {len(ids)} tokens, length {format_length(length)} needs {room}: {missing} are missing",
+        hint="give more text with --text, ask for shorter --lengths"
+        + ("" if joined else ", or pass --join yes"),
+    )

@@ -1,0 +1,112 @@
+"""Windows over a text: the published sliding-window protocol and the cropped control are the same reading.
+
+A window of `window` tokens moves by `stride`; each scores only what the one before did not. The first window
+scores everything that it can, so its first tokens have less context than the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ropewalk.errors import UsageError
+from ropewalk.evaluation.engine import Engine
+
+LossArray = NDArray[np.float32]
+OnTokens = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Window:
+    """Tokens `begin` to `end` are read, tokens `first` to `end` are scored."""
+
+    begin: int
+    end: int
+    first: int
+
+    @property
+    def scored(self) -> int:
+        """How many tokens it scores."""
+        return self.end - self.first
+
+
+def plan_windows(length: int, window: int, stride: int) -> list[Window]:
+    """The windows of a text of `length` tokens.
+
+    >>> [(w.begin, w.end, w.first) for w in plan_windows(10, 4, 2)]
+    [(0, 4, 1), (2, 6, 4), (4, 8, 6), (6, 10, 8)]
+    """
+    if window < 2 or not 1 <= stride <= window:
+        raise UsageError(
+            f"window={window}, stride={stride} cannot slide",
+            hint="use a window of 2 or more and 1 <= stride <= window",
+        )
+    windows = [Window(0, min(window, length), 1)]
+    while windows[-1].end < length:
+        before = windows[-1]
+        windows.append(Window(before.begin + stride, min(before.begin + stride + window, length), before.end))
+    return windows
+
+
+def windows_loss(
+    engine: Engine,
+    ids: Sequence[int] | NDArray[np.int64],
+    windows: Sequence[Window],
+    *,
+    opening: Sequence[int] = (),
+    on_tokens: OnTokens | None = None,
+) -> LossArray:
+    """Loss of every token that the windows score, at its place in the text (the others are NaN).
+
+    Windows that do not reach the beginning get the tokenizer's `opening` (BOS) in place of their first
+    tokens: a model that needs it must not be judged without it, and the window keeps its size. Only scored
+    positions have logits, and windows of equal shape share a forward.
+    """
+    text = torch.as_tensor(np.asarray(ids), dtype=torch.long)
+    head = torch.as_tensor(list(opening), dtype=torch.long)
+    losses = np.full(len(text), np.nan, dtype=np.float32)
+    for batch in _batches(engine, windows):
+        rows = []
+        for one in batch:
+            row = text[one.begin : one.end].clone()
+            if one.begin and len(head):
+                row[: len(head)] = head
+            rows.append(row)
+        first = max(1, batch[0].first - batch[0].begin, len(head) if batch[0].begin else 1)
+        found = engine.nll(torch.stack(rows), start=first).numpy()
+        for one, values in zip(batch, found, strict=True):
+            losses[one.end - len(values) : one.end] = values
+        if on_tokens is not None:
+            on_tokens(sum(one.end - one.begin for one in batch))
+    return losses
+
+
+def _batches(engine: Engine, windows: Sequence[Window]) -> Iterator[list[Window]]:
+    """Neighbours of the same shape, as many as one forward is good for."""
+    batch: list[Window] = []
+    for one in windows:
+        shape = (one.end - one.begin, one.first - one.begin)
+        same = batch and shape == (batch[0].end - batch[0].begin, batch[0].first - batch[0].begin)
+        if batch and (not same or len(batch) >= engine.rows_for(shape[0])):
+            yield batch
+            batch = []
+        batch.append(one)
+    if batch:
+        yield batch
+
+
+def token_mean(losses: LossArray) -> float:
+    """Mean over scored tokens: the perplexity that weighs every token alike."""
+    return float(np.nanmean(losses.astype(np.float64)))
+
+
+def window_mean(losses: LossArray, windows: Sequence[Window]) -> float:
+    """Mean over windows of each window's own mean: the unweighted variant of the YaRN evaluation script.
+
+    The first window, which scores many more tokens, weighs as much as each of the others.
+    """
+    return float(np.mean([np.nanmean(losses[one.first : one.end].astype(np.float64)) for one in windows]))

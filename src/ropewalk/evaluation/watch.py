@@ -1,0 +1,35 @@
+"""Progress in tokens, for whoever listens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+OnStep = Callable[[int, int, str], None]
+
+
+class Watcher:
+    """Counts tokens of known work: `plan` announces a part, `step` reports what it has read."""
+
+    def __init__(self, listener: OnStep | None = None) -> None:
+        self._listener = listener
+        self._total = 0
+        self._done = 0
+        self._what = ""
+
+    def plan(self, tokens: int) -> None:
+        """Add a part to the whole."""
+        self._total += tokens
+
+    def begin(self, what: str) -> None:
+        """Name the part that is being done."""
+        self._what = what
+        self._tell()
+
+    def step(self, tokens: int) -> None:
+        """So many tokens more."""
+        self._done += tokens
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._listener is not None:
+            self._listener(min(self._done, self._total), self._total, self._what)
