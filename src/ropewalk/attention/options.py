@@ -6,6 +6,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+# The name under which an attention module holds the logarithms of its heads' temperatures.
+PARAMETER = "ropewalk_log_temperature"
+
 
 class TemperatureOptions(BaseModel):
     """One rule, and the divisor.

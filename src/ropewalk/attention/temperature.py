@@ -24,11 +24,9 @@ from ropewalk.attention.interface import (
     remove_attention,
     remove_query_hook,
 )
-from ropewalk.attention.options import TemperatureOptions
+from ropewalk.attention.options import PARAMETER, TemperatureOptions
 from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.geometry import FloatArray
-
-PARAMETER = "ropewalk_log_temperature"
 
 
 class AppliedTemperature:

@@ -84,7 +84,7 @@ def _new_model(recipe: Recipe, tokenizer: Any) -> Any:
         try:
             config = AutoConfig.for_model(fields.pop("model_type"), **fields)
             set_seed(recipe.seed)
-            return AutoModelForCausalLM.from_config(
+            model = AutoModelForCausalLM.from_config(
                 config, attn_implementation=recipe.model.attention, dtype=getattr(torch, recipe.model.dtype)
             )
         except (ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
@@ -92,7 +92,11 @@ def _new_model(recipe: Recipe, tokenizer: Any) -> Any:
                 f"model.init makes no model ({type(error).__name__}: {one_line(error, 200)})",
                 hint="its fields are those of the architecture's config.json",
             ) from error
-    raise AssertionError("unreachable")
+    if recipe.model.initialise is not None:
+        from ropewalk.training.initialise import initialise
+
+        initialise(model, seed=recipe.seed, **recipe.model.initialise.model_dump())
+    return model
 
 
 class Rope:
@@ -112,7 +116,7 @@ class Rope:
         ]
         self.layers = ["full" if part is None else part.layers for part in parts]
         reached = [self.window if item is None else item.target_length for item in self.schedules]
-        self.target_length = max(reached)
+        self.reached = reached
         self.remarks = [
             f"stage {number + 1} trains samples of {stage.longest} tokens, beyond the {limit} that the model's rope "
             "is made for"

@@ -124,7 +124,7 @@ class Loop:
             step=self.step,
             rank=self.engine.rank,
             number=number,
-            target_length=self.rope.target_length,
+            target_length=self.rope.reached[self.curriculum.state.stage] or None,
             vocabulary_size=self.vocabulary_size,
         )
 
@@ -281,6 +281,7 @@ class Loop:
         for evaluate in self.evaluations:
             found |= evaluate(self.model, self.step) or {}
         self.model.train()
+        self.engine.settle(self.model)
         self.last_evaluation = found
         self._write({"step": self.step, "kind": "evaluation", "tokens": self.tokens} | found)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in found.items())

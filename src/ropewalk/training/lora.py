@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ropewalk.attention.interface import attention_modules
+from ropewalk.attention.options import PARAMETER
 from ropewalk.errors import DamagedError, RopewalkError, UsageError
 from ropewalk.training.options import LoraOptions
 
@@ -59,14 +60,14 @@ def is_lora(model: Any) -> bool:
 
 
 def trained_tensors(model: Any) -> dict[str, Tensor]:
-    """Everything that training changes, by name: adapters, and norms and embeddings where trained."""
-    return {name: tensor.detach() for name, tensor in model.named_parameters() if tensor.requires_grad}
+    """Everything that LoRA trains, by name: adapters, and norms and embeddings where trained."""
+    return {name: tensor.detach() for name, tensor in _trained(model).items()}
 
 
 @torch.no_grad()
 def put_trained(model: Any, tensors: Mapping[str, Tensor]) -> None:
     """Put back what `trained_tensors` gave; names and shapes must be the same."""
-    wanted = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
+    wanted = _trained(model)
     if wanted.keys() != tensors.keys():
         odd = sorted(wanted.keys() ^ tensors.keys())
         raise DamagedError(
@@ -128,6 +129,11 @@ def save_adapter(model: Any, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(str(folder))
     save_file(tensors, str(folder / "adapter_model.safetensors"), metadata={"format": "pt"})
+
+
+def _trained(model: nn.Module) -> dict[str, Tensor]:
+    named = model.named_parameters()
+    return {name: tensor for name, tensor in named if tensor.requires_grad and not name.endswith(PARAMETER)}
 
 
 def _targets(model: Any, options: LoraOptions) -> list[str]:

@@ -66,12 +66,15 @@ class ActivationOffload:
         self.peak_bytes = 0
         self._kept = {item.untyped_storage().data_ptr() for item in keep}
         self._folder: Path | None = None
+        self._made_root = False
         self._hooks: Any = None
         self._count = 0
 
     def __enter__(self) -> Self:
         if self.options.offload == "disk":
-            self._folder = _private_folder(self.options.offload_folder)
+            root = Path(self.options.offload_folder or tempfile.gettempdir())
+            self._made_root = not root.exists()
+            self._folder = _private_folder(root)
         self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack)
         self._hooks.__enter__()
         return self
@@ -82,6 +85,9 @@ class ActivationOffload:
         self._hooks.__exit__(kind, error, trace)
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
+            if self._made_root:
+                with contextlib.suppress(OSError):
+                    self._folder.parent.rmdir()
             self._folder = None
 
     def _pack(self, tensor: Tensor) -> Any:
@@ -155,9 +161,8 @@ class _OnDisk:
         self._owner._released(self._size)
 
 
-def _private_folder(parent: str | None) -> Path:
+def _private_folder(root: Path) -> Path:
     """A new folder of this process; folders that processes no longer alive left behind are removed first."""
-    root = Path(parent) if parent is not None else Path(tempfile.gettempdir())
     try:
         root.mkdir(parents=True, exist_ok=True)
         _refuse_memory(root)

@@ -177,6 +177,15 @@ class WeightingOptions(Options):
         return self.long_tokens is not None or self.easy is not None
 
 
+class InitialiseOptions(Options):
+    """Initialisation of a new model by the length it will be trained at; see `ropewalk.initialise`."""
+
+    length: Tokens
+    qk: Literal["critical", "variance", "entropy"] = "critical"
+    reference_length: Tokens = 512
+    output_gain: bool = True
+
+
 class LoraOptions(Options):
     """Low-rank adapters through peft, with norms and embeddings trainable as LongLoRA found necessary."""
 

@@ -8,7 +8,9 @@ each token's document, and `weights`, where `weights[b, t]` weighs the predictio
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from ropewalk.attention.interface import base_implementation, install_attention
+from ropewalk.attention.options import TemperatureOptions
+from ropewalk.errors import UsageError
 from ropewalk.training.head import Weigher, install_head
 from ropewalk.training.losses import IGNORE, shift_labels
 from ropewalk.training.memory import activation_memory, prepare
@@ -28,6 +32,7 @@ from ropewalk.training.options import (
 )
 from ropewalk.training.packing import attention_inputs, pick_engine, row_positions
 from ropewalk.training.positions import sample_positions
+from ropewalk.training.tempering import Tempering
 from ropewalk.training.weighting import cropped_losses, drop_far, noisy_inputs, token_weights
 
 Batch = dict[str, Tensor]
@@ -43,11 +48,17 @@ class Parts:
     positions: PositionOptions = field(default_factory=PositionOptions)
     packing: PackingOptions = field(default_factory=lambda: PackingOptions(boundaries="none"))
     weighting: WeightingOptions = field(default_factory=WeightingOptions)
+    temperature: TemperatureOptions | None = None
+    scratch: Path | None = None
     seed: int = 0
+    tempering: Tempering | None = field(default=None, init=False)
     _engine: str = field(default="none", repr=False)
 
-    def install(self, model: Any) -> str:
-        """Prepare the model before it is wrapped for training; returns the loss engine in use."""
+    def install(self, model: Any, *, some_ids: Callable[[], Tensor] | None = None) -> str:
+        """Prepare the model before it is wrapped for training; returns the loss engine in use.
+
+        `some_ids` gives token ids of text, (1, T), on which a temperature is measured.
+        """
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         prepare(base, self.memory)
         if self.packing.boundaries == "block-diagonal":
@@ -55,11 +66,20 @@ class Parts:
             self._engine = pick_engine(self.packing, implementation)
             if self._engine == "varlen" and implementation == "sdpa":
                 install_attention(base)
+        if self.temperature is not None:
+            if some_ids is None:
+                raise UsageError("a temperature is measured on text", hint="pass some_ids")
+            self.tempering = Tempering(
+                base, self.temperature, some_ids().to(base.get_input_embeddings().weight.device)
+            )
         return install_head(base, self.loss)
 
     def activations(self, model: nn.Module) -> contextlib.AbstractContextManager[Any]:
         """The context for forward and backward."""
-        return activation_memory(model, self.memory)
+        options = self.memory
+        if options.offload == "disk" and options.offload_folder is None and self.scratch is not None:
+            options = options.model_copy(update={"offload_folder": str(self.scratch)})
+        return activation_memory(model, options)
 
     def transform(
         self,

@@ -6,8 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from ropewalk.attention.options import TemperatureOptions
 from ropewalk.errors import UsageError
 from ropewalk.training.options import (
+    InitialiseOptions,
     LoraOptions,
     LossOptions,
     MemoryOptions,
@@ -50,6 +52,7 @@ class ModelPart(Strict):
     dtype: Literal["float32", "bfloat16"] = "float32"
     attention: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] = "sdpa"
     sliding_window: Length | Literal["none"] | None = None
+    initialise: InitialiseOptions | None = None
 
     @model_validator(mode="after")
     def _one_origin(self) -> ModelPart:
@@ -57,6 +60,8 @@ class ModelPart(Strict):
             raise ValueError(
                 "give either path (a checkpoint) or init (config fields of a new model), not both"
             )
+        if self.initialise is not None and self.init is None:
+            raise ValueError("initialise is for a new model (init): a checkpoint would lose what it learnt")
         if self.init is not None:
             if not isinstance(self.init.get("model_type"), str):
                 raise ValueError("init needs model_type, for example llama")
@@ -266,6 +271,7 @@ class Recipe(Strict):
     loss: LossOptions = LossOptions()
     memory: MemoryOptions = MemoryOptions()
     lora: LoraOptions | None = None
+    temperature: TemperatureOptions | None = None
     evaluation: EvaluationPart | None = None
     checkpoints: CheckpointPart = CheckpointPart()
     engine: EnginePart = EnginePart()
@@ -275,6 +281,8 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Recipe:
+        if self.temperature is not None and self.lora is not None and self.lora.save == "adapter":
+            raise ValueError("an adapter cannot hold a temperature: set lora.save to merged")
         for number, stage in enumerate(self.stages):
             if stage.longest > self.tokens_per_step:
                 raise ValueError(

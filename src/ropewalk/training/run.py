@@ -150,7 +150,9 @@ def _run(settings: Settings, engine: Any, folder: Path) -> TrainResult:
         finally:
             loop.metrics.close()
             settings.progress.close()
-    return _finish(loop, folder)
+    result = _finish(loop, folder)
+    engine.close()
+    return result
 
 
 def _prepare(settings: Settings, engine: Any, folder: Path) -> Any:
@@ -159,9 +161,10 @@ def _prepare(settings: Settings, engine: Any, folder: Path) -> Any:
     from ropewalk.training.held_out import HeldOut
     from ropewalk.training.loop import Loop
     from ropewalk.training.parts import Parts
+    from ropewalk.training.positions import check_target
     from ropewalk.training.stages import Curriculum
     from ropewalk.training.trainer import RopewalkTrainer, training_arguments
-    from ropewalk.training.weights import read_weights
+    from ropewalk.training.weights import read_kept, read_weights
 
     recipe, progress, evaluate = settings.recipe, settings.progress, settings.evaluate
     tokenizer = build_tokenizer(recipe.model)
@@ -179,15 +182,24 @@ def _prepare(settings: Settings, engine: Any, folder: Path) -> Any:
         read_weights(checkpoint.path, model)
     for remark in rope.remarks:
         progress.warn(remark)
+    for stage, reached in zip(recipe.stages, rope.reached, strict=True):
+        check_target(recipe.positions, target_length=reached, trained_length=stage.longest)
     parts = Parts(
         loss=recipe.loss,
         memory=recipe.memory,
         positions=recipe.positions,
         packing=recipe.packing,
         weighting=recipe.weighting,
+        temperature=recipe.temperature,
+        scratch=folder / "activations",
         seed=recipe.seed,
     )
-    parts.install(model)
+    parts.install(model, some_ids=lambda: _text_ids(mixture, recipe.longest))
+    if parts.tempering is not None:
+        if parts.tempering.remark is not None:
+            progress.warn(parts.tempering.remark)
+        if checkpoint is not None:
+            parts.tempering.put(read_kept(checkpoint.path))
     engine.shard(model, settings.device)
     evaluations: list[Evaluate] = []
     if recipe.evaluation is not None:
@@ -218,6 +230,16 @@ def _prepare(settings: Settings, engine: Any, folder: Path) -> Any:
     return loop
 
 
+def _text_ids(mixture: Any, length: int) -> Any:
+    """(1, T) tokens of the data's own beginning, at most 4096; the data's position stays where it is."""
+    import torch
+
+    state = mixture.state()
+    sample = mixture.take(min(length, 4096))
+    mixture.restore(state)
+    return torch.from_numpy(sample.ids)[None]
+
+
 def _start_or_resume(folder: Path, settings: Settings, described: dict[str, Any]) -> Checkpoint | None:
     progress = settings.progress
     if not settings.resume or not (folder / "run.json").is_file():
@@ -243,7 +265,9 @@ def _save(loop: Any, tokenizer: Any) -> Path:
     from ropewalk.training.weights import ModelFiles, write_training
 
     state, tensors, random_tensors = loop.state()
-    files = ModelFiles.of(loop.model, loop.recipe.lora, final=loop.curriculum.finished)
+    files = ModelFiles.of(
+        loop.model, loop.recipe.lora, final=loop.curriculum.finished, tempering=loop.parts.tempering
+    )
     root = loop.folder / CHECKPOINTS
     target = root / f"step-{loop.step:06d}"
     if loop.engine.is_main:

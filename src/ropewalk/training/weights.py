@@ -6,18 +6,23 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
+from ropewalk.attention.options import PARAMETER
 from ropewalk.errors import DamagedError, one_line
 from ropewalk.training.options import LoraOptions
+
+if TYPE_CHECKING:
+    from ropewalk.training.tempering import Tempering
 
 FOLDER = "training"
 OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
 TRAINED = f"{FOLDER}/trained.safetensors"
+KEPT = f"{FOLDER}/temperature.safetensors"
 RANDOM = "random.safetensors"
 
 
@@ -107,24 +112,41 @@ class ModelFiles:
     """A model's weights on the CPU, gathered from all ranks, ready to be written by one.
 
     `weights` are those of a whole model folder. Under LoRA `trained` holds what training changes; `weights` is then
-    the merged model, or None where only the adapter is kept.
+    the merged model, or None where only the adapter is kept. `kept` is what a temperature needs to go on.
     """
 
     model: Any
     weights: dict[str, torch.Tensor] | None
     trained: dict[str, torch.Tensor] | None
+    kept: dict[str, torch.Tensor]
 
     @classmethod
-    def of(cls, model: Any, lora: LoraOptions | None, *, final: bool) -> ModelFiles:
+    def of(
+        cls, model: Any, lora: LoraOptions | None, *, final: bool, tempering: Tempering | None = None
+    ) -> ModelFiles:
         """Gather (every rank must call). Under LoRA only the last checkpoint is merged: those before it are small."""
+        weights, trained = cls._gathered(model, lora, final)
+        if tempering is None:
+            return cls(model, weights, trained, {})
+        names = {
+            name: tensor for name, tensor in tempering.model.state_dict().items() if name.endswith(PARAMETER)
+        }
+        own = {name: whole(tensor) for name, tensor in names.items()}
+        weights, kept = tempering.split(weights, own, keep_weights=lora is None)
+        return cls(model, weights, trained, kept)
+
+    @staticmethod
+    def _gathered(
+        model: Any, lora: LoraOptions | None, final: bool
+    ) -> tuple[dict[str, torch.Tensor] | None, dict[str, torch.Tensor] | None]:
         if lora is None:
-            return cls(model, {name: whole(tensor) for name, tensor in model.state_dict().items()}, None)
+            return {name: whole(tensor) for name, tensor in model.state_dict().items()}, None
         from ropewalk.training.lora import merged_weights, trained_tensors
 
         trained = {name: whole(tensor) for name, tensor in trained_tensors(model).items()}
         merge = final and lora.save == "merged"
         weights = {name: whole(tensor) for name, tensor in merged_weights(model).items()} if merge else None
-        return cls(model, weights, trained)
+        return weights, trained
 
     def write(self, folder: Path, tokenizer: Any) -> None:
         """Write a model folder, or an adapter with its configuration, that stock software loads."""
@@ -139,7 +161,15 @@ class ModelFiles:
         if self.trained is not None:
             (folder / FOLDER).mkdir(exist_ok=True)
             save_file({name: tensor.contiguous() for name, tensor in self.trained.items()}, folder / TRAINED)
+        if self.kept:
+            (folder / FOLDER).mkdir(exist_ok=True)
+            save_file({name: tensor.contiguous() for name, tensor in self.kept.items()}, folder / KEPT)
         tokenizer.save_pretrained(folder)
+
+
+def read_kept(folder: Path) -> dict[str, torch.Tensor]:
+    """What a temperature kept in a checkpoint; nothing where it needs nothing."""
+    return load_file(folder / KEPT) if (folder / KEPT).is_file() else {}
 
 
 def read_weights(folder: Path, model: Any) -> None:

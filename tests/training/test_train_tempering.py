@@ -1,0 +1,117 @@
+"""A temperature in a run: folded into each checkpoint, taken up on resume, and said where no weights can hold it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+import ropewalk
+from ropewalk.attention.options import PARAMETER
+from ropewalk.errors import UsageError
+
+Tiny = Callable[..., dict[str, Any]]
+
+
+def _weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    "temperature",
+    [
+        {"rule": "per-head", "factor": 8.0, "learned": True},
+        {"rule": "per-head", "factor": 8.0},
+        {"rule": "constant", "factor": 8.0},
+        {"divisor_power": 0.6},
+    ],
+)
+def test_resume_equals_an_uninterrupted_run(tiny: Tiny, tmp_path: Path, temperature: dict[str, Any]) -> None:
+    whole = ropewalk.train(tiny(temperature=temperature), output=tmp_path / "whole", device="cpu", quiet=True)
+
+    class StopError(Exception):
+        pass
+
+    def stop(model: Any, step: int) -> None:
+        if step == 4:
+            raise StopError
+
+    recipe = tiny(temperature=temperature, evaluation={"every": 1, "tokens": 32})
+    with pytest.raises(StopError):
+        ropewalk.train(recipe, output=tmp_path / "broken", device="cpu", quiet=True, evaluate=stop)
+    again = ropewalk.train(recipe, output=tmp_path / "broken", resume=True, device="cpu", quiet=True)
+    assert [path.name for path in again.checkpoints] == [path.name for path in whole.checkpoints]
+    for mine, theirs in zip(again.checkpoints, whole.checkpoints):
+        first, second = _weights(mine), _weights(theirs)
+        assert first.keys() == second.keys()
+        assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+        assert not any(name.endswith(PARAMETER) for name in first)
+
+
+def test_stock_software_computes_what_was_trained(tiny: Tiny, tmp_path: Path) -> None:
+    seen = {}
+    tokens = torch.arange(10, 42)[None]
+
+    def keep(model: Any, step: int) -> None:
+        with torch.no_grad():
+            seen[step] = model(input_ids=tokens, use_cache=False).logits
+
+    recipe = tiny(
+        temperature={"rule": "per-head", "factor": 8.0, "learned": True},
+        evaluation={"every": 8, "tokens": 32},
+        lora={"rank": 2, "train_norms": True},
+    )
+    for name, changes in {"lora": {}, "whole": {"lora": None}}.items():
+        done = ropewalk.train(
+            recipe | changes, output=tmp_path / name, device="cpu", quiet=True, evaluate=keep
+        )
+        stock = AutoModelForCausalLM.from_pretrained(done.checkpoints[-1]).eval()
+        with torch.no_grad():
+            torch.testing.assert_close(stock(input_ids=tokens).logits, seen[8], rtol=1e-4, atol=1e-5)
+
+
+def test_a_temperature_that_depends_on_position_is_announced(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tiny(temperature={"rule": "log-n", "original_length": 8}, stages=[{"length": 32, "steps": 1}])
+    done = ropewalk.train(recipe, output=tmp_path / "run", device="cpu")
+    assert "log-n depends on the position: checkpoints do not contain it" in capsys.readouterr().err
+    assert not any(name.endswith(PARAMETER) for name in _weights(done.checkpoints[-1]))
+
+
+def test_what_no_weights_can_hold_is_met_before_training(tiny: Tiny, tmp_path: Path) -> None:
+    recipe = tiny(temperature={"rule": "per-head", "factor": 8.0})
+    recipe["model"]["init"] |= {"model_type": "qwen3", "head_dim": 8}
+    with pytest.raises(UsageError, match="share one query norm"):
+        ropewalk.train(recipe, output=tmp_path / "run", device="cpu", quiet=True)
+    with pytest.raises(UsageError, match="adapter cannot hold a temperature"):
+        ropewalk.train(
+            tiny(temperature={"rule": "constant", "factor": 2.0}, lora={"save": "adapter"}),
+            output=tmp_path / "two",
+        )
+
+
+def test_a_new_model_is_initialised_for_its_length_and_a_checkpoint_never(tiny: Tiny, tmp_path: Path) -> None:
+    def first_weights(name: str, **changes: Any) -> dict[str, torch.Tensor]:
+        recipe = tiny(
+            stages=[{"length": 32, "steps": 1}], optimizer={"learning_rate": 1e-30, "warmup_steps": 0}
+        )
+        recipe["model"] |= changes
+        return _weights(
+            ropewalk.train(recipe, output=tmp_path / name, device="cpu", quiet=True).checkpoints[-1]
+        )
+
+    plain = first_weights("plain")
+    ruled = first_weights("ruled", initialise={"length": 32768, "qk": "entropy", "reference_length": 32})
+    query = "model.layers.0.self_attn.q_proj.weight"
+    assert ruled[query].std() > 2 * plain[query].std()
+    assert torch.equal(ruled["model.embed_tokens.weight"], plain["model.embed_tokens.weight"])
+    recipe = tiny()
+    recipe["model"] = {"path": "anything", "initialise": {"length": 32768}}
+    with pytest.raises(UsageError, match="initialise is for a new model"):
+        ropewalk.train(recipe, output=tmp_path / "two")
