@@ -25,6 +25,7 @@ _PUBLIC = {
     "plan": ("ropewalk.plan", "plan"),
     "compare": ("ropewalk.evaluation.compare", "compare"),
     "train": ("ropewalk.training.run", "train"),
+    "initialise": ("ropewalk.training.initialise", "initialise"),
     "plot": ("ropewalk.report.plotting", "plot"),
     "report": ("ropewalk.report.report", "report"),
 }
