@@ -48,6 +48,7 @@ class Cell:
     chance: float | None
     count: int | None
     path: str
+    chance_path: str
 
 
 @dataclass(frozen=True)
@@ -91,17 +92,17 @@ def parts(view: RunView) -> Iterator[tuple[str, Role, Mapping[str, Any], str]]:
             yield str(name), "control", document, f"/controls/{name}"
 
 
-def loss_curves(view: RunView) -> list[Curve]:
-    """Loss by length of everything measured."""
-    return _curves(view, "loss", ("length",))
+def loss_curves(view: RunView, value: str = "loss", ci: str = "ci") -> list[Curve]:
+    """Loss by length of everything measured: over the whole length, or with `tail_loss`, `tail_ci` over its end."""
+    return _curves(view, "loss", value, ci)
 
 
 def position_curves(view: RunView) -> list[Curve]:
     """Loss by position of everything measured."""
-    return _curves(view, "loss_by_position", ("position", "end", "length"))
+    return _curves(view, "loss_by_position", "loss", "ci")
 
 
-def _curves(view: RunView, key: str, places: Sequence[str]) -> list[Curve]:
+def _curves(view: RunView, key: str, value: str, ci: str) -> list[Curve]:
     found = []
     for name, role, document, path in parts(view):
         content = document.get(key)
@@ -112,7 +113,7 @@ def _curves(view: RunView, key: str, places: Sequence[str]) -> list[Curve]:
             row
             for index, item in enumerate(content if isinstance(content, list) else [])
             if isinstance(item, Mapping)
-            if (row := _row(item, places, f"{path}{inner}/{index}")) is not None
+            if (row := _row(item, value, ci, f"{path}{inner}/{index}")) is not None
         ]
         if rows:
             found.append(
@@ -121,12 +122,16 @@ def _curves(view: RunView, key: str, places: Sequence[str]) -> list[Curve]:
     return found
 
 
-def _row(item: Mapping[str, Any], places: Sequence[str], path: str) -> Row | None:
-    at = next((value for place in places if (value := number(item.get(place))) is not None), None)
-    value = number(item.get("loss"))
+def _row(item: Mapping[str, Any], key: str, ci: str, path: str) -> Row | None:
+    """A row at its length or position; a bin of positions stands at its middle."""
+    start, end = number(item.get("start")), number(item.get("end"))
+    middle = None if start is None or end is None else (start + end) / 2
+    places = (number(item.get("length")), number(item.get("position")), middle)
+    at = next((place for place in places if place is not None), None)
+    value = number(item.get(key))
     if at is None or value is None:
         return None
-    low, high = interval(item)
+    low, high = interval(item, ci)
     return Row(at, value, low, high, path)
 
 
@@ -166,14 +171,16 @@ def _cell(item: Mapping[str, Any], path: str, chance: float | None) -> Cell | No
     length, accuracy = number(item.get("length")), number(item.get("accuracy"))
     if length is None or accuracy is None:
         return None
-    count = number(item.get("count") or item.get("samples") or item.get("n"))
+    count = number(item.get("samples"))
+    shared = item.get("chance") is None
     return Cell(
         int(length),
         number(item.get("depth")),
         accuracy,
-        chance if item.get("chance") is None else number(item["chance"]),
+        chance if shared else number(item["chance"]),
         None if count is None else int(count),
         path,
+        "/chance" if shared else f"{path}/chance",
     )
 
 

@@ -69,9 +69,9 @@ class RunView:
 
     def model_view(self, most: int = 5) -> ModelView | None:
         """The geometry and the first few schedules that the run measured, best first; None where it kept none."""
-        ranked = [
-            str(row.get("name")) for row in self.result.get("methods") or () if isinstance(row, Mapping)
-        ]
+        rows = self.result.get("methods")
+        rows = [row for row in rows if isinstance(row, Mapping)] if isinstance(rows, list) else []
+        ranked = [str(row.get("name")) for row in rows]
         names = [name for name in ranked if name in self.schedules and self.schedules[name].factor > 1.0][
             :most
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ropewalk.report.figure import (
     Axis,
@@ -25,19 +26,20 @@ def figure(views: Sequence[RunView]) -> Figure:
     sources = []
     for view in views:
         for name, _, document, path in parts(view):
-            table = _table(document.get("health"))
-            for length, rows in sorted(table.items()):
+            rows, below = attention_rows(document.get("health"))
+            table = _table(rows)
+            for length, points in sorted(table.items()):
                 label = f"{name} at {format_length(length)}" + (f" ({view.id})" if len(views) > 1 else "")
                 index = len(drawn)
-                x = [layer for layer, _ in rows]
-                y = [significant(value, 4) for _, value in rows]
+                x = [layer for layer, _ in points]
+                y = [significant(value, 4) for _, value in points]
                 drawn.append(Line(label, x, y, series_color(index), series_dash(index), marker=True))
             if table:
-                sources.append(f"{view.id}/result.json{path}/health")
+                sources.append(f"{view.id}/result.json{path}/health{below}")
     if not drawn:
         raise NoDataError(
             "no attention entropy in this run",
-            hint="`ropewalk eval MODEL --lengths 4k..32k --tasks health` measures it",
+            hint="`ropewalk eval MODEL --lengths 4k..32k --health` measures it",
         )
     return Figure(
         "entropy",
@@ -52,11 +54,22 @@ def figure(views: Sequence[RunView]) -> Figure:
     )
 
 
-def _table(health: object) -> dict[int, list[tuple[float, float]]]:
+def attention_rows(health: object) -> tuple[list[Mapping[str, Any]], str]:
+    """The rows that carry an entropy, and their path below `health`: the list itself or one list in a mapping."""
+    parts = (
+        {f"/{key}": value for key, value in health.items()} if isinstance(health, Mapping) else {"": health}
+    )
+    for path, content in parts.items():
+        rows = [row for row in mappings(content) if number(row.get("entropy")) is not None]
+        if rows:
+            return rows, path
+    return [], ""
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> dict[int, list[tuple[float, float]]]:
     """Length to (layer, entropy), heads averaged by whoever measured."""
-    content = health.get("layers") if isinstance(health, Mapping) else health
     found: dict[int, list[tuple[float, float]]] = {}
-    for row in mappings(content):
+    for row in rows:
         length, layer, entropy = (
             number(row.get("length")),
             number(row.get("layer")),

@@ -32,7 +32,9 @@ def figure(views: Sequence[RunView]) -> Figure:
         speed.append(_line(f"tokens per second{suffix}", steps, "tokens_per_s", 3 * index))
     spans = tuple(_stages(views[0].metrics)) if not several else ()
     panels = [
-        Panel((*spans, *[line for line in loss if line.x]), Axis("step"), Axis("loss", "nats per token"), "loss")
+        Panel(
+            (*spans, *[line for line in loss if line.x]), Axis("step"), Axis("loss", "nats per token"), "loss"
+        )
     ]
     if any(line.x for line in speed):
         speeds = tuple(line for line in speed if line.x)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -149,8 +149,3 @@ def sentence(text: Any) -> str:
     """A text from a run as one line, ended with a full stop."""
     flat = " ".join(str(text).split())
     return flat if not flat or flat[-1] in ".!?" else flat + "."
-
-
-def joined(items: Sequence[Any]) -> str:
-    """Items of a short list, with commas."""
-    return ", ".join(str(item) for item in items)

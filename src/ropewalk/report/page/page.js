@@ -41,6 +41,7 @@
 
   const config = {
     responsive: true,
+    typesetMath: false,
     displaylogo: false,
     modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
     toImageButtonOptions: { format: "svg", filename: "ropewalk" },

@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ropewalk.report.page.content import Content, Tile, Verdict, joined, sentence, shown_number
-from ropewalk.report.page.kinds.measured import cells_table, figures, loss_table, retrieval_table
+from ropewalk.report.page.content import Content, Table, Tile, Verdict, sentence, shown_number
+from ropewalk.report.page.kinds.measured import (
+    cells_table,
+    figures,
+    loss_table,
+    retrieval_table,
+    rows_table,
+    tail_table,
+)
 from ropewalk.report.reading import Curve, by_length, grids, loss_curves, number
 from ropewalk.report.views import RunView
 from ropewalk.units import format_length
@@ -14,7 +21,14 @@ from ropewalk.units import format_length
 
 def content(view: RunView) -> Content:
     """Verdict, tiles, tables and figures of an evaluation."""
-    tables = (loss_table(view), retrieval_table(view), cells_table(view))
+    tables = (
+        loss_table(view),
+        tail_table(view),
+        retrieval_table(view),
+        _evidence(view),
+        cells_table(view),
+        *_health(view),
+    )
     return Content(
         _verdict(view),
         tuple(_tiles(view)),
@@ -27,17 +41,33 @@ def effective_length(view: RunView) -> tuple[int | None, str]:
     """(tokens, evidence in words); the value may be a number or a mapping with its evidence."""
     found: Any = view.result.get("effective_length")
     if isinstance(found, Mapping):
-        length = number(found.get("length") or found.get("tokens") or found.get("value"))
-        words = found.get("summary") or found.get("evidence") or found.get("why") or found.get("text") or ""
-        return (None if length is None else int(length)), words if isinstance(words, str) else joined(
-            _lines(words)
-        )
+        length = number(found.get("length"))
+        return (None if length is None else int(length)), str(found.get("why") or "")
     length = number(found)
     return (None if length is None else int(length)), ""
 
 
-def _lines(value: Any) -> list[str]:
-    return [str(item) for item in value] if isinstance(value, list | tuple) else []
+def _evidence(view: RunView) -> Table | None:
+    found: Any = view.result.get("effective_length")
+    if not isinstance(found, Mapping):
+        return None
+    note = "A length holds when retrieval keeps its share of the short score and the tail is no worse than cropping."
+    path = f"{view.id}/result.json/effective_length/evidence"
+    return rows_table("Evidence for the effective length", found.get("evidence"), path, note=note)
+
+
+def _health(view: RunView) -> list[Table | None]:
+    found: Any = view.result.get("health")
+    parts = found if isinstance(found, Mapping) else {"attention": found}
+    path = f"{view.id}/result.json/health" + ("" if isinstance(found, list) else "/")
+    return [
+        rows_table(
+            f"Health: {str(name).replace('_', ' ')}",
+            content,
+            path if isinstance(found, list) else f"{path}{name}",
+        )
+        for name, content in parts.items()
+    ]
 
 
 def _verdict(view: RunView) -> Verdict:
@@ -48,7 +78,10 @@ def _verdict(view: RunView) -> Verdict:
     if isinstance(summary, str):
         return Verdict(sentence(summary), tuple(points))
     if length is None:
-        return Verdict("No effective length was found or asked for.", tuple(points), "muted")
+        why = f": {evidence}" if evidence else " or asked for"
+        return Verdict(
+            sentence(f"No effective length was found{why}"), tuple(_against_controls(view)), "muted"
+        )
     return Verdict(f"Usable up to {format_length(length)} tokens.", tuple(points))
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from ropewalk.report.figure import Figure, NoDataError
 from ropewalk.report.figures import KINDS, kinds_for
-from ropewalk.report.page.content import Cell, Column, Missing, Table, length_cell, number_cell
+from ropewalk.report.page.content import Cell, Column, Missing, Table, length_cell, number_cell, value_cell
 from ropewalk.report.reading import by_length, grids, loss_curves, mappings, number
 from ropewalk.report.views import RunView
 
@@ -29,8 +29,19 @@ def figures(view: RunView) -> tuple[Figure | Missing, ...]:
 
 
 def loss_table(view: RunView) -> Table | None:
-    """Lengths down, everything measured across."""
-    curves = loss_curves(view)
+    """Mean loss: lengths down, everything measured across."""
+    note = "Mean next-token loss at each length, ± half its 95 % interval where there is one."
+    return _loss_table(view, "Loss by length", note, "loss", "ci")
+
+
+def tail_table(view: RunView) -> Table | None:
+    """The same over the last quarter before each length, where a model that breaks breaks first."""
+    note = "Mean loss of the last quarter of tokens before each length, ± half its 95 % interval."
+    return _loss_table(view, "Loss at the end of each length", note, "tail_loss", "tail_ci")
+
+
+def _loss_table(view: RunView, title: str, note: str, value: str, ci: str) -> Table | None:
+    curves = loss_curves(view, value, ci)
     if not curves:
         return None
     lengths = sorted({row.at for curve in curves for row in curve.rows})
@@ -43,13 +54,12 @@ def loss_table(view: RunView) -> Table | None:
                 cells.append(Cell("–", "", tone="muted"))
                 continue
             spread = "" if row.low is None or row.high is None else f" ±{(row.high - row.low) / 2:.3f}"
-            cells.append(Cell(f"{row.value:.3f}{spread}", row.value, f"{view.id}/result.json{row.path}/loss"))
+            cells.append(
+                Cell(f"{row.value:.3f}{spread}", row.value, f"{view.id}/result.json{row.path}/{value}")
+            )
         rows.append(tuple(cells))
     columns = (Column("length", "tokens"), *(Column(curve.name, "nats") for curve in curves))
-    note = "Mean next-token loss at each length, ± half its 95 % interval where there is one."
-    return Table(
-        "Loss by length", columns, tuple(rows), note, _sources(view, [curve.path for curve in curves])
-    )
+    return Table(title, columns, tuple(rows), note, _sources(view, [curve.path for curve in curves]))
 
 
 def retrieval_table(view: RunView) -> Table | None:
@@ -91,7 +101,7 @@ def cells_table(view: RunView) -> Table | None:
             length_cell(cell.length),
             number_cell(cell.depth, digits=2),
             number_cell(cell.accuracy, f"{view.id}/result.json{cell.path}/accuracy", digits=2),
-            number_cell(cell.chance, f"{view.id}/result.json{cell.path}/chance", digits=2),
+            number_cell(cell.chance, f"{view.id}/result.json{cell.chance_path}", digits=2),
         )
         for grid in found
         for cell in grid.cells
@@ -108,14 +118,28 @@ def cells_table(view: RunView) -> Table | None:
     return Table("Retrieval, every cell", columns, tuple(rows), sources=sources, folded=len(rows) > 12)
 
 
-def best_at_end(view: RunView, task_rows: Any) -> float | None:
-    """Mean accuracy at the longest length of the given retrieval rows."""
-    rows = [row for row in mappings(task_rows) if number(row.get("accuracy")) is not None]
-    lengths = [length for row in rows if (length := number(row.get("length"))) is not None]
-    if not lengths:
+def rows_table(title: str, content: Any, path: str, *, note: str = "") -> Table | None:
+    """Any list of mappings as a table of its plain values."""
+    rows = mappings(content)
+    keys = list(
+        dict.fromkeys(key for row in rows for key, value in row.items() if not isinstance(value, dict | list))
+    )
+    if not rows or not keys:
         return None
-    last = [number(row["accuracy"]) or 0.0 for row in rows if number(row.get("length")) == max(lengths)]
-    return sum(last) / len(last)
+    drawn = tuple(
+        tuple(
+            length_cell(row.get(key), f"{path}/{index}/{key}")
+            if key == "length"
+            else value_cell(row.get(key), f"{path}/{index}/{key}")
+            for key in keys
+        )
+        for index, row in enumerate(rows)
+    )
+    columns = tuple(
+        Column(key.replace("_", " "), numeric=any(number(row.get(key)) is not None for row in rows))
+        for key in keys
+    )
+    return Table(title, columns, drawn, note, (path,), folded=len(rows) > 16)
 
 
 def _sources(view: RunView, paths: list[str]) -> tuple[str, ...]:
