@@ -18,7 +18,7 @@ from ropewalk.models.facts import ModelFacts, RopeFacts
 from ropewalk.models.ropes import DEFAULT, STOCK_TYPES
 from ropewalk.models.scaling import STOPPED_FACTOR, softmax_scale
 from ropewalk.models.table import row_of
-from ropewalk.models.values import shown
+from ropewalk.models.values import is_number, shown
 from ropewalk.schedule import FrequencySchedule
 
 SCALING_KEYS = frozenset(
@@ -209,7 +209,7 @@ def _notes(
     if kind == "longrope" and np.any((schedule.inv_freq == 0) & (schedule.geometry.inv_freq > 0)):
         notes.append(f"stopped pairs are written as the factor {STOPPED_FACTOR:g}: no reader takes infinity")
     share = values.get("mscale_all_dim")
-    if share and (row_of(facts.text_type) or {}).get("softmax_mscale"):
+    if share and is_number(share) and (row_of(facts.text_type) or {}).get("softmax_mscale"):
         after = softmax_scale({"rope_type": kind, "mscale_all_dim": share}, schedule.factor, scaled=True)
         notes.append(
             f"attention of {facts.text_type} also scales its softmax by mscale_all_dim={share:g}: "

@@ -143,7 +143,7 @@ def _state_attention(entry: dict[str, Any], facts: ModelFacts, rope: RopeFacts) 
 
 def _state_mscales(entry: dict[str, Any], facts: ModelFacts, rope: RopeFacts) -> None:
     if rope.schedule is not None:
-        entry |= {name: rope.schedule.attention_factor for name in ("short_mscale", "long_mscale")}
+        entry |= dict.fromkeys(("short_mscale", "long_mscale"), rope.schedule.attention_factor)
 
 
 def _proportional(entry: dict[str, Any], facts: ModelFacts, rope: RopeFacts) -> None:

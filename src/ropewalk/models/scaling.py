@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ropewalk.errors import RopewalkError
+from ropewalk.errors import RopewalkError, one_line
 from ropewalk.geometry import RopeGeometry
 from ropewalk.methods import schedule
 from ropewalk.methods.longrope import longrope_attention_factor
@@ -45,6 +45,9 @@ def current_schedule(
         return _build(kind, entry, geometry, max_length), None
     except RopewalkError as error:
         return None, error.message
+    except (ArithmeticError, ValueError) as error:
+        # Extreme values overflow inside the formulas; stock code computes nonsense from them or dies.
+        return None, f"its values cannot be computed with ({one_line(error, 80)})"
 
 
 def _build(kind: str, entry: Mapping[str, Any], geometry: RopeGeometry, max_length: int) -> FrequencySchedule:
@@ -130,4 +133,5 @@ def softmax_scale(entry: Mapping[str, Any], factor: float, *, scaled: bool) -> f
     share = entry.get("mscale_all_dim")
     if not scaled or entry["rope_type"] == "default" or not is_number(share) or not share or factor <= 1.0:
         return 1.0
-    return (0.1 * float(share) * math.log(factor) + 1.0) ** 2  # type: ignore[arg-type]
+    one = 0.1 * float(share) * math.log(factor) + 1.0  # type: ignore[arg-type]
+    return one * one
