@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 from collections.abc import Callable
@@ -15,7 +16,9 @@ from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.training.recipe import EnginePart
 
 Value = TypeVar("Value")
-LAUNCH = "accelerate launch --num_processes 2 -m ropewalk train RECIPE"
+LAUNCH = (
+    "accelerate launch --num_processes 8 -m ropewalk train RECIPE; on CPUs torchrun --nproc_per_node 2 -m ..."
+)
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,6 @@ class Engine:
         for layer in decoder_layers(model):
             fully_shard(layer, mesh=mesh)
         fully_shard(model, mesh=mesh)
-        # Trainer leaves a model with this mark as it is, instead of wrapping it in DDP on top.
-        model.is_distributed_loading_by_transformers = True
 
     def without_sync(self, model: Any) -> contextlib.AbstractContextManager[Any]:
         """For every micro-batch of a step but the last: gradients stay where they are."""
@@ -74,6 +75,16 @@ class Engine:
             held: contextlib.AbstractContextManager[Any] = model.no_sync()
             return held
         return contextlib.nullcontext()
+
+    def settle(self, model: Any) -> None:
+        """Under fsdp2 an evaluation leaves the outermost weights gathered: give each process its part back."""
+        if self.name == "fsdp2":
+            model.reshard()
+
+    def close(self) -> None:
+        """Leave the other processes together, so that none is cut off from one that has already gone."""
+        if self.world > 1:
+            torch.distributed.barrier()
 
     def check(self, wrapped: Any) -> None:
         """Refuse to go on when another engine than this one is at work."""
@@ -107,6 +118,7 @@ def start_engine(part: EnginePart, device: str) -> Engine:
     from accelerate import PartialState
 
     state = PartialState(cpu=device == "cpu")
+    atexit.register(state.destroy_process_group)
     return Engine(name, state.process_index, state.num_processes)
 
 

@@ -54,6 +54,7 @@ def training_arguments(recipe: Recipe, folder: Path, max_steps: int, device: str
         logging_nan_inf_filter=False,
         remove_unused_columns=False,
         dataloader_pin_memory=False,
+        ddp_find_unused_parameters=False,
         log_level={10: "debug", 20: "info", 30: "warning", 40: "error"}.get(level, "error"),
     )
 
@@ -89,6 +90,9 @@ class RopewalkTrainer(Trainer):
     def __init__(self, loop: Loop, model: Any, args: TrainingArguments) -> None:
         super().__init__(model=model, args=args, callbacks=[LoopCallback(loop)])
         self.remove_callback(PrinterCallback)
+        if loop.engine.name == "fsdp2":
+            # Trainer leaves such a model as it is, instead of wrapping it in DDP on top.
+            self.is_distributed_loading_by_transformers = True
         self.loop = loop
         self.grad_norm = self.used_rate = math.nan
 

@@ -1,0 +1,121 @@
+"""Two gloo processes give the losses of one; an engine that is not the one asked for is never silent."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_train_resume import metrics_of
+
+from ropewalk.errors import RopewalkError, UsageError
+from ropewalk.training.engine import Engine, engine_of, start_engine
+from ropewalk.training.recipe import EnginePart
+from ropewalk.training.run import train
+
+Tiny = Callable[..., dict[str, Any]]
+SCRIPT = Path(__file__).parent / "distributed_run.py"
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def launch(recipe: dict[str, Any], output: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    path = output.parent / "recipe.json"
+    path.write_text(json.dumps(recipe))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    command = [*launcher, "--master_port", str(free_port()), str(SCRIPT), str(path), str(output), *words]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
+
+
+def recipe_for(tiny: Tiny, engine: str) -> dict[str, Any]:
+    """Rows that do not divide by two, mixed lengths, accumulation, a schedule, an evaluation; no dropout."""
+    recipe = tiny(
+        stages=[{"length": 64, "steps": 6, "mix": {32: 0.3}}, {"length": 128, "steps": 3}],
+        tokens_per_step=448,
+        micro_batch_tokens=64,
+        rope={"method": "yarn", "target_length": 128},
+        checkpoints={"every": 4, "keep_last": None},
+        evaluation={"every": 3, "tokens": 256},
+        engine={"name": engine},
+    )
+    recipe["model"]["init"]["attention_dropout"] = 0.0
+    recipe["evaluation"]["source"] = recipe["data"]["sources"][0]
+    return recipe
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ddp", "fsdp2"])
+def test_two_processes_are_one(tiny: Tiny, tmp_path: Path, engine: str) -> None:
+    single = train(recipe_for(tiny, "single"), output=tmp_path / "single", quiet=True, device="cpu")
+    done = launch(recipe_for(tiny, engine), tmp_path / "two")
+    assert done.returncode == 0, done.stderr[-3000:]
+    mine, theirs = metrics_of(single.run), metrics_of(tmp_path / "two")
+    assert [line["step"] for line in mine] == [line["step"] for line in theirs]
+    for one, two in zip(mine, theirs):
+        assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
+        assert two.get("tokens") == one.get("tokens")
+    from transformers import AutoModelForCausalLM
+
+    one, two = (
+        AutoModelForCausalLM.from_pretrained(tmp_path / name / "checkpoints" / "step-000009").state_dict()
+        for name in ("single", "two")
+    )
+    for name, tensor in one.items():
+        assert torch.allclose(tensor, two[name], rtol=1e-3, atol=1e-4), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ddp", "fsdp2"])
+def test_two_processes_resume_bit_for_bit(tiny: Tiny, tmp_path: Path, engine: str) -> None:
+    recipe = recipe_for(tiny, engine)
+    recipe["model"]["init"]["attention_dropout"] = 0.1
+    assert launch(recipe, tmp_path / "whole").returncode == 0
+    assert launch(recipe, tmp_path / "parts", "stop=7").returncode != 0
+    done = launch(recipe, tmp_path / "parts", "resume")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert metrics_of(tmp_path / "whole") == metrics_of(tmp_path / "parts")
+    for file in ("model", "training/optimizer", "training/random"):
+        name = f"checkpoints/step-000009/{file}.safetensors"
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "environment", "words"),
+    [
+        ("ddp", {}, "needs several processes"),
+        ("fsdp2", {"WORLD_SIZE": "1"}, "needs several processes"),
+        ("single", {"WORLD_SIZE": "2"}, "under a launcher with 2"),
+        ("auto", {"ACCELERATE_USE_FSDP": "true"}, "without --use_fsdp"),
+    ],
+)
+def test_engines_that_cannot_be_had(
+    monkeypatch: pytest.MonkeyPatch, name: str, environment: dict[str, str], words: str
+) -> None:
+    for key in ("WORLD_SIZE", "ACCELERATE_USE_FSDP"):
+        monkeypatch.delenv(key, raising=False)
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+    with pytest.raises(UsageError) as caught:
+        start_engine(EnginePart.model_validate({"name": name}), "cpu")
+    assert words in str(caught.value)
+
+
+def test_another_engine_at_work_is_refused() -> None:
+    model = torch.nn.Linear(2, 2)
+    assert engine_of(model) == "single"
+    assert engine_of(torch.nn.DataParallel(model)) == "torch's DataParallel"
+    Engine("single").check(model)
+    with pytest.raises(RopewalkError, match="fsdp2 was asked for, and single is what runs"):
+        Engine("fsdp2", 0, 2).check(model)
