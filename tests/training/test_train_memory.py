@@ -49,6 +49,19 @@ def test_gradients_are_bit_equal(disk, tmp_path, checkpointing, limit):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_recomputing_every_other_layer_keeps_more_and_computes_the_same(disk):
+    kept = {}
+    for every in (1, 2):
+        options = disk(checkpointing=True, checkpoint_every=every)
+        loss, grads = _gradients(
+            options, lambda offload, every=every: kept.update({every: offload.stored_bytes})
+        )
+        wanted, wanted_grads = _gradients(MemoryOptions())
+        assert torch.equal(loss, wanted)
+        assert all(torch.equal(mine, theirs) for mine, theirs in zip(grads, wanted_grads))
+    assert kept[1] < kept[2]
+
+
 def test_disk_is_used_and_bounded(disk, tmp_path):
     seen = {}
 

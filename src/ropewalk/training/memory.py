@@ -31,13 +31,21 @@ def prepare(model: nn.Module, options: MemoryOptions) -> None:
     """Switch the model's own activation checkpointing on or off, as asked."""
     if not options.checkpointing:
         return
-    enable = getattr(model, "gradient_checkpointing_enable", None)
-    if enable is None or not getattr(model, "supports_gradient_checkpointing", False):
+    if not getattr(model, "supports_gradient_checkpointing", False):
         raise UsageError(
             f"{type(model).__name__} does not support activation checkpointing",
             hint="set memory.checkpointing to false",
         )
-    enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    settings = {"use_reentrant": False}
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable(settings, every_n_layers=options.checkpoint_every)
+    elif options.checkpoint_every == 1:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
+    else:
+        raise UsageError(
+            f"memory.checkpoint_every={options.checkpoint_every} needs a newer transformers",
+            hint="use 1, or update it",
+        )
 
 
 def activation_memory(

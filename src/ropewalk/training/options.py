@@ -51,9 +51,10 @@ class LossOptions(Options):
 
 
 class MemoryOptions(Options):
-    """Where activations live between forward and backward."""
+    """Where activations live between forward and backward: `checkpoint_every: 2` recomputes every other layer."""
 
     checkpointing: bool = False
+    checkpoint_every: Annotated[int, Field(ge=1)] = 1
     offload: Literal["none", "cpu", "disk"] = "none"
     offload_folder: str | None = None
     offload_limit: Bytes | None = None
