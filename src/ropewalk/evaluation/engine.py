@@ -7,6 +7,7 @@ text. Axes: B rows, T tokens, E hidden width, V words.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -92,7 +93,8 @@ class Engine:
                 )
         tolerance = 1e-4 if self.model.dtype == torch.float32 else 5e-2
         drift = float((torch.cat(pieces, dim=1) - whole).abs().max())
-        self.chunkable = drift <= tolerance * max(1e-6, float(whole.abs().max()))
+        # Where even these few tokens give NaN there is nothing to compare; the measurement itself will say so.
+        self.chunkable = math.isnan(drift) or drift <= tolerance * max(1e-6, float(whole.abs().max()))
         self._kv_bytes_per_token = cache_bytes(cache) / 16
 
     @property

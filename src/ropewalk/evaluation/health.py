@@ -208,13 +208,15 @@ def _merged(layer: int, length: int, parts: Sequence[dict[str, Any]]) -> dict[st
     }
 
 
+@torch.inference_mode()
 def output_spread(engine: Engine, ids: TokenArray, lengths: Sequence[int]) -> list[dict[str, Any]]:
     """Standard deviation and largest value of the output logits over the last tokens before each length."""
     rows = []
     context = engine.context(capacity=max(lengths), rope_length=max(lengths))
     for length in sorted(lengths):
         context.extend(ids[context.length : max(1, length - QUERIES)])
-        fed = engine.tensor(ids[context.length : length])
+        # The context keeps its last token out of the cache, so what is fed begins with it.
+        fed = engine.tensor(ids[context.length - 1 : length])
         deviations, peaks = [], []
         for logits_BTV, _, _ in context._ask(fed):
             deviations.append(logits_BTV.float().std(-1).flatten())

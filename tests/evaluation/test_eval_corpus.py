@@ -1,0 +1,78 @@
+"""Reading text: every kind of file, and every kind of bad file named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ropewalk.errors import RopewalkError, UsageError
+from ropewalk.evaluation.corpus import HELD_OUT, read_documents, training_documents
+
+
+def test_the_default_corpus_is_split_and_deterministic() -> None:
+    evaluation, training = read_documents(None), training_documents()
+    names = [document.name for document in training]
+    assert [document.name for document in evaluation] == list(HELD_OUT)
+    assert not set(HELD_OUT) & set(names)
+    assert names == sorted(names)
+    assert not [name for name in names if "site-packages" in name or name.startswith(("test/", "lib2to3/"))]
+    assert sum(len(document.text) for document in training) > 3_000_000
+
+
+def test_files_and_folders(tmp_path: Path) -> None:
+    (tmp_path / "b.txt").write_text("plain\r\ntext")
+    (tmp_path / "a.jsonl").write_text('{"text": "one"}\n\n"two"\n')
+    (tmp_path / ".hidden.txt").write_text("no")
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG")
+    found = read_documents(tmp_path)
+    assert [(d.name, d.text) for d in found] == [
+        ("a.jsonl:1", "one"),
+        ("a.jsonl:3", "two"),
+        ("b.txt", "plain\ntext"),
+    ]
+    assert len(read_documents(tmp_path, limit=2)) == 2
+
+
+def test_parquet(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    import pyarrow
+
+    parquet.write_table(pyarrow.table({"content": ["one", "two"]}), tmp_path / "a.parquet")
+    assert [d.text for d in read_documents(tmp_path / "a.parquet")] == ["one", "two"]
+    (tmp_path / "b.parquet").write_bytes(b"not parquet")
+    with pytest.raises(RopewalkError, match=r"b\.parquet is not a readable parquet file"):
+        read_documents(tmp_path / "b.parquet")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("empty.txt", b"", "empty.txt is empty"),
+        ("white.txt", b" \n ", "nothing but white space"),
+        ("latin.txt", b"caf\xe9 au lait", "byte 0xe9 at offset 3"),
+        ("broken.jsonl", b'{"text": "a"}\n{"text": ', "line 2 is not JSON"),
+        ("other.jsonl", b'{"body": "a"}', "line 1 has no text"),
+        ("data.zip", b"PK", "not a kind of text"),
+    ],
+)
+def test_bad_files_are_named(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(RopewalkError, match=said):
+        read_documents(tmp_path / name)
+
+
+def test_what_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no text at"):
+        read_documents(tmp_path / "nothing.txt")
+    with pytest.raises(RopewalkError, match="no documents in"):
+        (tmp_path / "empty").mkdir()
+        read_documents(tmp_path / "empty")
+    with pytest.raises(RopewalkError, match="dataset 'nobody-has-this' could not be read"):
+        read_documents("nobody-has-this")
+
+
+def test_rows_may_be_strings_with_unicode(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps("naïve") + "\n")
+    assert read_documents(tmp_path / "a.jsonl")[0].text == "naïve"

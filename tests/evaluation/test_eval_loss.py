@@ -1,0 +1,218 @@
+"""Loss tables: known answers, agreement with plain loops, controls that equal a manual crop, intervals."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from eval_models import WORDS, byte_tokenizer, plain_loss, text_ids, tiny
+
+from ropewalk.errors import RopewalkError, UsageError
+from ropewalk.evaluation.controls import Crop, read_cropped, tail_difference
+from ropewalk.evaluation.corpus import Document
+from ropewalk.evaluation.effective import effective_length, far_repeats, long_tokens
+from ropewalk.evaluation.engine import Engine
+from ropewalk.evaluation.intervals import mean_interval, paired_interval, t_quantile
+from ropewalk.evaluation.loss import Reading, by_length, by_position, read_prefix
+from ropewalk.evaluation.segments import Segment, cut
+from ropewalk.evaluation.sliding import plan_windows, token_mean, window_mean, windows_loss
+
+NO_LOSS = np.full(1, np.nan, dtype=np.float32)
+
+
+def segments_of(ids: torch.Tensor) -> list[Segment]:
+    return [Segment(f"text {index}", 0, row.numpy()) for index, row in enumerate(ids)]
+
+
+def test_a_uniform_model_has_ln_v_at_every_length() -> None:
+    model = tiny()
+    torch.nn.init.zeros_(model.lm_head.weight)
+    engine = Engine(model, chunk=32)
+    ids = text_ids(128, rows=3)
+    rows = read_prefix(engine, segments_of(ids), 128)
+    cropped = [read_cropped(engine, segment, Crop(64, 16)) for segment in segments_of(ids)]
+    for row in by_length(Reading.prefix(dict.fromkeys([16, 64, 128], rows)), [16, 64, 128]):
+        assert row.loss.mean == pytest.approx(math.log(WORDS), rel=1e-6)
+        assert row.tail.mean == pytest.approx(math.log(WORDS), rel=1e-6)
+        assert row.loss.pair == pytest.approx([math.log(WORDS)] * 2, rel=1e-5)
+    assert token_mean(cropped[0]) == pytest.approx(math.log(WORDS), rel=1e-6)
+    assert all(point["loss"] == pytest.approx(math.log(WORDS), rel=1e-6) for point in by_position(rows))
+
+
+def test_prefix_agrees_with_truncated_documents() -> None:
+    model, ids = tiny(), text_ids(128, rows=2)
+    rows = read_prefix(Engine(model, chunk=48), segments_of(ids), 128)
+    table = by_length(Reading.prefix(dict.fromkeys([16, 50, 128], rows)), [16, 50, 128])
+    for row in table:
+        plain = plain_loss(model, ids[:, : row.length])
+        assert row.loss.mean == pytest.approx(float(plain.mean()), rel=1e-4)
+        tail = plain[:, -int(row.length * 0.25) :]
+        assert row.tail.mean == pytest.approx(float(tail.mean()), rel=1e-4)
+
+
+def published_loop(
+    model: torch.nn.Module, ids: torch.Tensor, window: int, stride: int
+) -> tuple[float, float]:
+    """The sliding loop of the transformers documentation and of the YaRN script: by token, and by window."""
+    total, count, means, before = 0.0, 0, [], 0
+    for begin in range(0, ids.shape[1], stride):
+        end = min(begin + window, ids.shape[1])
+        target = ids[:, begin:end].clone()
+        target[:, : -(end - before)] = -100
+        with torch.inference_mode():
+            loss = float(model(input_ids=ids[:, begin:end], labels=target, use_cache=False).loss)
+        scored = int((target[:, 1:] != -100).sum())
+        total, count, before = total + loss * scored, count + scored, end
+        means.append(loss)
+        if end == ids.shape[1]:
+            break
+    return total / count, float(np.mean(means))
+
+
+@pytest.mark.parametrize(("window", "stride"), [(40, 16), (64, 64), (32, 8), (200, 64)])
+def test_sliding_agrees_with_the_published_loop(window: int, stride: int) -> None:
+    model, ids = tiny(), text_ids(137)
+    by_token, by_window = published_loop(model, ids, window, stride)
+    windows = plan_windows(137, window, stride)
+    losses = windows_loss(Engine(model, chunk=24), ids[0].numpy(), windows)
+    assert token_mean(losses) == pytest.approx(by_token, rel=1e-4)
+    assert window_mean(losses, windows) == pytest.approx(by_window, rel=1e-4)
+
+
+def test_the_exact_crop_equals_a_manual_crop() -> None:
+    model, ids, length = tiny(), text_ids(90), 24
+    found = read_cropped(Engine(model, chunk=16), segments_of(ids)[0], Crop(length, 1))
+    for position in range(1, 90):
+        seen = ids[:, max(0, position + 1 - length) : position + 1]
+        assert found[position] == pytest.approx(float(plain_loss(model, seen)[0, -1]), rel=1e-4)
+
+
+def test_a_strided_crop_sees_no_more_than_the_crop() -> None:
+    model, ids = tiny(), text_ids(90)
+    found = read_cropped(Engine(model, chunk=16), segments_of(ids)[0], Crop(24, 6))
+    for window in plan_windows(90, 24, 6):
+        plain = plain_loss(model, ids[:, window.begin : window.end])[0]
+        expected = plain[window.first - window.begin - 1 :]
+        assert found[window.first : window.end].tolist() == pytest.approx(expected.tolist(), rel=1e-4)
+
+
+def test_cropped_windows_begin_with_the_opening() -> None:
+    model, ids = tiny(), text_ids(60)
+    windows = plan_windows(60, 24, 6)
+    found = windows_loss(Engine(model), ids[0].numpy(), windows, opening=[256])
+    last = ids[:, windows[-1].begin : windows[-1].end].clone()
+    last[0, 0] = 256
+    assert found[-6:].tolist() == pytest.approx(plain_loss(model, last)[0, -6:].tolist(), rel=1e-4)
+
+
+def test_unusable_windows_and_crops_are_refused() -> None:
+    with pytest.raises(UsageError, match="cannot slide"):
+        plan_windows(100, 32, 64)
+    with pytest.raises(UsageError, match="crop_stride=100"):
+        Crop.of(64, 100)
+    with pytest.raises(UsageError, match="does not fit"):
+        Reading.prefix({64: [np.zeros(32, dtype=np.float32)]})
+
+
+def test_segments_are_consecutive_and_dealt_by_document() -> None:
+    documents = [Document("a", "a" * 70), Document("b", "b" * 25), Document("c", "c" * 45)]
+    found = cut(documents, byte_tokenizer(bos=True), 21, limit=4)
+    assert [(item.document, item.index) for item in found.items] == [("a", 0), ("a", 1), ("b", 0), ("c", 0)]
+    assert all(item.ids[0] == 256 and len(item.ids) == 21 for item in found.items)
+    assert found.owners == [0, 0, 1, 2]
+    short = cut([*documents, Document("d", "dd")], byte_tokenizer(), 40, join="no")
+    assert short.remarks[0] == "2 of 4 documents are shorter than a segment and left out: b, d"
+
+
+def test_short_text_says_what_is_missing_or_is_joined() -> None:
+    documents = [Document("a", "a" * 30), Document("b", "b" * 30)]
+    with pytest.raises(RopewalkError, match=r"\(a\) has 30 tokens, length 50 needs 50: 20 are missing"):
+        cut(documents, byte_tokenizer(), 50, join="no")
+    joined = cut(documents, byte_tokenizer(), 50)
+    assert joined.joined
+    assert "joined" in joined.remarks[-1]
+    with pytest.raises(
+        RopewalkError, match="the whole text has 64 tokens, length 100 needs 100: 36 are missing"
+    ):
+        cut(documents, byte_tokenizer(), 100)
+
+
+def test_intervals_over_documents() -> None:
+    assert mean_interval([1.0, 2.0, 3.0]).pair == pytest.approx(
+        [2 - 4.303 / 3**0.5, 2 + 4.303 / 3**0.5], rel=1e-4
+    )
+    assert mean_interval([2.0]).pair is None
+    # Segments of one document are one unit: two documents, one degree of freedom.
+    clustered = mean_interval([1.0, 1.2, 3.0, 3.2], owners=[0, 0, 1, 1])
+    assert clustered.units == 2
+    assert clustered.pair == pytest.approx([2.1 - 12.706, 2.1 + 12.706], rel=1e-4)
+    assert t_quantile(31) == pytest.approx(2.0395, abs=1e-3)
+    noisy = np.random.default_rng(0).normal(size=12) * 5
+    paired = paired_interval(noisy + 0.1, noisy)
+    assert paired.mean == pytest.approx(0.1)
+    assert paired.pair == pytest.approx([0.1, 0.1])
+
+
+def test_intervals_cover() -> None:
+    rng = np.random.default_rng(1)
+    hits = sum(
+        low <= 0 <= high
+        for low, high in (mean_interval(rng.normal(size=6).tolist()).pair or [1, -1] for _ in range(2000))
+    )
+    assert 0.93 < hits / 2000 < 0.97
+
+
+def reading_of(value: float, length: int = 128) -> Reading:
+    row = np.concatenate([NO_LOSS, np.full(length - 1, value, dtype=np.float32)])
+    return Reading.prefix(dict.fromkeys([32, 64, 128], [row, row]))
+
+
+def scores_of(accuracies: dict[int, float]) -> list[dict[str, float]]:
+    return [
+        {"length": length, "accuracy": accuracy, "chance": 0.01, "samples": 20}
+        for length, accuracy in accuracies.items()
+    ]
+
+
+def test_effective_length_needs_both_sides() -> None:
+    held = scores_of({32: 1.0, 64: 0.9, 128: 0.2})
+    good = effective_length([32, 64, 128], held, reading_of(2.0), reading_of(2.1))
+    assert good["length"] == 64
+    assert [row["retrieval_holds"] for row in good["evidence"]] == [True, True, False]
+    assert "retrieval falls to 0.20" in good["why"]
+    worse = effective_length(
+        [32, 64, 128], scores_of({32: 1.0, 64: 1.0, 128: 1.0}), reading_of(2.2), reading_of(2.1)
+    )
+    assert worse["length"] is None
+    assert "0.100 nats worse" in worse["why"]
+    chance = effective_length([32, 64], scores_of({32: 0.0, 64: 0.0}), reading_of(2.0), reading_of(2.1))
+    assert chance["length"] is None
+    assert "not above chance" in chance["why"]
+    assert effective_length([32], [], reading_of(2.0), reading_of(2.0))["length"] is None
+
+
+def test_tail_difference_is_paired() -> None:
+    noise = np.random.default_rng(0).normal(size=(5, 128)).astype(np.float32)
+    model = Reading.prefix({128: list(noise)})
+    control = Reading.prefix({128: list(noise + np.float32(0.25))})
+    difference = tail_difference(model, control, 128)
+    assert difference.pair == pytest.approx([-0.25, -0.25], abs=1e-5)
+
+
+def test_far_repeats_are_found_by_the_text_alone() -> None:
+    near, far = [9, 8, 7, 6], [1, 2, 3, 4]
+    ids = np.array([*far, *range(20, 60), *near, 70, *near, *far])
+    found = far_repeats(ids, window=30)
+    assert found.nonzero()[0].tolist() == [len(ids) - 1]
+    full = np.full(len(ids), 1.0, dtype=np.float32)
+    cropped = full.copy()
+    cropped[-1] = 5.0
+    rows = long_tokens(
+        [ids], Reading.prefix({len(ids): [full]}), Reading.prefix({len(ids): [cropped]}), [len(ids)], 30
+    )
+    assert rows[0] | {"perplexity": 0.0} == {
+        "length": len(ids), "tokens": 1, "loss": 1.0, "perplexity": 0.0, "cropped_loss": 5.0,
+        "helped": pytest.approx(1 / (len(ids) - 30)), "hurt": 0.0,
+    }  # fmt: skip
