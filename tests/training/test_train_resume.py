@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -275,3 +277,27 @@ def test_killed_at_every_change_of_the_disk_of_a_run(tiny: Tiny, tmp_path: Path)
             raise RuntimeError(f"killed at {number}: {error}") from error
         assert_same_run(tmp_path / "whole", output)
         shutil.rmtree(output)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="forks and kills")
+def test_fifty_random_kills_lose_nothing(tiny: Tiny, tmp_path: Path) -> None:
+    """SIGKILL at random moments, start-up and saves included; every run ends as the uninterrupted one, to the bit."""
+    recipe = staged(tiny, checkpoints={"every": 1, "keep_last": 2})
+    recipe["stages"][0]["steps"] = 20
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    script = Path(__file__).parent / "random_kills.py"
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "recipe.json"), str(tmp_path), "50", "7"],
+        capture_output=True,
+        text=True,
+        timeout=1500,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    counts = json.loads(done.stdout)
+    assert counts["kills"] == 50
+    for number in range(counts["runs"]):
+        assert_same_run(tmp_path / "whole", tmp_path / f"run-{number}")
+    print(counts)
