@@ -1,0 +1,93 @@
+"""`ropewalk extend`: write the extended checkpoint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ropewalk.cli.common import (
+    console,
+    contract,
+    emit_json,
+    param_option,
+    parse_params,
+    quiet_option,
+    trust_option,
+)
+
+
+@click.command()
+@click.argument("model")
+@click.option("-o", "--out", required=True, metavar="FOLDER", help="Where the extended checkpoint goes.")
+@click.option("--target", metavar="LENGTH", help="Window to reach: 32k, 131072, or 8x the original one.")
+@click.option("--factor", type=float, help="Stretch of the original window, instead of or beside --target.")
+@click.option("--method", default="yarn", show_default=True, help="A method of `ropewalk methods`.")
+@param_option
+@click.option("--schedule", metavar="FILE", help="A finished schedule (JSON) instead of a method.")
+@click.option(
+    "--weights",
+    type=click.Choice(["link", "symlink", "copy", "none"]),
+    default="link",
+    show_default=True,
+    help="How weight files come along; link makes hard links.",
+)
+@click.option(
+    "--layers",
+    type=click.Choice(["full", "all"]),
+    default="full",
+    show_default=True,
+    help="Stretch full-attention layers only, or sliding-window layers too.",
+)
+@click.option(
+    "--repair", is_flag=True, help="Mend what `ropewalk inspect` finds wrong; works without a target too."
+)
+@click.option("--force", is_flag=True, help="Replace an existing checkpoint folder at FOLDER.")
+@trust_option
+@quiet_option
+@contract
+def command(as_json: bool, quiet: bool, model: str, params: tuple[str, ...], **options: Any) -> None:
+    """Write MODEL with a longer window to a new folder: configuration only, weights linked, loads in stock software.
+
+    MODEL is a folder, a Hub id, or `hemp`, the bundled model. Example:
+
+        ropewalk extend hemp --target 4k --method yarn -o hemp-4k
+    """
+    from ropewalk.models.extend import extend
+
+    result = extend(model, params=parse_params(params), **options)
+    if as_json:
+        emit_json(result.to_json())
+    elif not quiet:
+        _show(result)
+
+
+def _show(result: Any) -> None:
+    from ropewalk.units import format_length
+
+    out = console()
+    made = result.schedule
+    for finding in result.repaired:
+        out.print(f"mended: {finding}", markup=False)
+    if made is not None:
+        original = made.geometry.original_length
+        out.print(
+            f"{result.output}: {format_length(original)} → {format_length(result.target_length)} tokens "
+            f"by {made.method} (factor {made.factor:g}), written as {result.written_as}, weights: {result.weights}",
+            markup=False,
+        )
+    else:
+        out.print(
+            f"{result.output}: configuration only, window unchanged, weights: {result.weights}", markup=False
+        )
+    for note in result.notes:
+        out.print(f"note: {note}", markup=False)
+    if made is not None:
+        errors = ", ".join(
+            f"{error.stock_rounding:.1g} rad at {format_length(error.position)}"
+            for error in result.angle_errors
+        )
+        out.print(
+            f"float32 angle error: {errors} (ropewalk.exact_positions computes in float64)", markup=False
+        )
+        out.print(f"next: ropewalk verify {result.output}", markup=False)

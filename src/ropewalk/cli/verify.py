@@ -1,0 +1,68 @@
+"""`ropewalk verify`: is the scaling active, and the same in stock software?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ropewalk.cli.common import (
+    attn_option,
+    console,
+    contract,
+    device_option,
+    dtype_option,
+    emit_json,
+    quiet_option,
+    trust_option,
+)
+
+_STYLE = {"pass": "green", "fail": "bold red", "skip": "yellow"}
+
+
+@click.command()
+@click.argument("checkpoint")
+@click.option(
+    "--base", metavar="MODEL", help="The model it was extended from; default: what its manifest names."
+)
+@device_option
+@dtype_option
+@attn_option
+@trust_option
+@quiet_option
+@contract
+def command(as_json: bool, quiet: bool, checkpoint: str, **options: Any) -> None:
+    """Check an extended CHECKPOINT: active, bit-equal in stock transformers, identical where nothing should change,
+    both dialects alike, weights the base's. Exit code 4 when a check fails."""
+    from ropewalk.models.verify import verify
+
+    result = verify(checkpoint, **options)
+    if as_json:
+        emit_json(result.to_json())
+    elif not quiet or not result.passed:
+        _show(result)
+    if not result.passed:
+        raise click.exceptions.Exit(4)
+
+
+def _show(result: Any) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from ropewalk.units import format_length
+
+    table = Table(box=None, pad_edge=False)
+    for title in ("check", "", "detail"):
+        table.add_column(title, overflow="fold")
+    for check in result.checks:
+        table.add_row(check.name, Text(check.status, style=_STYLE[check.status]), Text(check.detail))
+    out = console()
+    out.print(f"{result.folder} against {result.base}", markup=False)
+    out.print(table)
+    out.print(f"ran {result.used}", markup=False)
+    for error in result.angle_errors:
+        out.print(
+            f"angle error at {format_length(error.position)}: float32 {error.stock:.2g} rad "
+            f"({error.stock_rounding:.2g} from rounding positions), float64 {error.float64:.1g} rad",
+            markup=False,
+        )

@@ -1,0 +1,363 @@
+"""`extend`: a checkpoint with a longer window, written as configuration only; the weights are linked, never read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ropewalk._version import __version__
+from ropewalk.errors import RopewalkError, UsageError, one_line
+from ropewalk.files import sha256_of, whole_folder, write_bytes, write_json, write_text
+from ropewalk.methods import schedule as make_schedule
+from ropewalk.models import companions
+from ropewalk.models import weights as weight_files
+from ropewalk.models.card import card_with, redo_command
+from ropewalk.models.carrier import Carried, carry
+from ropewalk.models.config import read_config
+from ropewalk.models.facts import ModelFacts, read_facts
+from ropewalk.models.findings import find
+from ropewalk.models.load import refuse_remote_code
+from ropewalk.models.long_positions import AngleError, angle_errors
+from ropewalk.models.output import check_output
+from ropewalk.models.repair import repaired_config
+from ropewalk.models.source import config_path, resolve
+from ropewalk.schedule import FrequencySchedule
+from ropewalk.units import format_bytes, parse_target
+
+
+@dataclass(frozen=True)
+class Extended:
+    """What `extend` wrote. `repaired` names the findings that were mended; `schedule` is None for a repair alone."""
+
+    output: Path
+    schedule: FrequencySchedule | None
+    target_length: int
+    written_as: str
+    weights: str
+    files: tuple[str, ...]
+    repaired: tuple[str, ...]
+    notes: tuple[str, ...]
+    angle_errors: tuple[AngleError, ...]
+    command: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `extend --json`."""
+        made = self.schedule
+        return {
+            "output": str(self.output),
+            "schedule": None
+            if made is None
+            else {
+                "method": made.method,
+                "factor": made.factor,
+                "inv_freq": made.inv_freq.tolist(),
+                "attention_factor": made.attention_factor,
+                "original_length": made.geometry.original_length,
+                "parameters": dict(made.parameters),
+            },
+            "target_length": self.target_length,
+            "written_as": self.written_as,
+            "weights": self.weights,
+            "files": list(self.files),
+            "repaired": list(self.repaired),
+            "notes": list(self.notes),
+            "angle_error": [error.to_json() for error in self.angle_errors],
+            "command": self.command,
+        }
+
+
+def extend(
+    source: str | Path,
+    *,
+    out: str | Path,
+    target: str | int | None = None,
+    factor: float | None = None,
+    method: str = "yarn",
+    params: Mapping[str, Any] | None = None,
+    schedule: FrequencySchedule | str | Path | None = None,
+    weights: weight_files.Mode = "link",
+    layers: str = "full",
+    force: bool = False,
+    trust_remote_code: bool = False,
+    repair: bool = False,
+) -> Extended:
+    """Write `source` with a longer window to the folder `out`; stock software loads it without any code of ours.
+
+    Give `target` (tokens, `32k` or `8x`) or `factor`, both counted from the ORIGINAL window, or a finished `schedule`
+    (an object, or the path of its JSON file). `weights` says how the weight files come along: `link` (hard links, a
+    second and no space), `symlink`, `copy` or `none`. `repair=True` mends what `inspect` finds wrong in the
+    configuration, keeps the original beside it, and needs no target. The folder appears whole or not at all; the
+    source is never written to.
+    """
+    request = _Request(
+        source, Path(out), target, factor, method, dict(params or {}), schedule, weights, layers, repair
+    )
+    folder = _source_folder(request)
+    check_output(request.out, folder, force=force)
+    refuse_remote_code(folder, trust_remote_code)
+    config = read_config(folder)
+    fixed, repaired = _repaired(config) if repair else (config, ())
+    facts = read_facts(fixed)
+    made, notes = _schedule(request, facts)
+    carried = None
+    if made is not None:
+        carried = carry(fixed, made, target_length=request.target_length(facts, made), layers=layers)
+        _check_carried(carried.config, made)
+    found = _find_weights(folder, request)
+    with whole_folder(request.out, force=force) as working:
+        return _write(
+            working, folder, request, facts, fixed, carried, made, found, repaired, notes, trust_remote_code
+        )
+
+
+@dataclass(frozen=True)
+class _Request:
+    """The arguments of `extend`, as given."""
+
+    source: str | Path
+    out: Path
+    target: str | int | None
+    factor: float | None
+    method: str
+    params: Mapping[str, Any]
+    schedule: FrequencySchedule | str | Path | None
+    weights: weight_files.Mode
+    layers: str
+    repair: bool
+
+    def target_length(self, facts: ModelFacts, made: FrequencySchedule) -> int:
+        """The window to declare: as asked for, or what the schedule is for."""
+        return made.target_length if self.target is None else parse_target(self.target, facts.original_length)
+
+    def command(self) -> str:
+        """The command line that does the same again."""
+        given = [f"{name}={json.dumps(value)}" for name, value in self.params.items()]
+        file = self.schedule if isinstance(self.schedule, str | Path) else None
+        own = file is None and not (self.repair and self.target is None and self.factor is None)
+        return redo_command(
+            str(self.source),
+            self.out,
+            {
+                "--target": self.target,
+                "--factor": self.factor,
+                "--method": self.method if own else None,
+                "-p": given,
+                "--schedule": file,
+                "--layers": None if self.layers == "full" else self.layers,
+                "--weights": None if self.weights == "link" else self.weights,
+                "--repair": self.repair,
+            },
+        )
+
+
+def _source_folder(request: _Request) -> Path:
+    if request.weights not in weight_files.MODES:
+        raise UsageError(
+            f"weights={one_line(request.weights, 40)!r} is not a choice",
+            hint=f"use {', '.join(weight_files.MODES)}",
+        )
+    if request.weights != "none":
+        return resolve(request.source, need_weights=True)
+    return config_path(resolve(request.source)).parent
+
+
+def _find_weights(folder: Path, request: _Request) -> weight_files.WeightFiles | None:
+    """The weight files, checked, with room for a copy checked too; None with `weights="none"`."""
+    if request.weights == "none":
+        return None
+    found = weight_files.find_weights(folder)
+    if request.weights == "copy":
+        parent = next(path for path in request.out.absolute().parents if path.exists())
+        free = shutil.disk_usage(parent).free
+        if found.total_bytes > free:
+            raise RopewalkError(
+                f"the weights need {format_bytes(found.total_bytes)} and {parent} has {format_bytes(free)} free",
+                hint="pass --weights link or symlink, or write elsewhere",
+            )
+    return found
+
+
+def _repaired(config: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The mended configuration and the ids of the findings that are gone; refuses when an error is left."""
+    before = find(config)
+    fixed = repaired_config(config, before)
+    after = find(fixed)
+    left = [finding for finding in after if finding.severity == "error"]
+    if left:
+        raise RopewalkError(
+            f"{left[0].id}: {left[0].message}", hint=left[0].fix or "only its maker can say what was meant"
+        )
+    still = {finding.id for finding in after}
+    return fixed, tuple(dict.fromkeys(finding.id for finding in before if finding.id not in still))
+
+
+def _schedule(request: _Request, facts: ModelFacts) -> tuple[FrequencySchedule | None, tuple[str, ...]]:
+    """The schedule to write, and what the user should know about how it came about."""
+    notes = []
+    if facts.rope.is_scaled and not (request.repair and request.target is None and request.factor is None):
+        notes.append(
+            f"the model is already scaled ({facts.rope.rope_type}, factor {facts.rope.factor:g}): the new stretch "
+            f"replaces it and counts from the original {facts.original_length} tokens"
+        )
+    if request.schedule is not None:
+        made = _given_schedule(request)
+        return made, tuple(notes) + made.notes
+    if request.target is None and request.factor is None:
+        if request.repair:
+            return None, ()
+        raise UsageError(
+            "nothing says how far to stretch", hint="give a target (--target 32k) or a factor (--factor 8)"
+        )
+    factor = request.factor
+    if factor is None:
+        assert request.target is not None
+        factor = parse_target(request.target, facts.original_length) / facts.original_length
+    parameters = facts.rope.inherited(request.method) | dict(request.params)
+    kept = sorted(set(parameters) - set(request.params))
+    if kept:
+        notes.append(
+            f"kept from the model's own scaling: {', '.join(f'{name}={parameters[name]}' for name in kept)}"
+        )
+    made = make_schedule(request.method, facts.geometry, factor=factor, **parameters)
+    return made, tuple(notes) + made.notes
+
+
+def _given_schedule(request: _Request) -> FrequencySchedule:
+    if request.params or request.factor is not None:
+        raise UsageError(
+            "a finished schedule leaves nothing to choose: factor and parameters were given too",
+            hint="give either schedule, or method with factor and parameters",
+        )
+    if isinstance(request.schedule, FrequencySchedule):
+        return request.schedule
+    path = Path(str(request.schedule))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RopewalkError(
+            f"cannot read the schedule {path} ({one_line(error, 120)})", hint="check the path"
+        ) from error
+    document = _load(text, path)
+    # A result document of `tune`, or our own manifest, holds the schedule under its name.
+    inner = document.get("schedule") if isinstance(document, dict) else None
+    return FrequencySchedule.from_json(inner if isinstance(inner, dict) and "format" in inner else document)
+
+
+def _load(text: str, path: Path) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RopewalkError(
+            f"{path} is not JSON ({one_line(error, 120)})", hint="write the schedule again"
+        ) from error
+
+
+def _check_carried(config: Mapping[str, Any], made: FrequencySchedule) -> None:
+    """Read the written configuration as stock software will, and compare: what was written must be what was meant."""
+    rope = read_facts(config).rope
+    same = rope.schedule is not None and np.allclose(
+        rope.schedule.inv_freq, made.inv_freq, rtol=1e-9, atol=1e-25
+    )
+    if (
+        not same
+        or rope.schedule is None
+        or abs(rope.schedule.attention_factor - made.attention_factor) > 1e-9
+    ):
+        raise RopewalkError(
+            f"the configuration written for method {made.method!r} would not be read back as the same frequencies",
+            hint="apply it in memory instead (ropewalk.apply), and please report the model type",
+        )
+
+
+def _write(
+    working: Path,
+    folder: Path,
+    request: _Request,
+    facts: ModelFacts,
+    fixed: Mapping[str, Any],
+    carried: Carried | None,
+    made: FrequencySchedule | None,
+    found: weight_files.WeightFiles | None,
+    repaired: tuple[str, ...],
+    notes: tuple[str, ...],
+    with_code: bool,
+) -> Extended:
+    """Everything that goes into OUT; the manifest last."""
+    length = facts.max_position_embeddings if made is None else request.target_length(facts, made)
+    config = dict(fixed) if carried is None else carried.config
+    entry = None if carried is None else carried.entries[facts.main]
+    kind = "" if entry is None else entry.kind
+    write_json(working / companions.CONFIG, config)
+    if request.repair:
+        companions.check_inside(folder / companions.CONFIG, folder)
+        write_bytes(working / f"{companions.CONFIG}.original", (folder / companions.CONFIG).read_bytes())
+    names = companions.copy_companions(
+        folder, working, target_length=length, old_length=facts.max_position_embeddings, with_code=with_code
+    )
+    if made is not None:
+        companions.check_inside(folder / companions.CARD, folder)
+        card = card_with(folder / companions.CARD, str(request.source), made, length, request.command(), kind)
+        write_text(working / companions.CARD, card)
+    shards = _bring_weights(found, working, request)
+    result = Extended(
+        output=request.out,
+        schedule=made,
+        target_length=length,
+        written_as=kind,
+        weights=request.weights,
+        files=(companions.CONFIG, *names, *shards),
+        repaired=repaired,
+        notes=notes + (() if carried is None else carried.notes),
+        angle_errors=() if made is None else tuple(angle_errors(made)),
+        command=request.command(),
+    )
+    write_json(working / companions.MANIFEST, _manifest(working, folder, request, result))
+    return result
+
+
+def _bring_weights(found: weight_files.WeightFiles | None, working: Path, request: _Request) -> list[str]:
+    if found is None:
+        return []
+    names = []
+    for shard in found.shards:
+        weight_files.bring(shard, working / shard.relative_to(found.folder), request.weights)
+        names.append(shard.relative_to(found.folder).as_posix())
+    if found.index is not None:
+        shutil.copyfile(found.index, working / found.index.name)
+        names.append(found.index.name)
+    return names
+
+
+def _manifest(working: Path, folder: Path, request: _Request, result: Extended) -> dict[str, Any]:
+    """What was done, from what, and the size and hash of every file. Linked weights keep their size only: hashing a
+    large model would cost more than the whole extension, and `verify` compares them with the base's."""
+    files: dict[str, Any] = {}
+    for path in sorted(working.rglob("*")):
+        if path.is_file():
+            entry: dict[str, Any] = {"bytes": path.stat().st_size}
+            if path.suffix != ".safetensors":
+                entry["sha256"] = sha256_of(path)
+            files[path.relative_to(working).as_posix()] = entry
+    return {
+        "format": companions.FORMAT,
+        "ropewalk": __version__,
+        "command": result.command,
+        "base": {
+            "source": str(request.source),
+            "folder": str(folder.resolve()),
+            "config_sha256": sha256_of(folder / companions.CONFIG),
+            "config": read_config(folder),
+        },
+        "schedule": None if result.schedule is None else result.schedule.to_json(),
+        "target_length": result.target_length,
+        "layers": request.layers,
+        "repaired": list(result.repaired),
+        "weights": request.weights,
+        "files": files,
+    }

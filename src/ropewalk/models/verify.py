@@ -1,0 +1,158 @@
+"""`verify`: five checks that an extended checkpoint is what it says, in stock software as in ours."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ropewalk.errors import RopewalkError, one_line
+from ropewalk.models.checks import Check, Outcome, compare_runs, dialects, weights_of
+from ropewalk.models.companions import read_manifest
+from ropewalk.models.config import read_config
+from ropewalk.models.facts import read_facts
+from ropewalk.models.load import load_model, pick_device, refuse_remote_code
+from ropewalk.models.long_positions import AngleError, angle_errors
+from ropewalk.models.original import Original, original_of
+from ropewalk.models.probe import dtype_that_fits, number_of_parameters, probes_for, run, takes_positions
+from ropewalk.models.source import resolve
+from ropewalk.models.stock import stock_run
+from ropewalk.models.weights import check_shard, find_weights
+from ropewalk.schedule import FrequencySchedule
+
+NAMES = ("active", "stock-parity", "identity", "dialects", "weights")
+
+
+@dataclass(frozen=True)
+class Verified:
+    """The outcome of `verify`: one check per name, in the order of `NAMES`."""
+
+    folder: Path
+    base: str
+    schedule: FrequencySchedule | None
+    checks: tuple[Check, ...]
+    used: str
+    angle_errors: tuple[AngleError, ...]
+
+    @property
+    def passed(self) -> bool:
+        """No check failed (a skipped one says why it could not run)."""
+        return all(check.status != "fail" for check in self.checks)
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `verify --json`."""
+        return {
+            "checkpoint": str(self.folder),
+            "base": self.base,
+            "checks": [check.to_json() for check in self.checks],
+            "passed": self.passed,
+            "used": self.used,
+            "angle_error": [error.to_json() for error in self.angle_errors],
+        }
+
+
+def verify(
+    checkpoint: str | Path,
+    *,
+    base: str | Path | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    attn: str = "sdpa",
+    trust_remote_code: bool = False,
+) -> Verified:
+    """Check an extended checkpoint against the model it came from. Nothing raises for a failed check; see `passed`.
+
+    1. `active`: past the original window its logits differ from the base's.
+    2. `stock-parity`: a fresh process with stock transformers alone gives the bits of in-memory application.
+    3. `identity`: where the schedule changes nothing, nothing changes, to the bit.
+    4. `dialects`: old and new keys of config.json give the same frequencies.
+    5. `weights`: the weights are the base's, by hash.
+
+    `base` defaults to what the checkpoint's manifest names; without it, to the checkpoint's own weights under the
+    unscaled configuration. `dtype="auto"` is float32 where it fits into memory, else bfloat16.
+    """
+    folder = resolve(checkpoint)
+    folder = folder.parent if folder.is_file() else folder
+    refuse_remote_code(folder, trust_remote_code)
+    config = read_config(folder)
+    manifest = read_manifest(folder)
+    original = original_of(folder, config, manifest, base)
+    checks = {"dialects": dialects(config), "weights": weights_of(folder, original)}
+    used = "no forward was run"
+    try:
+        outcome = _run(folder, config, manifest, original, (device, dtype, attn, trust_remote_code))
+    except RopewalkError as error:
+        detail = one_line(error, 400)
+        status = "skip" if isinstance(error, _CannotRunError) else "fail"
+        checks |= {name: Check(name, status, detail) for name in NAMES[:3]}
+    else:
+        used = outcome.used
+        checks |= compare_runs(outcome)
+    schedule = original.schedule
+    errors = () if schedule is None else tuple(angle_errors(schedule))
+    return Verified(folder, original.name, schedule, tuple(checks[name] for name in NAMES), used, errors)
+
+
+class _CannotRunError(RopewalkError):
+    """This machine or this folder gives no ground to run the model at all."""
+
+
+def _run(
+    folder: Path,
+    config: Mapping[str, Any],
+    manifest: Mapping[str, Any] | None,
+    original: Original,
+    options: tuple[str, str, str, bool],
+) -> Outcome:
+    """Every forward that the first three checks need: ours first, then the fresh process, never both in memory."""
+    device_name, dtype, attn, trust = options
+    try:
+        found = find_weights(folder)
+        if original.schedule is None:
+            raise RopewalkError(
+                original.problem or "its scaling cannot be read", hint="`ropewalk inspect` says why"
+            )
+        device = pick_device(device_name)
+        headers = {shard: check_shard(shard, folder) for shard in found.shards}
+        parameters = number_of_parameters(headers)
+        chosen = dtype_that_fits(parameters, found.total_bytes, device) if dtype == "auto" else dtype
+    except RopewalkError as error:
+        raise _CannotRunError(error.message, hint=error.hint) from error
+    target = read_facts(config).max_position_embeddings
+    from ropewalk.models.apply import apply
+
+    with original.model_folder() as where:
+        model = load_model(where, device=str(device), dtype=chosen, attn=attn, trust_remote_code=trust)
+    # What really runs, should this architecture lack the wanted kind.
+    attn = model.config._attn_implementation
+    facts = original.facts
+    probes = probes_for(facts, target, parameters, device.type, offsets=takes_positions(model))
+    outcome = Outcome(facts, original.schedule, probes, str(device), chosen)
+    outcome.base = [run(model, probe) for probe in probes]
+    outcome.sinks = any(name.endswith("sinks") for name, _ in model.named_parameters())
+    outcome.base_buffers = _buffers(model)
+    with apply(model, original.schedule, layers=original.layers, target_length=target) as applied:
+        outcome.persistent, outcome.reason = applied.persistent, applied.reason
+        outcome.applied = [run(model, probe) for probe in probes]
+    outcome.after = [run(model, probe) for probe in probes]
+    own = facts.rope.schedule
+    if own is not None:
+        with apply(model, own, layers=original.layers, target_length=facts.max_position_embeddings):
+            outcome.identity = [run(model, probe) for probe in probes]
+    del model
+    gc.collect()
+    outcome.stock = stock_run(
+        folder, probes, device=str(device), dtype=chosen, attn=attn, trust_remote_code=trust
+    )
+    return outcome
+
+
+def _buffers(model: Any) -> dict[str, Any]:
+    """Every one-dimensional frequency buffer as float32 numpy, by name."""
+    return {
+        name: buffer.detach().float().cpu().numpy().copy()
+        for name, buffer in model.named_buffers()
+        if "inv_freq" in name and buffer.dim() == 1
+    }
