@@ -1,7 +1,7 @@
 """SIGKILL training runs at random moments until enough are dead: `random_kills.py RECIPE.json FOLDER KILLS SEED`.
 
-Libraries are imported once; every run is a fork of this process, killed from here and resumed by the next fork. Runs that
-get through are followed by new ones. Prints {"kills", "runs", "starts"} as JSON.
+Libraries are imported once; every run is a fork of this process, killed from here and resumed by the next fork. Runs
+that get through are followed by new ones. Prints {"kills", "runs", "starts", "seconds"} as JSON.
 """
 
 from __future__ import annotations
