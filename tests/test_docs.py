@@ -68,3 +68,10 @@ _WORDS = {
     "tool",
     "never",
 }
+
+
+def test_the_page_of_methods_is_the_registry():
+    import runpy
+
+    page = runpy.run_path(str(ROOT / "tools" / "methods_page.py"))["page"]()
+    assert (ROOT / "docs" / "methods.md").read_text(encoding="utf-8") == page
