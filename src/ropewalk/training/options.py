@@ -32,6 +32,7 @@ def _bytes(value: object) -> object:
 
 
 Tokens = Annotated[int, BeforeValidator(_length), Field(ge=1)]
+TokensFrom = Annotated[int, BeforeValidator(_length), Field(ge=0)]
 Bytes = Annotated[int, BeforeValidator(_bytes), Field(ge=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 OpenShare = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -92,7 +93,7 @@ class ShapeWeight(Options):
     low: Annotated[float, Field(ge=0.0)] = 0.0
     high: Annotated[float, Field(gt=0.0)] = 1.0
     span: Tokens | None = None
-    bands: tuple[tuple[Annotated[int, Field(ge=0)], Annotated[float, Field(ge=0.0)]], ...] = ()
+    bands: tuple[tuple[TokensFrom, Annotated[float, Field(ge=0.0)]], ...] = ()
 
     @model_validator(mode="after")
     def _bands_for_bands(self) -> Self:
