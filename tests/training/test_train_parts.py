@@ -200,6 +200,38 @@ def test_block_diagonal_boundaries_keep_documents_apart():
     torch.testing.assert_close(*found, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"positions": PositionOptions(kind="pose")},
+        {"packing": PackingOptions(positions="run-on")},
+        {"weighting": WeightingOptions(far_drop={"share": 0.2, "near": 8})},
+    ],
+)
+def test_attention_that_reads_borders_off_positions_refuses_jumps(changes):
+    with pytest.raises(UsageError, match="knows document borders by positions alone"):
+        Parts(**({"packing": PackingOptions()} | changes)).install(small_model(attn="eager"))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("attn", ["flex_attention", "flash_attention_2"])
+@pytest.mark.parametrize("boundaries", ["none", "block-diagonal"])
+def test_kernels_of_a_gpu_give_the_loss_of_sdpa(attn, boundaries):
+    if attn == "flash_attention_2":
+        pytest.importorskip("flash_attn")
+    losses = []
+    for kind in ("sdpa", attn):
+        model = small_model(attn=kind).to("cuda", torch.bfloat16)
+        parts = Parts(packing=PackingOptions(boundaries=boundaries))
+        parts.install(model)
+        batch = {name: tensor.to("cuda") for name, tensor in _batch(128).items()}
+        made = parts.transform(
+            batch, step=0, rank=0, number=0, target_length=None, vocabulary_size=VOCABULARY
+        )
+        losses.append(model(**parts.model_inputs(made)).loss.detach())
+    torch.testing.assert_close(*losses, rtol=0.02, atol=1.0)
+
+
 @pytest.mark.gpu
 def test_liger_equals_the_chunked_loss():
     pytest.importorskip("liger_kernel")

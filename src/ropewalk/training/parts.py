@@ -53,6 +53,7 @@ class Parts:
     seed: int = 0
     tempering: Tempering | None = field(default=None, init=False)
     _engine: str = field(default="none", repr=False)
+    _unbroken: str = field(default="none", repr=False)
 
     def install(self, model: Any, *, some_ids: Callable[[], Tensor] | None = None) -> str:
         """Prepare the model before it is wrapped for training; returns the loss engine in use.
@@ -61,9 +62,13 @@ class Parts:
         """
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         prepare(base, self.memory)
+        implementation = base_implementation(base)
+        # FlashAttention would guess borders from positions: it is told that a row is one document.
+        self._unbroken = "varlen" if implementation.startswith("flash") else "none"
         if self.packing.boundaries == "block-diagonal":
-            implementation = base_implementation(base)
             self._engine = pick_engine(self.packing, implementation)
+            if self._engine == "native":
+                self._refuse_jumps(implementation)
             if self._engine == "varlen" and implementation == "sdpa":
                 install_attention(base)
         if self.temperature is not None:
@@ -155,9 +160,22 @@ class Parts:
 
         return weigh
 
+    def _refuse_jumps(self, implementation: str) -> None:
+        jumping = {
+            "positions.kind": self.positions.kind != "plain",
+            "packing.positions: run-on": self.packing.positions == "run-on",
+            "weighting.far_drop": self.weighting.far_drop is not None,
+        }
+        for name, given in jumping.items():
+            if given:
+                raise UsageError(
+                    f"{name} moves positions, and {implementation} attention knows document borders by positions alone",
+                    hint="use sdpa or flash_attention_2, or packing.boundaries none",
+                )
+
     def _attention_inputs(self, documents: Tensor, positions: Tensor) -> dict[str, Any]:
         blocked = bool((documents != documents[:, :1]).any())
-        return attention_inputs(documents, positions, engine=self._engine if blocked else "none")
+        return attention_inputs(documents, positions, engine=self._engine if blocked else self._unbroken)
 
     def _weights(self, batch: Batch, losses: Tensor | None = None, cropped: Tensor | None = None) -> Tensor:
         return token_weights(

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ropewalk.attention.options import TemperatureOptions
-from ropewalk.attention.temperature import PARAMETER, AppliedTemperature, apply_temperature, measure_logit_std
+from ropewalk.attention.options import PARAMETER, TemperatureOptions
+from ropewalk.attention.temperature import AppliedTemperature, apply_temperature, measure_logit_std
 from ropewalk.errors import DamagedError
 
 
