@@ -1,0 +1,98 @@
+"""From the last checkpoint of `ropewalk train hemp` to the folder that is shipped: `python -m ropewalk.hemp.ship RUN`.
+
+Weights become bfloat16 (a rounding of at most 2**-9, relative), the configuration carries both dialects, and the log of
+the training goes beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from ropewalk.errors import UsageError
+from ropewalk.files import whole_folder, write_json
+from ropewalk.hemp.tokenizer import write_tokenizer
+
+LIMIT_BYTES = 16 * 1024**2
+LOGGED = ("step", "kind", "loss", "learning_rate", "length", "tokens", "tokens_per_s", "seconds")
+
+
+def ship(run: Path, target: Path) -> Path:
+    """Write the model folder from a training run's newest checkpoint; an existing README.md is kept."""
+    from ropewalk.training.checkpoint import newest_checkpoint
+
+    checkpoint = newest_checkpoint(run / "checkpoints", print)
+    if checkpoint is None:
+        raise UsageError(
+            f"{run} has no whole checkpoint", hint="give the run folder of `ropewalk train hemp`"
+        )
+    card = (target / "README.md").read_bytes() if (target / "README.md").is_file() else None
+    with whole_folder(target, force=True) as working:
+        _write_weights(checkpoint.path, working)
+        _write_config(checkpoint.path, working)
+        write_tokenizer(working)
+        write_json(working / "training-log.json", training_log(run))
+        if card is not None:
+            (working / "README.md").write_bytes(card)
+    return target
+
+
+def _write_weights(checkpoint: Path, working: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    tensors: dict[str, Any] = {}
+    for file in sorted(checkpoint.glob("model*.safetensors")):
+        tensors |= load_file(file)
+    rounded = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in sorted(tensors.items())}
+    path = working / "model.safetensors"
+    save_file(rounded, path, metadata={"format": "pt"})
+    if path.stat().st_size > LIMIT_BYTES:
+        raise UsageError(
+            f"{path.stat().st_size} bytes are too many for the repository", hint="train a smaller model"
+        )
+
+
+def _write_config(checkpoint: Path, working: Path) -> None:
+    """Both dialects say the same: `rope_parameters` for transformers 5, the older pair of keys for the rest."""
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    config["dtype"] = config["torch_dtype"] = "bfloat16"
+    config["rope_theta"] = float(config["rope_parameters"]["rope_theta"])
+    config["rope_scaling"] = None
+    config["use_cache"] = True
+    config.pop("_name_or_path", None)
+    write_json(working / "config.json", config)
+    write_json(
+        working / "generation_config.json",
+        {
+            "do_sample": False,
+            "eos_token_id": config["eos_token_id"],
+            "pad_token_id": config["pad_token_id"],
+            "max_length": config["max_position_embeddings"],
+        },
+    )
+
+
+def training_log(run: Path) -> dict[str, Any]:
+    """The run's recipe, hardware and loss curve, as it was logged."""
+    from ropewalk.runs.environment import hardware, versions
+
+    described = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return {
+        "recipe": described["recipe"],
+        "data": described["data"],
+        "hardware": hardware(),
+        "versions": versions(),
+        "log": [{key: line[key] for key in LOGGED if key in line} | _evaluated(line) for line in lines],
+    }
+
+
+def _evaluated(line: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in line.items() if key.startswith("loss@")}
+
+
+if __name__ == "__main__":
+    print(ship(Path(sys.argv[1]), Path(__file__).parent / "model"))
