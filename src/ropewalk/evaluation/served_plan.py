@@ -48,6 +48,7 @@ class Gauge:
         self.encoder: Encoder = ByteEncoder() if tokenizer is None else TokenizerEncoder(tokenizer)
         self.max_tokens = max_tokens
         self.counts = True
+        self._densities: dict[tuple[str, str, int], float] = {}
         # The server adds BOS or its template itself, so both are measured, not written.
         self.frame = Frame(Piece("", ()), Piece("", ()))
         self.overhead, self.tokens_per_unit = self._measure(shortest)
@@ -117,6 +118,12 @@ class Gauge:
 
     def _density(self, name: str, setting: Setting, template: str, units: int) -> float:
         """Tokens per byte of this task's own text, from one prompt of nine tenths of the shortest length."""
+        asked = (name, template, units)
+        if asked not in self._densities:
+            self._densities[asked] = self._ask_density(name, setting, template, units)
+        return self._densities[asked]
+
+    def _ask_density(self, name: str, setting: Setting, template: str, units: int) -> float:
         kind = KINDS[name](dataclasses.replace(setting, template=template), 0)
         text = self._text(kind.samples(max(1, int(0.9 * units)), [0.5])[0])
         try:
