@@ -1,6 +1,6 @@
 """A needle grid of 8 lengths x 11 depths: shared prefixes and packed, beside one `generate` per cell.
 
-    OMP_NUM_THREADS=1 python bench/eval_grid.py [--runs 3] [--unit 512]
+    OMP_NUM_THREADS=1 python bench/bench_eval_grid.py [--runs 3] [--unit 512]
 
 The limit is the time that a bare forward needs for as many tokens as differ between the cells, each counted once.
 """
