@@ -66,8 +66,8 @@ def test_bad_files_are_named(tmp_path: Path, name: str, content: bytes, said: st
 def test_what_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no text at"):
         read_documents(tmp_path / "nothing.txt")
+    (tmp_path / "empty").mkdir()
     with pytest.raises(RopewalkError, match="no documents in"):
-        (tmp_path / "empty").mkdir()
         read_documents(tmp_path / "empty")
     with pytest.raises(RopewalkError, match="dataset 'nobody-has-this' could not be read"):
         read_documents("nobody-has-this")

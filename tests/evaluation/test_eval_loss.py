@@ -166,7 +166,7 @@ def test_intervals_cover() -> None:
 
 def reading_of(value: float, length: int = 128) -> Reading:
     row = np.concatenate([NO_LOSS, np.full(length - 1, value, dtype=np.float32)])
-    return Reading.prefix(dict.fromkeys([32, 64, 128], [row, row]))
+    return Reading.prefix({key: [row, row] for key in (32, 64, 128)})
 
 
 def scores_of(accuracies: dict[int, float]) -> list[dict[str, float]]:
