@@ -146,3 +146,25 @@ def test_recipes_validate(cli: Cli, recipe: Path, tmp_path: Path) -> None:
     lines = bad.read_text().splitlines()
     assert all(lines[fault["line"] - 1].startswith(fault["field"]) for fault in faults)
     assert f"{bad}:{faults[0]['line']}: " in cli("recipes", "validate", bad).out
+
+
+def test_report_to_gets_the_metrics(
+    cli: Cli, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import TrainerCallback, integrations
+
+    seen: list[dict[str, float]] = []
+
+    class Recorder(TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+            seen.append(logs)
+
+    monkeypatch.setitem(integrations.integration_utils.INTEGRATION_TO_CALLBACK, "tensorboard", Recorder)
+    path = tmp_path / "r.yaml"
+    path.write_text(yaml.safe_dump(tiny(stages=[{"length": 32, "steps": 3}], report_to=["tensorboard"])))
+    assert cli("train", path, "-o", tmp_path / "run", "-q").code == 0
+    assert [line["tokens"] for line in seen if "grad_norm" in line] == [128, 256, 384]
+    path.write_text(yaml.safe_dump(tiny(report_to=["nonsense"])))
+    done = cli("train", path, "-o", tmp_path / "other", "-q")
+    assert done.code == 2
+    assert "nonsense" in done.complaint

@@ -163,7 +163,7 @@ def _prepare(settings: Settings, engine: Any, folder: Path) -> Any:
     from ropewalk.training.parts import Parts
     from ropewalk.training.positions import check_target
     from ropewalk.training.stages import Curriculum
-    from ropewalk.training.trainer import RopewalkTrainer, training_arguments
+    from ropewalk.training.trainer import make_trainer, training_arguments
     from ropewalk.training.weights import read_kept, read_weights
 
     recipe, progress, evaluate = settings.recipe, settings.progress, settings.evaluate
@@ -222,7 +222,7 @@ def _prepare(settings: Settings, engine: Any, folder: Path) -> Any:
         evaluations=evaluations,
         resume_from=checkpoint,
     )
-    loop.trainer = RopewalkTrainer(
+    loop.trainer = make_trainer(
         loop, model, training_arguments(recipe, folder, curriculum.max_steps, settings.device)
     )
     if checkpoint is not None and checkpoint.manifest.get("finished"):

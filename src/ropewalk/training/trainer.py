@@ -16,7 +16,7 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from ropewalk.errors import RopewalkError
+from ropewalk.errors import RopewalkError, UsageError, one_line
 from ropewalk.training.batches import StepBatch
 from ropewalk.training.objective import Batch, target_weight
 from ropewalk.training.recipe import Recipe
@@ -57,6 +57,19 @@ def training_arguments(recipe: Recipe, folder: Path, max_steps: int, device: str
         ddp_find_unused_parameters=False,
         log_level={10: "debug", 20: "info", 30: "warning", 40: "error"}.get(level, "error"),
     )
+
+
+def make_trainer(loop: Loop, model: Any, args: TrainingArguments) -> RopewalkTrainer:
+    """The trainer; a `report_to` that is unknown or not installed is refused with what it needs."""
+    try:
+        return RopewalkTrainer(loop, model, args)
+    except (RuntimeError, ValueError, ImportError) as error:
+        if not loop.recipe.report_to:
+            raise
+        raise UsageError(
+            f"report_to={', '.join(loop.recipe.report_to)} cannot be had ({one_line(error, 200)})",
+            hint="install it, or leave report_to empty: metrics.jsonl is always written",
+        ) from error
 
 
 class StepLoader:
