@@ -9,7 +9,8 @@ from typing import Any
 
 STRANGE: list[Any] = [
     None, True, False, 0, -1, 1, 2, 3, 7, 0.5, -0.0, 1e-320, 1e300, 10**30, 10**400, -(10**25), 4096.0, 4096.5,
-    "", "4096", "yarn", "ntk", "linear", "longrope", "dynamic", "default", "\x1b[2J\x1b]0;x\x07", "\u202eabc", "é" * 500,
+    "", "4096", "yarn", "ntk", "linear", "longrope", "dynamic", "default",
+    "\x1b[2J\x1b]0;x\x07", "\u202eabc", "é" * 500,
     [], [1], ["a", None], [[]], {}, {"a": 1}, {"rope_type": "yarn"}, {"rope_type": ["x"], "factor": {}},
     {"rope_type": "longrope", "long_factor": [1.0], "short_factor": "no"},
     {"full_attention": None, "sliding_attention": None}, {"full_attention": {"rope_type": "llama3", "factor": 2}},
@@ -17,11 +18,13 @@ STRANGE: list[Any] = [
 ]  # fmt: skip
 KEYS = [
     "rope_theta", "rope_scaling", "rope_parameters", "max_position_embeddings", "head_dim", "hidden_size", "model_type",
-    "num_attention_heads", "num_hidden_layers", "layer_types", "sliding_window", "partial_rotary_factor", "text_config",
+    "num_attention_heads", "num_hidden_layers", "layer_types", "sliding_window", "partial_rotary_factor",
+    "text_config",
     "original_max_position_embeddings", "rotary_dim", "no_rope_layers", "qk_rope_head_dim", "kv_lora_rank", "ropewalk",
     "per_layer_config", "attn_config", "rope_local_base_freq", "auto_map", "architectures", "tie_word_embeddings",
     "factor", "rope_type", "type", "attention_factor", "beta_fast", "long_factor", "short_factor", "mscale_all_dim",
-    "attn_layer_indices", "layer_rope_theta", "sliding_window_pattern", "no_rope_layer_interval", "dtype", "num_experts",
+    "attn_layer_indices", "layer_rope_theta", "sliding_window_pattern", "no_rope_layer_interval", "dtype",
+    "num_experts",
 ]  # fmt: skip
 
 

@@ -50,7 +50,7 @@ def entry_for(facts: ModelFacts, rope: RopeFacts, schedule: FrequencySchedule) -
     """The entry that makes stock transformers compute exactly this schedule, or a refusal with the reason."""
     _check_persistable(facts, schedule)
     kind = _kind(facts, rope, schedule)
-    kept = {name: value for name, value in rope.parameters.items() if name not in SCALING_KEYS}
+    kept = {name: value for name, value in rope.parameters.items() if _is_kept(name, value)}
     build = {
         "default": _default,
         "linear": _linear,
@@ -69,6 +69,11 @@ def entry_for(facts: ModelFacts, rope: RopeFacts, schedule: FrequencySchedule) -
     return Entry(
         values, kind, native and schedule.native is not None, _notes(facts, rope, schedule, values, kind)
     )
+
+
+def _is_kept(name: str, value: object) -> bool:
+    """Keys of the model's own (mrope_section and the like) stay; stray entries of layer types do not belong here."""
+    return name not in SCALING_KEYS and not isinstance(value, dict) and not name.endswith("_attention")
 
 
 def _check_persistable(facts: ModelFacts, schedule: FrequencySchedule) -> None:

@@ -119,6 +119,9 @@ def _types(view: TextView, count: int) -> tuple[str, ...]:
 
 def _patterned(view: TextView, count: int) -> tuple[str, ...]:
     """The class's own pattern; an integer `sliding_window_pattern` in the file changes its period."""
+    flags = view.text.get("no_rope_layers")
+    if view.model_type == "llama4_text" and isinstance(flags, list) and len(flags) == count:
+        return tuple("chunked_attention" if flag else "full_attention" for flag in flags)
     period = optional_whole(view.given("sliding_window_pattern"))
     pattern = (view.row or {}).get("layer_types") or ["full_attention"]
     if view.model_type in _SWITCHED and view.text.get("use_sliding_window") is True:
