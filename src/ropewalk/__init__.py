@@ -30,6 +30,8 @@ _PUBLIC = {
     "export_config": ("ropewalk.models.export", "export_config"),
     "plan": ("ropewalk.plan", "plan"),
     "compare": ("ropewalk.evaluation.compare", "compare"),
+    "evaluate": ("ropewalk.evaluation.evaluate", "evaluate"),
+    "eval": ("ropewalk.evaluation.evaluate", "evaluate"),
     "train": ("ropewalk.training.run", "train"),
     "initialise": ("ropewalk.training.initialise", "initialise"),
     "plot": ("ropewalk.report.plotting", "plot"),
