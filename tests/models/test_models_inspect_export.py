@@ -1,0 +1,180 @@
+"""`ropewalk export --format config`: each reader's own words, and what is said where they fall short."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ropewalk
+from ropewalk.errors import UsageError
+from ropewalk.models.facts import read_facts
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "configs"
+LLAMA2 = str(EXAMPLES / "llama-2-7b.json")
+READERS = ["transformers", "transformers-4", "vllm", "sglang", "llama.cpp", "mlx"]
+
+
+def by_name(result):
+    return {dialect.name: dialect for dialect in result.dialects}
+
+
+def test_the_document(cli):
+    document = cli("export", "--format", "config", LLAMA2, "--method", "yarn", "--factor", "8", "--json").json
+    assert [dialect["name"] for dialect in document["dialects"]] == READERS
+    assert document["target_length"] == 32768
+    for dialect in document["dialects"]:
+        assert isinstance(dialect["exact"], bool)
+        assert dialect["exact"] or dialect["reason"]
+    made = ropewalk.FrequencySchedule.from_json(document["schedule"])
+    assert made == ropewalk.schedule("yarn", ropewalk.read_geometry(LLAMA2), factor=8.0)
+
+
+@pytest.mark.parametrize(
+    "method", ["linear", "ntk", "yarn", "llama3", "by-parts", "ntk-su", "longrope", "cope"]
+)
+def test_the_fragments_read_back_as_the_schedule(method):
+    config = json.loads(Path(LLAMA2).read_text())
+    result = ropewalk.export_config(config, method, factor=8.0)
+    bare = {name: value for name, value in config.items() if name not in ("rope_scaling", "rope_theta")}
+    dialects = by_name(result)
+    for name in ("transformers", "transformers-4", "vllm"):
+        facts = read_facts(bare | dict(dialects[name].content))
+        np.testing.assert_allclose(facts.rope.schedule.inv_freq, result.schedule.inv_freq, rtol=1e-12)
+        assert facts.max_position_embeddings == 32768
+        assert dialects[name].exact
+    assert dialects["llama.cpp"].exact
+
+
+def test_target_and_factor():
+    assert ropewalk.export_config(LLAMA2, "ntk", target="32k").schedule.factor == 8.0
+    assert ropewalk.export_config(LLAMA2, "ntk", target="8x").target_length == 32768
+    both = ropewalk.export_config(LLAMA2, "ntk", factor=16.0, target="32k")
+    assert (both.schedule.factor, both.target_length) == (16.0, 32768)
+
+
+def test_command_lines_can_be_pasted():
+    dialects = by_name(
+        ropewalk.export_config(LLAMA2, "yarn", factor=8.0, parameters={"attention_factor": 1.0})
+    )
+    words = shlex.split(dialects["vllm"].command)
+    assert json.loads(words[words.index("--hf-overrides") + 1]) == dialects["vllm"].content
+    assert words[words.index("--max-model-len") + 1] == "32768"
+    words = shlex.split(dialects["sglang"].command)
+    entry = json.loads(words[words.index("--json-model-override-args") + 1])["rope_scaling"]
+    # SGLang multiplies by it: its own 0.1 ln s + 1 times this is the wanted 1.
+    assert entry["attn_factor"] * (0.1 * np.log(8) + 1) == pytest.approx(1.0)
+    assert "attention_factor" not in entry
+    words = shlex.split(dialects["llama.cpp"].command)
+    assert float(words[words.index("--yarn-attn-factor") + 1]) * (0.1 * np.log(8) + 1) == pytest.approx(1.0)
+
+
+def test_what_a_reader_ignores_is_not_called_exact():
+    plain = by_name(ropewalk.export_config(LLAMA2, "yarn", factor=8.0))
+    assert plain["mlx"].exact
+    fixed = by_name(ropewalk.export_config(LLAMA2, "yarn", factor=8.0, parameters={"attention_factor": 1.0}))
+    assert not fixed["mlx"].exact
+    assert "attention_factor" in fixed["mlx"].reason
+    loose = by_name(ropewalk.export_config(LLAMA2, "yarn", factor=8.0, parameters={"truncate": False}))
+    assert not loose["mlx"].exact
+    assert "rope_freqs.weight" in loose["llama.cpp"].content
+    two = by_name(ropewalk.export_config(LLAMA2, "longrope", factor=8.0))
+    assert not two["mlx"].exact
+    nested = by_name(ropewalk.export_config(EXAMPLES / "gemma-3-4b.json", "yarn", factor=16.0))
+    assert not nested["llama.cpp"].exact
+    assert nested["transformers"].exact
+
+
+def test_attention_factors_of_the_carrier_travel():
+    made = ropewalk.export_config(LLAMA2, "mrrope-pro", factor=8.0)
+    entry = by_name(made)["vllm"].content["rope_parameters"]
+    assert entry["short_mscale"] == entry["long_mscale"] == made.schedule.attention_factor
+    assert by_name(made)["llama.cpp"].content["rope.scaling.attn_factor"] == made.schedule.attention_factor
+
+
+def test_a_scaled_file_is_translated_as_it_is():
+    result = ropewalk.export_config(EXAMPLES / "llama-3.1-8b.json")
+    assert result.target_length == 131072
+    assert by_name(result)["transformers"].content["rope_parameters"]["rope_type"] == "llama3"
+    with pytest.raises(ropewalk.RopewalkError, match="nothing to export"):
+        ropewalk.export_config(LLAMA2)
+
+
+def test_a_new_factor_composes_from_the_original_and_says_so(cli):
+    outcome = cli(
+        "export",
+        str(EXAMPLES / "llama-3.1-8b.json"),
+        "--method",
+        "yarn",
+        "--factor",
+        "32",
+        "--to",
+        "transformers",
+    )
+    assert outcome.code == 0
+    assert "counts from the original 8192 tokens" in outcome.out
+    assert '"original_max_position_embeddings": 8192' in outcome.out
+    assert '"max_position_embeddings": 262144' in outcome.out
+
+
+def test_a_models_own_yarn_parameters_are_inherited():
+    result = ropewalk.export_config(EXAMPLES / "deepseek-v3.json", "yarn", factor=80.0)
+    entry = by_name(result)["transformers"].content["rope_parameters"]
+    assert (entry["mscale"], entry["mscale_all_dim"]) == (1.0, 1.0)
+    assert any("mscale" in note for note in result.notes)
+    other = ropewalk.export_config(
+        EXAMPLES / "deepseek-v3.json", "yarn", factor=80.0, parameters={"mscale": 0.7}
+    )
+    assert by_name(other)["transformers"].content["rope_parameters"]["mscale"] == 0.7
+
+
+def test_a_schedule_file_is_taken(cli, tmp_path):
+    made = ropewalk.schedule("ntk-su", ropewalk.read_geometry(LLAMA2), factor=4.0)
+    path = tmp_path / "schedule.json"
+    path.write_text(json.dumps(made.to_json()))
+    document = cli("export", LLAMA2, "--schedule", str(path), "--to", "transformers", "--json").json
+    assert document["schedule"]["inv_freq"] == made.inv_freq.tolist()
+    assert cli("export", LLAMA2, "--schedule", str(path), "--method", "yarn").code == 2
+
+
+def test_composites_wrap_their_text_model():
+    content = by_name(ropewalk.export_config(EXAMPLES / "gemma-3-4b.json", "yarn", factor=16.0))[
+        "vllm"
+    ].content
+    assert list(content) == ["text_config"]
+    assert content["text_config"]["rope_parameters"]["full_attention"]["factor"] == 16.0
+
+
+@pytest.mark.parametrize("method", ["yarn", "cope", "ntk"])
+def test_the_terminal_shows_json_that_can_be_copied(cli, method):
+    out = cli("export", LLAMA2, "--method", method, "--factor", "8", "--to", "transformers").out
+    fragment = json.loads(out[out.index("{") : out.rindex("}") + 1])
+    assert "rope_parameters" in fragment
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--method", "yrn", "--factor", "8"], "did you mean yarn"),
+        (["--method", "dynamic-ntk", "--factor", "8"], "rule that picks a schedule"),
+        (["--method", "yarn"], "needs a stretch"),
+        (["--factor", "8"], "without a method"),
+        (["--method", "yarn", "--factor", "0.5"], "factor=0.5 shrinks"),
+        (["--method", "yarn", "--factor", "nan"], "not finite"),
+        (["--method", "yarn", "--factor", "8", "--to", "vlm"], "did you mean vllm"),
+        (["--method", "yarn", "--factor", "8", "-p", "beta=3"], "has no parameter"),
+        (["--method", "yarn", "--target", "1k"], "below original_length"),
+    ],
+)
+def test_bad_calls_are_usage_errors(cli, words, says):
+    outcome = cli("export", LLAMA2, *words)
+    assert outcome.code == 2
+    assert says in outcome.complaint
+
+
+def test_an_unknown_reader_in_python():
+    with pytest.raises(UsageError, match="use one of"):
+        ropewalk.export_config(LLAMA2, "yarn", factor=8.0, to="zzz")
