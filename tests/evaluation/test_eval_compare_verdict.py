@@ -27,7 +27,9 @@ LARGE = RopeGeometry(head_dim=128, rope_theta=10000.0, original_length=4096)
 
 
 def scores(at_target: list[float], inside: float = 2.0, credit: tuple[float, ...] = ()) -> Scores:
-    credits = {(4096, 0.5): list(credit), (512, 0.5): [1.0] * len(credit)} if credit else {}
+    credits = (
+        {("needle", 4096, 0.5): list(credit), ("needle", 512, 0.5): [1.0] * len(credit)} if credit else {}
+    )
     return Scores(
         {512: [2.0] * len(at_target), 4096: at_target},
         [inside] * len(at_target),

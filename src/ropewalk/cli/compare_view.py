@@ -45,9 +45,15 @@ def _cells(row: Row, result: CompareResult) -> list[str]:
     gap = row.loss_vs_cropped
     cells.append("" if gap is None else f"{gap.difference:+.3f} ± {(gap.high - gap.low) / 2:.3f}")
     if result.tasks:
-        depths = [item.accuracy for item in row.retrieval if item.length == result.target_length]
+        cells_at = [item for item in row.retrieval if item.length == result.target_length]
+        places = sorted({item.depth for item in cells_at})
+        depths = [_mean([item.accuracy for item in cells_at if item.depth == place]) for place in places]
         cells += [f"{row.retrieval_at_target:.0%}", bars(depths, 0.0, 1.0)[0]]
     return cells
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def bars(values: Sequence[float], low: float, high: float, height: int = 1) -> list[str]:

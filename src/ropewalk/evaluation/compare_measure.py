@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 SPAN = 256
 CURVE_POINTS = 64
 OnTokens = Callable[[int], None]
+Credits = dict[tuple[str, int, float], list[float]]
 
 
 @dataclass(frozen=True)
@@ -52,15 +53,15 @@ class Scores:
 
     `by_length[l]` is the loss of the last `span` tokens before length l, `in_window` that of all tokens inside the
     original window, `bands` the mean loss with a context of L/8..L/4, L/4..L/2 and L/2..L tokens,
-    `curve` the mean loss in `CURVE_POINTS` equal parts of the target length, `credits[(length, depth)]` the credit of
-    each question there.
+    `curve` the mean loss in `CURVE_POINTS` equal parts of the target length,
+    `credits[(task, length, depth)]` the credit of each question there.
     """
 
     by_length: dict[int, list[float]]
     in_window: list[float]
     bands: list[float]
     curve: list[float]
-    credits: dict[tuple[int, float], list[float]] = field(default_factory=dict)
+    credits: Credits = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """For the file that keeps a finished candidate."""
@@ -69,7 +70,7 @@ class Scores:
             "in_window": self.in_window,
             "bands": self.bands,
             "curve": self.curve,
-            "credits": [[length, depth, values] for (length, depth), values in self.credits.items()],
+            "credits": [[*cell, values] for cell, values in self.credits.items()],
         }
 
     @classmethod
@@ -80,14 +81,17 @@ class Scores:
             list(document["in_window"]),
             list(document["bands"]),
             list(document["curve"]),
-            {(int(length), float(depth)): list(values) for length, depth, values in document["credits"]},
+            {
+                (str(task), int(length), float(depth)): list(values)
+                for task, length, depth, values in document["credits"]
+            },
         )
 
     def credit_at(self, length: int) -> list[float]:
         """Every question at that length, in a fixed order."""
         return [
             value
-            for (asked, _), values in sorted(self.credits.items())
+            for (_, asked, _), values in sorted(self.credits.items())
             if asked == length
             for value in values
         ]
@@ -205,9 +209,7 @@ def cropped_scores(
     }
 
 
-def question_scores(
-    engine: Engine, tokenizer: Any, plan: Plan, on_tokens: OnTokens
-) -> dict[tuple[int, float], list[float]]:
+def question_scores(engine: Engine, tokenizer: Any, plan: Plan, on_tokens: OnTokens) -> Credits:
     """Credit of every question by length and depth, in the order of the samples."""
     from ropewalk.evaluation.retrieval import run_plan
 
@@ -218,22 +220,20 @@ def question_scores(
         seen[0] = done
 
     found = run_plan(engine, tokenizer, plan, on_tokens=told)
-    credits: dict[tuple[int, float], list[float]] = {}
-    for score in sorted(found, key=lambda item: (item.length, item.depth or 0.0, item.index, item.query)):
-        credits.setdefault((score.length, float(score.depth or 0.0)), []).append(score.credit)
+    credits: Credits = {}
+    for score in sorted(found, key=lambda item: item.key):
+        credits.setdefault((score.task, score.length, float(score.depth or 0.0)), []).append(score.credit)
     return credits
 
 
-def cropped_questions(
-    engine: Engine, plan: Plan, original_length: int, opening: Sequence[int]
-) -> dict[tuple[int, float], list[float]]:
+def cropped_questions(engine: Engine, plan: Plan, original_length: int, opening: Sequence[int]) -> Credits:
     """The same questions, asked of the model that sees only the last `original_length` tokens, the answer included."""
     from ropewalk.evaluation.scores import Told, teacher_forced
 
-    credits: dict[tuple[int, float], list[float]] = {}
+    credits: Credits = {}
     samples = sorted(
         (sample for group in plan.groups for sample in group),
-        key=lambda item: (item.length, item.depth or 0.0, item.index, item.query),
+        key=lambda item: item.key,
     )
     for sample in samples:
         prompt = np.asarray(sample.prompt_ids)
@@ -241,5 +241,5 @@ def cropped_questions(
         seen = prompt.tolist() if len(prompt) <= room + len(opening) else [*opening, *prompt[-room:].tolist()]
         said = engine.context(seen, capacity=original_length).score(sample.answer_ids)
         score = teacher_forced(sample, Told(said.tokens, said.logprobs, said.greedy))
-        credits.setdefault((score.length, float(score.depth or 0.0)), []).append(score.credit)
+        credits.setdefault((score.task, score.length, float(score.depth or 0.0)), []).append(score.credit)
     return credits

@@ -43,8 +43,9 @@ class LengthLoss(Strict):
 
 
 class DepthAccuracy(Strict):
-    """Share of values retrieved at a length and depth (0 is the start of the text)."""
+    """Share of a task's values retrieved at a length and depth (0 is the start of the text)."""
 
+    task: str
     length: int
     depth: float
     accuracy: float

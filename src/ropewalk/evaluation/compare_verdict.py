@@ -63,9 +63,13 @@ def row_of(candidate: Candidate, scores: Scores, original: int, target: int, sec
         loss.append(LengthLoss(length=length, loss=mean, ci=[low, high]))
     retrieval = [
         DepthAccuracy(
-            length=length, depth=depth, accuracy=math.fsum(values) / len(values), samples=len(values)
+            task=task,
+            length=length,
+            depth=depth,
+            accuracy=math.fsum(values) / len(values),
+            samples=len(values),
         )
-        for (length, depth), values in sorted(scores.credits.items())
+        for (task, length, depth), values in sorted(scores.credits.items())
     ]
     return Row(
         **candidate.to_json(),
