@@ -108,6 +108,7 @@ BROKEN = {
     ),
     "scaling-ignored": ({"model_type": "gptj", "rope_scaling": {"rope_type": "linear", "factor": 2.0}}, True),
     "flat-rope-on-nested": (GEMMA | {"rope_parameters": {"rope_type": "linear", "factor": 8.0}}, True),
+    "rope-scaling-unread": ({"model_type": "laguna", "rope_scaling": YARN}, True),
     "phi-longrope-only": (
         {
             "model_type": "phi3",

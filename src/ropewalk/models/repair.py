@@ -93,6 +93,21 @@ def _nest(config: dict[str, Any], facts: ModelFacts) -> None:
     text["rope_parameters"] = nested | {facts.main: {"rope_theta": own["rope_theta"]} | flat}
 
 
+def _move_old(config: dict[str, Any], facts: ModelFacts) -> None:
+    text = _text(config)
+    old = text.pop("rope_scaling")
+    if tuple(facts.ropes) == (DEFAULT,):
+        text["rope_parameters"] = dict(facts.rope.parameters) | old
+        return
+    entries = {label: dict(rope.parameters) for label, rope in facts.ropes.items()}
+    entries[facts.main] |= old
+    given = text.get("rope_parameters")
+    silent = (
+        {label: None for label, value in given.items() if value is None} if isinstance(given, dict) else {}
+    )
+    text["rope_parameters"] = silent | entries
+
+
 def _restate(config: dict[str, Any], facts: ModelFacts) -> None:
     """Both dialects saying what transformers reads today."""
     text, values = _text(config), dict(facts.rope.parameters)
@@ -155,6 +170,7 @@ def _proportional(entry: dict[str, Any], facts: ModelFacts, rope: RopeFacts) -> 
 _MENDS: dict[str, Mend] = {
     "scaling-ignored": _drop_scaling,
     "flat-rope-on-nested": _nest,
+    "rope-scaling-unread": _move_old,
     "missing-factor": _each(_state_factor),
     "bad-factor": _each(_state_factor),
     "original-length-missing": _each(_state_original),

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ropewalk.errors import RopewalkError
-from ropewalk.models.table import FLAT_IGNORED
+from ropewalk.models.table import COPIES_FLAT, FLAT_IGNORED
 from ropewalk.models.values import is_number, number, shown
 from ropewalk.models.view import TextView
 
@@ -94,6 +94,9 @@ def _nested_entries(
     labels = _nested_labels(view, parameters)
     if view.model_type == "deepseek_v4" and not labels:
         return _deepseek_v4(view, parameters or legacy or {}, default)
+    flat = legacy or parameters
+    if view.model_type in COPIES_FLAT and flat and not labels:
+        parameters, labels = {label: dict(flat) for label in default}, list(default)
     found: dict[str, dict[str, Any] | None] = {}
     for label in [*default, *[label for label in labels if label not in default]]:
         entry = parameters.get(label) if parameters and label in labels else default.get(label)

@@ -10,7 +10,7 @@ from ropewalk.models.facts import ModelFacts
 from ropewalk.models.finding import Finding
 from ropewalk.models.record import FORMAT, RECORD, note_on, recorded
 from ropewalk.models.ropes import DEFAULT, entry_type, is_nested_type
-from ropewalk.models.table import FLAT_IGNORED, row_of
+from ropewalk.models.table import COPIES_FLAT, FLAT_IGNORED, row_of
 from ropewalk.models.tidy import REPAIR
 from ropewalk.models.values import is_number, shown
 from ropewalk.models.view import view_of
@@ -34,9 +34,10 @@ def dialect_rules(facts: ModelFacts) -> Iterator[Finding]:
     if (row_of(facts.text_type) or {}).get("table"):
         return
     yield from _flat_on_nested(facts, new)
+    yield from _old_on_nested(facts, old)
     yield from _phi(facts, new, old)
     yield from _proportional(facts)
-    if tuple(facts.ropes) == (DEFAULT,):
+    if tuple(facts.ropes) == (DEFAULT,) and not (row_of(facts.text_type) or {}).get("new_only"):
         yield from _disagreement(facts, new, old)
         yield from _one_dialect(facts, new, old)
     yield from _base(facts, new, old)
@@ -58,7 +59,7 @@ def _table(facts: ModelFacts, given: Any) -> Iterator[Finding]:
 
 def _flat_on_nested(facts: ModelFacts, new: Any) -> Iterator[Finding]:
     view = view_of(facts.config)
-    if not is_nested_type(view) or not isinstance(new, Mapping) or not new:
+    if not is_nested_type(view) or not isinstance(new, Mapping) or not new or facts.text_type in COPIES_FLAT:
         return
     if (
         any(isinstance(value, Mapping) or value is None for value in new.values())
@@ -72,6 +73,27 @@ def _flat_on_nested(facts: ModelFacts, new: Any) -> Iterator[Finding]:
         f"rope_parameters is one flat dictionary, but {facts.text_type} keeps one for each layer type and "
         f"{effect}",
         f"nest it under {facts.main} and leave the other layer types as they are; {REPAIR}",
+        repairable=True,
+    )
+
+
+def _old_on_nested(facts: ModelFacts, old: Any) -> Iterator[Finding]:
+    """`rope_scaling` where the class has no place for it: most replace their nested dictionary by it and crash."""
+    nested = is_nested_type(view_of(facts.config)) and facts.text_type not in FLAT_IGNORED | COPIES_FLAT
+    ignored = bool((row_of(facts.text_type) or {}).get("new_only"))
+    if not isinstance(old, Mapping) or not old or not (nested or ignored) or facts.text_type == "deepseek_v4":
+        return
+    effect = (
+        "silently ignored"
+        if ignored
+        else "put in place of the entries for each layer type, and building crashes"
+    )
+    kind = entry_type(old)
+    yield Finding(
+        "rope-scaling-unread",
+        "error",
+        f"rope_scaling (rope_type {shown(kind)}) is {effect}: {facts.text_type} reads rope_parameters only",
+        f"write it into rope_parameters{'' if ignored else '.' + facts.main}; {REPAIR}",
         repairable=True,
     )
 

@@ -13,6 +13,8 @@ SLIDING_ONLY = frozenset(
 )
 # Types whose own dictionary is keyed by layer type; a flat one is ignored or crashes there.
 FLAT_IGNORED = frozenset({"gemma3_text", "gemma3n_text", "olmo3", "modernbert-decoder", "t5gemma2_text"})
+# And one that takes a flat one for every layer type.
+COPIES_FLAT = frozenset({"dots3_note_text"})
 
 
 @cache
