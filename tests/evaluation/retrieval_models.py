@@ -1,13 +1,17 @@
-"""Models with a known answer: one that copies perfectly (within a window, if given), and one that knows nothing."""
+"""Models with a known answer: one that copies perfectly (within a window), one that knows nothing; and tokenizers."""
 
 from __future__ import annotations
 
+import random
 from types import SimpleNamespace
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import nn
-from transformers import LlamaConfig
+from transformers import LlamaConfig, PreTrainedTokenizerFast
+
+from ropewalk.evaluation import words
 
 VOCABULARY = 256
 
@@ -23,6 +27,57 @@ class ByteTokenizer:
 
     def decode(self, ids: Any, **options: Any) -> str:
         return bytes(int(token) for token in ids).decode("utf-8", errors="ignore")
+
+
+def _corpus() -> list[str]:
+    rng = random.Random(0)
+    return [words.sentence(rng) for _ in range(500)]
+
+
+def byte_level_tokenizer() -> Any:
+    """Byte-level pairs as in GPT-2 and Llama 3, with a BOS token and a chat template, trained on our words."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=800,
+        special_tokens=["<s>", "</s>", "<|user|>", "<|bot|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(_corpus(), trainer)
+    template = (
+        "<s>{% for m in messages %}<|user|>{{ m['content'] }}</s>{% endfor %}"
+        "{% if add_generation_prompt %}<|bot|>{% endif %}"
+    )
+    return _dressed(backend, chat_template=template)
+
+
+def space_marking_tokenizer() -> Any:
+    """Pairs over text whose spaces are letters, one more in front of every text, as in Llama 2 and Mistral."""
+    backend = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    trainer = trainers.BpeTrainer(
+        vocab_size=900,
+        special_tokens=["<unk>", "<s>", "</s>", *[f"<0x{byte:02X}>" for byte in range(256)]],
+        initial_alphabet=[chr(code) for code in range(33, 127)],
+        show_progress=False,
+    )
+    # Pairs across words would make pieces depend on their neighbours, in real tokenizers of this kind as here.
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never", split=True)
+    backend.train_from_iterator(_corpus(), trainer)
+    backend.pre_tokenizer = None
+    return _dressed(backend, unk_token="<unk>")
+
+
+def _dressed(backend: Tokenizer, **options: Any) -> Any:
+    backend.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", backend.token_to_id("<s>"))]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", **options)
 
 
 class CopyModel(nn.Module):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import random
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from retrieval_models import ByteTokenizer
+from retrieval_models import ByteTokenizer, byte_level_tokenizer, space_marking_tokenizer
 
 from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.evaluation import words
@@ -49,38 +50,14 @@ def byte_setting(**options: object) -> Setting:
     return Setting(encoder=encoder, frame=completion_frame(encoder), questions=QUESTIONS, **options)
 
 
-def bpe_tokenizer() -> object:
-    """A real byte-pair tokenizer with a few hundred merges, a BOS token and a chat template, trained on our words."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    rng = random.Random(0)
-    corpus = [words.sentence(rng) for _ in range(500)]
-    trainer = trainers.BpeTrainer(
-        vocab_size=800,
-        special_tokens=["<s>", "</s>", "<|user|>", "<|bot|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    backend.train_from_iterator(corpus, trainer)
-    backend.post_processor = processors.TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", backend.token_to_id("<s>"))]
-    )
-    template = (
-        "<s>{% for m in messages %}<|user|>{{ m['content'] }}</s>{% endfor %}"
-        "{% if add_generation_prompt %}<|bot|>{% endif %}"
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", chat_template=template
-    )
-
-
 @pytest.fixture(scope="module")
-def bpe() -> object:
-    return bpe_tokenizer()
+def bpe() -> Any:
+    return byte_level_tokenizer()
+
+
+@pytest.fixture(scope="module", params=[byte_level_tokenizer, space_marking_tokenizer])
+def trained(request: pytest.FixtureRequest) -> Any:
+    return request.param()
 
 
 def every_sample(setting: Setting, name: str, length: int, count: int = 2) -> list[Sample]:
@@ -100,25 +77,31 @@ def test_samples_have_exactly_the_length_asked_for(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_a_trained_tokenizer_gives_exact_lengths_and_its_own_tokens(name: str, bpe: object) -> None:
-    encoder = TokenizerEncoder(bpe)
+def test_trained_tokenizers_give_exact_lengths_and_the_tokens_of_the_whole_text(
+    name: str, trained: Any
+) -> None:
+    encoder = TokenizerEncoder(trained)
     setting = Setting(encoder=encoder, frame=completion_frame(encoder), questions=QUESTIONS)
-    for sample in every_sample(setting, name, 900, count=1):
-        ids = sample.prompt_ids.tolist()
-        assert ids[0] == bpe.bos_token_id
-        assert len(ids) + len(sample.answer_ids) == 900
-        joined = bpe.encode(sample.prompt + sample.answer_text)
-        # Put together from pieces, yet the same tokens as in one go, but for the seam where filler is cut off.
-        differing = [i for i in ids + list(sample.answer_ids) if i not in joined]
-        assert len(differing) <= 3
-        assert abs(len(joined) - 900) <= 3
+    for sample in every_sample(setting, name, 1200, count=1):
+        ids = [*sample.prompt_ids.tolist(), *sample.answer_ids]
+        assert ids[0] == trained.bos_token_id
+        assert len(ids) == 1200
+        # Put together from pieces, yet the tokens of the text in one go, but for the seam where filler is cut off.
+        # A space-marking tokenizer sets a space of its own before the text's own first one.
+        text = sample.prompt + sample.answer_text
+        whole = [np.array(trained.encode(written)) for written in (text, text.lstrip(" "))]
+        shared, joined = max((common_prefix(np.array(ids), tokens), len(tokens)) for tokens in whole)
+        assert shared >= 1200 - len(sample.answer_ids) - 130
+        assert abs(joined - 1200) <= 2
 
 
-def test_prompts_of_whole_sentences_are_tokenised_as_in_one_go(bpe: object) -> None:
-    encoder = TokenizerEncoder(bpe)
+def test_prompts_of_whole_sentences_are_tokenised_as_in_one_go(trained: Any) -> None:
+    encoder = TokenizerEncoder(trained)
     text = " The grass is green. The sky is blue.\nWhat is the pass key? The pass key is"
-    pieces = [" The grass is green.", " The sky is blue.", "\nWhat is the pass key?", " The pass key is"]
-    assert list(encoder.opening) + [i for part in pieces for i in encoder.ids(part)] == bpe.encode(text)
+    pieces = [" The sky is blue.", "\nWhat is the pass key?", " The pass key is"]
+    ids = list(encoder.opening) + list(encoder.beginning(" The grass is green."))
+    assert ids + [i for part in pieces for i in encoder.ids(part)] == trained.encode(text)
+    assert encoder.text(encoder.ids(" The sky is blue.")) == " The sky is blue."
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -179,7 +162,7 @@ def test_the_key_is_asked_once_and_nothing_else_holds_its_value(name: str) -> No
         assert sample.content.count(value) == needle.count("{value}")
 
 
-def test_wrong_numbers_have_as_many_tokens_as_the_right_one(bpe: object) -> None:
+def test_wrong_numbers_have_as_many_tokens_as_the_right_one(bpe: Any) -> None:
     encoder = TokenizerEncoder(bpe)
     setting = Setting(encoder=encoder, frame=completion_frame(encoder))
     for sample in every_sample(setting, "passkey", 600, count=4):
@@ -313,7 +296,7 @@ def test_an_own_haystack_replaces_the_prose_and_must_be_long_enough() -> None:
     assert "my.txt" in caught.value.message
 
 
-def test_chat_prompts_use_the_models_own_template(bpe: object) -> None:
+def test_chat_prompts_use_the_models_own_template(bpe: Any) -> None:
     encoder = TokenizerEncoder(bpe)
     setting = Setting(encoder=encoder, frame=chat_frame(encoder))
     sample = every_sample(setting, "passkey", 700, count=1)[0]

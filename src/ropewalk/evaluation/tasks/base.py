@@ -143,7 +143,7 @@ class Task(ABC):
 
     def _parts(self, ask: Ask, answer: Sequence[Span]) -> Parts:
         return Parts(
-            head=self._piece(ask.head),
+            head=self._head(ask.head),
             inserts=tuple(Insert(self._piece(text), depth) for text, depth in ask.inserts),
             question=self._piece(ask.question),
             lead=self._piece(self._lead(ask)),
@@ -165,6 +165,10 @@ class Task(ABC):
             template=self.setting.template,
             query=query,
         )
+
+    def _head(self, text: str) -> Piece:
+        begins = text and not self.setting.frame.before.text
+        return Piece(text, self.setting.encoder.beginning(text)) if begins else self._piece(text)
 
     def _piece(self, text: str) -> Piece:
         return Piece(text, self.setting.encoder.ids(text) if text else ())

@@ -36,6 +36,9 @@ class Encoder(Protocol):
     def ids(self, text: str) -> tuple[int, ...]:
         """The tokens of a piece that stands inside a text."""
 
+    def beginning(self, text: str) -> tuple[int, ...]:
+        """The tokens of a piece that a text begins with."""
+
     def text(self, ids: Sequence[int]) -> str:
         """The text of some tokens."""
 
@@ -48,6 +51,10 @@ class ByteEncoder:
     def ids(self, text: str) -> tuple[int, ...]:
         """The UTF-8 bytes."""
         return tuple(text.encode("utf-8"))
+
+    def beginning(self, text: str) -> tuple[int, ...]:
+        """The same bytes."""
+        return self.ids(text)
 
     def text(self, ids: Sequence[int]) -> str:
         """The text; a character cut in half is left out."""
@@ -97,11 +104,19 @@ class TokenizerEncoder:
             )
         return ids
 
+    def beginning(self, text: str) -> tuple[int, ...]:
+        """The tokens that `text` has at the very beginning, where some tokenizers put a space of their own."""
+        return self._plain(text)
+
     def text(self, ids: Sequence[int]) -> str:
-        """The text of some tokens."""
-        return str(
-            self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        )
+        """The text of some tokens from the middle of a text."""
+        # Decoders drop a space at the very beginning, which here is not one.
+        before = self._anchors["x"]
+        return self._decoded([*before, *ids]).removeprefix(self._decoded(before))
+
+    def _decoded(self, ids: Sequence[int]) -> str:
+        tokenizer, tokens = self.tokenizer, list(ids)
+        return str(tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
 @dataclass(frozen=True)
