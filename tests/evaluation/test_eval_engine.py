@@ -152,3 +152,22 @@ def test_only_scored_positions_get_logits(monkeypatch: pytest.MonkeyPatch) -> No
     engine.nll(text_ids(100), start=80)
     assert sum(made) == 20
     assert max(made) <= 8
+
+
+def test_rows_that_do_not_fit_side_by_side_are_read_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, ids, asked = tiny(), text_ids(60, rows=5), []
+    engine = Engine(model, chunk=32)
+    real = engine._source
+
+    def small(ids_BT: torch.Tensor, cache: Any) -> Any:
+        asked.append(ids_BT.shape[0])
+        if ids_BT.shape[0] > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return real(ids_BT, cache)
+
+    monkeypatch.setattr(engine, "_source", small)
+    assert torch.allclose(engine.nll(ids), plain_loss(model, ids), atol=1e-5)
+    assert asked[0] == 5
+    monkeypatch.setattr(engine, "_source", lambda ids_BT, cache: small(ids_BT.repeat(3, 1), cache))
+    with pytest.raises(RopewalkError, match="ran out of memory"):
+        engine.nll(ids[:1])

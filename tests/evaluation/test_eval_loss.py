@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,13 +11,16 @@ import torch
 from eval_models import WORDS, byte_tokenizer, plain_loss, text_ids, tiny
 
 from ropewalk.errors import RopewalkError, UsageError
+from ropewalk.evaluation.cells import Cells
 from ropewalk.evaluation.controls import Crop, read_cropped, tail_difference
 from ropewalk.evaluation.corpus import Document
 from ropewalk.evaluation.effective import effective_length, far_repeats, long_tokens
 from ropewalk.evaluation.engine import Engine
 from ropewalk.evaluation.intervals import mean_interval, paired_interval, t_quantile
 from ropewalk.evaluation.loss import Reading, by_length, by_position, read_prefix
-from ropewalk.evaluation.segments import Segment, cut
+from ropewalk.evaluation.measure import prefix_reading, prefix_units, run_units
+from ropewalk.evaluation.processes import Processes
+from ropewalk.evaluation.segments import Segment, Segments, cut
 from ropewalk.evaluation.sliding import plan_windows, token_mean, window_mean, windows_loss
 
 NO_LOSS = np.full(1, np.nan, dtype=np.float32)
@@ -50,6 +54,26 @@ def test_prefix_agrees_with_truncated_documents() -> None:
         assert row.loss.mean == pytest.approx(float(plain.mean()), rel=1e-4)
         tail = plain[:, -int(row.length * 0.25) :]
         assert row.tail.mean == pytest.approx(float(tail.mean()), rel=1e-4)
+
+
+LONGROPE = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 8, "long_factor": [4.0] * 8}
+LONGROPE |= {"original_max_position_embeddings": 64, "factor": 8.0}
+DYNAMIC = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}
+
+
+@pytest.mark.parametrize(("rope", "forwards"), [(LONGROPE, 2), (DYNAMIC, 3)])
+def test_a_length_rule_is_measured_length_by_length(rope: dict[str, Any], forwards: int) -> None:
+    """Past its switch such a model reads the beginning of a long text unlike a short one: each gets its own forward."""
+    model, ids, lengths = tiny(rope_parameters=rope), text_ids(160, rows=2), [32, 64, 100, 160]
+    engine = Engine(model, chunk=48)
+    segments = Segments(tuple(segments_of(ids)), 160, (), False, ())
+    units = prefix_units(engine, segments, lengths, "model")
+    assert len({name.rsplit("-", 1)[0] for unit in units for name in unit.names}) == forwards
+    found = run_units(units, Cells(None), Processes(), lambda tokens: None)
+    table = by_length(prefix_reading(engine, lengths, found, "model", 2), lengths)
+    for row in table:
+        fresh = tiny(rope_parameters=rope)
+        assert row.loss.mean == pytest.approx(float(plain_loss(fresh, ids[:, : row.length]).mean()), rel=1e-4)
 
 
 def published_loop(

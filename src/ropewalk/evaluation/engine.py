@@ -27,6 +27,10 @@ _TOKENS_IN_FLIGHT = {"cpu": 2048, "cuda": 16384}
 _LOGIT_BYTES = {"cpu": 16 << 20, "cuda": 512 << 20}
 
 
+class NoRoomError(RopewalkError):
+    """A handled failure that an enclosing measurement may still avoid with fewer rows."""
+
+
 @dataclass(frozen=True)
 class Scored:
     """A continuation under teacher forcing: log probability (natural) and greedy choice at each token."""
@@ -82,7 +86,9 @@ class Engine:
         ids_BT = (torch.arange(16, device=self.device) % self.vocab_size)[None]
         whole = self.model(input_ids=ids_BT, use_cache=False).logits.float()
         if not split_works(self.model, self._decoder, ids_BT[:, :4]):
+            # Such a model makes logits for every position it reads, so it must read less at once.
             self._decoder = None
+            self.chunk = min(self.chunk, max(64, self.logit_tokens))
         cache = new_cache(self.model, 16, forkable=True)
         pieces = []
         with self._guard(), fixed_length(self.model, self._rope_length(16)):
@@ -133,6 +139,18 @@ class Engine:
             raise UsageError(
                 f"start={start} leaves nothing to score in {length} tokens", hint="use 1 <= start < length"
             )
+        try:
+            return self._nll(ids_BT, start, rope_length)
+        except NoRoomError:
+            rows = ids_BT.shape[0]
+            if rows == 1:
+                raise
+            # Fewer rows side by side need less; only a single row that does not fit is the user's problem.
+            halves = ids_BT[: rows // 2], ids_BT[rows // 2 :]
+            return torch.cat([self.nll(half, start=start, rope_length=rope_length) for half in halves])
+
+    def _nll(self, ids_BT: torch.Tensor, start: int, rope_length: int | None) -> torch.Tensor:
+        length = ids_BT.shape[1]
         cache = new_cache(self.model, length - 1, forkable=False)
         scored_BS = torch.empty(ids_BT.shape[0], length - start, dtype=torch.float32)
         with self._guard(), fixed_length(self.model, self._rope_length(rope_length or length)):
@@ -183,7 +201,7 @@ class Engine:
             with split_attention(self.model) if self._split else contextlib.nullcontext():
                 yield
         except torch.OutOfMemoryError as error:
-            raise RopewalkError(
+            raise NoRoomError(
                 f"the device ran out of memory ({one_line(error, 120)})",
                 hint="use a shorter length, --dtype bfloat16, or a smaller --chunk",
             ) from error
@@ -375,7 +393,7 @@ class Context:
 def token_loss(logits_BTV: torch.Tensor, targets_BT: torch.Tensor) -> torch.Tensor:
     """-log softmax(logits)[target], in float32."""
     logits_BTV = logits_BTV.float()
-    chosen_BT = logits_BTV.gather(-1, targets_BT[..., None]).squeeze(-1)
+    chosen_BT = logits_BTV.gather(-1, targets_BT[..., None].to(logits_BTV.device)).squeeze(-1)
     return torch.logsumexp(logits_BTV, dim=-1) - chosen_BT
 
 
