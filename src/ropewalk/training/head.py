@@ -37,7 +37,6 @@ class Head:
     def of(cls, model: Any) -> Head:
         """Read from model and config: final_logit_softcapping, logit_scale (times), logits_scaling (divided)."""
         layer = model.get_output_embeddings()
-        layer = _active(layer)
         if not isinstance(layer, nn.Linear):
             raise UsageError(
                 f"the output layer is a {type(layer).__name__}, not a linear layer",
@@ -58,16 +57,24 @@ class Head:
         return {"bias": self.layer.bias, "scale": self.scale, "softcap": self.softcap}
 
 
-def install_head(model: Any, options: LossOptions) -> str:
+@dataclass(frozen=True)
+class Installed:
+    """The loss engine in use, and why it is the plain one where `auto` could have had another."""
+
+    engine: str
+    remark: str | None = None
+
+
+def install_head(model: Any, options: LossOptions) -> Installed:
     """Make `model(..., target_ids=labels_BT)` return the SUM of the tokens' losses as `.loss`, without logits.
 
     `target_ids` are shifted labels. Without them the model's forward is untouched. `token_weights` weigh the tokens;
-    `weigher` is called with the losses of all tokens (no gradient) and returns the weights. Returns the engine in use:
-    chunked, liger or plain. The chunked result is compared with the model's own on a few tokens first: where it differs
+    `weigher` is called with the losses of all tokens (no gradient) and returns the weights. The chunked result is compared with the model's own on a few tokens first: where it differs
     (an architecture that does something else after its last layer), `auto` takes the plain loss, any other is refused.
     """
     device = next(model.parameters()).device
     engine: str = options.engine
+    reason = None
     if engine != "plain":
         reason = _unfit(model)
         if reason is not None and engine != "auto":
@@ -81,7 +88,8 @@ def install_head(model: Any, options: LossOptions) -> str:
     if not hasattr(model, "_ropewalk_forward"):
         model._ropewalk_forward = model.forward
     model.forward = types.MethodType(_forward_with(engine, options.chunk), model)
-    return engine
+    remark = None if reason is None else f"the loss keeps whole logits in memory: {reason}"
+    return Installed(engine, remark)
 
 
 def remove_head(model: Any) -> None:
@@ -198,14 +206,6 @@ def _backbone(model: Any) -> nn.Module:
             hint="set loss.engine to plain",
         )
     return inner
-
-
-def _active(layer: Any) -> Any:
-    """The layer itself, or the trained copy where peft keeps one beside the original."""
-    copies = getattr(layer, "modules_to_save", None)
-    if copies is None:
-        return layer
-    return copies[layer.active_adapters[0] if hasattr(layer, "active_adapters") else "default"]
 
 
 @torch.no_grad()

@@ -55,8 +55,8 @@ class Parts:
     _engine: str = field(default="none", repr=False)
     _unbroken: str = field(default="none", repr=False)
 
-    def install(self, model: Any, *, some_ids: Callable[[], Tensor] | None = None) -> str:
-        """Prepare the model before it is wrapped for training; returns the loss engine in use.
+    def install(self, model: Any, *, some_ids: Callable[[], Tensor] | None = None) -> list[str]:
+        """Prepare the model before it is wrapped for training; returns what the user should be told.
 
         `some_ids` gives token ids of text, (1, T), on which a temperature is measured.
         """
@@ -77,7 +77,9 @@ class Parts:
             self.tempering = Tempering(
                 base, self.temperature, some_ids().to(base.get_input_embeddings().weight.device)
             )
-        return install_head(base, self.loss)
+        loss = install_head(base, self.loss)
+        remarks = [None if self.tempering is None else self.tempering.remark, loss.remark]
+        return [remark for remark in remarks if remark is not None]
 
     def activations(self, model: nn.Module) -> contextlib.AbstractContextManager[Any]:
         """The context for forward and backward."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,22 +11,14 @@ from typing import Any
 from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.files import write_json
 from ropewalk.runs import create_run, open_run
-from ropewalk.runs.store import MANIFEST
-from ropewalk.training.checkpoint import (
-    Checkpoint,
-    clean_leftovers,
-    list_checkpoints,
-    newest_checkpoint,
-    prune_checkpoints,
-    write_checkpoint,
-)
-from ropewalk.training.identity import check_same_run, describe_run, read_run, recipe_changes
+from ropewalk.runs.documents import read_document
+from ropewalk.runs.store import MANIFEST, REQUEST
+from ropewalk.training.checkpoint import list_checkpoints
+from ropewalk.training.identity import read_run, recipe_changes
 from ropewalk.training.progress import Progress
 from ropewalk.training.reading import read_recipe
 from ropewalk.training.recipe import Recipe
-
-CHECKPOINTS = "checkpoints"
-Evaluate = Callable[[Any, int], dict[str, float] | None]
+from ropewalk.training.settings import CHECKPOINTS, RUN, Evaluate, Settings
 
 
 @dataclass(frozen=True)
@@ -76,7 +67,7 @@ def train(
             raise UsageError(
                 "no recipe", hint="give a recipe, or the run folder of an earlier one with --resume"
             )
-        recipe = read_run(folder)["recipe"]
+        recipe = _recipe_of(folder)
     checked = read_recipe(recipe)
     if folder is not None:
         finished = _look(folder, checked, resume)
@@ -97,16 +88,15 @@ def train(
         return _run(settings, engine, engine.share(make_folder))
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What `train` was called with."""
-
-    recipe: Recipe
-    resume: bool
-    allow_changes: bool
-    evaluate: Evaluate | None
-    device: str
-    progress: Progress
+def _recipe_of(folder: Path) -> dict[str, Any]:
+    """The recipe of a run; one killed before it had a run.json still has its request."""
+    if not (folder / RUN).is_file() and (folder / REQUEST).is_file():
+        document = read_document(folder / REQUEST)
+        if isinstance(document, dict) and document.get("kind") == "train":
+            recipe: dict[str, Any] = document["request"]["recipe"]
+            return recipe
+    recipe = read_run(folder)["recipe"]
+    return recipe
 
 
 def _look(folder: Path, recipe: Recipe, resume: bool) -> TrainResult | None:
@@ -124,7 +114,7 @@ def _look(folder: Path, recipe: Recipe, resume: bool) -> TrainResult | None:
         if all(path.name.endswith(".tmp") for path in folder.iterdir()):
             # Killed before the run had a request: nothing in here is a run yet.
             for path in folder.iterdir():
-                path.unlink()
+                path.unlink(missing_ok=True)
         return None
     stored = open_run(folder)
     if stored.status != "complete":
@@ -141,9 +131,10 @@ def _look(folder: Path, recipe: Recipe, resume: bool) -> TrainResult | None:
 
 def _run(settings: Settings, engine: Any, folder: Path) -> TrainResult:
     from ropewalk.models.load import quiet_transformers
+    from ropewalk.training.prepare import prepare
 
     with quiet_transformers():
-        loop = _prepare(settings, engine, folder)
+        loop = prepare(settings, engine, folder)
         try:
             if not loop.curriculum.finished:
                 loop.trainer.train()
@@ -153,136 +144,6 @@ def _run(settings: Settings, engine: Any, folder: Path) -> TrainResult:
     result = _finish(loop, folder)
     engine.close()
     return result
-
-
-def _prepare(settings: Settings, engine: Any, folder: Path) -> Any:
-    from ropewalk.training.build import Rope, build_model, build_tokenizer
-    from ropewalk.training.data import Mixture
-    from ropewalk.training.held_out import HeldOut
-    from ropewalk.training.loop import Loop
-    from ropewalk.training.parts import Parts
-    from ropewalk.training.positions import check_target
-    from ropewalk.training.stages import Curriculum
-    from ropewalk.training.trainer import make_trainer, training_arguments
-    from ropewalk.training.weights import read_kept, read_weights
-
-    recipe, progress, evaluate = settings.recipe, settings.progress, settings.evaluate
-    tokenizer = build_tokenizer(recipe.model)
-    mixture = Mixture(recipe.data, tokenizer, recipe.seed)
-    curriculum = Curriculum(recipe, mixture.tokens_per_epoch)
-    model = build_model(recipe, tokenizer)
-    rope = Rope(recipe, model.config.to_dict())
-    if recipe.lora is not None:
-        from ropewalk.training.lora import add_lora
-
-        model = add_lora(model, recipe.lora, seed=recipe.seed)
-    described = describe_run(recipe, mixture, model)
-    checkpoint = engine.share(lambda: _start_or_resume(folder, settings, described))
-    if checkpoint is not None:
-        read_weights(checkpoint.path, model)
-    for remark in rope.remarks:
-        progress.warn(remark)
-    for stage, reached in zip(recipe.stages, rope.reached, strict=True):
-        check_target(recipe.positions, target_length=reached, trained_length=stage.longest)
-    parts = Parts(
-        loss=recipe.loss,
-        memory=recipe.memory,
-        positions=recipe.positions,
-        packing=recipe.packing,
-        weighting=recipe.weighting,
-        temperature=recipe.temperature,
-        scratch=folder / "activations",
-        seed=recipe.seed,
-    )
-    parts.install(model, some_ids=lambda: _text_ids(mixture, recipe.longest))
-    if parts.tempering is not None:
-        if parts.tempering.remark is not None:
-            progress.warn(parts.tempering.remark)
-        if checkpoint is not None:
-            parts.tempering.put(read_kept(checkpoint.path))
-    engine.shard(model, settings.device)
-    evaluations: list[Evaluate] = []
-    if recipe.evaluation is not None:
-        evaluations.append(HeldOut(recipe.evaluation, tokenizer, recipe.longest))
-    if evaluate is not None:
-        if recipe.evaluation is None:
-            raise UsageError("evaluate needs a rhythm", hint="add evaluation: {every: N} to the recipe")
-        evaluations.append(evaluate)
-    loop = Loop(
-        recipe,
-        folder,
-        model=model,
-        parts=parts,
-        engine=engine,
-        mixture=mixture,
-        curriculum=curriculum,
-        rope=rope,
-        progress=progress,
-        save=lambda loop: _save(loop, tokenizer),
-        evaluations=evaluations,
-        resume_from=checkpoint,
-    )
-    loop.trainer = make_trainer(
-        loop, model, training_arguments(recipe, folder, curriculum.max_steps, settings.device)
-    )
-    if checkpoint is not None and checkpoint.manifest.get("finished"):
-        loop.restore_finished()
-    return loop
-
-
-def _text_ids(mixture: Any, length: int) -> Any:
-    """(1, T) tokens of the data's own beginning, at most 4096; the data's position stays where it is."""
-    import torch
-
-    state = mixture.state()
-    sample = mixture.take(min(length, 4096))
-    mixture.restore(state)
-    return torch.from_numpy(sample.ids)[None]
-
-
-def _start_or_resume(folder: Path, settings: Settings, described: dict[str, Any]) -> Checkpoint | None:
-    progress = settings.progress
-    if not settings.resume or not (folder / "run.json").is_file():
-        write_json(folder / "run.json", described)
-        return None
-    changes = check_same_run(read_run(folder), described, settings.allow_changes)
-    if changes:
-        for change in changes:
-            progress.warn(f"CHANGED since the run began: {change}")
-        write_json(folder / "run.json", described)
-    root = folder / CHECKPOINTS
-    clean_leftovers(root)
-    checkpoint = newest_checkpoint(root, progress.warn)
-    if checkpoint is None:
-        progress.warn(f"{folder} has no checkpoint yet: starting at step 0")
-    else:
-        progress.say(f"resuming from {checkpoint.path.name}")
-    return checkpoint
-
-
-def _save(loop: Any, tokenizer: Any) -> Path:
-    """Write the checkpoint of the step that has just ended, then remove what `keep_last` lets go."""
-    from ropewalk.training.weights import ModelFiles, write_training
-
-    state, tensors, random_tensors = loop.state()
-    files = ModelFiles.of(
-        loop.model, loop.recipe.lora, final=loop.curriculum.finished, tempering=loop.parts.tempering
-    )
-    root = loop.folder / CHECKPOINTS
-    target = root / f"step-{loop.step:06d}"
-    if loop.engine.is_main:
-        loop.metrics.sync()
-
-        def fill(working: Path) -> None:
-            files.write(working, tokenizer)
-            loop.write_config(working)
-            write_training(working, tensors, random_tensors, state)
-
-        facts = {"tokens": loop.tokens, "loss": loop.last_loss, "finished": loop.curriculum.finished}
-        write_checkpoint(root, loop.step, fill, facts)
-        prune_checkpoints(root, loop.recipe.checkpoints.keep_last, target)
-    loop.engine.share(lambda: None)
-    return target
 
 
 def _finish(loop: Any, folder: Path) -> TrainResult:
