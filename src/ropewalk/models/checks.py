@@ -83,11 +83,26 @@ def _active(outcome: Outcome) -> Check:
     probe, base, ours = outcome.probes[-1], outcome.base[-1], stock.logits[-1]
     if not (np.isfinite(ours).all() and np.isfinite(base).all()):
         return Check(name, "fail", "logits past the original window are not finite")
+    if _buffers_are_the_bases(outcome):
+        return Check(name, "fail", "scaling is off: stock software turns at the base's own frequencies")
     moved = float(np.abs(ours[probe.far_from :] - base[probe.far_from :]).max())
     detail = (
         f"largest logit difference from the base past {outcome.facts.original_length} tokens: {moved:.3g}"
     )
     return Check(name, "pass" if moved > 0 else "fail", detail if moved > 0 else f"scaling is off: {detail}")
+
+
+def _buffers_are_the_bases(outcome: Outcome) -> bool:
+    """Whether every frequency buffer is the base's although the schedule moves some."""
+    made, stock = outcome.schedule, outcome.stock
+    assert stock is not None
+    if made.short_inv_freq is not None or np.array_equal(made.inv_freq, outcome.facts.geometry.inv_freq):
+        return False
+    if outcome.facts.rope.is_scaled or not outcome.base_buffers:
+        return False
+    return all(
+        np.array_equal(buffer, stock.buffers.get(path)) for path, buffer in outcome.base_buffers.items()
+    )
 
 
 def _parity(outcome: Outcome) -> Check:

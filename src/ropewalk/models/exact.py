@@ -1,4 +1,4 @@
-"""Rotation angles in float64, for positions in the millions: reduced before the cast, so that no bit is lost far out."""
+"""Rotation angles in float64, for positions in the millions: reduced before the cast, so that nothing is lost."""
 
 from __future__ import annotations
 
@@ -77,8 +77,10 @@ def _narrowed(result: Any, dtype: torch.dtype) -> Any:
         return tuple(_narrowed(part, dtype) for part in result)
     if isinstance(result, torch.Tensor) and result.dtype == torch.complex128:
         return result.to(torch.complex64)
-    # Some classes hand cos and sin out in float32 whatever the model's type is; they ask for it by `.float()` alone.
-    return result.to(dtype) if isinstance(result, torch.Tensor) and result.dtype == torch.float64 else result
+    if not isinstance(result, torch.Tensor) or result.dtype != torch.float64 or dtype == torch.float64:
+        return result
+    # A forward that casts to the model's own half type has done so already; what is still wide was float32.
+    return result.to(torch.float32)
 
 
 class _Wide(TorchFunctionMode):

@@ -240,9 +240,8 @@ def _given_schedule(request: _Request) -> FrequencySchedule:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise RopewalkError(
-            f"cannot read the schedule {path} ({one_line(error, 120)})", hint="check the path"
-        ) from error
+        reason = getattr(error, "strerror", None) or "it is not text"
+        raise RopewalkError(f"cannot read {path} ({reason})", hint="check the path") from error
     document = _load(text, path)
     # A result document of `tune`, or our own manifest, holds the schedule under its name.
     inner = document.get("schedule") if isinstance(document, dict) else None

@@ -1,0 +1,159 @@
+"""`ropewalk verify`: passes what is right, and names what is wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ropewalk
+from ropewalk.models import probe
+from ropewalk.models.checks import dialects, weights_of
+from ropewalk.models.companions import read_manifest
+from ropewalk.models.config import read_config
+from ropewalk.models.facts import read_facts
+from ropewalk.models.original import original_of
+from ropewalk.models.verify import NAMES
+
+Call = Callable[..., Any]
+
+
+def _extended(llama: Path, out: Path, method: str = "yarn", **options: Any) -> Path:
+    return ropewalk.extend(llama, out=out, target="8x", method=method, **options).output
+
+
+def _statuses(document: dict[str, Any]) -> dict[str, str]:
+    return {check["name"]: check["status"] for check in document["checks"]}
+
+
+def _edit(path: Path, **changes: Any) -> None:
+    document = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(document | changes), encoding="utf-8")
+
+
+def test_a_sound_checkpoint_passes_every_check_and_exits_0(llama: Path, tmp_path: Path, cli: Call) -> None:
+    out = _extended(llama, tmp_path / "out", "mrrope-pro")
+    done = cli("verify", out, "--json")
+    assert done.code == 0, done.json
+    assert _statuses(done.json) == dict.fromkeys(NAMES, "pass")
+    assert "96 tokens in a row" in done.json["used"]
+    assert done.json["base"] == str(llama)
+
+
+def test_scaling_that_is_silently_off_and_other_weights_fail_by_name_with_exit_4(
+    llama: Path, tmp_path: Path, cli: Call
+) -> None:
+    out = _extended(llama, tmp_path / "out", weights="copy")
+    _edit(
+        out / "config.json",
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+        rope_scaling=None,
+    )
+    shard = sorted(out.glob("*.safetensors"))[0]
+    content = bytearray(shard.read_bytes())
+    content[-4:] = struct.pack("<f", 0.5)
+    shard.write_bytes(bytes(content))
+    done = cli("verify", out, "--json")
+    assert done.code == 4
+    statuses = _statuses(done.json)
+    assert statuses["active"] == statuses["weights"] == statuses["stock-parity"] == "fail"
+    details = {check["name"]: check["detail"] for check in done.json["checks"]}
+    assert "scaling is off" in details["active"]
+    assert shard.name in details["weights"]
+
+
+def test_without_its_base_a_checkpoint_is_checked_on_its_own_weights_across_a_gap(
+    llama: Path, tmp_path: Path, cli: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = _extended(llama, tmp_path / "out")
+    shutil.rmtree(llama)
+    monkeypatch.setitem(probe.BUDGET, "cpu", 0.0)
+    done = cli("verify", out, "--json")
+    assert done.code == 0, done.json
+    assert _statuses(done.json) == dict.fromkeys(NAMES, "pass") | {"weights": "skip"}
+    assert "half at the end of the target window" in done.json["used"]
+
+
+@pytest.mark.slow
+def test_a_stock_checkpoint_of_somebody_else_is_checked_without_manifest(
+    llama: Path, tmp_path: Path, cli: Call
+) -> None:
+    out = _extended(llama, tmp_path / "out")
+    (out / "ropewalk.json").unlink()
+    config = json.loads((out / "config.json").read_text(encoding="utf-8"))
+    del config["ropewalk"]
+    (out / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    done = cli("verify", out, "--json")
+    assert done.code == 0, done.json
+    assert _statuses(done.json)["active"] == _statuses(done.json)["stock-parity"] == "pass"
+    table = cli("verify", out, "--base", llama)
+    assert table.code == 0
+    assert "stock-parity" in table.out
+
+
+def test_a_checkpoint_without_weights_still_gets_the_checks_that_need_none(
+    llama: Path, tmp_path: Path, cli: Call
+) -> None:
+    out = _extended(llama, tmp_path / "out", weights="none")
+    done = cli("verify", out, "--json")
+    assert done.code == 0
+    statuses = _statuses(done.json)
+    assert statuses["dialects"] == "pass"
+    assert statuses["active"] == statuses["stock-parity"] == "skip"
+    assert all(
+        "holds no weights" in check["detail"] for check in done.json["checks"] if check["status"] == "skip"
+    )
+
+
+@pytest.mark.parametrize("method", ["linear", "ntk", "yarn", "mrrope-pro"])
+def test_dialects_agree_in_what_extend_writes(method: str, llama: Path, tmp_path: Path) -> None:
+    out = _extended(llama, tmp_path / "out", method, weights="none")
+    assert dialects(read_config(out)).status == "pass"
+
+
+def test_dialects_that_contradict_or_miss_each_other_fail(llama: Path, tmp_path: Path) -> None:
+    config = read_config(_extended(llama, tmp_path / "out", weights="none"))
+    other = config | {"rope_scaling": config["rope_scaling"] | {"factor": 2.0}}
+    assert dialects(other).status == "fail"
+    old_base = config | {"rope_theta": 5e5}
+    assert dialects(old_base).status == "fail"
+    alone = {key: value for key, value in config.items() if key != "rope_scaling"}
+    missing = dialects(alone)
+    assert missing.status == "fail"
+    assert "older readers" in missing.detail
+
+
+def test_weights_are_compared_by_content_and_by_name(llama: Path, tmp_path: Path) -> None:
+    out = _extended(llama, tmp_path / "out", weights="copy")
+    original = original_of(out, read_config(out), read_manifest(out), None)
+    assert "equal by SHA-256" in weights_of(out, original).detail
+    assert weights_of(out, original).status == "pass"
+    first, second = sorted(out.glob("*.safetensors"))[:2]
+    second.write_bytes(first.read_bytes())
+    swapped = weights_of(out, original)
+    assert (swapped.status, second.name in swapped.detail) == ("fail", True)
+
+
+def test_a_damaged_manifest_is_named(llama: Path, tmp_path: Path, cli: Call) -> None:
+    out = _extended(llama, tmp_path / "out", weights="none")
+    _edit(out / "ropewalk.json", format="something else")
+    done = cli("verify", out)
+    assert done.code == 1
+    assert "ropewalk.json" in done.complaint
+
+
+def test_inputs_reach_past_the_window_and_stay_affordable(llama: Path) -> None:
+    facts = read_facts(llama)
+    short, long = probe.probes_for(facts, 512, 10_000, "cpu", offsets=True)
+    assert len(short.ids) == 32
+    assert (len(long.ids), long.positions) == (96, None)
+    _, gap = probe.probes_for(facts, 512, 10**12, "cpu", offsets=True)
+    assert gap.positions is not None
+    assert gap.positions[gap.far_from] - gap.positions[gap.far_from - 1] > facts.original_length
+    assert max(gap.positions) == 511
+    assert len(probe.probes_for(facts, 512, 10**12, "cpu", offsets=False)) == 1
