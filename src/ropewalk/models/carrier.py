@@ -125,19 +125,16 @@ def schedules_for(
     main = facts.rope
     if schedule.geometry != main.geometry:
         raise UsageError(
-            "the schedule was made for another geometry "
-            f"(original_length={schedule.geometry.original_length}, "
+            f"the schedule was made for another geometry (original_length={schedule.geometry.original_length}, "
             f"rope_theta={schedule.geometry.rope_theta:g}, {schedule.geometry.half_dim} pairs) than the "
-            "model's "
-            f"(original_length={main.geometry.original_length}, rope_theta={main.geometry.rope_theta:g}, "
-            f"{main.geometry.half_dim} pairs)",
+            f"model's (original_length={main.geometry.original_length}, "
+            f"rope_theta={main.geometry.rope_theta:g}, {main.geometry.half_dim} pairs)",
             hint="make it from ropewalk.read_geometry(model)",
         )
     if layers == "full" and is_sliding(facts.main):
         raise RopewalkError(
             f"model_type={shown(facts.text_type)}: only its sliding layers rotate; its full-attention layers "
-            "know no "
-            "position and need no stretch",
+            "know no position and need no stretch",
             hint="nothing has to be extended; pass layers='all' (--layers all) to stretch the sliding layers anyway",
         )
     found = {facts.main: schedule}
@@ -161,8 +158,7 @@ def _same_method(schedule: FrequencySchedule, rope: RopeFacts) -> FrequencySched
     except UsageError as error:
         raise RopewalkError(
             f"layers='all': method {shown(schedule.method)} cannot be repeated on layer type "
-            f"{shown(rope.layer_type)} "
-            f"({error.message})",
+            f"{shown(rope.layer_type)} ({error.message})",
             hint="use layers='full', or a method that only takes a factor",
         ) from error
 

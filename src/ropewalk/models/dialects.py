@@ -22,6 +22,7 @@ from ropewalk.models.ropes import DEFAULT
 from ropewalk.schedule import FrequencySchedule
 
 MEASURED, READ = "measured", "read in its source"
+_UNCHECKED = "one entry for each layer type was not checked in this reader"
 
 
 @dataclass(frozen=True)
@@ -119,9 +120,8 @@ def transformers4(job: Job) -> Dialect:
     notes: tuple[str, ...] = ()
     if job.kind == "yarn":
         notes = (
-            "early 4.x releases took max_position_embeddings for YaRN's original window: check inv_freq "
-            "there, or "
-            "leave max_position_embeddings at the original value for them",
+            "early 4.x releases took max_position_embeddings for YaRN's original window: check inv_freq there, "
+            "or leave max_position_embeddings at the original value for them",
         )
     return Dialect(
         "transformers-4", title, True, how, job.inside(content | job.lengths()), basis=READ, notes=notes
@@ -143,8 +143,7 @@ def vllm(job: Job) -> Dialect:
             entry |= dict.fromkeys(("short_mscale", "long_mscale"), made.attention_factor)
             basis = READ
             notes.append(
-                "vLLM computes longrope's attention factor itself unless short_mscale and long_mscale are "
-                "given"
+                "vLLM computes longrope's attention factor itself unless short_mscale and long_mscale are given"
             )
         if made.short_inv_freq is not None:
             notes.append("vLLM picks the set by --max-model-len, not by the prompt")
@@ -164,12 +163,12 @@ def sglang(job: Job) -> Dialect:
     title, how = "SGLang", "on the command line, or in config.json"
     entries = _copied(job.text["rope_parameters"])
     if not job.flat or job.kind == "proportional":
-        reason = "one entry for each layer type was not checked in this reader"
-        return Dialect("sglang", title, False, how, reason=reason, basis=READ)
+        return Dialect("sglang", title, False, how, reason=_UNCHECKED, basis=READ)
     entry = dict(entries)
     entry["type"] = entry["rope_type"]
     theta = entry.pop("rope_theta")
-    reason, made = None, job.schedule
+    made = job.schedule
+    reason: str | None = None
     if job.kind == "yarn":
         entry.pop("attention_factor", None)
         entry["attn_factor"] = made.attention_factor / temperature(made.factor)
@@ -227,7 +226,7 @@ def llama_cpp(job: Job) -> Dialect:
         "rope.freq_base": made.geometry.rope_theta,
         "context_length": job.target_length,
     }
-    notes = ("use an f32 cache and no flash attention when comparing numbers",)
+    notes: tuple[str, ...] = ("use an f32 cache and no flash attention when comparing numbers",)
     if made.short_inv_freq is not None:
         notes = ("one file a regime: this is the long set", *notes)
     how = "in the GGUF file: a tensor of one factor a pair, and these metadata keys under the architecture's name"
@@ -245,12 +244,12 @@ def mlx(job: Job) -> Dialect:
     """The old keys only; its longrope always takes the long set and an attention factor by formula."""
     title, how = "MLX", "in config.json: it reads the old keys only"
     if not job.carried.old_dialect:
-        reason = "it ignores rope_parameters without a word, and the old keys cannot say this"
-        return Dialect("mlx", title, False, how, reason=reason)
+        unsaid = "it ignores rope_parameters without a word, and the old keys cannot say this"
+        return Dialect("mlx", title, False, how, reason=unsaid)
     if not job.flat:
-        reason = "one entry for each layer type was not checked in this reader"
-        return Dialect("mlx", title, False, how, reason=reason, basis=READ)
-    made, reason = job.schedule, None
+        return Dialect("mlx", title, False, how, reason=_UNCHECKED, basis=READ)
+    made = job.schedule
+    reason: str | None = None
     content = {name: job.text.get(name) for name in ("rope_theta", "rope_local_base_freq", "rope_scaling")}
     content = {name: value for name, value in content.items() if value is not None or name == "rope_scaling"}
     lengths = job.lengths()
@@ -265,7 +264,7 @@ def mlx(job: Job) -> Dialect:
             reason = "it always uses the long set"
         elif made.attention_factor == 1.0 and job.target_length != original:
             # It takes sqrt(1 + ln(max/original)/ln(original)); equal lengths make that 1.
-            content["rope_scaling"] = dict(content["rope_scaling"]) | {
+            content["rope_scaling"] = dict(content["rope_scaling"] or {}) | {
                 "original_max_position_embeddings": job.target_length
             }
             basis = READ

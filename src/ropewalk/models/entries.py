@@ -81,8 +81,7 @@ def _check_persistable(facts: ModelFacts, schedule: FrequencySchedule) -> None:
     if row.get("table") and not schedule.is_identity:
         raise RopewalkError(
             f"model_type={shown(facts.text_type)} rotates by a table of fixed length on base 10000; its "
-            "config.json "
-            "can carry no scaling",
+            "config.json can carry no scaling",
             hint=_IN_MEMORY,
         )
 
@@ -223,7 +222,6 @@ def _notes(
     if kind == "longrope" and schedule.short_inv_freq is not None:
         notes.append(
             "two sets: stock transformers picks one for the whole batch, the long one as soon as any row is "
-            "longer "
-            f"than {schedule.geometry.original_length} tokens"
+            f"longer than {schedule.geometry.original_length} tokens"
         )
     return tuple(notes)

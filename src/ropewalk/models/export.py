@@ -113,9 +113,8 @@ def _remarks(facts: ModelFacts, inherited: Mapping[str, Any]) -> tuple[str, ...]
     rope, remarks = facts.rope, []
     if rope.is_scaled:
         remarks.append(
-            f"the file already stretches by {rope.factor:g} ({rope.rope_type}); the new factor replaces it "
-            "and counts from "
-            f"the original {facts.original_length} tokens"
+            f"the file already stretches by {rope.factor:g} ({rope.rope_type}); the new factor replaces it and "
+            f"counts from the original {facts.original_length} tokens"
         )
     plain = {"beta_fast": 32.0, "beta_slow": 1.0, "truncate": True}
     kept = {name: value for name, value in inherited.items() if plain.get(name) != value}

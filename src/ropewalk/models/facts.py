@@ -202,7 +202,8 @@ def _rope(view: TextView, layers: LayerFacts, label: str, entry: dict[str, Any])
         and entry["rope_type"] in (DEFAULT, "proportional")
         and geometry.rope_theta != entry["rope_theta"]
     ):
-        scaled, problem = _changed_base(record, float(entry["rope_theta"])), None
+        scaled: FrequencySchedule | None = _changed_base(record, float(entry["rope_theta"]))
+        problem: str | None = None
     else:
         scaled, problem = current_schedule(entry, geometry, view.max_length)
     factor = scaled.factor if scaled else _factor_or_one(entry, geometry.original_length, view.max_length)

@@ -139,8 +139,8 @@ def _state_factor(entry: dict[str, Any], facts: ModelFacts, rope: RopeFacts) -> 
 
 def _state_original(entry: dict[str, Any], facts: ModelFacts, rope: RopeFacts) -> None:
     factor = entry.get("factor")
-    if is_number(factor) and factor > 1 and "original_max_position_embeddings" not in entry:  # type: ignore[operator]
-        entry["original_max_position_embeddings"] = max(1, round(facts.max_position_embeddings / factor))  # type: ignore[operator]
+    if is_number(factor) and factor > 1 and "original_max_position_embeddings" not in entry:
+        entry["original_max_position_embeddings"] = max(1, round(facts.max_position_embeddings / factor))
 
 
 def _raise_window(config: dict[str, Any], facts: ModelFacts) -> None:
@@ -152,7 +152,7 @@ def _raise_window(config: dict[str, Any], facts: ModelFacts) -> None:
 def _state_attention(entry: dict[str, Any], facts: ModelFacts, rope: RopeFacts) -> None:
     given = entry.get("attn_factor")
     if is_number(given) and entry.get("attention_factor") is None:
-        entry["attention_factor"] = float(given) * temperature(rope.factor)  # type: ignore[arg-type]
+        entry["attention_factor"] = float(given) * temperature(rope.factor)
     entry.pop("attn_factor", None)
 
 
@@ -212,13 +212,13 @@ def _meant(config: dict[str, Any], facts: ModelFacts, rope: RopeFacts) -> Freque
     raw = next(iter(_entries(config, rope.layer_type)), None)
     kind = entry_type(raw) if raw is not None else rope.rope_type
     factor = rope.parameters.get("factor")
-    if not is_number(factor) or factor < 1:  # type: ignore[operator]
+    if not is_number(factor) or factor < 1:
         return rope.schedule
     try:
         if kind.lower().startswith("ntk") or kind.lower().endswith("ntk"):
             return make_schedule("ntk", rope.geometry, factor=factor)
         if kind == "yarn" and rope.rope_type != "yarn":
-            return yarn_schedule(rope.parameters, rope.geometry, float(factor))  # type: ignore[arg-type]
+            return yarn_schedule(rope.parameters, rope.geometry, float(factor))
     except UsageError:
         return None
     return rope.schedule

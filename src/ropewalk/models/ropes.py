@@ -186,7 +186,7 @@ def _theta(
     for name, value in candidates:
         if value is not None:
             return number(name, value)
-    own = default.get("rope_theta")
+    own: Any = default.get("rope_theta")
     if own is None:
         own = (view.row or {}).get("theta")
     return float(own) if is_number(own) else 10000.0

@@ -49,9 +49,8 @@ def _table(facts: ModelFacts, given: Any) -> Iterator[Finding]:
         yield Finding(
             "scaling-ignored",
             "error",
-            f"{facts.text_type} rotates by a table of {facts.max_position_embeddings} positions on base "
-            "10000 and reads no "
-            "rotary keys: the scaling in this file does nothing",
+            f"{facts.text_type} rotates by a table of {facts.max_position_embeddings} positions on base 10000 "
+            "and reads no rotary keys: the scaling in this file does nothing",
             f"remove it, and apply a schedule in memory; {REPAIR}",
             repairable=True,
         )
@@ -136,8 +135,8 @@ def _proportional(facts: ModelFacts) -> Iterator[Finding]:
             "proportional-replaced",
             "error",
             f"rope_type={shown(rope.rope_type)} of {label}: {facts.text_type} rotates these layers "
-            "proportionally, over the "
-            "whole head with a zero tail; another type makes a shorter vector and the first forward crashes",
+            "proportionally, over the whole head with a zero tail; another type makes a shorter vector and "
+            "the first forward crashes",
             "keep proportional and add factor, which divides like linear; " + REPAIR,
             repairable=rope.rope_type == "linear" and is_number(rope.parameters.get("factor")),
         )
@@ -177,8 +176,7 @@ def _theta_disagreement(facts: ModelFacts, new: Any) -> Iterator[Finding]:
             "dialects-disagree",
             "error",
             f"rope_parameters.rope_theta={inside:g}, but rope_theta={outside:g} beside it: transformers 5 "
-            "follows the first, "
-            "older readers, MLX and llama.cpp's converter the second",
+            "follows the first, older readers, MLX and llama.cpp's converter the second",
             f"make them the same; {REPAIR}, following rope_parameters",
             repairable=True,
         )
@@ -196,9 +194,8 @@ def _one_dialect(facts: ModelFacts, new: Any, old: Any) -> Iterator[Finding]:
             yield Finding(
                 "new-dialect-only",
                 "warning",
-                f"{' and '.join(lost)} only in rope_parameters: MLX, llama.cpp's older converters, "
-                "DeepSpeed and "
-                "transformers 4 do not read it and run unscaled, without a word",
+                f"{' and '.join(lost)} only in rope_parameters: MLX, llama.cpp's older converters, DeepSpeed "
+                "and transformers 4 do not read it and run unscaled, without a word",
                 f"write rope_theta and rope_scaling beside it; {REPAIR}",
                 repairable=True,
             )
@@ -246,8 +243,7 @@ def _note(facts: ModelFacts) -> Iterator[Finding]:
         yield Finding(
             "stale-note",
             "warning",
-            f"the note of an earlier extension ({', '.join(map(shown, stale))}) no longer fits the rotary "
-            "keys or the "
-            "window beside it, and is not used: somebody changed them by hand",
+            f"the note of an earlier extension ({', '.join(map(shown, stale))}) no longer fits the rotary keys "
+            "or the window beside it, and is not used: somebody changed them by hand",
             'remove the key "ropewalk" if the change was meant, or extend the original model again',
         )

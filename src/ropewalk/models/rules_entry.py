@@ -54,8 +54,7 @@ def _type(facts: ModelFacts, rope: RopeFacts) -> Iterator[Finding]:
         "unknown-rope-type",
         "error",
         f"rope_type={shown(kind)}{at(rope)} is none that transformers knows: the configuration loads with a "
-        "log line and "
-        "the model dies with a KeyError when it is built",
+        "log line and the model dies with a KeyError when it is built",
         f"{fix or 'use one of ' + ', '.join(STOCK_TYPES)}; "
         f"{REPAIR if ntk else '`ropewalk methods` lists what exists'}",
         repairable=ntk and is_number(rope.parameters.get("factor")) and rope.parameters["factor"] >= 1,
@@ -140,22 +139,19 @@ def _original(facts: ModelFacts, rope: RopeFacts) -> Iterator[Finding]:
     if rope.rope_type not in _KEEPS_ORIGINAL or facts.config.get("ropewalk"):
         return
     window, factor = facts.max_position_embeddings, rope.parameters.get("factor")
-    stretched = is_number(factor) and factor > 1
+    stretch = float(factor) if is_number(factor) and factor > 1 else None
     if original_is_missing(facts, rope):
-        if stretched or factor is None:
-            likely = round(window / factor) if stretched else None
+        if stretch is not None or factor is None:
+            likely = None if stretch is None else round(window / stretch)
             yield Finding(
                 "original-length-missing",
                 "error",
-                f"rope_type={rope.rope_type}{at(rope)} without original_max_position_embeddings: "
-                "transformers takes "
-                f"max_position_embeddings={window} for the original window, vLLM fails; if it was raised for "
-                "the "
-                "stretch, most frequencies come out wrong, without a warning",
+                f"rope_type={rope.rope_type}{at(rope)} without original_max_position_embeddings: transformers "
+                f"takes max_position_embeddings={window} for the original window, vLLM fails; if it was raised "
+                "for the stretch, most frequencies come out wrong, without a warning",
                 f"write original_max_position_embeddings={likely or 'the trained window'}, if the window was "
-                "raised by the "
-                f"factor (else {window}); {REPAIR}",
-                repairable=stretched,
+                f"raised by the factor (else {window}); {REPAIR}",
+                repairable=stretch is not None,
             )
         return
     original = rope.geometry.original_length
@@ -163,20 +159,18 @@ def _original(facts: ModelFacts, rope: RopeFacts) -> Iterator[Finding]:
         yield Finding(
             "original-above-window",
             "error",
-            f"original_max_position_embeddings={original}{at(rope)} is above "
-            f"max_position_embeddings={window}",
-            f"write max_position_embeddings={round(original * factor) if stretched else original}; {REPAIR}",
-            repairable=stretched,
+            f"original_max_position_embeddings={original}{at(rope)} is above max_position_embeddings={window}",
+            f"write max_position_embeddings={original if stretch is None else round(original * stretch)}; {REPAIR}",
+            repairable=stretch is not None,
         )
-    elif original == window and stretched:
+    elif original == window and stretch is not None:
         yield Finding(
             "window-not-raised",
             "warning",
-            f"factor={factor:g}{at(rope)}, yet max_position_embeddings={window} is still the original "
-            "window: software that "
-            "reads it (generation limits, SGLang, llama.cpp's converter) stops there, vLLM multiplies it for "
-            "yarn",
-            f"write max_position_embeddings={round(original * factor)}; {REPAIR}",
+            f"factor={stretch:g}{at(rope)}, yet max_position_embeddings={window} is still the original window: "
+            "software that reads it (generation limits, SGLang, llama.cpp's converter) stops there, vLLM "
+            "multiplies it for yarn",
+            f"write max_position_embeddings={round(original * stretch)}; {REPAIR}",
             repairable=True,
         )
 
@@ -214,8 +208,8 @@ def _longrope(facts: ModelFacts, rope: RopeFacts) -> Iterator[Finding]:
             yield Finding(
                 "longrope-decreasing",
                 "warning",
-                f"{name}{at(rope)} falls from one pair to the next: a slower pair stretched less than a "
-                "faster one",
+                f"{name}{at(rope)} falls from one pair to the next: a slower pair stretched less than a faster "
+                "one",
                 "check the order of the list",
             )
     if rope.schedule is not None and lists["short_factor"] != lists["long_factor"]:
@@ -223,10 +217,9 @@ def _longrope(facts: ModelFacts, rope: RopeFacts) -> Iterator[Finding]:
             "longrope-two-sets",
             "note",
             f"longrope{at(rope)} switches its frequencies past {rope.geometry.original_length} tokens: "
-            "transformers by the "
-            "longest row of a batch, so that batch mates change a short prompt, and never its attention "
-            "factor; vLLM "
-            "and llama.cpp once, by the configured length; MLX always uses the long set",
+            "transformers by the longest row of a batch, so that batch mates change a short prompt, and never "
+            "its attention factor; vLLM and llama.cpp once, by the configured length; MLX always uses the "
+            "long set",
             "compare runtimes in the same regime, or write one set (long_factor for both)",
         )
 
@@ -235,12 +228,12 @@ def _bounds(rope: RopeFacts) -> Iterator[Finding]:
     parameters = rope.parameters
     if rope.rope_type == "llama3":
         low, high = parameters.get("low_freq_factor"), parameters.get("high_freq_factor")
-        if not is_number(low) or not is_number(high) or low <= 0 or high <= low:  # type: ignore[operator]
+        if not is_number(low) or not is_number(high) or low <= 0 or high <= low:
             yield Finding(
                 "llama3-bounds",
                 "error",
-                f"low_freq_factor={shown(low)}, high_freq_factor={shown(high)}{at(rope)}: both are needed, 0 "
-                "< low < high",
+                f"low_freq_factor={shown(low)}, high_freq_factor={shown(high)}{at(rope)}: both are needed, 0 < "
+                "low < high",
                 "Llama 3.1 ships 1 and 4",
             )
     if rope.rope_type == "yarn":
@@ -280,8 +273,7 @@ def _attention(rope: RopeFacts) -> Iterator[Finding]:
             "mscale-alone",
             "note",
             f"{name}={shown(shares[name])}{at(rope)} without its partner: for cos and sin transformers needs "
-            "both and uses "
-            "0.1 ln(factor) + 1 instead",
+            "both and uses 0.1 ln(factor) + 1 instead",
             "give both, or an attention_factor",
         )
 
@@ -293,8 +285,7 @@ def _keys(facts: ModelFacts, rope: RopeFacts) -> Iterator[Finding]:
             "attn-factor-spelling",
             "warning",
             f"attn_factor={shown(parameters['attn_factor'])}{at(rope)} is read by SGLang, as a multiplier; "
-            "transformers, "
-            "vLLM and MLX ignore it and look for attention_factor, the final value",
+            "transformers, vLLM and MLX ignore it and look for attention_factor, the final value",
             f"write attention_factor as well, attn_factor * (0.1 ln(factor) + 1); {REPAIR}",
             repairable=kind == "yarn"
             and is_number(parameters["attn_factor"])
@@ -326,21 +317,18 @@ def _dynamic(facts: ModelFacts, rope: RopeFacts) -> Iterator[Finding]:
     yield Finding(
         "dynamic-state",
         "warning",
-        f"dynamic scaling{at(rope)} changes its frequencies as the text grows: in transformers the same "
-        "prompt gives other "
-        "logits after a longer one, cached keys keep old frequencies, and vLLM's dynamic is another rule "
-        "(static, or none)",
-        "use a static method (`ropewalk extend --method ntk`), or exact dynamic scaling (`ropewalk "
-        "generate`)",
+        f"dynamic scaling{at(rope)} changes its frequencies as the text grows: in transformers the same prompt "
+        "gives other logits after a longer one, cached keys keep old frequencies, and vLLM's dynamic is "
+        "another rule (static, or none)",
+        "use a static method (`ropewalk extend --method ntk`), or exact dynamic scaling (`ropewalk generate`)",
     )
     stated = rope.parameters.get("original_max_position_embeddings")
     if is_whole(stated) and stated != facts.max_position_embeddings:
         yield Finding(
             "dynamic-original-ignored",
             "error",
-            f"original_max_position_embeddings={stated}{at(rope)} is ignored by dynamic scaling, which "
-            "counts from "
-            f"max_position_embeddings={facts.max_position_embeddings}: nothing is stretched before that "
+            f"original_max_position_embeddings={stated}{at(rope)} is ignored by dynamic scaling, which counts "
+            f"from max_position_embeddings={facts.max_position_embeddings}: nothing is stretched before that "
             "length",
             f"write max_position_embeddings={stated}",
         )
@@ -358,8 +346,7 @@ def _class_limits(facts: ModelFacts, rope: RopeFacts) -> Iterator[Finding]:
                 "phimoe-mscale",
                 "error",
                 f"phimoe with rope_type={kind} needs {' and '.join(missing)}: its class refuses the "
-                "configuration, and "
-                "uses them in place of the attention factor",
+                "configuration, and uses them in place of the attention factor",
                 f"write the attention factor under both names; {REPAIR}",
                 repairable=rope.schedule is not None,
             )
@@ -368,9 +355,8 @@ def _class_limits(facts: ModelFacts, rope: RopeFacts) -> Iterator[Finding]:
             yield Finding(
                 "phimoe-long-set-unused",
                 "warning",
-                "transformers' phimoe recomputes its frequencies on every call without the length: "
-                "long_factor is never "
-                "used, at any length",
+                "transformers' phimoe recomputes its frequencies on every call without the length: long_factor "
+                "is never used, at any length",
                 "write the set that is wanted under both names",
             )
     if family == "recurrent_gemma" and kind != "default":
@@ -394,7 +380,6 @@ def _class_limits(facts: ModelFacts, rope: RopeFacts) -> Iterator[Finding]:
             "partial-rotary-ignored",
             "warning",
             f"partial_rotary_factor={share:g}{at(rope)}: {family} rotates whole heads and never reads it, "
-            "until a scaled "
-            "type does and the shapes no longer fit",
+            "until a scaled type does and the shapes no longer fit",
             "remove it",
         )

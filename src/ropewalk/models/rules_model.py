@@ -76,20 +76,17 @@ def _layers(facts: ModelFacts, target: int | None) -> Iterator[Finding]:
             "all-layers-slide",
             "warning",
             f"every rotating layer sees only a window of {window} tokens: no distance beyond it occurs, so a "
-            "stretch changes "
-            "nothing that the model could not already do",
-            "set sliding_window to null if the model was trained with full attention; a target above "
-            f"{window} is reached "
-            "only through stacked windows",
+            "stretch changes nothing that the model could not already do",
+            f"set sliding_window to null if the model was trained with full attention; a target above {window} "
+            "is reached only through stacked windows",
         )
     elif window is not None and layers.sliding and target is not None and window < target:
         yield Finding(
             "sliding-window-short",
             "note",
             f"{len(layers.sliding)} of {facts.num_layers} layers see only {window} tokens, also at "
-            f"{format_length(target)}: "
-            "the stretch concerns the others, and sliding layers keep their frequencies where they have "
-            "their own",
+            f"{format_length(target)}: the stretch concerns the others, and sliding layers keep their "
+            "frequencies where they have their own",
             "nothing to mend",
         )
     if layers.no_rope:
@@ -113,8 +110,7 @@ def _serving(facts: ModelFacts) -> Iterator[Finding]:
         "serving-length-multiplied",
         "note",
         f"max_position_embeddings={window} already holds the factor {rope.factor:g}, and vLLM multiplies it "
-        "once more for "
-        "linear: it would offer a window that was never asked for",
+        "once more for linear: it would offer a window that was never asked for",
         f"start vLLM with --max-model-len {window}",
     )
 
@@ -131,8 +127,8 @@ def _linear_original(facts: ModelFacts) -> Iterator[Finding]:
         "linear-original-unclear",
         "note",
         f"linear scaling does not say from which window it stretches; {original} is taken, but "
-        "max_position_embeddings="
-        f"{window} leaves {other} possible as well (it depends on whether it was raised with the factor)",
+        f"max_position_embeddings={window} leaves {other} possible as well (it depends on whether it was "
+        "raised with the factor)",
         "write original_max_position_embeddings into the rotary dictionary",
     )
 
@@ -144,8 +140,8 @@ def _softmax(facts: ModelFacts) -> Iterator[Finding]:
             "softmax-scaled",
             "note",
             f"mscale_all_dim={shown(rope.parameters.get('mscale_all_dim'))} and factor {rope.factor:g} also "
-            "multiply the "
-            f"softmax scale of {facts.text_type} by {rope.softmax_scale:.4g}, on all dimensions of a head",
+            f"multiply the softmax scale of {facts.text_type} by {rope.softmax_scale:.4g}, on all dimensions "
+            "of a head",
             "a new stretch keeps mscale_all_dim, so that this temperature follows the new factor",
         )
 
@@ -155,17 +151,16 @@ def _code(facts: ModelFacts) -> Iterator[Finding]:
         yield Finding(
             "remote-code",
             "note",
-            "auto_map names code that comes with the model; it is not run, and may read the rotary keys in "
-            "its own way",
+            "auto_map names code that comes with the model; it is not run, and may read the rotary keys in its "
+            "own way",
             "pass --trust-remote-code where a command loads the model, after reading that code",
         )
     if not facts.known:
         yield Finding(
             "unknown-model-type",
             "warning",
-            f"model_type={shown(facts.text_type)} is not in the installed table of classes: only what the "
-            "file itself says is "
-            "used",
+            f"model_type={shown(facts.text_type)} is not in the installed table of classes: only what the file "
+            "itself says is used",
             "compare with the model's own code before trusting the numbers",
         )
 
@@ -202,9 +197,8 @@ def _base_for(facts: ModelFacts, target: int, bound: float | None) -> Iterator[F
         yield Finding(
             "base-below-bound",
             "note",
-            f"rope_theta={theta:g} is below {bound:.3g}, the smallest base whose similarity stays positive "
-            "up to "
-            f"{format_length(target)} ({geometry.rotary_dim} rotary dimensions): far tokens may look less "
+            f"rope_theta={theta:g} is below {bound:.3g}, the smallest base whose similarity stays positive up "
+            f"to {format_length(target)} ({geometry.rotary_dim} rotary dimensions): far tokens may look less "
             "alike than random",
             "a method that slows the late pairs (ntk, yarn, abf) raises it; `ropewalk plan` compares them",
         )

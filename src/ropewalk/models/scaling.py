@@ -57,7 +57,9 @@ def _build(kind: str, entry: Mapping[str, Any], geometry: RopeGeometry, max_leng
     if kind in ("linear", "proportional"):
         return schedule("linear", geometry, factor=factor)
     if kind == "llama3":
-        names = {name: _required(entry, name) for name in ("low_freq_factor", "high_freq_factor")}
+        names: dict[str, Any] = {
+            name: _required(entry, name) for name in ("low_freq_factor", "high_freq_factor")
+        }
         return schedule("llama3", geometry, factor=factor, **names)
     if kind == "longrope":
         return _longrope(entry, geometry, factor)
@@ -133,5 +135,5 @@ def softmax_scale(entry: Mapping[str, Any], factor: float, *, scaled: bool) -> f
     share = entry.get("mscale_all_dim")
     if not scaled or entry["rope_type"] == "default" or not is_number(share) or not share or factor <= 1.0:
         return 1.0
-    one = 0.1 * float(share) * math.log(factor) + 1.0  # type: ignore[arg-type]
+    one = 0.1 * float(share) * math.log(factor) + 1.0
     return one * one

@@ -122,7 +122,7 @@ def _cache_folder() -> Path:
 
 def _download(name: str, revision: str | None, need_weights: bool) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
     disable_progress_bars()
     wanted = [*_SMALL_FILES, "*.safetensors", "*.safetensors.index.json", "*token*", "*.model", "*.jinja"]

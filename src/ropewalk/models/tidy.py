@@ -74,8 +74,8 @@ def _numbers(
                 yield Finding(
                     "number-as-text",
                     "error",
-                    f"{label}={shown(value)} is text where a number belongs: stock code fails when it "
-                    "computes with it",
+                    f"{label}={shown(value)} is text where a number belongs: stock code fails when it computes "
+                    "with it",
                     f"write {label} without quotes, {place[name]:g}; {REPAIR}",
                     repairable=True,
                 )
@@ -84,8 +84,7 @@ def _numbers(
             yield Finding(
                 "length-not-integer",
                 "error",
-                f"{label}={value!r} is written as a float: transformers 5 refuses to load such a "
-                "configuration",
+                f"{label}={value!r} is written as a float: transformers 5 refuses to load such a configuration",
                 f"write {int(value)}; {REPAIR}",
                 repairable=True,
             )
@@ -117,8 +116,7 @@ def _moved(config: dict[str, Any], view: TextView) -> Iterator[Finding]:
             "scaling-outside-text-config",
             "error",
             f"{name} stands at the root of a composite (model_type={shown(config.get('model_type'))}); its "
-            "text model "
-            f"reads {'.'.join(view.path)}.{name}, so the scaling is ignored",
+            f"text model reads {'.'.join(view.path)}.{name}, so the scaling is ignored",
             f"move it into {'.'.join(view.path)}; {REPAIR}",
             repairable=True,
         )

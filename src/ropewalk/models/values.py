@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from ropewalk.errors import RopewalkError
 
@@ -31,7 +31,7 @@ def plain(text: str, limit: int = 80) -> str:
     return shown(text, limit + 2).strip("'\"") if text else ""
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """A finite number that fits a float; booleans are none."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
@@ -41,19 +41,19 @@ def is_number(value: object) -> bool:
         return False
 
 
-def is_whole(value: object) -> bool:
+def is_whole(value: object) -> TypeGuard[float]:
     """A whole number of a size that a model can have; 4096.0 counts."""
-    return is_number(value) and float(value) == int(value) and abs(value) < MAX_WHOLE  # type: ignore[arg-type]
+    return is_number(value) and float(value) == int(value) and abs(value) < MAX_WHOLE
 
 
 def whole(name: str, value: object, *, least: int = 1) -> int:
     """A whole number of at least `least`, or an error that names the field."""
-    if not is_whole(value) or int(value) < least:  # type: ignore[call-overload]
+    if not is_whole(value) or int(value) < least:
         raise RopewalkError(
             f"config.json: {name}={shown(value)} is not a whole number of {least} or more",
             hint=f"correct {name} in config.json",
         )
-    return int(value)  # type: ignore[call-overload]
+    return int(value)
 
 
 def number(name: str, value: object) -> float:
@@ -63,12 +63,12 @@ def number(name: str, value: object) -> float:
             f"config.json: {name}={shown(value)} is not a finite number",
             hint=f"correct {name} in config.json",
         )
-    return float(value)  # type: ignore[arg-type]
+    return float(value)
 
 
 def optional_whole(value: object) -> int | None:
     """A positive whole number, or None where there is none to speak of."""
-    return int(value) if is_whole(value) and int(value) >= 1 else None  # type: ignore[call-overload]
+    return int(value) if is_whole(value) and int(value) >= 1 else None
 
 
 def mapping(name: str, value: object) -> dict[str, Any]:

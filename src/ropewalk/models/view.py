@@ -146,8 +146,8 @@ def require_rope(view: TextView) -> None:
         raise RopewalkError(f"model_type={name} has no rotary embeddings", hint=hint)
     if view.row is None and not any(key in view.text for key in _ROTARY_KEYS):
         raise RopewalkError(
-            f"model_type={name} is not known to transformers {transformers_version()} and nothing in its config.json "
-            "speaks of rotary embeddings",
+            f"model_type={name} is not known to transformers {transformers_version()} and nothing in its "
+            "config.json speaks of rotary embeddings",
             hint="add rope_theta if the model does rotate; " + hint,
         )
     for name, wrong in (("alibi", True), ("use_mem_rope", False)):
