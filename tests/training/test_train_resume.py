@@ -301,3 +301,18 @@ def test_fifty_random_kills_lose_nothing(tiny: Tiny, tmp_path: Path) -> None:
     for number in range(counts["runs"]):
         assert_same_run(tmp_path / "whole", tmp_path / f"run-{number}")
     print(counts)
+
+
+def test_a_run_without_its_run_json(tiny: Tiny, tmp_path: Path) -> None:
+    """Killed before run.json it starts anew; with checkpoints and no run.json it is damaged, and nothing is lost."""
+    output = tmp_path / "run"
+    stopped_run(tiny(), output, 2)
+    (output / "run.json").unlink()
+    result = train(output=output, resume=True, quiet=True)
+    assert result.final["step"] == 8
+    output = tmp_path / "other"
+    stopped_run(tiny(), output, 5)
+    (output / "run.json").unlink()
+    with pytest.raises(DamagedError, match=r"checkpoints and no run.json"):
+        train(output=output, resume=True, quiet=True)
+    assert (output / "checkpoints" / "step-000003").is_dir()

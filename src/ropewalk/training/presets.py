@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ropewalk.training.reading import BUNDLED, explain, find_recipe, read_yaml
-from ropewalk.training.recipe import Recipe
+from ropewalk.training.recipe import Recipe, RopePart
 
 
 def list_recipes() -> list[dict[str, Any]]:
@@ -54,20 +54,24 @@ def _method_faults(recipe: Recipe, lines: dict[tuple[str | int, ...], int]) -> l
     from ropewalk.errors import UsageError
     from ropewalk.methods.registry import find_method
 
-    if recipe.rope is None:
-        return []
-    field = "method"
-    try:
-        method = find_method(recipe.rope.method)
-        field = "parameters"
-        method.checked(recipe.rope.parameters)
-    except UsageError as error:
-        return [
-            {
-                "field": f"rope.{field}",
-                "line": lines.get(("rope", field)),
-                "message": str(error),
-                "given": recipe.rope.method if field == "method" else None,
-            }
-        ]
-    return []
+    ropes: list[tuple[tuple[str | int, ...], RopePart | None]] = [(("rope",), recipe.rope)]
+    ropes += [(("stages", number, "rope"), stage.rope) for number, stage in enumerate(recipe.stages)]
+    faults = []
+    for where, part in ropes:
+        if part is None:
+            continue
+        field = "method"
+        try:
+            method = find_method(part.method)
+            field = "parameters"
+            method.checked(part.parameters)
+        except UsageError as error:
+            faults.append(
+                {
+                    "field": ".".join(map(str, (*where, field))),
+                    "line": lines.get((*where, field)),
+                    "message": str(error),
+                    "given": part.method if field == "method" else None,
+                }
+            )
+    return faults

@@ -93,10 +93,8 @@ def _recipe_of(folder: Path) -> dict[str, Any]:
     if not (folder / RUN).is_file() and (folder / REQUEST).is_file():
         document = read_document(folder / REQUEST)
         if isinstance(document, dict) and document.get("kind") == "train":
-            recipe: dict[str, Any] = document["request"]["recipe"]
-            return recipe
-    recipe = read_run(folder)["recipe"]
-    return recipe
+            return dict(document["request"]["recipe"])
+    return dict(read_run(folder)["recipe"])
 
 
 def _look(folder: Path, recipe: Recipe, resume: bool) -> TrainResult | None:
@@ -116,9 +114,10 @@ def _look(folder: Path, recipe: Recipe, resume: bool) -> TrainResult | None:
             for path in folder.iterdir():
                 path.unlink(missing_ok=True)
         return None
-    stored = open_run(folder)
-    if stored.status != "complete":
+    # What an unfinished run left is checked where it is used: a damaged checkpoint may have a good one before it.
+    if open_run(folder, verify=False).status != "complete":
         return None
+    stored = open_run(folder)
     changes = recipe_changes(stored.request["recipe"], recipe.to_json())
     if changes:
         raise RopewalkError(

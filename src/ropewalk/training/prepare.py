@@ -1,0 +1,164 @@
+"""Everything that stands before the first step: model, data, schedule, checkpoint to resume from, trainer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ropewalk.errors import DamagedError, UsageError
+from ropewalk.files import write_json
+from ropewalk.training.build import Rope, build_model, build_tokenizer
+from ropewalk.training.checkpoint import (
+    Checkpoint,
+    clean_leftovers,
+    list_checkpoints,
+    newest_checkpoint,
+    prune_checkpoints,
+    write_checkpoint,
+)
+from ropewalk.training.data import Mixture
+from ropewalk.training.engine import Engine
+from ropewalk.training.held_out import HeldOut
+from ropewalk.training.identity import check_same_run, describe_run, read_run
+from ropewalk.training.loop import Loop
+from ropewalk.training.parts import Parts
+from ropewalk.training.positions import check_target
+from ropewalk.training.settings import CHECKPOINTS, RUN, Evaluate, Settings
+from ropewalk.training.stages import Curriculum
+from ropewalk.training.trainer import make_trainer, training_arguments
+from ropewalk.training.weights import ModelFiles, read_kept, read_weights, write_training
+
+
+def prepare(settings: Settings, engine: Engine, folder: Path) -> Loop:
+    """The loop of a run, its trainer ready, its state that of the checkpoint where it is resumed."""
+    recipe = settings.recipe
+    tokenizer = build_tokenizer(recipe.model)
+    mixture = Mixture(recipe.data, tokenizer, recipe.seed)
+    curriculum = Curriculum(recipe, mixture.tokens_per_epoch)
+    model = build_model(recipe, tokenizer)
+    rope = _rope(settings, model)
+    if recipe.lora is not None:
+        from ropewalk.training.lora import add_lora
+
+        model = add_lora(model, recipe.lora, seed=recipe.seed)
+    described = describe_run(recipe, mixture, model)
+    checkpoint = engine.share(lambda: _start_or_resume(folder, settings, described))
+    if checkpoint is not None:
+        read_weights(checkpoint.path, model)
+    parts = _parts(settings, folder, model, mixture, checkpoint)
+    engine.shard(model, settings.device)
+    loop = Loop(
+        recipe,
+        folder,
+        model=model,
+        parts=parts,
+        engine=engine,
+        mixture=mixture,
+        curriculum=curriculum,
+        rope=rope,
+        progress=settings.progress,
+        save=lambda loop: save(loop, tokenizer),
+        evaluations=_evaluations(settings, tokenizer),
+        resume_from=checkpoint,
+    )
+    arguments = training_arguments(recipe, folder, curriculum.max_steps, settings.device)
+    loop.trainer = make_trainer(loop, model, arguments)
+    if checkpoint is not None and checkpoint.manifest.get("finished"):
+        loop.restore_finished()
+    return loop
+
+
+def save(loop: Loop, tokenizer: Any) -> Path:
+    """Write the checkpoint of the step that has just ended, then remove what `keep_last` lets go."""
+    state, tensors, random_tensors = loop.state()
+    finished = loop.curriculum.finished
+    files = ModelFiles.of(loop.model, loop.recipe.lora, final=finished, tempering=loop.parts.tempering)
+    root = loop.folder / CHECKPOINTS
+    target = root / f"step-{loop.step:06d}"
+    if loop.engine.is_main:
+        loop.metrics.sync()
+
+        def fill(working: Path) -> None:
+            files.write(working, tokenizer)
+            loop.write_config(working)
+            write_training(working, tensors, random_tensors, state)
+
+        facts = {"tokens": loop.tokens, "loss": loop.last_loss, "finished": finished}
+        write_checkpoint(root, loop.step, fill, facts)
+        prune_checkpoints(root, loop.recipe.checkpoints.keep_last, target)
+    loop.engine.share(lambda: None)
+    return target
+
+
+def _rope(settings: Settings, model: Any) -> Rope:
+    """The schedules of the stages, with whatever does not fit together said or refused."""
+    recipe = settings.recipe
+    rope = Rope(recipe, model.config.to_dict())
+    for remark in rope.remarks:
+        settings.progress.warn(remark)
+    for stage, reached in zip(recipe.stages, rope.reached, strict=True):
+        check_target(recipe.positions, target_length=reached, trained_length=stage.longest)
+    return rope
+
+
+def _parts(
+    settings: Settings, folder: Path, model: Any, mixture: Mixture, checkpoint: Checkpoint | None
+) -> Parts:
+    recipe = settings.recipe
+    parts = Parts(
+        loss=recipe.loss,
+        memory=recipe.memory,
+        positions=recipe.positions,
+        packing=recipe.packing,
+        weighting=recipe.weighting,
+        temperature=recipe.temperature,
+        scratch=folder / "activations",
+        seed=recipe.seed,
+    )
+    for remark in parts.install(model, some_ids=lambda: _text_ids(mixture, recipe.longest)):
+        settings.progress.warn(remark)
+    if parts.tempering is not None and checkpoint is not None:
+        parts.tempering.put(read_kept(checkpoint.path))
+    return parts
+
+
+def _text_ids(mixture: Mixture, length: int) -> torch.Tensor:
+    """(1, T) tokens of the data's own beginning, at most 4096; the data's position stays where it is."""
+    state = mixture.state()
+    sample = mixture.take(min(length, 4096))
+    mixture.restore(state)
+    return torch.from_numpy(sample.ids)[None]
+
+
+def _evaluations(settings: Settings, tokenizer: Any) -> list[Evaluate]:
+    part, evaluate = settings.recipe.evaluation, settings.evaluate
+    if part is None:
+        if evaluate is not None:
+            raise UsageError("evaluate needs a rhythm", hint="add evaluation: {every: N} to the recipe")
+        return []
+    own = HeldOut(part, tokenizer, settings.recipe.longest)
+    return [own] if evaluate is None else [own, evaluate]
+
+
+def _start_or_resume(folder: Path, settings: Settings, described: dict[str, Any]) -> Checkpoint | None:
+    """On the main process: write run.json, or check it and find the checkpoint to go on from."""
+    progress, root = settings.progress, folder / CHECKPOINTS
+    if not settings.resume or not (folder / RUN).is_file():
+        if list_checkpoints(root):
+            raise DamagedError(f"{folder} has checkpoints and no {RUN}", hint="restore it from a copy")
+        write_json(folder / RUN, described)
+        return None
+    changes = check_same_run(read_run(folder), described, settings.allow_changes)
+    if changes:
+        for change in changes:
+            progress.warn(f"CHANGED since the run began: {change}")
+        write_json(folder / RUN, described)
+    clean_leftovers(root)
+    checkpoint = newest_checkpoint(root, progress.warn)
+    if checkpoint is None:
+        progress.warn(f"{folder} has no checkpoint yet: starting at step 0")
+    else:
+        progress.say(f"resuming from {checkpoint.path.name}")
+    return checkpoint
