@@ -16,6 +16,7 @@ from retrieval_models import ByteTokenizer, byte_level_tokenizer, space_marking_
 from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.evaluation import words
 from ropewalk.evaluation.grid import common_prefix
+from ropewalk.evaluation.retrieval import plan_tasks
 from ropewalk.evaluation.tasks import (
     GROUPS,
     KINDS,
@@ -33,6 +34,7 @@ from ropewalk.evaluation.tasks import (
     text_sample,
 )
 from ropewalk.evaluation.tasks.qa import read_questions
+from ropewalk.evaluation.tasks.sentences import LONGEST, sentences_of
 from ropewalk.evaluation.tasks.values import FORMS
 
 QUESTIONS = tuple(
@@ -294,6 +296,22 @@ def test_an_own_haystack_replaces_the_prose_and_must_be_long_enough() -> None:
     with pytest.raises(RopewalkError, match=r"my.txt: \d+ tokens in all, this length needs") as caught:
         every_sample(byte_setting(haystack=own, haystack_name="my.txt"), "needle", 8192)
     assert "my.txt" in caught.value.message
+
+
+@given(st.lists(st.text(alphabet="ab .!?\n", max_size=1200), min_size=1, max_size=3))
+def test_sentences_put_together_are_the_text(texts: list[str]) -> None:
+    sentences = sentences_of(texts)
+    assert "".join(sentences) == "".join(text if text.endswith("\n") else text + "\n" for text in texts)
+    assert all(0 < len(sentence) <= LONGEST for sentence in sentences)
+
+
+def test_a_whole_text_as_haystack_is_cut_into_places_for_needles() -> None:
+    text = " ".join(f"Sentence number {number} of the book." for number in range(200))
+    plan = plan_tasks(
+        ByteTokenizer(), tasks=["needle"], lengths=[2048], depths=11, samples=1, haystack=[text]
+    )
+    assert len({sample.layout.slots[0][0] for sample in plan.groups[0]}) == 11
+    assert all("Sentence number 3 of the book." in sample.content for sample in plan.groups[0])
 
 
 def test_chat_prompts_use_the_models_own_template(bpe: Any) -> None:

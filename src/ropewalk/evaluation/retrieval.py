@@ -16,6 +16,7 @@ from ropewalk.evaluation.tasks.base import Question, Setting
 from ropewalk.evaluation.tasks.pieces import Frame, TokenizerEncoder, chat_frame, completion_frame
 from ropewalk.evaluation.tasks.registry import even_depths, find_kinds, make_groups
 from ropewalk.evaluation.tasks.sample import Sample
+from ropewalk.evaluation.tasks.sentences import sentences_of
 
 STYLES = ("auto", "completion", "chat")
 GRIDS = ("shared", "packed")
@@ -78,7 +79,7 @@ def plan_tasks(
         frame=frame,
         seed=seed,
         num_choices=num_choices,
-        haystack=None if haystack is None else tuple(haystack),
+        haystack=None if haystack is None else sentences_of(haystack),
         questions=tuple(questions),
     )
     groups: list[list[Sample]] = []

@@ -16,6 +16,7 @@ from ropewalk.evaluation.served_probe import Probe, findings_of, probe_lengths
 from ropewalk.evaluation.server import Reply, Server
 from ropewalk.evaluation.tasks.base import Question
 from ropewalk.evaluation.tasks.registry import even_depths, find_kinds
+from ropewalk.evaluation.tasks.sentences import sentences_of
 from ropewalk.evaluation.workers import in_parallel
 
 API_KEY_VARIABLE = "ROPEWALK_API_KEY"
@@ -93,7 +94,10 @@ def run_served(
     probes = probe_lengths(server, gauge, sorted(set(lengths)), seed)
     findings = findings_of(probes)
     taken = [probe.length for probe in probes if probe.refused is None]
-    options = {"haystack": None if haystack is None else tuple(haystack), "questions": tuple(questions)}
+    options = {
+        "haystack": None if haystack is None else sentences_of(haystack),
+        "questions": tuple(questions),
+    }
     asked = [
         one
         for name in names
