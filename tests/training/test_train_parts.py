@@ -43,7 +43,7 @@ def test_fused_loss_and_gradients_are_the_models_own(kind, tied):
         some_tokens(),
     )
     wanted, wanted_grads = _stock(model, tokens)
-    assert install_head(model, LossOptions(engine="chunked", chunk=7)) == "chunked"
+    assert install_head(model, LossOptions(engine="chunked", chunk=7)).engine == "chunked"
     targets = shift_labels(tokens)
     loss = model(input_ids=tokens, target_ids=targets).loss / (targets != IGNORE).sum()
     torch.testing.assert_close(loss.detach(), wanted, rtol=1e-5, atol=1e-6)
@@ -58,7 +58,9 @@ def test_fused_loss_and_gradients_are_the_models_own(kind, tied):
 def test_a_head_that_does_more_is_noticed():
     model, tokens = small_model(), some_tokens()
     model.lm_head.register_forward_hook(lambda module, args, output: output * 2)
-    assert install_head(model, LossOptions()) == "plain"
+    installed = install_head(model, LossOptions())
+    assert installed.engine == "plain"
+    assert "whole logits" in str(installed.remark)
     targets = shift_labels(tokens)
     loss = model(input_ids=tokens, target_ids=targets).loss / (targets != IGNORE).sum()
     torch.testing.assert_close(loss, model(input_ids=tokens, labels=tokens, use_cache=False).loss)
@@ -239,6 +241,6 @@ def test_liger_equals_the_chunked_loss():
     targets = shift_labels(tokens)
     losses = []
     for engine in ("chunked", "liger"):
-        assert install_head(model, LossOptions(engine=engine)) == engine
+        assert install_head(model, LossOptions(engine=engine)).engine == engine
         losses.append(model(input_ids=tokens, target_ids=targets).loss)
     torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-3)

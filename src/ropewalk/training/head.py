@@ -69,8 +69,9 @@ def install_head(model: Any, options: LossOptions) -> Installed:
     """Make `model(..., target_ids=labels_BT)` return the SUM of the tokens' losses as `.loss`, without logits.
 
     `target_ids` are shifted labels. Without them the model's forward is untouched. `token_weights` weigh the tokens;
-    `weigher` is called with the losses of all tokens (no gradient) and returns the weights. The chunked result is compared with the model's own on a few tokens first: where it differs
-    (an architecture that does something else after its last layer), `auto` takes the plain loss, any other is refused.
+    `weigher` is called with the losses of all tokens (no gradient) and returns the weights. The chunked result is
+    compared with the model's own on a few tokens first: where it differs (an architecture that does something else
+    after its last layer), `auto` takes the plain loss, any other is refused.
     """
     device = next(model.parameters()).device
     engine: str = options.engine
