@@ -159,3 +159,19 @@ def test_nothing_heavy_is_imported(words):
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)
+
+
+def test_every_finding_stands_in_the_docs():
+    import re
+
+    root = Path(__file__).parents[2]
+    sources = [
+        *(root / "src" / "ropewalk" / "models").glob("rules_*.py"),
+        root / "src/ropewalk/models/tidy.py",
+    ]
+    known = {name for path in sources for name in re.findall(r'Finding\(\s*"([a-z0-9-]+)"', path.read_text())}
+    written = set(
+        re.findall(r"`([a-z0-9-]+)`", (root / "docs" / "inspect.md").read_text().partition("## Findings")[2])
+    )
+    assert len(known) > 45
+    assert known <= written

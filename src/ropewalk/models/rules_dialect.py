@@ -194,7 +194,7 @@ def _one_dialect(facts: ModelFacts, new: Any, old: Any) -> Iterator[Finding]:
             yield Finding(
                 "new-dialect-only",
                 "warning",
-                f"{' and '.join(lost)} only in rope_parameters: MLX, llama.cpp's older converters, DeepSpeed "
+                f"{' and '.join(lost)} written only in rope_parameters: MLX, llama.cpp's older converters, DeepSpeed "
                 "and transformers 4 do not read it and run unscaled, without a word",
                 f"write rope_theta and rope_scaling beside it; {REPAIR}",
                 repairable=True,
