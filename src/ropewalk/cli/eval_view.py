@@ -102,7 +102,8 @@ def _loss_table(result: EvalResult) -> Any:
             _range(row.ci),
             _number(row.tail_loss),
             _number(crop.tail_loss if crop else None),
-            "-" if crop is None or crop.tail_gain is None else f"{crop.tail_gain:+.3f}",
+            # Adding zero after rounding turns a negative zero into a plain one.
+            "-" if crop is None or crop.tail_gain is None else f"{round(crop.tail_gain, 3) + 0.0:+.3f}",
             _number(plain.tail_loss if plain else None),
         )
     return table

@@ -209,7 +209,8 @@ class Local:
             return None, "not known: give the unmodified model with --base"
         if not scaling:
             return reading, "the model itself: nothing scales its rotation"
-        from ropewalk import apply, schedule
+        from ropewalk.methods import schedule
+        from ropewalk.models.apply import apply
 
         assert self.facts is not None
         self.watcher.plan(
@@ -324,22 +325,10 @@ class Local:
             if reading is None
             else [LossRow(**r.to_json()) for r in by_length(reading, self.lengths, owners)]
         )
-        crop = self._crop()
-        controls = Controls(
-            cropped=self._control_rows(reading, cropped),
-            unmodified=self._control_rows(reading, unmodified),
-            crop_length=crop.length if crop and cropped else None,
-            crop_stride=crop.stride if crop and cropped else None,
-            contexts=crop.contexts if crop and cropped else None,
-            unmodified_is=unmodified_is,
-        )
+        controls = self._controls(reading, cropped, unmodified, unmodified_is)
         rows = rows_of(scores)
         by_size = retrieval_by_length(rows)
         effective = effective_length(self.lengths, rows, reading, cropped, owners)
-        far: list[dict[str, Any]] = []
-        if reading is not None and cropped is not None and self.segments is not None and self.original_length:
-            ids = [item.ids for item in self.segments.items]
-            far = long_tokens(ids, reading, cropped, self.lengths, self.original_length)
         return EvalResult(
             model=self.request.model,
             protocol=self.request.protocol,
@@ -354,7 +343,7 @@ class Local:
             retrieval_by_length=by_size,
             effective_length=effective["length"],
             effective=effective,
-            long_tokens=far,
+            long_tokens=self._long_tokens(reading, cropped),
             health=health,
             text=self._text_used(),
             verdict=[
@@ -366,6 +355,29 @@ class Local:
             remarks=self.remarks,
             request=self.request,
         )
+
+    def _controls(
+        self,
+        reading: Reading | None,
+        cropped: Reading | None,
+        unmodified: Reading | None,
+        unmodified_is: str | None,
+    ) -> Controls:
+        crop = None if cropped is None else self._crop()
+        return Controls(
+            cropped=self._control_rows(reading, cropped),
+            unmodified=self._control_rows(reading, unmodified),
+            crop_length=crop.length if crop else None,
+            crop_stride=crop.stride if crop else None,
+            contexts=crop.contexts if crop else None,
+            unmodified_is=unmodified_is,
+        )
+
+    def _long_tokens(self, reading: Reading | None, cropped: Reading | None) -> list[dict[str, Any]]:
+        if reading is None or cropped is None or self.segments is None or self.original_length is None:
+            return []
+        ids = [item.ids for item in self.segments.items]
+        return long_tokens(ids, reading, cropped, self.lengths, self.original_length)
 
     def _control_rows(self, reading: Reading | None, control: Reading | None) -> list[LossRow]:
         if reading is None or control is None or self.segments is None:
