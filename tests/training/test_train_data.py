@@ -182,6 +182,23 @@ def test_tokenize_ends_documents(tokenizer: Any) -> None:
     assert tokens[[2, 3, 5]].tolist() == [tokenizer.eos_token_id] * 3
 
 
+def test_texts_begin_as_the_tokenizer_begins_them() -> None:
+    class Beginning:
+        bos_token_id, eos_token_id = 300, None
+
+        def __init__(self, adds: bool) -> None:
+            self.adds = adds
+
+        def __call__(self, texts: Any, add_special_tokens: bool = True, **options: Any) -> dict[str, Any]:
+            begin = [300] if self.adds and add_special_tokens else []
+            if isinstance(texts, str):
+                return {"input_ids": begin}
+            return {"input_ids": [begin + [len(text)] for text in texts]}
+
+    assert tokenize(Beginning(True), ["ab", "c"])[0].tolist() == [300, 2, 300, 1]
+    assert tokenize(Beginning(False), ["ab", "c"])[0].tolist() == [2, 1]
+
+
 def sample_of(length: int, mark: int) -> Sample:
     ids = np.full(length, mark, dtype=np.int64)
     return Sample(ids, np.ones(length, np.float32), np.zeros(length, np.int32), (f"d{mark}",))

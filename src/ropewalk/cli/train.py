@@ -36,6 +36,7 @@ def command(
     A run that was stopped goes on bit for bit with `ropewalk train --resume -o RUN`.
     """
     import importlib
+    import os
 
     for module in modules:
         try:
@@ -46,9 +47,16 @@ def command(
             ) from error
     from ropewalk.training.run import train
 
-    result = train(
-        recipe, output=output, resume=resume, allow_changes=allow_changes, device=device, quiet=quiet
-    )
+    try:
+        result = train(
+            recipe, output=output, resume=resume, allow_changes=allow_changes, device=device, quiet=quiet
+        )
+    except KeyboardInterrupt:
+        click.echo(f"ropewalk: `ropewalk train --resume -o {output or 'RUN'}` goes on from here", err=True)
+        raise
+    if os.environ.get("RANK", "0") != "0":
+        # Under a launcher one process speaks for all.
+        return
     if as_json:
         emit_json(result.to_json())
         return

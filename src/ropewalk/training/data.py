@@ -282,7 +282,13 @@ class Mixture:
 
 
 def tokenize(tokenizer: Any, texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """All texts as one array of token ids, an end-of-text token after each where there is one, and their offsets."""
+    """All texts as one array of token ids, and their offsets.
+
+    Each text begins with the token that the tokenizer itself puts first, where it does, and ends with the
+    end-of-text token, where there is one.
+    """
+    first = tokenizer.bos_token_id
+    begin = [] if first is None or tokenizer("")["input_ids"][:1] != [first] else [int(first)]
     end = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
     pieces: list[NDArray[np.int32]] = []
     lengths = [0]
@@ -291,7 +297,7 @@ def tokenize(tokenizer: Any, texts: Sequence[str]) -> tuple[NDArray[np.int32], N
             "input_ids"
         ]
         for ids in encoded:
-            piece = np.asarray([*ids, *end], dtype=np.int32)
+            piece = np.asarray([*begin, *ids, *end], dtype=np.int32)
             pieces.append(piece)
             lengths.append(len(piece))
     tokens = np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.int32)

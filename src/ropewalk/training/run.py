@@ -85,7 +85,9 @@ def train(
             run = create_run("train", request, path=folder, seed=checked.seed, resume=resume)
             return stack.enter_context(run).path
 
-        return _run(settings, engine, engine.share(make_folder))
+        path = engine.share(make_folder)
+        progress.say(f"run {path}")
+        return _run(settings, engine, path)
 
 
 def _recipe_of(folder: Path) -> dict[str, Any]:
