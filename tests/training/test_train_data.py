@@ -193,7 +193,7 @@ def test_texts_begin_as_the_tokenizer_begins_them() -> None:
             begin = [300] if self.adds and add_special_tokens else []
             if isinstance(texts, str):
                 return {"input_ids": begin}
-            return {"input_ids": [begin + [len(text)] for text in texts]}
+            return {"input_ids": [[*begin, len(text)] for text in texts]}
 
     assert tokenize(Beginning(True), ["ab", "c"])[0].tolist() == [300, 2, 300, 1]
     assert tokenize(Beginning(False), ["ab", "c"])[0].tolist() == [2, 1]
