@@ -161,6 +161,31 @@ def test_the_table_is_that_of_the_installed_transformers(tmp_path, monkeypatch):
     assert (tmp_path / "architectures.json").read_text() == shipped.read_text()
 
 
+@pytest.mark.parametrize("method", ["yarn", "ntk-su", "ntk"])
+def test_a_flat_composite_reaches_its_text_model(method):
+    from transformers import Qwen2VLConfig
+
+    config = {
+        "model_type": "qwen2_vl",
+        "hidden_size": 64,
+        "num_attention_heads": 4,
+        "num_hidden_layers": 2,
+        "max_position_embeddings": 4096,
+        "rope_theta": 1e6,
+        "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]},
+        "vision_config": {},
+    }
+    facts = read_facts(config)
+    assert (facts.text_type, facts.text_path, facts.rope.rope_type) == ("qwen2_vl_text", (), "default")
+    carried = carry(config, ropewalk.schedule(method, facts.geometry, factor=4.0))
+    text = Qwen2VLConfig.from_dict(json.loads(json.dumps(carried.config))).text_config
+    entry = carried.entries[DEFAULT]
+    assert text.rope_parameters["rope_theta"] == entry.values["rope_theta"]
+    assert text.rope_parameters["rope_type"] == entry.kind
+    assert text.rope_parameters["mrope_section"] == [2, 3, 3]
+    assert text.max_position_embeddings == 16384
+
+
 def llama(**changes: Any) -> Any:
     from transformers import LlamaConfig
 

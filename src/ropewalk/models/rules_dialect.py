@@ -199,7 +199,8 @@ def _one_dialect(facts: ModelFacts, new: Any, old: Any) -> Iterator[Finding]:
                 f"write rope_theta and rope_scaling beside it; {REPAIR}",
                 repairable=True,
             )
-    if isinstance(old, Mapping) and old and "rope_type" not in old and "type" in old:
+    # "mrope" is no scaling but a layout, and its classes know it under the old key only.
+    if isinstance(old, Mapping) and "rope_type" not in old and old.get("type", "mrope") != "mrope":
         yield Finding(
             "old-type-key",
             "note",

@@ -107,6 +107,10 @@ def view_of(config: Mapping[str, Any]) -> TextView:
         if key is None:
             break
         inner = here.get(key)
+        if inner is None and here.get("hidden_size") is not None:
+            # Older files of some composites (Qwen2-VL, Fuyu) keep the text model's keys at the root.
+            model_type = default_type or model_type
+            break
         if inner is None:
             inner = {}
         if not isinstance(inner, Mapping):
