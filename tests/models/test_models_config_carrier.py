@@ -319,3 +319,15 @@ def test_a_bad_target(target):
 def test_a_bad_choice_of_layers():
     with pytest.raises(UsageError, match="layers"):
         carry(LLAMA, stretched(LLAMA, "yarn"), layers="some")
+
+
+@pytest.mark.parametrize("method", ["ntk-su", "by-parts", "yarn", "ntk", "cope"])
+def test_the_note_keeps_the_methods_name_and_parameters(method):
+    made = stretched(LLAMA, method)
+    found = reread(config_with(LLAMA, made)).rope.schedule
+    assert found.method == method
+    assert found.parameters == made.parameters
+    assert found.short_inv_freq is None
+    again = carry(config_with(LLAMA, made), found, target_length=2048)
+    assert again.config["rope_parameters"] == config_with(LLAMA, made)["rope_parameters"]
+    assert not any("two sets" in note for note in again.notes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +206,8 @@ def _rope(view: TextView, layers: LayerFacts, label: str, entry: dict[str, Any])
         problem: str | None = None
     else:
         scaled, problem = current_schedule(entry, geometry, view.max_length)
+        if scaled is not None and record is not None and scaled.factor == record.factor:
+            scaled = replace(scaled, method=record.method or scaled.method, parameters=record.parameters)
     factor = scaled.factor if scaled else _factor_or_one(entry, geometry.original_length, view.max_length)
     scale = softmax_scale(entry, factor, scaled=bool((view.row or {}).get("softmax_mscale")))
     return RopeFacts(label, geometry, entry["rope_type"], factor, entry, scaled, problem, scale)
@@ -227,6 +229,7 @@ def _changed_base(record: Recorded, rope_theta: float) -> FrequencySchedule:
         method=record.method or "ntk",
         geometry=record.geometry,
         factor=record.factor,
+        parameters=record.parameters,
         inv_freq=record.geometry.with_theta(rope_theta).inv_freq,
         native={"type": "theta", "rope_theta": rope_theta},
     )

@@ -21,11 +21,12 @@ _WRITTEN = ("rope_type", "rope_theta", "factor")
 
 @dataclass(frozen=True)
 class Recorded:
-    """What the note says about one entry: the original geometry, the stretch and the method's name."""
+    """What the note says about one entry: the original geometry, the stretch, the method and its parameters."""
 
     geometry: RopeGeometry
     factor: float
     method: str
+    parameters: Mapping[str, Any]
 
 
 def make_record(
@@ -39,12 +40,18 @@ def make_record(
             label: {
                 "method": schedule.method,
                 "factor": schedule.factor,
+                "parameters": _plain(schedule.parameters),
                 "geometry": schedule.geometry.to_json(),
                 "written": {name: written[label].get(name) for name in _WRITTEN},
             }
             for label, schedule in schedules.items()
         },
     }
+
+
+def _plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers, flags and names; factor lists stand in the rotary entry itself."""
+    return {name: value for name, value in parameters.items() if isinstance(value, bool | int | float | str)}
 
 
 def note_on(config: Mapping[str, Any], label: str) -> Mapping[str, Any] | None:
@@ -72,4 +79,10 @@ def recorded(
         factor = check_factor(found.get("factor"))
     except (UsageError, TypeError, ValueError):
         return None
-    return Recorded(geometry, factor, one_line(found.get("method") or "", 60))
+    parameters = found.get("parameters")
+    return Recorded(
+        geometry,
+        factor,
+        one_line(found.get("method") or "", 60),
+        _plain(parameters) if isinstance(parameters, Mapping) else {},
+    )

@@ -96,7 +96,8 @@ def _longrope(entry: Mapping[str, Any], geometry: RopeGeometry, factor: float) -
         geometry=geometry,
         factor=max(factor, 1.0),
         inv_freq=geometry.inv_freq / long,
-        short_inv_freq=geometry.inv_freq / short,
+        # Two equal lists are one set, and nothing switches.
+        short_inv_freq=None if np.array_equal(long, short) else geometry.inv_freq / short,
         attention_factor=attention,
         parameters=lists,
         native={"type": "longrope"} | lists,
