@@ -65,7 +65,8 @@ def eval_document(name: str = "tiny") -> dict[str, Any]:
             ],
             "gradients": [{"length": length, "norm": 1.0 + length / 4096} for length in LENGTHS],
         },
-        "effective_length": {
+        "effective_length": 4096,
+        "effective": {
             "length": 4096,
             "threshold": 0.85,
             "short_score": 0.97,

@@ -56,7 +56,7 @@ def test_the_verdict_comes_first(whole: Path) -> None:
         < text.index("What was asked and done")
     )
     for said in (
-        "Usable up to 4k tokens.",
+        "Usable up to 4k tokens: both hold at every tested length, up to 4k.",
         "1 of 2 checks failed: stock reload.",
         "The search lowered the loss",
     ):
@@ -169,7 +169,7 @@ def test_damaged_runs_are_named_and_the_rest_is_made(
         assert said in text
     for name in bad:
         assert name in text
-    assert "Usable up to 4k tokens." in text
+    assert "Usable up to 4k tokens: both hold at every tested length, up to 4k." in text
 
 
 def test_no_readable_run_is_a_failure_and_writes_nothing(tmp_path: Path) -> None:

@@ -9,33 +9,35 @@ from ropewalk.report.reading import Curve, thinned
 from ropewalk.report.views import RunView
 
 MOST_SHOWN = 8
+MOST_BANDS = 4
 
 
 def lines(curves: Sequence[Curve], *, marker: bool) -> list[Line]:
-    """One line a curve. Controls are grey and dashed; beyond eight, measured curves wait in the legend."""
+    """One line a curve. Controls are grey and dashed; beyond eight, measured curves wait in the legend, and beyond
+    four bands would hide each other and are left to the table."""
     several = len({curve.run.id for curve in curves}) > 1
-    drawn, measured, controls = [], 0, 0
+    bands = len(curves) <= MOST_BANDS
+    drawn: list[Line] = []
+    measured = controls = 0
     for curve in curves:
         name = f"{curve.name} ({curve.run.id})" if several else curve.name
         if curve.role == "control":
-            drawn.append(
-                _line(
-                    curve, name, "ink" if controls % 2 else "muted", "dash" if controls < 2 else "dot", marker
-                )
-            )
+            color = "ink" if controls % 2 else "muted"
+            dash: Dash = "dash" if controls < 2 else "dot"
+            drawn.append(_line(curve, name, color, dash, marker, bands))
             controls += 1
         else:
-            line = _line(
-                curve, name, series_color(measured), series_dash(measured), marker, measured < MOST_SHOWN
-            )
-            drawn.append(line)
+            color, shown = series_color(measured), measured < MOST_SHOWN
+            drawn.append(_line(curve, name, color, series_dash(measured), marker, bands, shown))
             measured += 1
     return drawn
 
 
-def _line(curve: Curve, name: str, color: str, dash: Dash, marker: bool, shown: bool = True) -> Line:
+def _line(
+    curve: Curve, name: str, color: str, dash: Dash, marker: bool, bands: bool, shown: bool = True
+) -> Line:
     rows = thinned(curve.rows)
-    banded = all(row.low is not None and row.high is not None for row in rows)
+    banded = bands and all(row.low is not None and row.high is not None for row in rows)
     return Line(
         name,
         [row.at for row in rows],

@@ -21,9 +21,9 @@ from ropewalk.units import format_length
 
 def figure(view: ModelView) -> Figure:
     """B(m) = mean_i cos(m theta'_i), the dot product of two equal unit vectors m tokens apart."""
-    lines = [_line("unscaled", view.unscaled, "ink")]
+    lines = [_line("unscaled", view.unscaled, view.target_length, "ink")]
     for number, (label, made) in enumerate(zip(view.labels(), view.schedules, strict=True)):
-        lines.append(_line(label, made, series_color(number), number))
+        lines.append(_line(label, made, view.target_length, series_color(number), number))
     short = view.geometry.original_length
     guides = (Guide(short, f"original length {format_length(short)}", "x"), Guide(0.0, "", "y"))
     return Figure(
@@ -43,9 +43,9 @@ def figure(view: ModelView) -> Figure:
     )
 
 
-def _line(label: str, made: FrequencySchedule, color: str, number: int = 0) -> Line:
+def _line(label: str, made: FrequencySchedule, target: int, color: str, number: int = 0) -> Line:
     distance, values = decay_curve(made, points=320)
-    away = distance > 0
+    away = (distance > 0) & (distance < target)
     x = [float(value) for value in distance[away]]
     y = [significant(value, 4) for value in values[away]]
     return Line(label, x, y, color, series_dash(number), width=2.5 if color == "ink" else 1.6)

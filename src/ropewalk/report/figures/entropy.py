@@ -46,12 +46,18 @@ def figure(views: Sequence[RunView]) -> Figure:
         "Attention entropy",
         "Mean entropy of the attention weights in each layer. Rising towards the logarithm of the length, attention "
         "goes uniform; falling towards 0, it collapses to a peak.",
-        (Panel(tuple(drawn), Axis("layer"), Axis("attention entropy", "nats")),),
+        (Panel(tuple(drawn), Axis("layer", ticks=_ticks(drawn)), Axis("attention entropy", "nats")),),
         alt="; ".join(
             f"{line.name}: {line.y[0]} in the first layer, {line.y[-1]} in the last" for line in drawn
         ),
         sources=tuple(sources),
     )
+
+
+def _ticks(drawn: Sequence[Line]) -> tuple[tuple[float, str], ...]:
+    """Whole layers, at most twelve."""
+    layers = sorted({int(layer) for line in drawn for layer in line.x if layer is not None})
+    return tuple((float(layer), str(layer)) for layer in layers[:: -(-len(layers) // 12)])
 
 
 def attention_rows(health: object) -> tuple[list[Mapping[str, Any]], str]:

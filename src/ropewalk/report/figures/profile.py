@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
+
+from ropewalk.geometry import FloatArray
 from ropewalk.report.figure import Axis, Figure, Guide, Line, Panel, series_color, series_dash, significant
 from ropewalk.report.views import ModelView
+from ropewalk.schedule import FrequencySchedule
 from ropewalk.units import format_length
 
 
@@ -12,7 +18,7 @@ def figure(view: ModelView) -> Figure:
     index = [float(pair) for pair in range(view.geometry.half_dim)]
     layers: list[Line | Guide] = []
     for number, (label, made) in enumerate(zip(view.labels(), view.schedules, strict=True)):
-        values = [significant(value) for value in made.profile]
+        values = [significant(value) for value in _shares(made, view)]
         layers.append(Line(label, index, values, series_color(number), series_dash(number)))
     layers.append(Guide(0.0, "left alone", "y"))
     layers.append(Guide(1.0, "fully interpolated", "y"))
@@ -30,8 +36,15 @@ def figure(view: ModelView) -> Figure:
     )
 
 
+def _shares(made: FrequencySchedule, view: ModelView) -> FloatArray:
+    """ln(stretch) / ln(s) with the figure's own s, so that schedules of other nominal factors stand on one scale."""
+    factor = view.target_length / view.geometry.original_length
+    with np.errstate(divide="ignore"):
+        return np.asarray(np.log(made.stretch) / math.log(factor), dtype=np.float64)
+
+
 def _ends(view: ModelView) -> list[str]:
     return [
-        f"{label} from {made.profile[0]:.2f} to {made.profile[-1]:.2f}"
+        f"{label} from {_shares(made, view)[0]:.2f} to {_shares(made, view)[-1]:.2f}"
         for label, made in zip(view.labels(), view.schedules, strict=True)
     ]

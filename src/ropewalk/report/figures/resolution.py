@@ -37,13 +37,17 @@ def figure(view: ModelView) -> Figure:
 
 
 def _curve(made: FrequencySchedule, largest: float) -> tuple[list[float], list[float | None]]:
-    """The method at factors from 1 to the largest; only the schedule itself where it cannot be made at others."""
+    """The method from no stretch to this schedule; only the schedule itself where it cannot be made in between.
+
+    A schedule may have another nominal factor than the figure's largest: its own grows in proportion.
+    """
     steps = 12
     factors = [largest ** (step / steps) for step in range(steps)]
     values: list[float | None] = []
-    for factor in factors:
+    for step in range(steps):
         try:
-            other = schedule(made.method, made.geometry, factor=factor, **dict(made.parameters))
+            nominal = made.factor ** (step / steps)
+            other = schedule(made.method, made.geometry, factor=nominal, **dict(made.parameters))
         except RopewalkError:
             return [largest], [significant(neighbour_resolution(made))]
         values.append(significant(neighbour_resolution(other)))

@@ -9,6 +9,9 @@ from ropewalk.report.figure import Axis, Figure, Guide, NoDataError, Panel, Poin
 from ropewalk.report.reading import mappings, number
 from ropewalk.report.views import RunView
 
+# More labels than this stand on each other; the legend and the pointer name the points then.
+MOST_LABELS = 6
+
 
 def figure(views: Sequence[RunView]) -> Figure:
     """x: loss in the original window less the unmodified model's. y: the cropped control's loss less the method's."""
@@ -33,7 +36,14 @@ def figure(views: Sequence[RunView]) -> Figure:
             hint="`ropewalk compare MODEL --target 8x` measures them",
         )
     layers = [
-        Points(label, [significant(cost, 4)], [significant(gain, 4)], (label,), series_color(index))
+        Points(
+            label,
+            [significant(cost, 4)],
+            [significant(gain, 4)],
+            (label if len(points) <= MOST_LABELS else "",),
+            series_color(index),
+            legend=len(points) > MOST_LABELS,
+        )
         for index, (label, cost, gain, _) in enumerate(points)
     ]
     guides = (Guide(0.0, "no cost at short length"), Guide(0.0, "cropping does as well", "y"))

@@ -92,10 +92,12 @@ def build(names: Sequence[str | Path], *, title: str | None = None) -> Page:
 
 
 def _title(parts: Sequence[RunPart]) -> str:
-    subjects = list(dict.fromkeys(part.view.subject for part in parts))
-    if not subjects:
-        return "No readable run"
-    return subjects[0] if len(subjects) == 1 else f"{subjects[0]} and {len(subjects) - 1} more"
+    if len(parts) < 2:
+        return parts[0].view.subject if parts else "No readable run"
+    models = list(dict.fromkeys(part.view.model for part in parts))
+    kinds = list(dict.fromkeys(part.view.kind for part in parts))
+    more = f" and {len(models) - 2} more" if len(models) > 2 else ""
+    return f"{', '.join(models[:2])}{more}: {', '.join(kinds)}"
 
 
 def _part(run: StoredRun) -> RunPart:
@@ -229,7 +231,10 @@ def _differences(parts: Sequence[RunPart]) -> Table | None:
     rows = []
     for name in names:
         values = [document.get(name) for document in documents]
-        if any(value != values[0] for value in values):
+        # What only one kind of run asks for says nothing beside another kind.
+        if sum(name in document for document in documents) > 1 and any(
+            value != values[0] for value in values
+        ):
             rows.append((Cell(name.replace("_", " ")), *(value_cell(value) for value in values)))
     if not rows:
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -121,15 +122,24 @@ def value_cell(value: Any, source: str = "") -> Cell:
         return number_cell(value, source)
     if isinstance(value, str):
         return Cell(value, value, source)
+    if isinstance(value, Mapping) and not any(isinstance(item, dict | list) for item in value.values()):
+        text = ", ".join(
+            f"{key} {item:g}" if isinstance(item, float) else f"{key} {item}" for key, item in value.items()
+        )
+        return Cell(text, text, source)
+    if isinstance(value, list) and all(isinstance(item, str | int | float) for item in value):
+        text = ", ".join(str(item) for item in value)
+        return Cell(text, text[:80], source)
     text = json.dumps(value, ensure_ascii=False)
     return Cell(text if len(text) <= 400 else text[:399] + "…", text[:80], source)
 
 
 def key_table(title: str, document: Mapping[str, Any], source: str, *, note: str = "") -> Table:
-    """A mapping as two columns; inner mappings are flattened with dots."""
+    """A mapping as two columns; inner mappings are flattened with dots, what is not set is left out."""
     rows = tuple(
         (Cell(name.replace("_", " "), name), value_cell(value, f"{source}/{name.replace('.', '/')}"))
         for name, value in flattened(document)
+        if value is not None
     )
     return Table(title, (Column("name", numeric=False), Column("value", numeric=False)), rows, note)
 
@@ -143,6 +153,12 @@ def flattened(document: Mapping[str, Any], prefix: str = "") -> list[tuple[str, 
         else:
             found.append((f"{prefix}{name}", value))
     return found
+
+
+def sentences(text: Any) -> list[str]:
+    """A text from a run, one sentence an item."""
+    flat = sentence(text)
+    return re.split(r"(?<=[.!?])\s+(?=[A-Z])", flat) if flat else []
 
 
 def sentence(text: Any) -> str:

@@ -47,16 +47,27 @@
     toImageButtonOptions: { format: "svg", filename: "ropewalk" },
   };
 
-  function narrowed(layout, width) {
-    // On a narrow screen the margins shrink and labels stand closer.
-    if (width >= 480) return layout;
-    const margin = { ...layout.margin, l: Math.min(layout.margin.l, 48), r: 8 };
-    return { ...layout, margin, font: { ...layout.font, size: 11 } };
+  // Narrow screens get narrower margins; a legend gets its own lines below the plot instead of some of the plot.
+  function fitted(layout, traces, width) {
+    const narrow = width < 480;
+    const margin = { ...layout.margin };
+    if (narrow && margin.l > 48) Object.assign(margin, { l: 48, r: 8 });
+    const copy = { ...layout, margin, font: { ...layout.font, size: narrow ? 11 : 12 } };
+    if (!layout.showlegend) return copy;
+    const names = traces.filter((trace) => trace.showlegend).map((trace) => trace.name.length);
+    const longest = Math.max(...names) * 6.6 + 52;
+    const columns = Math.max(1, Math.floor((width - margin.l - margin.r) / longest));
+    const lines = Math.ceil(names.length / columns) * 20 + 12;
+    margin.b += lines;
+    copy.height = layout.height + lines;
+    const plot = copy.height - margin.t - margin.b;
+    copy.legend = { ...layout.legend, y: -(layout.margin.b + 4) / plot, font: { ...layout.legend.font, size: 12 } };
+    return copy;
   }
 
   async function draw(element, spec) {
     const theme = isDark() ? data.dark : data.light;
-    const layout = narrowed(painted(spec.layout, theme), element.clientWidth);
+    const layout = fitted(painted(spec.layout, theme), spec.data, element.clientWidth);
     await window.Plotly.react(element, painted(spec.data, theme), layout, config);
     element.dataset.drawn = "yes";
   }

@@ -141,7 +141,10 @@ def _draw_layer(
     if isinstance(layer, Line):
         _draw_line(place, layer, colors)
     elif isinstance(layer, Points):
-        place.plot(_numbers(layer.x), _numbers(layer.y), "o", color=colors[layer.color], markersize=6)
+        label = _plain(layer.name) if layer.legend else "_hidden"
+        place.plot(
+            _numbers(layer.x), _numbers(layer.y), "o", color=colors[layer.color], markersize=6, label=label
+        )
         for x, y, label in zip(layer.x, layer.y, layer.labels, strict=True):
             if x is not None and y is not None:
                 place.annotate(_plain(label), (x, y), (4, 4), textcoords="offset points", fontsize=8)

@@ -86,7 +86,13 @@ def _layout(panel: Panel, data: list[Spec], alone: bool) -> Spec:
         "hovermode": "closest",
         "barmode": "stack",
         "showlegend": alone and many,
-        "legend": {"orientation": "h", "yanchor": "top", "y": -0.2, "x": 0, "font": {"color": "@ink"}},
+        "legend": {
+            "orientation": "h",
+            "yanchor": "top",
+            "x": 0,
+            "xanchor": "left",
+            "font": {"color": "@ink"},
+        },
     }
     if panel.bare:
         layout["margin"] = {"l": 4, "r": 4, "t": 4, "b": 4}
@@ -116,6 +122,8 @@ def _axis(axis: Axis, values: list[float], *, category: bool = False) -> Spec:
         "automargin": True,
         "ticks": "outside",
         "ticklen": 4,
+        "exponentformat": "none",
+        "separatethousands": True,
     }
     if category:
         return spec | {"type": "category", "showgrid": False}
@@ -206,7 +214,7 @@ def _points(layer: Points, panel: Panel) -> Spec:
         "marker": {"color": f"@{layer.color}", "size": 10, "line": {"color": "@paper", "width": 1}},
         "showlegend": layer.legend,
         "cliponaxis": False,
-        "hovertemplate": "%{text}<br>" + _coordinates(panel) + "<extra></extra>",
+        "hovertemplate": _hover(panel),
     }
 
 

@@ -15,6 +15,7 @@ from ropewalk.report.page.content import (
     Verdict,
     number_cell,
     sentence,
+    sentences,
     shown_number,
     value_cell,
 )
@@ -55,11 +56,12 @@ def content(view: RunView) -> Content:
 def _verdict(view: RunView) -> Verdict:
     found = view.result.get("verdict")
     if isinstance(found, str):
-        return Verdict(sentence(found))
+        said = sentences(found) or ["No summary."]
+        return Verdict(said[0], tuple(said[1:]))
     if not isinstance(found, Mapping):
         return Verdict("This comparison states no verdict.", tone="muted")
-    headline = sentence(found.get("summary") or "No summary.")
-    points = []
+    said = sentences(found.get("summary") or "No summary.")
+    headline, points = said[0], said[1:]
     for key, words in (("text", "Best for text"), ("retrieval", "Best for retrieval")):
         if isinstance(found.get(key), str):
             points.append(f"{words}: {sentence(found[key])}")
@@ -138,7 +140,8 @@ def _column(key: str, methods: list[Mapping[str, Any]]) -> Column:
 
 def _best(key: str, methods: list[Mapping[str, Any]]) -> float | None:
     values = [value for method in methods if (value := number(method.get(key))) is not None]
-    if not values:
+    # Where every method is the same, none is best.
+    if len(set(values)) < 2:
         return None
     return max(values) if key.startswith("retrieval") else min(values)
 

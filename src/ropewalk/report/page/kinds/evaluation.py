@@ -21,14 +21,8 @@ from ropewalk.units import format_length
 
 def content(view: RunView) -> Content:
     """Verdict, tiles, tables and figures of an evaluation."""
-    tables = (
-        loss_table(view),
-        tail_table(view),
-        retrieval_table(view),
-        _evidence(view),
-        cells_table(view),
-        *_health(view),
-    )
+    tables = [loss_table(view), tail_table(view), retrieval_table(view), _evidence(view), _long_tokens(view)]
+    tables += [*_health(view), cells_table(view)]
     return Content(
         _verdict(view),
         tuple(_tiles(view)),
@@ -38,22 +32,27 @@ def content(view: RunView) -> Content:
 
 
 def effective_length(view: RunView) -> tuple[int | None, str]:
-    """(tokens, evidence in words); the value may be a number or a mapping with its evidence."""
-    found: Any = view.result.get("effective_length")
-    if isinstance(found, Mapping):
-        length = number(found.get("length"))
-        return (None if length is None else int(length)), str(found.get("why") or "")
-    length = number(found)
-    return (None if length is None else int(length)), ""
+    """(tokens, the reason in words)."""
+    length = number(view.result.get("effective_length"))
+    why = _effective(view).get("why")
+    return (None if length is None else int(length)), str(why or "")
+
+
+def _effective(view: RunView) -> Mapping[str, Any]:
+    found: Any = view.result.get("effective")
+    return found if isinstance(found, Mapping) else {}
 
 
 def _evidence(view: RunView) -> Table | None:
-    found: Any = view.result.get("effective_length")
-    if not isinstance(found, Mapping):
-        return None
     note = "A length holds when retrieval keeps its share of the short score and the tail is no worse than cropping."
-    path = f"{view.id}/result.json/effective_length/evidence"
-    return rows_table("Evidence for the effective length", found.get("evidence"), path, note=note)
+    path = f"{view.id}/result.json/effective/evidence"
+    return rows_table("Evidence for the effective length", _effective(view).get("evidence"), path, note=note)
+
+
+def _long_tokens(view: RunView) -> Table | None:
+    path = f"{view.id}/result.json/long_tokens"
+    note = "Tokens that repeat something that stands further back than the original window."
+    return rows_table("Tokens that need far context", view.result.get("long_tokens"), path, note=note)
 
 
 def _health(view: RunView) -> list[Table | None]:
@@ -71,18 +70,20 @@ def _health(view: RunView) -> list[Table | None]:
 
 
 def _verdict(view: RunView) -> Verdict:
-    length, evidence = effective_length(view)
-    points = [sentence(evidence)] if evidence else []
-    points += _against_controls(view)
-    summary = view.result.get("summary") or view.result.get("verdict")
-    if isinstance(summary, str):
-        return Verdict(sentence(summary), tuple(points))
+    length, why = effective_length(view)
+    said = view.result.get("verdict")
+    points = [sentence(line) for line in said] if isinstance(said, list) else _against_controls(view)
+    remarks = view.result.get("remarks")
+    points += [sentence(line) for line in remarks] if isinstance(remarks, list) else []
+    points = [
+        point[:1].upper() + point[1:] for point in points if not point.lower().startswith("effective length")
+    ]
+    reason = f": {why}" if why else ""
     if length is None:
-        why = f": {evidence}" if evidence else " or asked for"
         return Verdict(
-            sentence(f"No effective length was found{why}"), tuple(_against_controls(view)), "muted"
+            sentence(f"No effective length{reason or ' was found or asked for'}"), tuple(points), "muted"
         )
-    return Verdict(f"Usable up to {format_length(length)} tokens.", tuple(points))
+    return Verdict(sentence(f"Usable up to {format_length(length)} tokens{reason}"), tuple(points))
 
 
 def _against_controls(view: RunView) -> list[str]:
