@@ -53,12 +53,16 @@ def new_model(spread: float, length: int, layers: int = 2) -> Any:
 def attention_at(model: Any, length: int, places: int = 96) -> tuple[float, float]:
     """(variance of the attention output per element, entropy in nats) of layer 0 under independent unit-RMS inputs.
 
-    Both are means over queries spread evenly over the row; the variance includes the output projection.
+    Both are means over all queries of a row, from one query in each of `places` bins that grow geometrically (the first
+    queries see few keys and hold much of the variance). The variance includes the output projection.
     """
     module = attention_modules(model)[0]
     noise = torch.randn(1, length, HIDDEN, generator=torch.Generator().manual_seed(1))
     values = module.v_proj(noise).view(length, HEADS, -1).transpose(0, 1)
-    queries = torch.linspace(0, length - 1, places).long()
+    edges = (
+        torch.logspace(0, math.log10(length + 1), places + 1, dtype=torch.float64).round().long().unique() - 1
+    )
+    queries, weights = (edges[1:] + edges[:-1]) // 2, (edges[1:] - edges[:-1]).double() / length
     found: dict[str, float] = {}
 
     def watch(
@@ -67,9 +71,9 @@ def attention_at(model: Any, length: int, places: int = 96) -> tuple[float, floa
         logits = query[0][:, queries] @ key[0].transpose(1, 2) * module.scaling
         hidden = torch.arange(length)[None, :] > queries[:, None]
         attention = logits.masked_fill(hidden, -math.inf).softmax(-1)
-        output = module.o_proj((attention @ values).transpose(0, 1).reshape(places, -1))
-        found["variance"] = output.square().mean().item()
-        found["entropy"] = torch.special.entr(attention).sum(-1).mean().item()
+        output = module.o_proj((attention @ values).transpose(0, 1).reshape(len(queries), -1))
+        found["variance"] = (output.square().mean(-1) * weights).sum().item()
+        found["entropy"] = (torch.special.entr(attention).sum(-1).mean(0) * weights).sum().item()
         return query, kwargs
 
     install_attention(model)
