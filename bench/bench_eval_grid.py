@@ -8,17 +8,20 @@ The limit is the time that a bare forward needs for as many tokens as differ bet
 from __future__ import annotations
 
 import argparse
+import random
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from harness import Comparison, compare_series, write_results
+from ropewalk.evaluation import words
 from ropewalk.evaluation.grid import tree_of
 from ropewalk.evaluation.retrieval import plan_tasks, run_tasks
-from train_model import MODEL, make_tokenizer
+from train_model import MODEL, VOCABULARY
 
 DEPTHS = 11
 OUT = Path(__file__).parent / "out"
@@ -33,6 +36,18 @@ def make_model(longest: int) -> LlamaForCausalLM:
     # A word that ends the text would let some cells stop early.
     model.generation_config.eos_token_id = None
     return model
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level pairs trained on the tasks' own kind of prose: about as many tokens a sentence as real ones."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    rng = random.Random(0)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, initial_alphabet=alphabet, show_progress=False)
+    backend.train_from_iterator([f" {words.sentence(rng)}" for _ in range(20_000)], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=backend)
 
 
 def seconds(function: Callable[[], object]) -> float:
@@ -50,7 +65,7 @@ def main() -> None:
     options = parser.parse_args()
     lengths = [options.unit * (step + 1) for step in range(8)]
     model = make_model(lengths[-1])
-    tokenizer = AutoTokenizer.from_pretrained(make_tokenizer(OUT / "eval_grid_tokenizer"))
+    tokenizer = make_tokenizer()
     settings = {"tasks": ["needle"], "lengths": lengths, "depths": DEPTHS, "samples": 1}
     [cells] = plan_tasks(tokenizer, **settings).groups
     prompts = [torch.from_numpy(cell.prompt_ids.astype("int64"))[None] for cell in cells]

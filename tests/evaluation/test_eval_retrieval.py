@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from retrieval_models import ByteTokenizer, CopyModel, UniformModel
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import Lfm2Config, Lfm2ForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from ropewalk.errors import DamagedError, RopewalkError, UsageError
 from ropewalk.evaluation.engine import Engine
@@ -129,6 +129,33 @@ def test_sharing_text_changes_no_number(llama: LlamaForCausalLM, task: str, scor
             scored = [span.scored for span in sample.answer for _ in span.ids]
             expected = float(told[0][0][torch.tensor(scored)].sum())
             assert score.logprob == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_recurrent_model_is_copied_at_forks_and_gives_the_same_numbers() -> None:
+    torch.manual_seed(0)
+    config = Lfm2Config(
+        vocab_size=256,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        layer_types=["conv", "full_attention"],
+    )
+    model = Lfm2ForCausalLM(config).eval()
+    plan = plan_tasks(TOKENIZER, tasks=["multi-needle"], lengths=[500, 600], samples=1)
+    samples = {sample.key: sample for group in plan.groups for sample in group}
+    found = run_plan(model, TOKENIZER, plan)
+    assert {score.key for score in found} == set(samples)
+    for score in found:
+        sample = samples[score.key]
+        prompt, answer = sample.prompt_ids.tolist(), list(sample.answer_ids)
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([prompt + answer]), use_cache=False).logits[
+                0, len(prompt) - 1 : -1
+            ]
+        picked = logits.double().log_softmax(-1)[range(len(answer)), answer]
+        assert score.logprob == pytest.approx(float(picked.sum()), abs=1e-3)
 
 
 def test_each_token_that_differs_is_read_once() -> None:

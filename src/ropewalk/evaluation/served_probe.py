@@ -131,8 +131,8 @@ def _heads(probes: Sequence[Probe]) -> list[dict[str, Any]]:
                     "head-unread",
                     "error",
                     probe.length,
-                    f"the server truncates silently: at {probe.length} tokens another beginning of the prompt changes "
-                    "nothing in the answer's probabilities",
+                    f"at {probe.length} tokens another beginning of the prompt changes nothing in the answer's "
+                    "probabilities: the server truncates silently, or the model cannot attend so far",
                     "start the server with a longer window, and see that it refuses what it cannot read",
                 )
             ]
