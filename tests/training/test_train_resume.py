@@ -316,3 +316,28 @@ def test_a_run_without_its_run_json(tiny: Tiny, tmp_path: Path) -> None:
     with pytest.raises(DamagedError, match=r"checkpoints and no run.json"):
         train(output=output, resume=True, quiet=True)
     assert (output / "checkpoints" / "step-000003").is_dir()
+
+
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "head_dim": 8},
+    "gemma3_text": {"head_dim": 8, "sliding_window": 16},
+    "gpt_neox": {},
+    "phi3": {"pad_token_id": 0},
+}
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [name if name == "mixtral" else pytest.param(name, marks=pytest.mark.slow) for name in ARCHITECTURES],
+)
+def test_architectures_whose_files_are_laid_out_otherwise_resume(
+    tiny: Tiny, tmp_path: Path, kind: str
+) -> None:
+    """Fused experts, fused projections, scaled embeddings: what the files hold is not what the modules are called."""
+    recipe = tiny(stages=[{"length": 32, "steps": 3}], checkpoints={"every": 1, "keep_last": None})
+    recipe["model"]["init"] |= {"model_type": kind, "tie_word_embeddings": False, **ARCHITECTURES[kind]}
+    train(recipe, output=tmp_path / "whole", quiet=True)
+    stopped_run(recipe, tmp_path / "parts", 2)
+    train(recipe, output=tmp_path / "parts", resume=True, quiet=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")

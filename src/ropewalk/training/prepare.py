@@ -160,5 +160,7 @@ def _start_or_resume(folder: Path, settings: Settings, described: dict[str, Any]
     if checkpoint is None:
         progress.warn(f"{folder} has no checkpoint yet: starting at step 0")
     else:
+        # Killed between the last save and its pruning, a finished run would keep one too many for ever.
+        prune_checkpoints(root, settings.recipe.checkpoints.keep_last, checkpoint.path)
         progress.say(f"resuming from {checkpoint.path.name}")
     return checkpoint
