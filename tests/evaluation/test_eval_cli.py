@@ -257,3 +257,20 @@ def test_two_processes_give_the_same_document(
     same = ("loss", "loss_by_position", "controls", "retrieval", "effective_length", "long_tokens", "verdict")
     assert {key: shared[key] for key in same} == {key: document[key] for key in same}
     assert len(list((tmp_path / "run" / "cells").glob("scores-*.jsonl"))) == 2
+
+
+def test_an_extended_checkpoint_is_measured_beside_itself_unscaled(
+    tmp_path: Path, model_folder: Path, text_folder: Path
+) -> None:
+    ropewalk.extend(model_folder, target="2x", method="linear", out=tmp_path / "linear")
+    stretched = evaluate(tmp_path / "linear", text=text_folder, tasks="ppl")
+    plain = evaluate(model_folder, lengths=stretched.lengths, text=text_folder, tasks="ppl")
+    assert stretched.lengths == [80, 160, 320]
+    assert stretched.original_length == 160
+    assert stretched.controls.unmodified_is == "the same weights without the scaling"
+    assert [row.loss for row in stretched.controls.unmodified] == [row.loss for row in plain.loss]
+    assert [row.tail_loss for row in stretched.controls.cropped_unmodified] == [
+        row.tail_loss for row in plain.controls.cropped
+    ]
+    assert stretched.loss[0].loss != plain.loss[0].loss
+    assert any("the unmodified model on cropped context" in line for line in stretched.verdict)

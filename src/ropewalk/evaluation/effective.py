@@ -27,12 +27,15 @@ def effective_length(
     losses: Reading | None,
     cropped: Reading | None,
     owners: Sequence[int] | None = None,
+    *,
+    cropped_unmodified: Reading | None = None,
 ) -> dict[str, Any]:
     """`{length, threshold, short_score, evidence, why}`.
 
     A length holds when retrieval there is at least 0.85 of the score at the shortest length AND the tail loss is no
-    worse (by 0.01 nats) than the cropped control's. The effective length is the longest for which it and every
-    shorter tested length hold; None when one of the two was not measured or the short score is no better than chance.
+    worse (by 0.01 nats) than the cropped control's, and the cropped unmodified model's where that was measured. The
+    effective length is the longest for which it and every shorter tested length hold; None when one of the two was
+    not measured or the short score is no better than chance.
     """
     scores = {row["length"]: row for row in retrieval_by_length(retrieval)}
     document: dict[str, Any] = {"length": None, "threshold": THRESHOLD, "short_score": None, "evidence": []}
@@ -43,7 +46,9 @@ def effective_length(
     short = scores[min(scores)]
     document["short_score"] = short["accuracy"]
     for length in tested:
-        document["evidence"].append(_evidence(length, scores[length], short, losses, cropped, owners))
+        document["evidence"].append(
+            _evidence(length, scores[length], short, losses, [cropped, cropped_unmodified], owners)
+        )
     if wilson(short["accuracy"], short["samples"])[0] <= short["chance"]:
         return document | {
             "why": f"retrieval at {format_length(min(scores))} ({short['accuracy']:.2f}) is not above chance "
@@ -59,10 +64,12 @@ def _evidence(
     score: Mapping[str, Any],
     short: Mapping[str, Any],
     losses: Reading,
-    cropped: Reading,
+    cropped: Sequence[Reading | None],
     owners: Sequence[int] | None,
 ) -> dict[str, Any]:
-    difference = tail_difference(losses, cropped, length, owners)
+    """One row; of several cropped controls the one that reads best counts."""
+    found = [tail_difference(losses, control, length, owners) for control in cropped if control is not None]
+    difference = max(found, key=lambda one: one.mean)
     share = score["accuracy"] / short["accuracy"] if short["accuracy"] else 0.0
     return {
         "length": length,

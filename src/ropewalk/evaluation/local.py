@@ -53,6 +53,9 @@ class Local:
         self.request, self.cells, self.processes, self.watcher = request, cells, processes, watcher
         self.base = parts["base"]
         self.remarks: list[str] = []
+        self.unmodified: Reading | None = None
+        self.cropped_unmodified: Reading | None = None
+        self.unmodified_is: str | None = None
         tokenizer = parts["tokenizer"]
         self.tokenizer = (
             load_tokenizer(request.tokenizer or request.model) if tokenizer is None else tokenizer
@@ -149,12 +152,12 @@ class Local:
     def measure(self) -> EvalResult:
         """All parts, in the order in which they can still share the loaded model."""
         reading, cropped = self._read_text()
-        unmodified, unmodified_is = self._read_unmodified(reading)
+        self._read_unmodified(reading)
         scores = self._read_retrieval()
         health = self._health() if self.request.health else None
         if self.request.base is not None or self.base is not None:
-            unmodified, unmodified_is = self._read_base(reading)
-        return self._result(reading, cropped, unmodified, unmodified_is, scores, health)
+            self._read_base(reading)
+        return self._result(reading, cropped, scores, health)
 
     def _units(self, engine: Engine, label: str) -> list[Unit]:
         assert self.segments is not None
@@ -162,6 +165,21 @@ class Local:
             return prefix_units(engine, self.segments, self.lengths, label)
         stride = self.request.stride
         return [u for n in self.lengths for u in window_units(engine, self.segments, n, stride, label)]
+
+    def _read_controls(self, engine: Engine, label: str, like: Reading) -> None:
+        """The unmodified model on the whole text, and on cropped context: what a user has who stretches nothing."""
+        assert self.segments is not None
+        crop = self._crop()
+        cropped = cropped_units(engine, self.segments, crop, f"{label}-cropped") if crop else []
+        self.watcher.plan(
+            sum(unit.tokens for unit in [*self._units(engine, label), *cropped]) // self.processes.world
+        )
+        self.watcher.begin("unmodified control")
+        self.unmodified = self._reading(engine, label)
+        if crop is not None:
+            found = run_units(cropped, self.cells, self.processes, self.watcher.step)
+            count = len(self.segments.items)
+            self.cropped_unmodified = cropped_reading(like, found, crop, count, f"{label}-cropped")
 
     def _reading(self, engine: Engine, label: str) -> Reading:
         """Read the text with one engine under the chosen protocol."""
@@ -195,32 +213,26 @@ class Local:
             return None
         return Crop.of(self.original_length, self.request.crop_stride)
 
-    def _read_unmodified(self, reading: Reading | None) -> tuple[Reading | None, str | None]:
+    def _read_unmodified(self, reading: Reading | None) -> None:
         """The same weights without their scaling, where this toolkit put it there; the model itself where none is."""
-        if (
-            reading is None
-            or not self.request.controls
-            or self.request.base is not None
-            or self.base is not None
-        ):
-            return None, None
+        based = self.request.base is not None or self.base is not None
+        if reading is None or not self.request.controls or based:
+            return
         scaling = self._own_scaling()
         if scaling is None:
-            return None, "not known: give the unmodified model with --base"
-        if not scaling:
-            return reading, "the model itself: nothing scales its rotation"
-        from ropewalk.methods import schedule
-        from ropewalk.models.apply import apply
+            self.unmodified_is = "not known: give the unmodified model with --base"
+        elif not scaling:
+            self.unmodified, self.unmodified_is = reading, "the model itself: nothing scales its rotation"
+        else:
+            from ropewalk.methods import schedule
+            from ropewalk.models.apply import apply
 
-        assert self.facts is not None
-        self.watcher.plan(
-            sum(u.tokens for u in self._units(self.engine, "unmodified")) // self.processes.world
-        )
-        self.watcher.begin("unmodified control")
-        with apply(self.engine.model, schedule("none", self.facts.geometry, factor=1.0)):
-            plain = Engine(self.engine.model, chunk=self.request.chunk)
-            plain.budget_bytes = self.engine.budget_bytes
-            return self._reading(plain, "unmodified"), "the same weights without the scaling"
+            assert self.facts is not None
+            self.unmodified_is = "the same weights without the scaling"
+            with apply(self.engine.model, schedule("none", self.facts.geometry, factor=1.0)):
+                plain = Engine(self.engine.model, chunk=self.request.chunk)
+                plain.budget_bytes = self.engine.budget_bytes
+                self._read_controls(plain, "unmodified", reading)
 
     def _own_scaling(self) -> bool | None:
         """Whether the configuration scales the rotation on this toolkit's behalf; None: somebody else scaled it."""
@@ -248,15 +260,13 @@ class Local:
         del engine
         gc.collect()
 
-    def _read_base(self, reading: Reading | None) -> tuple[Reading | None, str | None]:
-        name = self.request.base or "the given model"
+    def _read_base(self, reading: Reading | None) -> None:
         if reading is None or not self.request.controls:
-            return None, name
+            return
+        self.unmodified_is = self.request.base or "the given model"
         with self._base_engine() as engine:
             engine.budget_bytes = self.engine.budget_bytes
-            self.watcher.plan(sum(u.tokens for u in self._units(engine, "base")) // self.processes.world)
-            self.watcher.begin("unmodified control")
-            return self._reading(engine, "base"), name
+            self._read_controls(engine, "base", reading)
 
     def _read_retrieval(self) -> list[SampleScore]:
         if self.plan is None:
@@ -314,8 +324,6 @@ class Local:
         self,
         reading: Reading | None,
         cropped: Reading | None,
-        unmodified: Reading | None,
-        unmodified_is: str | None,
         scores: list[SampleScore],
         health: dict[str, Any] | None,
     ) -> EvalResult:
@@ -325,10 +333,12 @@ class Local:
             if reading is None
             else [LossRow(**r.to_json()) for r in by_length(reading, self.lengths, owners)]
         )
-        controls = self._controls(reading, cropped, unmodified, unmodified_is)
+        controls = self._controls(reading, cropped)
         rows = rows_of(scores)
         by_size = retrieval_by_length(rows)
-        effective = effective_length(self.lengths, rows, reading, cropped, owners)
+        effective = effective_length(
+            self.lengths, rows, reading, cropped, owners, cropped_unmodified=self.cropped_unmodified
+        )
         return EvalResult(
             model=self.request.model,
             protocol=self.request.protocol,
@@ -356,21 +366,16 @@ class Local:
             request=self.request,
         )
 
-    def _controls(
-        self,
-        reading: Reading | None,
-        cropped: Reading | None,
-        unmodified: Reading | None,
-        unmodified_is: str | None,
-    ) -> Controls:
+    def _controls(self, reading: Reading | None, cropped: Reading | None) -> Controls:
         crop = None if cropped is None else self._crop()
         return Controls(
             cropped=self._control_rows(reading, cropped),
-            unmodified=self._control_rows(reading, unmodified),
+            cropped_unmodified=self._control_rows(reading, self.cropped_unmodified),
+            unmodified=self._control_rows(reading, self.unmodified),
             crop_length=crop.length if crop else None,
             crop_stride=crop.stride if crop else None,
             contexts=crop.contexts if crop else None,
-            unmodified_is=unmodified_is,
+            unmodified_is=self.unmodified_is,
         )
 
     def _long_tokens(self, reading: Reading | None, cropped: Reading | None) -> list[dict[str, Any]]:

@@ -146,9 +146,11 @@ def sliding_reading(
     return Reading(losses, dict.fromkeys(lengths, segments.length), means)
 
 
-def cropped_reading(like: Reading, found: dict[str, LossArray], crop: Crop, count: int) -> Reading:
+def cropped_reading(
+    like: Reading, found: dict[str, LossArray], crop: Crop, count: int, label: str = "cropped"
+) -> Reading:
     """The cropped control's cells under the lengths of another reading."""
-    rows = [found[f"cropped-{crop.length}-{index:05d}"] for index in range(count)]
+    rows = [found[f"{label}-{crop.length}-{index:05d}"] for index in range(count)]
     if any(not np.isfinite(row[1:]).any() for row in rows):
         raise RopewalkError("the cropped control scored nothing", hint="use a smaller --crop-stride")
     return Reading(dict.fromkeys(like.losses, rows), like.stops)

@@ -55,7 +55,7 @@ class EvalRequest(BaseModel):
     @classmethod
     def _lengths(cls, value: Any) -> list[int]:
         if isinstance(value, str):
-            return parse_lengths(value)
+            return parse_lengths(value) if value.strip() else []
         return sorted({parse_length(length) for length in value or []})
 
     @field_validator("tasks", mode="before")

@@ -40,10 +40,12 @@ class CurvePoint(Strict):
 class Controls(Strict):
     """The same table for the controls. `tail_gain` is what the model gains over the control there, paired.
 
-    `contexts` says what a token of the cropped control sees, `unmodified_is` what the unmodified model is.
+    `cropped` is the measured model on cropped context, `cropped_unmodified` the unmodified one: what a user has who
+    does not stretch anything. `contexts` says what a token sees there, `unmodified_is` what the unmodified model is.
     """
 
     cropped: list[LossRow] = []
+    cropped_unmodified: list[LossRow] = []
     unmodified: list[LossRow] = []
     crop_length: int | None = None
     crop_stride: int | None = None

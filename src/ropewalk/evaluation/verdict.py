@@ -23,13 +23,16 @@ def text_verdict(loss: Sequence[LossRow], controls: Controls, original_length: i
             *said,
             "no tested length is beyond the original window, so nothing is said about a longer one",
         ]
-    for name, rows in (("cropped context", controls.cropped), ("the unmodified model", controls.unmodified)):
+    beside = (
+        ("cropped context", controls.cropped),
+        ("the unmodified model on cropped context", controls.cropped_unmodified),
+        ("the unmodified model", controls.unmodified),
+    )
+    for name, rows in beside:
         row = next((row for row in rows if row.length == last.length), None)
-        if (
-            row is not None
-            and row.tail_gain is not None
-            and not (name != "cropped context" and row.tail_gain == 0)
-        ):
+        # The model itself stands in for an unmodified one where nothing scales it: nothing to say then.
+        itself = name == "the unmodified model" and row is not None and row.tail_gain == 0
+        if row is not None and row.tail_gain is not None and not itself:
             said.append(f"beside {name} the tail at {format_length(last.length)} reads {_gain(row)}")
     return said
 
@@ -76,8 +79,8 @@ def next_step(
 ) -> str:
     """One command that makes sense now."""
     longest = format_length(max(lengths))
-    beaten = next((row for row in controls.cropped if row.length == max(lengths)), None)
-    worse = beaten is not None and beaten.tail_gain is not None and beaten.tail_gain < -TOLERANCE
+    beside = [row for row in [*controls.cropped, *controls.cropped_unmodified] if row.length == max(lengths)]
+    worse = any(row.tail_gain is not None and row.tail_gain < -TOLERANCE for row in beside)
     length = effective.get("length")
     if worse or (effective.get("evidence") and (length is None or length < max(lengths))):
         return f"ropewalk compare {model} --target {longest}   # every method on this model; training is the next"
