@@ -104,7 +104,8 @@ def _examine(result: TypeResult, place: Path, methods: Sequence[str]) -> None:
     before = tiny.logits_of(model, ids)
     result.layers = _layers(model, facts)
     for method in methods:
-        schedule = ropewalk.schedule(method, facts.geometry, factor=FACTOR)
+        # A model that is scaled by the same method keeps its parameters, in memory as on disk.
+        schedule = ropewalk.schedule(method, facts.geometry, factor=FACTOR, **facts.rope.inherited(method))
         with ropewalk.apply(model, schedule, layers=result.layers) as applied:
             reason = applied.reason
             inside = tiny.logits_of(model, ids)
