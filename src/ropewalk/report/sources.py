@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.models.facts import ModelFacts, read_facts
+from ropewalk.plan import shape_of
 from ropewalk.planning.shape import ModelShape
 from ropewalk.report.views import DEFAULT_METHODS, ModelView, RunView, model_view
 from ropewalk.runs import StoredRun
@@ -34,7 +35,7 @@ def view_of_model(
         methods=methods,
         target_length=length,
         parameters=parameters,
-        shape=shape_of(facts),
+        shape=_shape(facts),
     )
 
 
@@ -84,26 +85,8 @@ def _name_of(source: str | Path) -> str:
     return path.resolve().name if path.is_dir() else str(source)
 
 
-def shape_of(facts: ModelFacts) -> ModelShape | None:
+def _shape(facts: ModelFacts) -> ModelShape | None:
     """The sizes that memory depends on; None where the config leaves out one of them."""
     if facts.intermediate_size is None or facts.vocab_size is None:
         return None
-    sliding = len(facts.layers.sliding)
-    experts = facts.experts or {}
-    return ModelShape(
-        num_layers=facts.num_layers,
-        hidden_size=facts.hidden_size,
-        intermediate_size=facts.intermediate_size,
-        vocab_size=facts.vocab_size,
-        num_attention_heads=facts.num_attention_heads,
-        num_kv_heads=facts.num_kv_heads,
-        head_dim=facts.head_dim,
-        tie_embeddings=facts.tie_embeddings,
-        attention_layers=facts.num_layers - sliding - len(facts.layers.other),
-        window_layers=sliding,
-        window=facts.sliding_window,
-        kv_elements=facts.num_kv_heads * (facts.head_dim + facts.value_dim),
-        num_experts=experts.get("num_experts") or 0,
-        experts_per_token=experts.get("num_experts_per_tok") or 0,
-        expert_size=experts.get("moe_intermediate_size") or 0,
-    )
+    return shape_of(facts)

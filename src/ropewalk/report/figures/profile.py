@@ -31,7 +31,7 @@ def figure(view: ModelView) -> Figure:
         f"Stretch profile at factor {factor:g}, {view.name}",
         f"How much of the factor each pair gets on the way from {format_length(view.geometry.original_length)} to "
         f"{format_length(view.target_length)} tokens. Right of the vertical line no pair turned once in training.",
-        (Panel(tuple(layers), Axis("pair"), Axis("stretch profile m", "0 to 1")),),
+        (Panel(tuple(layers), Axis("pair"), Axis("stretch profile m", "exponent of the factor")),),
         alt="One line a method from pair 0 to the last; " + "; ".join(_ends(view)),
     )
 

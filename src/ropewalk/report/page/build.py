@@ -122,12 +122,20 @@ def _part(run: StoredRun) -> RunPart:
         created=str(run.manifest["created"]),
         duration=format_duration(seconds) if isinstance(seconds, int | float) else "",
         command=_command(run),
-        asked=key_table("What was asked", run.request, f"{run.id}/manifest.json/request"),
+        asked=_asked(run),
         done=_done(run),
         files=_files(run),
         content=content,
         traceback=str(error.get("traceback") or "") if isinstance(error, Mapping) else "",
     )
+
+
+def _asked(run: StoredRun) -> Table:
+    """The request; one that is a recipe and nothing else stands without that word before every row."""
+    inner = run.request.get("recipe")
+    if isinstance(inner, Mapping) and len(run.request) == 1:
+        return key_table("What was asked", inner, f"{run.id}/manifest.json/request/recipe")
+    return key_table("What was asked", run.request, f"{run.id}/manifest.json/request")
 
 
 def _unfinished(run: StoredRun, content: Content, error: Mapping[str, Any]) -> Content:

@@ -130,8 +130,16 @@ def value_cell(value: Any, source: str = "") -> Cell:
     if isinstance(value, list) and all(isinstance(item, str | int | float) for item in value):
         text = ", ".join(str(item) for item in value)
         return Cell(text, text[:80], source)
-    text = json.dumps(value, ensure_ascii=False)
+    text = json.dumps(_set(value), ensure_ascii=False)
     return Cell(text if len(text) <= 400 else text[:399] + "…", text[:80], source)
+
+
+def _set(value: Any) -> Any:
+    """A document without what is not set: null, and empty lists and mappings."""
+    if isinstance(value, Mapping):
+        kept = {key: _set(item) for key, item in value.items()}
+        return {key: item for key, item in kept.items() if item is not None and item != {} and item != []}
+    return [_set(item) for item in value] if isinstance(value, list) else value
 
 
 def key_table(title: str, document: Mapping[str, Any], source: str, *, note: str = "") -> Table:
@@ -139,7 +147,7 @@ def key_table(title: str, document: Mapping[str, Any], source: str, *, note: str
     rows = tuple(
         (Cell(name.replace("_", " "), name), value_cell(value, f"{source}/{name.replace('.', '/')}"))
         for name, value in flattened(document)
-        if value is not None
+        if value is not None and value != [] and value != {}
     )
     return Table(title, (Column("name", numeric=False), Column("value", numeric=False)), rows, note)
 
