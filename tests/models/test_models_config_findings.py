@@ -108,6 +108,31 @@ BROKEN = {
     ),
     "scaling-ignored": ({"model_type": "gptj", "rope_scaling": {"rope_type": "linear", "factor": 2.0}}, True),
     "flat-rope-on-nested": (GEMMA | {"rope_parameters": {"rope_type": "linear", "factor": 8.0}}, True),
+    "nested-rope-on-flat": (
+        LLAMA | {"rope_parameters": {"full_attention": YARN | {"rope_theta": 1e4}, "sliding_attention": None}},
+        True,
+    ),
+    "layer-type-missing": (
+        {
+            "model_type": "laguna",
+            "num_hidden_layers": 2,
+            "layer_types": ["full_attention", "sliding_attention"],
+            "rope_parameters": {"full_attention": {"rope_theta": 1e4}},
+        },
+        False,
+    ),
+    "stray-nested-key": (
+        GEMMA
+        | {
+            "rope_parameters": {
+                "full_attention": {"rope_theta": 1e6},
+                "sliding_attention": {"rope_theta": 1e4},
+                "factor": 8.0,
+            }
+        },
+        False,
+    ),
+    "original-lengths-disagree": (scaled(**YARN) | {"original_max_position_embeddings": 1024}, True),
     "rope-scaling-unread": ({"model_type": "laguna", "rope_scaling": YARN}, True),
     "phi-longrope-only": (
         {
@@ -219,6 +244,23 @@ def test_a_flat_dictionary_moves_to_full_attention():
     facts = mended("flat-rope-on-nested")
     assert (facts.rope.rope_type, facts.rope.factor) == ("linear", 8.0)
     assert not facts.ropes["sliding_attention"].is_scaled
+
+
+def test_a_nested_dictionary_on_a_flat_class_keeps_its_meaning():
+    config = repaired_config(BROKEN["nested-rope-on-flat"][0])
+    assert config["rope_parameters"]["factor"] == 8.0
+    assert read_facts(config).rope.schedule.method == "yarn"
+
+
+def test_scaling_that_a_class_never_reads_is_not_counted():
+    config = {
+        "model_type": "cohere2_moe",
+        "num_hidden_layers": 4,
+        "rope_scaling": {"rope_type": "linear", "factor": 2.0},
+    }
+    assert not read_facts(config).rope.is_scaled
+    assert "rope-scaling-unread" in {finding.id for finding in find(config)}
+    assert read_facts(repaired_config(config)).rope.factor == 2.0
 
 
 def test_sgl_attention_factor_becomes_the_final_value():

@@ -122,6 +122,11 @@ def _restate(config: dict[str, Any], facts: ModelFacts) -> None:
     text["rope_scaling"] = {"type": values["rope_type"]} | old
 
 
+def _agree_on_original(config: dict[str, Any], facts: ModelFacts) -> None:
+    for entry in _entries(config, DEFAULT):
+        entry["original_max_position_embeddings"] = facts.original_length
+
+
 def _name_type(config: dict[str, Any], facts: ModelFacts) -> None:
     old = _text(config)["rope_scaling"]
     old["rope_type"] = old["type"]
@@ -181,6 +186,8 @@ _MENDS: dict[str, Mend] = {
     "phimoe-mscale": _each(_state_mscales),
     "proportional-replaced": _each(_proportional),
     "old-type-key": _name_type,
+    "original-lengths-disagree": _agree_on_original,
+    "nested-rope-on-flat": _restate,
     "dialects-disagree": _restate,
     "new-dialect-only": _restate,
 }

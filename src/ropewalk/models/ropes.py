@@ -28,11 +28,15 @@ def rope_entries(view: TextView) -> dict[str, dict[str, Any] | None]:
     default = (view.row or {}).get("rope_parameters")
     if (view.row or {}).get("table"):
         return {DEFAULT: _table_entry(view)}
-    if is_nested_type(view) or _nested_labels(view, given["rope_parameters"]):
+    if is_nested_type(view) or (view.row is None and nested_labels(view, given["rope_parameters"])):
         return _nested_entries(view, given, default or {})
+    legacy = None if (view.row or {}).get("new_only") else given["rope_scaling"]
     # An empty dictionary counts as absent, as it does in transformers.
     raw = (
-        given["rope_scaling"] or given["rope_parameters"] or (default if _is_scaled(default) else None) or {}
+        legacy
+        or _flattened(view, given["rope_parameters"])
+        or (default if _is_scaled(default) else None)
+        or {}
     )
     return {DEFAULT: _completed(view, dict(raw), default or {}, theta_names=("rope_theta",))}
 
@@ -73,7 +77,19 @@ def _optional_mapping(name: str, value: Any) -> dict[str, Any] | None:
     return dict(value)
 
 
-def _nested_labels(view: TextView, parameters: Mapping[str, Any] | None) -> list[str]:
+def _flattened(view: TextView, parameters: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The one entry that a class without layer types can mean by a nested dictionary."""
+    labels = nested_labels(view, parameters)
+    if not parameters or not labels:
+        return parameters
+    entries = [
+        parameters[label] for label in ("full_attention", *labels) if isinstance(parameters.get(label), dict)
+    ]
+    return dict(entries[0]) if entries else None
+
+
+def nested_labels(view: TextView, parameters: Mapping[str, Any] | None) -> list[str]:
+    """The keys of a rotary dictionary that name layer types."""
     if not parameters:
         return []
     labels = set((view.row or {}).get("labels") or ()) | set((view.row or {}).get("layer_types") or ())
@@ -83,7 +99,7 @@ def _nested_labels(view: TextView, parameters: Mapping[str, Any] | None) -> list
         key
         for key, value in parameters.items()
         if (isinstance(value, Mapping) or value is None)
-        and (key in labels or (view.row is None and any(word in key for word in _LAYER_WORDS)))
+        and (key in labels or (not is_nested_type(view) and any(word in key for word in _LAYER_WORDS)))
     ]
 
 
@@ -91,7 +107,7 @@ def _nested_entries(
     view: TextView, given: Mapping[str, dict[str, Any] | None], default: Mapping[str, Any]
 ) -> dict[str, dict[str, Any] | None]:
     parameters, legacy = given["rope_parameters"], given["rope_scaling"]
-    labels = _nested_labels(view, parameters)
+    labels = nested_labels(view, parameters)
     if view.model_type == "deepseek_v4" and not labels:
         return _deepseek_v4(view, parameters or legacy or {}, default)
     flat = legacy or parameters
@@ -113,9 +129,7 @@ def _nested_entries(
         ):
             merged |= legacy
         own = default.get(label) if isinstance(default.get(label), Mapping) else {}
-        found[label] = _completed(
-            view, merged, own or {}, theta_names=_theta_names(view, label), from_file=entry
-        )
+        found[label] = _completed(view, merged, own or {}, theta_names=_theta_names(view, label))
     if not any(entry is not None for entry in found.values()):
         raise RopewalkError(
             f"config.json: rope_parameters of model_type={shown(view.model_type)} names no layer type that rotates",
@@ -159,7 +173,6 @@ def _completed(
     default: Mapping[str, Any],
     *,
     theta_names: tuple[str, ...],
-    from_file: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """An entry with its type, its base and its share filled in, as transformers standardises it."""
     kind = entry_type(entry)

@@ -9,7 +9,7 @@ from ropewalk.models.entries import LONGROPE_ONLY
 from ropewalk.models.facts import ModelFacts
 from ropewalk.models.finding import Finding
 from ropewalk.models.record import FORMAT, RECORD, note_on, recorded
-from ropewalk.models.ropes import DEFAULT, entry_type, is_nested_type
+from ropewalk.models.ropes import DEFAULT, entry_type, is_nested_type, nested_labels
 from ropewalk.models.table import COPIES_FLAT, FLAT_IGNORED, row_of
 from ropewalk.models.tidy import REPAIR
 from ropewalk.models.values import is_number, shown
@@ -35,6 +35,8 @@ def dialect_rules(facts: ModelFacts) -> Iterator[Finding]:
         return
     yield from _flat_on_nested(facts, new)
     yield from _old_on_nested(facts, old)
+    yield from _layer_types(facts, new)
+    yield from _two_originals(facts, new, old)
     yield from _phi(facts, new, old)
     yield from _proportional(facts)
     if tuple(facts.ropes) == (DEFAULT,) and not (row_of(facts.text_type) or {}).get("new_only"):
@@ -97,6 +99,68 @@ def _old_on_nested(facts: ModelFacts, old: Any) -> Iterator[Finding]:
     )
 
 
+def _layer_types(facts: ModelFacts, new: Any) -> Iterator[Finding]:
+    """Nested dictionaries: on a class that wants a flat one, without a layer type in use, with keys beside them."""
+    view = view_of(facts.config)
+    labels = nested_labels(view, new) if isinstance(new, Mapping) else []
+    if not labels:
+        return
+    if not is_nested_type(view):
+        if facts.known:
+            yield Finding(
+                "nested-rope-on-flat",
+                "error",
+                f"rope_parameters is nested by layer type ({', '.join(map(shown, labels))}), but "
+                f"{facts.text_type} reads one flat dictionary: it ignores the entries, or crashes",
+                f"write the entry of the full-attention layers flat; {REPAIR}",
+                repairable=True,
+            )
+        return
+    used = {facts.layer_types[i] for i in facts.layers.rope} if not (view.row or {}).get("labels") else set()
+    missing = sorted(used - set(labels) - set(facts.ropes))
+    if missing and facts.text_type not in FLAT_IGNORED:
+        yield Finding(
+            "layer-type-missing",
+            "error",
+            f"rope_parameters has no entry for {', '.join(map(shown, missing))}, which layer_types uses: "
+            "building crashes",
+            "add one, or null for layers that never rotate",
+        )
+    stray = [name for name in new if name not in labels]
+    if stray:
+        yield Finding(
+            "stray-nested-key",
+            "warning",
+            f"{', '.join(map(shown, stray[:5]))} stands beside the layer types in rope_parameters, where "
+            "nobody reads it",
+            "move it into the entries, or remove it",
+        )
+
+
+def _two_originals(facts: ModelFacts, new: Any, old: Any) -> Iterator[Finding]:
+    root = facts.text.get("original_max_position_embeddings")
+    rope = facts.rope
+    if (
+        rope.layer_type != DEFAULT
+        or rope.rope_type not in ("yarn", "llama3", "longrope")
+        or not is_number(root)
+    ):
+        return
+    inside = [
+        place.get("original_max_position_embeddings") for place in (old, new) if isinstance(place, Mapping)
+    ]
+    other = next((value for value in inside if is_number(value) and value != root), None)
+    if other is not None:
+        yield Finding(
+            "original-lengths-disagree",
+            "error",
+            f"original_max_position_embeddings={root:g} beside the rotary dictionary, {other:g} inside: "
+            "transformers 5 takes the first, other readers the second",
+            f"make them the same; {REPAIR}, following the first",
+            repairable=True,
+        )
+
+
 def _phi(facts: ModelFacts, new: Any, old: Any) -> Iterator[Finding]:
     raw = old or new
     if facts.text_type not in LONGROPE_ONLY[:2] or not isinstance(raw, Mapping):
@@ -145,13 +209,13 @@ def _proportional(facts: ModelFacts) -> Iterator[Finding]:
 def _disagreement(facts: ModelFacts, new: Any, old: Any) -> Iterator[Finding]:
     """transformers 5 takes `rope_scaling` where both are there; other readers take the one that they know."""
     if not isinstance(new, Mapping) or not new or not isinstance(old, Mapping) or not old:
-        yield from _theta_disagreement(facts, new)
+        yield from _theta_disagreement(facts, new, old)
         return
     kinds = entry_type(new), entry_type(old)
     names = sorted((set(new) | set(old)) - _NOT_COMPARED)
     different = [name for name in names if new.get(name) != old.get(name)]
     if kinds[0] == kinds[1] and not different:
-        yield from _theta_disagreement(facts, new)
+        yield from _theta_disagreement(facts, new, old)
         return
     what = f"rope_type {shown(kinds[0])} against {shown(kinds[1])}" if kinds[0] != kinds[1] else ""
     listed = ", ".join(
@@ -168,16 +232,17 @@ def _disagreement(facts: ModelFacts, new: Any, old: Any) -> Iterator[Finding]:
     )
 
 
-def _theta_disagreement(facts: ModelFacts, new: Any) -> Iterator[Finding]:
-    inside = new.get("rope_theta") if isinstance(new, Mapping) else None
+def _theta_disagreement(facts: ModelFacts, new: Any, old: Any) -> Iterator[Finding]:
+    name, place = ("rope_scaling", old) if old else ("rope_parameters", new)
+    inside = place.get("rope_theta") if isinstance(place, Mapping) else None
     outside = facts.text.get("rope_theta")
     if is_number(inside) and is_number(outside) and inside != outside:
         yield Finding(
             "dialects-disagree",
             "error",
-            f"rope_parameters.rope_theta={inside:g}, but rope_theta={outside:g} beside it: transformers 5 "
-            "follows the first, older readers, MLX and llama.cpp's converter the second",
-            f"make them the same; {REPAIR}, following rope_parameters",
+            f"{name}.rope_theta={inside:g}, but rope_theta={outside:g} beside it: transformers 5 follows the "
+            "first, older readers, MLX and llama.cpp's converter the second",
+            f"make them the same; {REPAIR}, following {name}",
             repairable=True,
         )
 
@@ -194,8 +259,8 @@ def _one_dialect(facts: ModelFacts, new: Any, old: Any) -> Iterator[Finding]:
             yield Finding(
                 "new-dialect-only",
                 "warning",
-                f"{' and '.join(lost)} written only in rope_parameters: MLX, llama.cpp's older converters, DeepSpeed "
-                "and transformers 4 do not read it and run unscaled, without a word",
+                f"{' and '.join(lost)} written only in rope_parameters: MLX, llama.cpp's older converters, "
+                "DeepSpeed and transformers 4 do not read it and run unscaled, without a word",
                 f"write rope_theta and rope_scaling beside it; {REPAIR}",
                 repairable=True,
             )
