@@ -19,8 +19,6 @@ from ropewalk.training.options import (
 )
 from ropewalk.units import parse_length
 
-FORMAT = "ropewalk-recipe/1"
-
 
 def _length(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int | str):
@@ -253,7 +251,7 @@ class EnginePart(Strict):
 class Recipe(Strict):
     """A whole training run."""
 
-    format: Literal["ropewalk-recipe/1"] = FORMAT
+    format: Literal["ropewalk-recipe/1"] = "ropewalk-recipe/1"
     name: str = Field(default="train", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     about: str = ""
     follows: str = ""
