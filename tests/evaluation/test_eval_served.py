@@ -17,7 +17,7 @@ from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.evaluation.corpus import Document
 from ropewalk.evaluation.endpoint import Endpoint, EndpointError, check_url
 from ropewalk.evaluation.scores import SampleScore
-from ropewalk.evaluation.served import ServedResult, connect, is_url, run_served
+from ropewalk.evaluation.served import ServedResult, connect, run_served
 from ropewalk.evaluation.served_loss import document_losses, find_way, loss_table
 from ropewalk.evaluation.server import Server
 from ropewalk.evaluation.workers import in_parallel
@@ -318,11 +318,6 @@ def test_addresses_that_cannot_work_are_refused(url: str) -> None:
         check_url(url)
     assert "pw" not in caught.value.message
     assert check_url(" http://127.0.0.1:8000/v1/ ") == "http://127.0.0.1:8000/v1"
-
-
-def test_which_names_are_addresses() -> None:
-    assert is_url("https://host/v1")
-    assert not is_url("org/model")
 
 
 def test_the_model_is_found_or_must_be_named() -> None:

@@ -39,11 +39,6 @@ class ServedResult:
         return any(finding["id"] in ("truncates", "head-unread") for finding in self.findings)
 
 
-def is_url(source: object) -> bool:
-    """Whether a model's name is a server's address."""
-    return str(source).startswith(("http://", "https://"))
-
-
 def connect(
     url: str,
     model: str | None = None,

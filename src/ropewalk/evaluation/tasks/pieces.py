@@ -6,7 +6,7 @@ begin with a space or after a line break, where tokenizers split anyway, so this
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -152,13 +152,3 @@ def chat_frame(encoder: TokenizerEncoder) -> Frame:
     # The template writes BOS itself where the model wants one, so no opening is added here.
     head = tuple(int(i) for i in tokenizer.encode(before, add_special_tokens=False))
     return Frame(before=Piece(before, head), after=Piece(after, encoder.ids(after)), chat=True)
-
-
-def piece(encoder: Encoder, text: str) -> Piece:
-    """`text` with its tokens."""
-    return Piece(text, encoder.ids(text))
-
-
-def pieces(encoder: Encoder, texts: Iterable[str]) -> tuple[Piece, ...]:
-    """Several texts with their tokens."""
-    return tuple(piece(encoder, text) for text in texts)
