@@ -13,6 +13,7 @@ from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.models.carrier import carry, config_with
 from ropewalk.models.facts import read_facts
 from ropewalk.models.findings import find
+from ropewalk.models.table import known_types, row_of
 
 LLAMA = {
     "model_type": "llama",
@@ -331,3 +332,35 @@ def test_the_note_keeps_the_methods_name_and_parameters(method):
     again = carry(config_with(LLAMA, made), found, target_length=2048)
     assert again.config["rope_parameters"] == config_with(LLAMA, made)["rope_parameters"]
     assert not any("two sets" in note for note in again.notes)
+
+
+KNOWN = [name for name in known_types() if (row_of(name) or {}).get("rope")]
+
+
+def test_every_known_type_is_read_written_and_read_again():
+    written = 0
+    for name in KNOWN:
+        try:
+            facts = read_facts({"model_type": name})
+        except RopewalkError:
+            # Vision towers without a window, and defaults in which no layer rotates.
+            continue
+        layers = "all" if facts.main == "sliding_attention" else "full"
+        for method in ("ntk", "yarn", "ntk-su"):
+            try:
+                carried = carry(
+                    {"model_type": name}, ropewalk.schedule(method, facts.geometry, factor=4.0), layers=layers
+                )
+            except RopewalkError:
+                continue
+            again = reread(carried.config)
+            assert again.geometry == facts.geometry
+            assert again.rope.factor == 4.0
+            wrong = [
+                finding
+                for finding in find(carried.config)
+                if finding.severity == "error" or finding.repairable
+            ]
+            assert wrong == []
+            written += 1
+    assert written > 550

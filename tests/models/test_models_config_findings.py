@@ -179,6 +179,7 @@ BROKEN = {
     "layer-types-length": (LLAMA | {"model_type": "qwen3", "layer_types": ["full_attention"]}, False),
     "all-layers-slide": (LLAMA | {"model_type": "mistral", "sliding_window": 512}, False),
     "layers-without-rope": ({"model_type": "smollm3", "num_hidden_layers": 8}, False),
+    "local-parts": ({"model_type": "blt"}, False),
     "linear-original-unclear": (scaled(rope_type="linear", factor=8.0), False),
     "remote-code": (LLAMA | {"auto_map": {"AutoModel": "x.Y"}}, False),
     "unknown-model-type": (LLAMA | {"model_type": "brand-new"}, False),
@@ -321,6 +322,14 @@ def test_serving_length_of_our_own_linear():
 
     found = {finding.id for finding in find(config_with(LLAMA, made))}
     assert "serving-length-multiplied" in found
+
+
+def test_models_that_reach_far_without_rotation_are_told_apart():
+    found = {finding.id: finding for finding in find({"model_type": "llama4_text", "num_hidden_layers": 8})}
+    assert "all-layers-slide" not in found
+    assert found["layers-without-rope"].severity == "warning"
+    mixed = {finding.id: finding for finding in find({"model_type": "smollm3", "num_hidden_layers": 8})}
+    assert mixed["layers-without-rope"].severity == "note"
 
 
 def test_softmax_scale_of_mla_is_told():

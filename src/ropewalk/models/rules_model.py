@@ -7,7 +7,7 @@ from typing import Any
 
 from ropewalk.models.facts import ModelFacts
 from ropewalk.models.finding import Finding
-from ropewalk.models.table import SLIDING_ONLY, row_of
+from ropewalk.models.table import row_of
 from ropewalk.models.tidy import REPAIR
 from ropewalk.models.values import is_number, is_whole, shown
 from ropewalk.units import format_length
@@ -71,7 +71,7 @@ def _layers(facts: ModelFacts, target: int | None) -> Iterator[Finding]:
             "correct one of them",
         )
     window = layers.sliding_window
-    if window is not None and layers.sliding and not layers.full_rope and facts.text_type not in SLIDING_ONLY:
+    if window is not None and layers.sliding and not layers.full_rope and not layers.no_rope:
         yield Finding(
             "all-layers-slide",
             "warning",
@@ -89,8 +89,16 @@ def _layers(facts: ModelFacts, target: int | None) -> Iterator[Finding]:
             "frequencies where they have their own",
             "nothing to mend",
         )
+    if facts.text_path == ("global_config",):
+        yield Finding(
+            "local-parts",
+            "note",
+            "the byte-level encoder and decoder attend within a local window and keep their frequencies: the global "
+            "transformer over patches is what a stretch concerns",
+            "nothing to mend",
+        )
     if layers.no_rope:
-        only = facts.text_type in SLIDING_ONLY
+        only = not layers.full_rope
         yield Finding(
             "layers-without-rope",
             "warning" if only else "note",
