@@ -149,3 +149,14 @@ def test_pickled_weights_are_refused(tmp_path):
         resolve(tmp_path / "config.json", need_weights=True)
     (tmp_path / "model.safetensors").write_bytes(b"")
     assert resolve(os.fspath(tmp_path / "config.json"), need_weights=True) == tmp_path
+
+
+def test_values_are_shown_without_what_a_terminal_obeys():
+    from ropewalk.models.values import plain, shown
+
+    assert shown("\x1b[2Ja\u202eb\ud800") == r"'\x1b[2Ja\u202eb\ud800'"
+    assert shown("Модель") == "'Модель'"
+    assert plain("Модель") == "Модель"
+    assert shown(10**5000).startswith("an integer of")
+    assert shown([0] * 1000) == "a list of 1000 entries"
+    assert len(shown({"a": "b" * 500})) == 60

@@ -21,13 +21,13 @@ def shown(value: object, limit: int = 60) -> str:
         return f"an integer of {len(f'{value:x}')} hexadecimal digits"
     if isinstance(value, Mapping | list) and len(value) > 12:
         return f"a {'list' if isinstance(value, list) else 'mapping'} of {len(value)} entries"
-    # ascii(), not repr(): bidirectional marks and other invisible characters must not reach a terminal either.
-    text = ascii(value)
+    # repr() escapes whatever is not printable, bidirectional marks and lone surrogates among it.
+    text = repr(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def plain(text: str, limit: int = 80) -> str:
-    """A foreign name without quotes, for tables: printable ASCII stays, the rest is escaped."""
+    """A foreign name without quotes, for tables: what is printable stays, the rest is escaped."""
     return shown(text, limit + 2).strip("'\"") if text else ""
 
 
