@@ -378,3 +378,16 @@ def test_a_hub_cache_snapshot_is_extended_through_its_links(llama: Path, tmp_pat
     assert done.code == 0, done.err
     assert not any(path.is_symlink() for path in out.iterdir())
     assert (out / "tokenizer.json").read_bytes() == (llama / "tokenizer.json").read_bytes()
+
+
+def test_a_defect_in_the_source_is_said_aloud(llama: Path, tmp_path: Path, cli: Call) -> None:
+    broken = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 10000.0}
+    _edit(llama / "config.json", rope_parameters=broken, rope_scaling=None, max_position_embeddings=256)
+    done = cli("extend", llama, "--factor", "8", "-o", tmp_path / "out", "--json")
+    assert done.code == 0, done.err
+    assert any("original-length-missing" in note and "--repair" in note for note in done.json["notes"])
+    mended = cli("extend", llama, "--factor", "8", "--repair", "-o", tmp_path / "mended", "--json")
+    assert mended.code == 0, mended.err
+    assert mended.json["schedule"]["original_length"] == 64
+    assert mended.json["target_length"] == 512
+    assert (tmp_path / "mended" / "config.json.original").exists()

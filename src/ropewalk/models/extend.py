@@ -205,6 +205,10 @@ def _schedule(request: _Request, facts: ModelFacts) -> tuple[FrequencySchedule |
             f"the model is already scaled ({facts.rope.rope_type}, factor {facts.rope.factor:g}): the new stretch "
             f"replaces it and counts from the original {facts.original_length} tokens"
         )
+    if not request.repair:
+        # Its window or base may be read wrongly because of a defect; that must not pass unseen.
+        faults = [finding for finding in find(facts.config) if finding.severity == "error"]
+        notes += [f"inspect finds {fault.id}: {fault.message} (--repair mends first)" for fault in faults]
     if request.schedule is not None:
         made = _given_schedule(request)
         return made, tuple(notes) + made.notes

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ropewalk.errors import RopewalkError
+from ropewalk.errors import RopewalkError, one_line
 from ropewalk.models.facts import ModelFacts
 from ropewalk.units import format_bytes
 
@@ -81,8 +81,15 @@ def run(model: Any, probe: Probe) -> np.ndarray:
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
     if probe.positions is not None:
         inputs["position_ids"] = torch.tensor([probe.positions], device=device)
-    with torch.no_grad():
-        logits = model(**inputs).logits[0, probe.keep :]
+    try:
+        with torch.no_grad():
+            logits = model(**inputs).logits[0, probe.keep :]
+    except Exception as error:
+        # An architecture may want inputs of its own; whatever its code objects to is the reason to give.
+        raise RopewalkError(
+            f"a forward over {len(probe.ids)} tokens fails ({type(error).__name__}: {one_line(error, 160)})",
+            hint="check this model by hand",
+        ) from error
     return np.asarray(logits.float().cpu().numpy())
 
 

@@ -61,8 +61,13 @@ def _fill_rotary(built: Any) -> None:
     """Real buffers for every rotary module, filled by the initialiser of the sub-model that owns it."""
     for path, module in rotary_modules(built).items():
         module.to_empty(device="cpu", recurse=False)
+        for buffer in module.buffers(recurse=False):
+            buffer.fill_(torch.nan if buffer.is_floating_point() else 0)
         with torch.device("cpu"):
             _owner(built, path)._init_weights(module)
+            if any(buffer.isnan().any() for buffer in module.buffers(recurse=False)):
+                # Code from outside the library fills its buffers in the constructor alone.
+                module._buffers |= type(module)(module.config)._buffers
 
 
 def _owner(built: Any, path: str) -> Any:

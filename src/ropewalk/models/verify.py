@@ -142,11 +142,20 @@ def _run(
         with apply(model, own, layers=original.layers, target_length=facts.max_position_embeddings):
             outcome.identity = [run(model, probe) for probe in probes]
     del model
-    gc.collect()
+    _free(device.type)
     outcome.stock = stock_run(
         folder, probes, device=str(device), dtype=chosen, attn=attn, trust_remote_code=trust
     )
     return outcome
+
+
+def _free(device: str) -> None:
+    """Give the first model's memory back before the other process asks for as much."""
+    gc.collect()
+    if device == "cuda":
+        import torch
+
+        torch.cuda.empty_cache()
 
 
 def _buffers(model: Any) -> dict[str, Any]:
