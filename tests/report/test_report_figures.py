@@ -111,7 +111,12 @@ def test_every_figure_is_drawn_to_the_same_bytes(every: dict[str, Figure], name:
     assert first == drawn.draw(every[name], "svg")
     assert first.startswith(b"<?xml")
     assert b"<dc:date>" not in first
-    assert first != drawn.draw(every[name], "svg", dark=True)
+
+
+def test_dark_is_another_drawing(every: dict[str, Figure]) -> None:
+    dark = drawn.draw(every["profile"], "svg", dark=True)
+    assert dark != drawn.draw(every["profile"], "svg")
+    assert DARK["paper"].encode() in dark
 
 
 @pytest.mark.parametrize(("file_format", "magic"), [("png", b"\x89PNG"), ("pdf", b"%PDF")])

@@ -9,8 +9,8 @@ from ropewalk.report.figure import Axis, Figure, Guide, NoDataError, Panel, Poin
 from ropewalk.report.reading import mappings, number
 from ropewalk.report.views import RunView
 
-# More labels than this stand on each other; the legend and the pointer name the points then.
-MOST_LABELS = 6
+# Labels of points nearer than this share of both axes would stand on each other; the legend names them then.
+_NEAR = 0.12
 
 
 def figure(views: Sequence[RunView]) -> Figure:
@@ -35,14 +35,15 @@ def figure(views: Sequence[RunView]) -> Figure:
             "no losses in the window and at the target beside their controls in this run",
             hint="`ropewalk compare MODEL --target 8x` measures them",
         )
+    apart = _apart([(cost, gain) for _, cost, gain, _ in points])
     layers = [
         Points(
             label,
             [significant(cost, 4)],
             [significant(gain, 4)],
-            (label if len(points) <= MOST_LABELS else "",),
+            (label if apart else "",),
             series_color(index),
-            legend=len(points) > MOST_LABELS,
+            legend=not apart,
         )
         for index, (label, cost, gain, _) in enumerate(points)
     ]
@@ -78,3 +79,13 @@ def baselines(view: RunView) -> tuple[float | None, float | None]:
 
 def _loss(control: Any, key: str) -> float | None:
     return number(control.get(key)) if isinstance(control, Mapping) else None
+
+
+def _apart(points: Sequence[tuple[float, float]]) -> bool:
+    """Whether no two points are so near that their labels would meet."""
+    spans = [max(max(values) - min(values), 1e-12) for values in zip(*points, strict=True)]
+    return not any(
+        all(abs(a - b) < _NEAR * span for a, b, span in zip(one, two, spans, strict=True))
+        for index, one in enumerate(points)
+        for two in points[:index]
+    )

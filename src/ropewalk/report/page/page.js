@@ -54,10 +54,14 @@
     if (narrow && margin.l > 48) Object.assign(margin, { l: 48, r: 8 });
     const copy = { ...layout, margin, font: { ...layout.font, size: narrow ? 11 : 12 } };
     if (!layout.showlegend) return copy;
-    const names = traces.filter((trace) => trace.showlegend).map((trace) => trace.name.length);
-    const longest = Math.max(...names) * 6.6 + 52;
-    const columns = Math.max(1, Math.floor((width - margin.l - margin.r) / longest));
-    const lines = Math.ceil(names.length / columns) * 20 + 12;
+    const room = width - margin.l - margin.r;
+    let [rows, used] = [1, 0];
+    for (const trace of traces.filter((item) => item.showlegend)) {
+      const wide = trace.name.length * 6.6 + 48;
+      if (used > 0 && used + wide > room) [rows, used] = [rows + 1, 0];
+      used += wide;
+    }
+    const lines = rows * 20;
     margin.b += lines;
     copy.height = layout.height + lines;
     const plot = copy.height - margin.t - margin.b;
