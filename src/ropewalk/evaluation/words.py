@@ -88,6 +88,13 @@ def sentence(rng: random.Random) -> str:
     return f"Nobody {verb} the {first}, because the {second} was {rng.choice(ADJECTIVES)}."
 
 
+def short_sentence(rng: random.Random) -> str:
+    """A sentence of some twenty-five letters, for windows where every byte is a token: `They kept the lantern.`"""
+    if rng.randrange(2):
+        return f"They {rng.choice(VERBS)} the {rng.choice(NOUNS)}."
+    return f"The {rng.choice(NOUNS)} was {rng.choice(ADJECTIVES)}."
+
+
 def key(rng: random.Random) -> str:
     """A two-word name such as `amber-lake`; there are more than fifty thousand."""
     return f"{rng.choice(ADJECTIVES)}-{rng.choice(NOUNS)}"

@@ -194,11 +194,12 @@ class Task(ABC):
         return Choice(joint.join(f" {value}" for value in values), ids)
 
     def prose(self) -> Iterator[str]:
-        """Sentences of the user's haystack where there is one, otherwise our own, each with a leading space."""
+        """Sentences of the user's haystack where there is one, otherwise our own: short ones in the compact wording."""
         if self.setting.haystack is not None:
             return iter(self.setting.haystack)
         rng = random.Random(f"{self.setting.seed}/{self.name}/{self.index}/prose")
-        return (f" {words.sentence(rng)}" for _ in itertools.count())
+        write = words.sentence if self.setting.template == "full" else words.short_sentence
+        return (f" {write(rng)}" for _ in itertools.count())
 
     def grass(self) -> Iterator[str]:
         """The passkey papers' endless refrain."""

@@ -11,8 +11,8 @@ from ropewalk.evaluation.tasks.base import Ask, Task
 from ropewalk.evaluation.tasks.values import distinct_keys
 
 # Forced choice is only a lookup if the wrong answers stand in the text too, and all over it: a model that just likes
-# what it read last must not win.
-NEAR = 7
+# what it read last must not win. Short windows have room for fewer.
+NEAR = {"full": 7, "compact": 3}
 
 
 class KeyValue(Task):
@@ -39,9 +39,10 @@ class KeyValue(Task):
 
     def draw(self) -> None:
         form = self.form("passkey")
-        self.key, *self.other_keys = distinct_keys(self.rng, 1 + NEAR)
-        self.value, *self.other_values = form.distinct(self.rng, 1 + NEAR)
-        missing = self.setting.num_choices - 1 - NEAR
+        near_lines = NEAR[self.setting.template]
+        self.key, *self.other_keys = distinct_keys(self.rng, 1 + near_lines)
+        self.value, *self.other_values = form.distinct(self.rng, 1 + near_lines)
+        missing = self.setting.num_choices - 1 - near_lines
         fresh = self.fresh_wrong(self.value, form)[: max(0, missing)]
         near = tuple((value,) for value in self.other_values[: self.setting.num_choices - 1])
         self.wrong = near + fresh
@@ -65,7 +66,7 @@ class KeyValue(Task):
         needle = line.format(key=self.key, value=self.value)
         pairs = zip(self.other_keys, self.other_values, strict=True)
         near = tuple(
-            (line.format(key=key, value=value), (number + 0.5) / NEAR)
+            (line.format(key=key, value=value), (number + 0.5) / len(self.other_keys))
             for number, (key, value) in enumerate(pairs)
         )
         return [
