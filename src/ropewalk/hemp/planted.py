@@ -75,17 +75,19 @@ def make_value(rng: random.Random) -> str:
     return words.coded_word(rng, rng.randrange(4, 9)) if kind < 0.9 else words.key(rng)
 
 
-def planted_text(rng: random.Random, texts: Sequence[str], length: int) -> str:
+def planted_text(rng: random.Random, texts: Sequence[str], length: int, dense: float = 0.125) -> str:
     """`length` characters: 1 to 8 facts at random places of some filler, then questions up to the last character.
 
-    An eighth of the samples hold facts only, as many as fit. Where nothing fits, a plain excerpt is the answer.
+    A share of `dense` of the samples with keys hold as many facts as fit, half of those with facts of one form: a key
+    is then only found by all of its letters. Where nothing fits, a plain excerpt is the answer.
     """
     phrasing = rng.choice(PHRASINGS)
-    if not phrasing.has_key:
-        count = 1
+    crowded = phrasing.has_key and rng.random() < dense
+    count = 20 if crowded else rng.choice((2, 3, 3, 4, 5, 8)) if phrasing.has_key else 1
+    if crowded and rng.random() < 0.5:
+        pairs = {words.key(rng): words.number(rng, 5) for _ in range(count)}
     else:
-        count = 20 if rng.random() < 0.125 else rng.choice((2, 3, 3, 4, 5, 8))
-    pairs = {make_key(rng): make_value(rng) for _ in range(count)}
+        pairs = {make_key(rng): make_value(rng) for _ in range(count)}
     while pairs:
         asked = rng.sample(list(pairs), k=rng.randrange(1, min(5, len(pairs)) + 1))
         ending = "".join(phrasing.question.format(key=key, value=pairs[key]) for key in asked) + "\n"

@@ -1,4 +1,6 @@
-"""From the last checkpoint of `ropewalk train hemp` to the folder that is shipped: `python -m ropewalk.hemp.ship RUN`.
+"""From the last checkpoint of `ropewalk train hemp` to the shipped folder: `python -m ropewalk.hemp.ship RUN...`.
+
+Several runs are given in the order in which they were trained; the weights are the last one's.
 
 Weights become bfloat16 (a rounding of at most 2**-9, relative), the configuration carries both dialects, and the log of
 the training goes beside it.
@@ -19,10 +21,11 @@ LIMIT_BYTES = 16 * 1024**2
 LOGGED = ("step", "kind", "loss", "learning_rate", "length", "tokens", "tokens_per_s", "seconds")
 
 
-def ship(run: Path, target: Path) -> Path:
-    """Write the model folder from a training run's newest checkpoint; an existing README.md is kept."""
+def ship(runs: list[Path], target: Path) -> Path:
+    """Write the model folder from the last run's newest checkpoint; an existing README.md is kept."""
     from ropewalk.training.checkpoint import newest_checkpoint
 
+    run = runs[-1]
     checkpoint = newest_checkpoint(run / "checkpoints", print)
     if checkpoint is None:
         raise UsageError(
@@ -33,7 +36,7 @@ def ship(run: Path, target: Path) -> Path:
         _write_weights(checkpoint.path, working)
         _write_config(checkpoint.path, working)
         write_tokenizer(working)
-        write_json(working / "training-log.json", training_log(run))
+        write_json(working / "training-log.json", training_log(runs))
         if card is not None:
             (working / "README.md").write_bytes(card)
     return target
@@ -49,6 +52,7 @@ def _write_weights(checkpoint: Path, working: Path) -> None:
     rounded = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in sorted(tensors.items())}
     path = working / "model.safetensors"
     save_file(rounded, path, metadata={"format": "pt"})
+    path.chmod(0o644)
     if path.stat().st_size > LIMIT_BYTES:
         raise UsageError(
             f"{path.stat().st_size} bytes are too many for the repository", hint="train a smaller model"
@@ -70,22 +74,23 @@ def _write_config(checkpoint: Path, working: Path) -> None:
             "do_sample": False,
             "eos_token_id": config["eos_token_id"],
             "pad_token_id": config["pad_token_id"],
-            "max_length": config["max_position_embeddings"],
         },
     )
 
 
-def training_log(run: Path) -> dict[str, Any]:
-    """The run's recipe, hardware and loss curve, as it was logged."""
+def training_log(runs: list[Path]) -> dict[str, Any]:
+    """Recipes, data, hardware and loss curves of the runs, as they were logged."""
     from ropewalk.runs.environment import hardware, versions
 
+    return {"hardware": hardware(), "versions": versions(), "runs": [_log_of(run) for run in runs]}
+
+
+def _log_of(run: Path) -> dict[str, Any]:
     described = json.loads((run / "run.json").read_text(encoding="utf-8"))
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     return {
         "recipe": described["recipe"],
         "data": described["data"],
-        "hardware": hardware(),
-        "versions": versions(),
         "log": [{key: line[key] for key in LOGGED if key in line} | _evaluated(line) for line in lines],
     }
 
@@ -95,4 +100,4 @@ def _evaluated(line: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(ship(Path(sys.argv[1]), Path(__file__).parent / "model"))
+    print(ship([Path(word) for word in sys.argv[1:]], Path(__file__).parent / "model"))

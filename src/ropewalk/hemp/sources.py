@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -41,9 +42,9 @@ def hemp_copy(rng: np.random.Generator, tokenizer: Any, length: int) -> list[int
 
 
 @source("hemp-planted")
-def hemp_planted(rng: np.random.Generator, tokenizer: Any, length: int) -> list[int]:
-    """Key lines planted in filler and asked for at the end, in many phrasings."""
-    return _made(planted_text, rng, tokenizer, length)
+def hemp_planted(rng: np.random.Generator, tokenizer: Any, length: int, dense: float = 0.125) -> list[int]:
+    """Key lines planted in filler and asked for at the end, in many phrasings; `dense` is the share without filler."""
+    return _made(functools.partial(planted_text, dense=dense), rng, tokenizer, length)
 
 
 @source("hemp-tasks")
