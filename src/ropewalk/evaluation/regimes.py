@@ -76,13 +76,17 @@ def fixed_length(model: Any, length: int | None) -> Iterator[None]:
         yield
         return
     modules = [module for module in _rotary_modules(model) if _depends(module)]
+    before = [module.__dict__.get("forward") for module in modules]
     try:
         for module in modules:
             _pin(module, length)
         yield
     finally:
-        for module in modules:
-            module.__dict__.pop("forward", None)
+        for module, forward in zip(modules, before, strict=True):
+            if forward is None:
+                module.__dict__.pop("forward", None)
+            else:
+                module.forward = forward
 
 
 def _depends(module: Any) -> bool:
@@ -95,7 +99,6 @@ def _pin(module: Any, length: int) -> None:
     That asks the module's own code for its own rule. Dynamic modules remember the longest text so far: a call
     with one token makes them forget.
     """
-    module.__dict__.pop("forward", None)
     own = module.forward
 
     def forward(x: torch.Tensor, position_ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
