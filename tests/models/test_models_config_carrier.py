@@ -144,6 +144,16 @@ GEMMA = {
 }
 
 
+@pytest.mark.parametrize("share", [0.5, 3.0])
+def test_a_share_that_the_class_never_read_does_not_wake_up(share):
+    config = LLAMA | {"partial_rotary_factor": share}
+    made = stretched(config, "yarn")
+    assert made.geometry.half_dim == 8
+    carried = carry(config, made)
+    assert carried.config["rope_parameters"]["partial_rotary_factor"] == 1.0
+    np.testing.assert_allclose(reread(carried.config).rope.schedule.inv_freq, made.inv_freq)
+
+
 def test_only_the_full_attention_entry_changes():
     made = stretched(GEMMA, "yarn")
     carried = carry(GEMMA, made)

@@ -279,3 +279,24 @@ def test_the_table_names_its_version():
     assert len(known_types()) > 300
     assert row_of(["llama"]) is None
     assert row_of("llama")["theta"] == 10000.0
+
+
+def test_a_base_by_layer_overrides_the_dictionarys():
+    config = {
+        "model_type": "granite_swa",
+        "num_hidden_layers": 4,
+        "layer_rope_theta": [5e5, 1e4, 0, 1e4],
+        "rope_parameters": {"rope_type": "default", "rope_theta": 77.0},
+    }
+    facts = read_facts(config)
+    assert facts.geometry.rope_theta == 5e5
+    assert facts.layers.no_rope == (2,)
+
+
+def test_a_note_about_another_head_is_not_used():
+    from ropewalk.models.carrier import config_with
+
+    made = ropewalk.schedule("ntk", ropewalk.read_geometry(LLAMA), factor=4.0)
+    config = config_with(LLAMA, made)
+    assert read_facts(config).original_length == 4096
+    assert read_facts(config | {"head_dim": 64}).geometry.head_dim == 64

@@ -62,6 +62,12 @@ def entry_for(facts: ModelFacts, rope: RopeFacts, schedule: FrequencySchedule) -
     values = build(facts, rope, schedule) | kept
     if kind == "longrope" and rope.geometry.proportional:
         values.pop("partial_rotary_factor", None)
+    elif (
+        values.get("partial_rotary_factor", rope.geometry.partial_rotary_factor)
+        != rope.geometry.partial_rotary_factor
+    ):
+        # The plain type of this class never looked at the share; its scaled types would.
+        values["partial_rotary_factor"] = rope.geometry.partial_rotary_factor
     if "llama_4_scaling_beta" in kept:
         # The query temperature of these models reads the window from here, whatever the type.
         values["original_max_position_embeddings"] = schedule.geometry.original_length

@@ -196,7 +196,11 @@ def read_geometry(source: str | Path | Mapping[str, Any]) -> RopeGeometry:
 
 def _rope(view: TextView, layers: LayerFacts, label: str, entry: dict[str, Any]) -> RopeFacts:
     record = recorded(view.config, label, entry, view.max_length)
-    geometry = record.geometry if record else _geometry(view, layers, label, entry)
+    geometry = _geometry(view, layers, label, entry)
+    if record is not None and record.geometry.head_dim != geometry.head_dim:
+        record = None
+    if record is not None:
+        geometry = record.geometry
     if (
         record
         and entry["rope_type"] in (DEFAULT, "proportional")

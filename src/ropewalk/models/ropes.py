@@ -191,7 +191,8 @@ def _completed(
 def _theta(
     view: TextView, entry: Mapping[str, Any], default: Mapping[str, Any], names: tuple[str, ...]
 ) -> float:
-    candidates: list[tuple[str, Any]] = [("rope_theta", entry.get("rope_theta"))]
+    candidates: list[tuple[str, Any]] = [("layer_rope_theta", _by_layer(view))]
+    candidates.append(("rope_theta", entry.get("rope_theta")))
     candidates += [(name, view.given(name)) for name in names]
     attention = view.text.get("attn_config")
     if isinstance(attention, Mapping):
@@ -203,6 +204,20 @@ def _theta(
     if own is None:
         own = (view.row or {}).get("theta")
     return float(own) if is_number(own) else 10000.0
+
+
+def _by_layer(view: TextView) -> Any:
+    """Granite's sliding variants: a base for each layer (0 never rotates), which overrides the dictionary's."""
+    bases = view.text.get("layer_rope_theta")
+    if not view.model_type.startswith("granite") or not isinstance(bases, list):
+        return None
+    types = view.text.get("layer_types")
+    full = [
+        base
+        for i, base in enumerate(bases)
+        if not isinstance(types, list) or i >= len(types) or types[i] == "full_attention"
+    ]
+    return next((base for base in [*full, *bases] if base), None)
 
 
 def _share(view: TextView, entry: Mapping[str, Any], default: Mapping[str, Any]) -> float | None:

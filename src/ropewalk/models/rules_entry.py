@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 from ropewalk.models.facts import ModelFacts, RopeFacts
 from ropewalk.models.finding import Finding
@@ -64,41 +65,14 @@ def _type(facts: ModelFacts, rope: RopeFacts) -> Iterator[Finding]:
 def _factor(facts: ModelFacts, rope: RopeFacts) -> Iterator[Finding]:
     kind, value = rope.rope_type, rope.parameters.get("factor")
     implied = facts.max_position_embeddings / rope.geometry.original_length
-    usable = implied > 1.0 and kind in _KEEPS_ORIGINAL
-    instead = (
-        f"write factor={implied:g}, max_position_embeddings over the original length"
-        if usable
-        else "write it"
-    )
-    if value is None:
-        if kind in _FACTOR_TYPES and "factor" not in rope.parameters:
-            yield Finding(
-                "missing-factor",
-                "error",
-                f"rope_type={kind}{at(rope)} has no factor: transformers 5 refuses the configuration",
-                f"{instead}; {REPAIR}" if usable else f"{instead}, the target length over the original one",
-                repairable=usable,
-            )
-        return
-    if kind == "default" and value is not None and value != 1:
+    if value is None or (kind != "default" and (not is_number(value) or value <= 0)):
+        yield from _unusable(rope, value, implied)
+    elif kind == "default" and value != 1:
         yield Finding(
             "ineffective-factor",
             "warning",
             f"factor={shown(value)}{at(rope)} has no effect: rope_type is default",
             "name the type that it belongs to, or remove it",
-        )
-    elif not is_number(value) or value <= 0:
-        effect = (
-            "turns every pair backwards, with only a log line"
-            if is_number(value) and value < 0
-            else "cannot work"
-        )
-        yield Finding(
-            "bad-factor",
-            "error",
-            f"factor={shown(value)}{at(rope)} {effect}",
-            f"{instead}; {REPAIR}" if usable else "write the target length over the original one, above 1",
-            repairable=usable,
         )
     elif value < 1:
         yield Finding(
@@ -113,6 +87,24 @@ def _factor(facts: ModelFacts, rope: RopeFacts) -> Iterator[Finding]:
         )
     else:
         yield from _mismatch(facts, rope, float(value), implied)
+
+
+def _unusable(rope: RopeFacts, value: Any, implied: float) -> Iterator[Finding]:
+    """No factor at all, or one that is no positive number; the two lengths may say which was meant."""
+    kind = rope.rope_type
+    usable = implied > 1.0 and kind in _KEEPS_ORIGINAL
+    fix = "write the target length over the original one, above 1"
+    if usable:
+        fix = f"write factor={implied:g}, max_position_embeddings over the original length; {REPAIR}"
+    if value is None:
+        if kind in _FACTOR_TYPES and "factor" not in rope.parameters:
+            text = f"rope_type={kind}{at(rope)} has no factor: transformers 5 refuses the configuration"
+            yield Finding("missing-factor", "error", text, fix, repairable=usable)
+        return
+    backwards = is_number(value) and value < 0
+    effect = "turns every pair backwards, with only a log line" if backwards else "cannot work"
+    text = f"factor={shown(value)}{at(rope)} {effect}"
+    yield Finding("bad-factor", "error", text, fix, repairable=usable)
 
 
 def _mismatch(facts: ModelFacts, rope: RopeFacts, factor: float, implied: float) -> Iterator[Finding]:
@@ -338,27 +330,7 @@ def _class_limits(facts: ModelFacts, rope: RopeFacts) -> Iterator[Finding]:
     """Types that this model's own class refuses or misreads although others take them."""
     kind, family = rope.rope_type, facts.text_type
     if family == "phimoe" and kind != "default":
-        missing = [
-            name for name in ("short_mscale", "long_mscale") if not is_number(rope.parameters.get(name))
-        ]
-        if missing:
-            yield Finding(
-                "phimoe-mscale",
-                "error",
-                f"phimoe with rope_type={kind} needs {' and '.join(missing)}: its class refuses the "
-                "configuration, and uses them in place of the attention factor",
-                f"write the attention factor under both names; {REPAIR}",
-                repairable=rope.schedule is not None,
-            )
-        short, long = rope.parameters.get("short_factor"), rope.parameters.get("long_factor")
-        if kind == "longrope" and short != long:
-            yield Finding(
-                "phimoe-long-set-unused",
-                "warning",
-                "transformers' phimoe recomputes its frequencies on every call without the length: long_factor "
-                "is never used, at any length",
-                "write the set that is wanted under both names",
-            )
+        yield from _phimoe(rope)
     if family == "recurrent_gemma" and kind != "default":
         yield Finding(
             "recurrent-gemma-scaled",
@@ -382,4 +354,27 @@ def _class_limits(facts: ModelFacts, rope: RopeFacts) -> Iterator[Finding]:
             f"partial_rotary_factor={share:g}{at(rope)}: {family} rotates whole heads and never reads it, "
             "until a scaled type does and the shapes no longer fit",
             "remove it",
+        )
+
+
+def _phimoe(rope: RopeFacts) -> Iterator[Finding]:
+    missing = [name for name in ("short_mscale", "long_mscale") if not is_number(rope.parameters.get(name))]
+    if missing:
+        yield Finding(
+            "phimoe-mscale",
+            "error",
+            f"phimoe with rope_type={rope.rope_type} needs {' and '.join(missing)}: its class refuses the "
+            "configuration, and uses them in place of the attention factor",
+            f"write the attention factor under both names; {REPAIR}",
+            repairable=rope.schedule is not None,
+        )
+    if rope.rope_type == "longrope" and rope.parameters.get("short_factor") != rope.parameters.get(
+        "long_factor"
+    ):
+        yield Finding(
+            "phimoe-long-set-unused",
+            "warning",
+            "transformers' phimoe recomputes its frequencies on every call without the length: long_factor is never "
+            "used, at any length",
+            "write the set that is wanted under both names",
         )

@@ -27,6 +27,7 @@ def model_rules(
     """Every finding about the model around its rotary entries; some need the target length or the tokenizer."""
     yield from _head_dim(facts)
     yield from _layers(facts, target)
+    yield from _without_rope(facts)
     yield from _serving(facts)
     yield from _linear_original(facts)
     yield from _softmax(facts)
@@ -89,6 +90,10 @@ def _layers(facts: ModelFacts, target: int | None) -> Iterator[Finding]:
             "frequencies where they have their own",
             "nothing to mend",
         )
+
+
+def _without_rope(facts: ModelFacts) -> Iterator[Finding]:
+    layers = facts.layers
     if facts.text_path == ("global_config",):
         yield Finding(
             "local-parts",
@@ -98,15 +103,15 @@ def _layers(facts: ModelFacts, target: int | None) -> Iterator[Finding]:
             "nothing to mend",
         )
     if layers.no_rope:
-        only = not layers.full_rope
+        effect = ": a stretch does not touch them"
+        if not layers.full_rope:
+            effect = ", the rotating ones see a window only: they reach far, and a stretch matters little"
         yield Finding(
             "layers-without-rope",
-            "warning" if only else "note",
-            f"{len(layers.no_rope)} of {facts.num_layers} layers attend without rotation"
-            + (", and the rotating ones see only a window: the model reaches far by them, and a stretch matters little"
-               if only else ": a stretch does not touch them"),
+            "note" if layers.full_rope else "warning",
+            f"{len(layers.no_rope)} of {facts.num_layers} layers attend without rotation{effect}",
             "measure before and after: ropewalk compare",
-        )  # fmt: skip
+        )
 
 
 def _serving(facts: ModelFacts) -> Iterator[Finding]:
