@@ -61,15 +61,15 @@ class Tour:
         extended = self._extend(result)
         if extended is not None:
             self._call("is the scaling active, and the same in stock software?", ["verify", str(extended)])
-        page = self._report(result)
-        self._farewell(result, extended, page)
+        page = self._report()
+        self._farewell(page)
         return {
             "model": MODEL,
             "target_length": result.target_length,
             "verdict": result.verdict.model_dump(mode="json"),
             "compare": str(self.folder / "compare"),
             "extended": None if extended is None else str(extended),
-            "report": None if page is None else str(page),
+            "report": str(page),
             "steps": self.steps,
             "seconds": round(time.monotonic() - self.began, 1),
         }
@@ -130,23 +130,19 @@ class Tour:
         self._call("write the best one into a checkpoint that stock software loads", words)
         return out
 
-    def _report(self, result: CompareResult) -> Path | None:
+    def _report(self) -> Path:
         """The HTML page of the comparison."""
         page = self.folder / "report.html"
-        words = ["report", str(self.folder / "compare"), "-o", str(page)]
-        if page.exists():
-            words.append("--force")
-        self._call("all of it on one page", words)
+        self._call("all of it on one page", ["report", str(self.folder / "compare"), "-o", str(page)])
         return page
 
-    def _farewell(self, result: CompareResult, extended: Path | None, page: Path | None) -> None:
+    def _farewell(self, page: Path) -> None:
         seconds = time.monotonic() - self.began
         self.screen.rule(style="dim")
         self.screen.print(
             f"Done in {seconds:.0f} s. Everything is in {self.folder}.", style="bold", markup=False
         )
-        if page is not None:
-            self.screen.print(f"Open the report: {page.resolve().as_uri()}", markup=False)
+        self.screen.print(f"Open the report: {page.resolve().as_uri()}", markup=False)
         self.screen.print("\nYour own model, one step after the other:", markup=False)
         for line in (
             "inspect PATH_OR_HUB_ID",

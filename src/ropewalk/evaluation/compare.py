@@ -31,7 +31,7 @@ from ropewalk.units import parse_target
 DEFAULT_TASKS = ("needle",)
 DEFAULT_DEPTHS = 5
 DEFAULT_SAMPLES = 4
-DEFAULT_WINDOWS = 6
+DEFAULT_WINDOWS = 8
 
 
 @dataclass(frozen=True)
