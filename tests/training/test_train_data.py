@@ -12,7 +12,7 @@ import pytest
 from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.training import sources
 from ropewalk.training.batches import make_step
-from ropewalk.training.data import Mixture, Sample, tokenize
+from ropewalk.training.data import Documents, Mixture, Sample
 from ropewalk.training.recipe import DataPart
 from ropewalk.training.sources import find_generator, source
 
@@ -176,10 +176,21 @@ def test_unknown_and_doubled_generators() -> None:
         source("test-doubled")(two)
 
 
-def test_tokenize_ends_documents(tokenizer: Any) -> None:
-    tokens, offsets = tokenize(tokenizer, ["ab", "", "c"])
-    assert offsets.tolist() == [0, 3, 4, 6]
-    assert tokens[[2, 3, 5]].tolist() == [tokenizer.eos_token_id] * 3
+def test_documents_end_and_are_made_when_needed(tokenizer: Any) -> None:
+    made: list[str] = []
+
+    class Counting:
+        bos_token_id, eos_token_id = None, tokenizer.eos_token_id
+
+        def __call__(self, text: str, **options: Any) -> Any:
+            made.append(text)
+            return tokenizer(text, **options)
+
+    documents = Documents([("a", "ab"), ("b", ""), ("c", "c")], Counting())
+    assert documents.ids(2)[-1] == tokenizer.eos_token_id
+    assert documents.ids(2) is documents.ids(2)
+    assert made == ["c"]
+    assert documents.lengths.tolist() == [3, 1, 2]
 
 
 def test_texts_begin_as_the_tokenizer_begins_them() -> None:
@@ -191,12 +202,10 @@ def test_texts_begin_as_the_tokenizer_begins_them() -> None:
 
         def __call__(self, texts: Any, add_special_tokens: bool = True, **options: Any) -> dict[str, Any]:
             begin = [300] if self.adds and add_special_tokens else []
-            if isinstance(texts, str):
-                return {"input_ids": begin}
-            return {"input_ids": [[*begin, len(text)] for text in texts]}
+            return {"input_ids": [*begin, len(texts)] if texts else begin}
 
-    assert tokenize(Beginning(True), ["ab", "c"])[0].tolist() == [300, 2, 300, 1]
-    assert tokenize(Beginning(False), ["ab", "c"])[0].tolist() == [2, 1]
+    for adds, expected in ((True, [300, 2]), (False, [2])):
+        assert Documents([("a", "ab")], Beginning(adds)).ids(0).tolist() == expected
 
 
 def sample_of(length: int, mark: int) -> Sample:

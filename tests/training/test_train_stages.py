@@ -23,7 +23,7 @@ def curriculum(
         }
         | more
     )
-    return Curriculum(recipe, epoch)
+    return Curriculum(recipe, lambda: epoch)
 
 
 def walk(

@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ropewalk.errors import UsageError, one_line
-from ropewalk.training.recipe import DataPart, SourcePart
+from ropewalk.training.recipe import DataPart, LongDocuments, SourcePart
 from ropewalk.training.sources import documents_of, find_generator, generator_hash
 
 
@@ -40,6 +41,39 @@ def share_out(shares: Sequence[float], served: Sequence[int]) -> int:
     return int(np.argmax(behind))
 
 
+class Documents:
+    """Texts by number, made into tokens when they are first asked for: a run starts at once, however much text it has.
+
+    Each text begins with the token that the tokenizer itself puts first, where it does, and ends with the end-of-text
+    token, where there is one.
+    """
+
+    def __init__(self, documents: Sequence[tuple[str, str]], tokenizer: Any) -> None:
+        self.names = [name for name, _ in documents]
+        self._texts = [text for _, text in documents]
+        self._tokenizer = tokenizer
+        self._ids: dict[int, NDArray[np.int32]] = {}
+        first, last = tokenizer.bos_token_id, tokenizer.eos_token_id
+        starts = first is not None and tokenizer("")["input_ids"][:1] == [first]
+        self._begin = [int(first)] if starts else []
+        self._end = [] if last is None else [int(last)]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def ids(self, number: int) -> NDArray[np.int32]:
+        """The tokens of one document."""
+        if number not in self._ids:
+            ids = self._tokenizer(self._texts[number], add_special_tokens=False, verbose=False)["input_ids"]
+            self._ids[number] = np.asarray([*self._begin, *ids, *self._end], dtype=np.int32)
+        return self._ids[number]
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of every document; needs all of them made."""
+        return np.array([len(self.ids(number)) for number in range(len(self))], dtype=np.int64)
+
+
 @dataclass
 class DocumentStream:
     """An endless stream of tokens over documents, in a new order every epoch.
@@ -47,9 +81,7 @@ class DocumentStream:
     Its whole state is (epoch, rank in the order, token inside the document).
     """
 
-    tokens: NDArray[np.int32]
-    offsets: NDArray[np.int64]
-    names: Sequence[str]
+    documents: Documents
     members: NDArray[np.int64]
     key: tuple[int, ...]
     epoch: int = 0
@@ -69,18 +101,21 @@ class DocumentStream:
         ids = np.empty(count, dtype=np.int64)
         numbers = np.empty(count, dtype=np.int32)
         names: list[str] = []
-        filled = 0
+        filled, last_epoch = 0, self.epoch + count
         while filled < count:
+            if self.epoch > last_epoch:
+                raise UsageError(
+                    "the documents of a source have no tokens", hint="check its text and the tokenizer"
+                )
             document = int(self.order()[self.rank])
-            start = int(self.offsets[document]) + self.offset
-            end = min(int(self.offsets[document + 1]), start + count - filled)
-            size = end - start
-            ids[filled : filled + size] = self.tokens[start:end]
-            numbers[filled : filled + size] = len(names)
-            names.append(self.names[document])
-            filled += size
-            self.offset += size
-            if end == self.offsets[document + 1]:
+            tokens = self.documents.ids(document)
+            piece = tokens[self.offset : self.offset + count - filled]
+            ids[filled : filled + len(piece)] = piece
+            numbers[filled : filled + len(piece)] = len(names)
+            names.append(self.documents.names[document])
+            filled += len(piece)
+            self.offset += len(piece)
+            if self.offset == len(tokens):
                 self.offset = 0
                 self.rank += 1
                 if self.rank == len(self.members):
@@ -101,42 +136,37 @@ class TextSource:
     """A source of documents; long ones, where the recipe asks for it, fill a share of their own."""
 
     def __init__(self, part: SourcePart, data: DataPart, tokenizer: Any, key: tuple[int, ...]) -> None:
-        documents = documents_of(part)
+        found = documents_of(part)
         self.name = part.name
-        self.hash = _hash_of(f"{name}\0{text}" for name, text in documents)
-        tokens, offsets = tokenize(tokenizer, [text for _, text in documents])
-        self.num_tokens, self.num_documents = len(tokens), len(documents)
-        if not self.num_tokens:
-            raise UsageError(f"source {part.name!r} has no tokens", hint="check its text and the tokenizer")
-        names = [f"{part.name}:{name}" for name, _ in documents]
-        lengths = np.diff(offsets)
-        groups = [np.flatnonzero(lengths > 0)]
-        self.shares = [1.0]
-        rule = data.long_documents
-        if rule is not None:
-            groups = [
-                np.flatnonzero(lengths >= rule.min_length),
-                np.flatnonzero((lengths > 0) & (lengths < rule.min_length)),
-            ]
-            self.shares = [rule.share, 1 - rule.share]
-        kept = [
-            (group, share)
-            for group, share in zip(groups, self.shares, strict=True)
-            if len(group) and share > 0
+        self.hash = _hash_of(f"{name}\0{text}" for name, text in found)
+        self.size = {"documents": len(found), "characters": sum(len(text) for _, text in found)}
+        self.documents = Documents([(f"{part.name}:{name}", text) for name, text in found], tokenizer)
+        groups = [(np.arange(len(found)), 1.0)]
+        if data.long_documents is not None:
+            groups = self._by_length(data.long_documents)
+        self.shares = [share for _, share in groups]
+        self.streams = [
+            DocumentStream(self.documents, members, (*key, number))
+            for number, (members, _) in enumerate(groups)
         ]
+        self.served = [0] * len(self.streams)
+
+    def _by_length(self, rule: LongDocuments) -> list[tuple[NDArray[np.int64], float]]:
+        long = self.documents.lengths >= rule.min_length
+        groups = [(np.flatnonzero(long), rule.share), (np.flatnonzero(~long), 1 - rule.share)]
+        kept = [(members, share) for members, share in groups if len(members) and share > 0]
         if not kept:
-            assert rule is not None
             raise UsageError(
-                f"source {part.name!r} has no document that long_documents (min_length={rule.min_length}, "
+                f"source {self.name!r} has no document that long_documents (min_length={rule.min_length}, "
                 f"share={rule.share:g}) leaves to train on",
                 hint="lower min_length, or share",
             )
-        self.shares = [share for _, share in kept]
-        self.streams = [
-            DocumentStream(tokens, offsets, names, group, (*key, number))
-            for number, (group, _) in enumerate(kept)
-        ]
-        self.served = [0] * len(self.streams)
+        return kept
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all documents; needs all of them made."""
+        return int(self.documents.lengths.sum())
 
     def take(self, count: int) -> Sample:
         """The next sample of `count` tokens."""
@@ -159,7 +189,7 @@ class GeneratedSource:
     """Samples from a registered generator; sample n always comes from the same random numbers."""
 
     num_tokens = 0
-    num_documents = 0
+    size: ClassVar[dict[str, int]] = {"documents": 0, "characters": 0}
 
     def __init__(self, part: SourcePart, tokenizer: Any, key: tuple[int, ...]) -> None:
         assert part.generator is not None
@@ -257,11 +287,8 @@ class Mixture:
     def tokens_per_epoch(self) -> int:
         """Tokens until every text source has been seen once at its share; 0 where nothing is text."""
         weight = sum(self.shares)
-        needs = [
-            source.num_tokens * weight / share
-            for source, share in zip(self.sources, self.shares, strict=True)
-            if source.num_tokens
-        ]
+        sizes = [source.num_tokens for source in self.sources]
+        needs = [size * weight / share for size, share in zip(sizes, self.shares, strict=True) if size]
         return round(max(needs)) if needs else 0
 
     def hashes(self) -> dict[str, str]:
@@ -279,29 +306,6 @@ class Mixture:
         self.served = [int(value) for value in state["served"]]
         for item in self.sources:
             item.restore(state["sources"][item.name])
-
-
-def tokenize(tokenizer: Any, texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """All texts as one array of token ids, and their offsets.
-
-    Each text begins with the token that the tokenizer itself puts first, where it does, and ends with the
-    end-of-text token, where there is one.
-    """
-    first = tokenizer.bos_token_id
-    begin = [] if first is None or tokenizer("")["input_ids"][:1] != [first] else [int(first)]
-    end = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
-    pieces: list[NDArray[np.int32]] = []
-    lengths = [0]
-    for start in range(0, len(texts), 64):
-        encoded = tokenizer(list(texts[start : start + 64]), add_special_tokens=False, verbose=False)[
-            "input_ids"
-        ]
-        for ids in encoded:
-            piece = np.asarray([*begin, *ids, *end], dtype=np.int32)
-            pieces.append(piece)
-            lengths.append(len(piece))
-    tokens = np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.int32)
-    return tokens, np.cumsum(np.asarray(lengths, dtype=np.int64))
 
 
 def tokenizer_hash(tokenizer: Any) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ropewalk.training.data import DocumentStream, tokenize
+from ropewalk.training.data import Documents, DocumentStream
 from ropewalk.training.objective import plain_loss
 from ropewalk.training.recipe import EvaluationPart
 from ropewalk.training.sources import documents_of
@@ -23,12 +23,10 @@ class HeldOut:
             documents = [(item.name, item.text) for item in held_out_documents()]
         else:
             documents = documents_of(part.source)
-        tokens, offsets = tokenize(tokenizer, [text for _, text in documents])
-        members = np.flatnonzero(np.diff(offsets) > 0)
-        names = [name for name, _ in documents]
+        texts = Documents(documents, tokenizer)
         self.rows: dict[int, torch.Tensor] = {}
         for length in part.lengths or [longest]:
-            stream = DocumentStream(tokens, offsets, names, members, (0, 3, length))
+            stream = DocumentStream(texts, np.arange(len(texts)), (0, 3, length))
             rows = max(1, part.tokens // length)
             self.rows[length] = torch.from_numpy(np.stack([stream.take(length).ids for _ in range(rows)]))
 

@@ -27,10 +27,7 @@ def describe_run(recipe: Recipe, mixture: Any, model: Any) -> dict[str, Any]:
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "recipe": recipe.to_json(),
         "data": mixture.hashes(),
-        "data_size": {
-            item.name: {"documents": item.num_documents, "tokens": item.num_tokens}
-            for item in mixture.sources
-        },
+        "data_size": {item.name: item.size for item in mixture.sources},
         "seed": recipe.seed,
         "parameters": sum(tensor.numel() for tensor in model.parameters()),
         "trainable_parameters": sum(tensor.numel() for tensor in model.parameters() if tensor.requires_grad),

@@ -36,7 +36,7 @@ def prepare(settings: Settings, engine: Engine, folder: Path) -> Loop:
     recipe = settings.recipe
     tokenizer = build_tokenizer(recipe.model)
     mixture = Mixture(recipe.data, tokenizer, recipe.seed)
-    curriculum = Curriculum(recipe, mixture.tokens_per_epoch)
+    curriculum = Curriculum(recipe, lambda: mixture.tokens_per_epoch)
     model = build_model(recipe, tokenizer)
     rope = _rope(settings, model)
     if recipe.lora is not None:

@@ -7,6 +7,7 @@ uninterrupted one.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -34,7 +35,7 @@ class StageState:
 class Curriculum:
     """The stages of a recipe, walked step by step."""
 
-    def __init__(self, recipe: Recipe, tokens_per_epoch: int) -> None:
+    def __init__(self, recipe: Recipe, tokens_per_epoch: Callable[[], int]) -> None:
         self.stages = recipe.stages
         self.tokens_per_step = recipe.tokens_per_step
         self.seed = recipe.seed
@@ -44,15 +45,16 @@ class Curriculum:
         self.finished = False
 
     @staticmethod
-    def _goal(number: int, stage: Stage, tokens_per_epoch: int) -> float | None:
+    def _goal(number: int, stage: Stage, tokens_per_epoch: Callable[[], int]) -> float | None:
         if stage.epochs is None:
             return stage.tokens
-        if not tokens_per_epoch:
+        epoch = tokens_per_epoch()
+        if not epoch:
             raise UsageError(
                 f"stages.{number}: epochs has no meaning where every source is generated",
                 hint="use steps or tokens",
             )
-        return stage.epochs * tokens_per_epoch
+        return stage.epochs * epoch
 
     def _steps(self, stage: Stage, goal: float | None) -> int:
         if stage.steps is not None:
