@@ -96,6 +96,13 @@ def test_the_tables_and_the_words(cli: Callable[..., Any], model_folder: Path, t
     assert "Next:" not in done.out
 
 
+def test_layers_on_every_device(model_folder: Path, text_folder: Path, document: dict[str, Any]) -> None:
+    result = evaluate(
+        model_folder, lengths="160..320", text=text_folder, tasks="ppl", max_segments=5, device="all"
+    )
+    assert [row.loss for row in result.loss] == pytest.approx([row["loss"] for row in document["loss"]])
+
+
 def test_sliding(model_folder: Path, text_folder: Path) -> None:
     settings = {"lengths": "160", "text": text_folder, "tasks": "ppl", "protocol": "sliding", "stride": 64}
     by_token = evaluate(model_folder, **settings)

@@ -12,6 +12,7 @@ from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.evaluation.caches import BufferedLayer, croppable, new_cache
 from ropewalk.evaluation.engine import Engine
 from ropewalk.evaluation.split import split_attention
+from ropewalk.evaluation.spread import spread
 
 GEMMA = {"sliding_window": 24, "layer_types": ["sliding_attention", "full_attention"]}
 LONGROPE = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 8, "long_factor": [4.0] * 8}
@@ -171,3 +172,16 @@ def test_rows_that_do_not_fit_side_by_side_are_read_in_turn(monkeypatch: pytest.
     monkeypatch.setattr(engine, "_source", lambda ids_BT, cache: small(ids_BT.repeat(3, 1), cache))
     with pytest.raises(RopewalkError, match="ran out of memory"):
         engine.nll(ids[:1])
+
+
+def test_a_model_spread_over_devices_measures_the_same() -> None:
+    model, ids = tiny(), text_ids(90, rows=2)
+    expected = plain_loss(model, ids)
+    places = {"model.embed_tokens": "cpu", "model.rotary_emb": "cpu", "model.norm": "cpu", "lm_head": "cpu"}
+    spread(model, places | {f"model.layers.{number}": "cpu" for number in range(2)})
+    assert hasattr(model.model.layers[0], "_hf_hook")
+    engine = Engine(model, chunk=32)
+    assert engine._decoder is not None
+    assert torch.allclose(engine.nll(ids), expected, atol=1e-5)
+    with pytest.raises(RopewalkError, match="cannot be spread"):
+        spread(tiny(), {"model.layers.0": "cpu"})

@@ -10,7 +10,6 @@ from ropewalk.cli.common import (
     attn_option,
     console,
     contract,
-    device_option,
     dtype_option,
     emit_json,
     quiet_option,
@@ -106,7 +105,12 @@ from ropewalk.cli.common import (
 @click.option("--max-answer-tokens", type=int, help="URL: room for an answer.")
 @click.option("-o", "--output", metavar="RUN", help="Run folder; an unfinished one is completed.")
 @seed_option
-@device_option
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="auto, cpu, cuda, cuda:1, mps; all: layers spread over every device, for models too large for one.",
+)
 @dtype_option
 @attn_option
 @trust_option

@@ -33,6 +33,7 @@ from ropewalk.evaluation.retrieval import Plan, plan_tasks, run_plan
 from ropewalk.evaluation.scores import SampleScore, rows_of
 from ropewalk.evaluation.scores import by_length as retrieval_by_length
 from ropewalk.evaluation.segments import Segments, cut
+from ropewalk.evaluation.spread import ALL, own_dtype, spread
 from ropewalk.evaluation.watch import Watcher
 from ropewalk.units import format_length
 
@@ -72,13 +73,17 @@ class Local:
 
     def _loaded(self, source: str) -> Any:
         request = self.request
-        return self._load(
+        everywhere = request.device == ALL
+        if everywhere and self.processes.world > 1:
+            raise UsageError("every process would want all devices", hint="leave out accelerate launch")
+        model = self._load(
             source,
-            device=self.processes.device(request.device),
-            dtype=request.dtype,
+            device="cpu" if everywhere else self.processes.device(request.device),
+            dtype=own_dtype(source, request.dtype) if everywhere else request.dtype,
             attn=request.attn,
             trust_remote_code=request.trust_remote_code,
         )
+        return spread(model) if everywhere else model
 
     def _facts(self, model: Any | None) -> tuple[Any | None, int | None]:
         """What the configuration says about rotation; a model without any can be measured, with its window given."""

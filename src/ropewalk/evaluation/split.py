@@ -42,7 +42,12 @@ def _attention(
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     tokens, total = query.shape[2], key.shape[2]
-    plain = attention_mask is None and kwargs.get("position_bias") is None and not kwargs.get("dropout")
+    plain = (
+        query.device.type == "cpu"
+        and attention_mask is None
+        and kwargs.get("position_bias") is None
+        and not kwargs.get("dropout")
+    )
     causal = kwargs.get("is_causal") is not False and getattr(module, "is_causal", True)
     same_width = query.shape[-1] == value.shape[-1]
     if not (plain and causal and same_width and 1 < tokens < total):
