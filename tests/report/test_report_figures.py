@@ -292,6 +292,16 @@ def test_texts_are_shown_not_read() -> None:
     assert drawn.draw(figure, "svg")
 
 
+@pytest.mark.parametrize("text", ["\x00\x1b[31m", "模型 نموذج 🪢", "\ud800", "--><svg onload=x>"])
+def test_any_text_makes_a_well_formed_drawing(text: str) -> None:
+    from xml.etree import ElementTree
+
+    line = Line(text, [1.0, 2.0], [1.0, 2.0])
+    figure = Figure("x", text, text, (Panel((line, Line("b", [1.0], [2.0])), Axis(text), Axis("y", "u")),))
+    root = ElementTree.fromstring(drawn.draw(figure, "svg"))
+    assert not [element for element in root.iter() if "onload" in element.attrib]
+
+
 def test_unknown_kinds_suggest() -> None:
     with pytest.raises(UsageError, match="no figure 'wavelenth'") as caught:
         find_kind("wavelenth")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import copy
 import hashlib
 import html
 import json
+import random
 import re
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,15 @@ import pytest
 import ropewalk
 from ropewalk.cli.main import main
 from ropewalk.errors import DamagedError, RopewalkError, UsageError
+from ropewalk.report.figure import Figure
 from ropewalk.report.page import document
 from ropewalk.report.page.build import build
 from ropewalk.report.page.content import Content, number_cell, shown_number, value_cell
 from ropewalk.report.page.kinds import CONTENT
+from ropewalk.report.render.plotly import panels
 from ropewalk.report.views import RunView
 from ropewalk.runs import create_run
+from ropewalk.runs.documents import finite
 from ropewalk.runs.store import KINDS
 
 
@@ -246,6 +251,66 @@ def test_strange_results_make_a_page_all_the_same(tmp_path: Path, kind: str, res
     assert page.runs[0].content.verdict.headline
 
 
+ANYTHING: list[Any] = [
+    None,
+    True,
+    -1,
+    0,
+    1e308,
+    10**30,
+    float("nan"),
+    "",
+    "x",
+    [],
+    {},
+    [None],
+    [1, "a"],
+    [[{}]],
+    {"a": 1},
+]
+
+
+@pytest.mark.parametrize("kind", ["eval", "compare"])
+def test_any_change_to_a_result_makes_a_page_all_the_same(kind: str) -> None:
+    """Leaves and branches of a good document replaced by anything: tables and figures cope."""
+    from conftest import compare_document, eval_document
+
+    rng = random.Random(0)
+    for _ in range(150):
+        result = eval_document() if kind == "eval" else compare_document()
+        for _ in range(rng.randint(1, 4)):
+            _change(result, rng)
+        view = RunView("r", kind, "tiny", {"model": "tiny"}, json.loads(json.dumps(finite(result))))
+        content = CONTENT[kind](view)
+        assert content.verdict.headline
+        for table in content.tables:
+            assert all(len(row) == len(table.columns) for row in table.rows)
+        for figure in content.figures:
+            if isinstance(figure, Figure):
+                json.dumps(panels(figure), allow_nan=False)
+
+
+def _change(document: Any, rng: random.Random) -> None:
+    while True:
+        keys = list(document) if isinstance(document, dict) else list(range(len(document)))
+        if not keys:
+            return
+        key = rng.choice(keys)
+        if not isinstance(document[key], dict | list) or rng.random() < 0.25:
+            document[key] = copy.deepcopy(rng.choice(ANYTHING))
+            return
+        document = document[key]
+
+
+def test_text_that_utf8_cannot_hold(tmp_path: Path) -> None:
+    with create_run(
+        "eval", {"model": "a\udcff"}, path=tmp_path / "s", command="ropewalk eval a\udcff"
+    ) as run:
+        run.write_json("result.json", {"verdict": ["\ud800"]})
+    ropewalk.report(tmp_path / "s", tmp_path / "s.html", title="\udcff")
+    assert "ropewalk eval a?" in visible(tmp_path / "s.html")
+
+
 def test_several_runs_stand_side_by_side(make: dict[str, Any], tmp_path: Path) -> None:
     runs = [make["eval"](tmp_path, "one", "e1"), make["eval"](tmp_path, "two", "e2")]
     page = build(runs)
@@ -255,7 +320,7 @@ def test_several_runs_stand_side_by_side(make: dict[str, Any], tmp_path: Path) -
     assert page.differences is not None
     assert [cell.text for cell in page.differences.rows[0]] == ["model", "one", "two"]
     assert [figure.kind for figure in page.together] == ["loss-length", "loss-position"]
-    assert len(build([runs[0], runs[0]]).runs) == 1
+    assert len(build([runs[0], runs[0], str(runs[0]) + "/."]).runs) == 1
 
 
 def test_too_large_a_page_is_refused(

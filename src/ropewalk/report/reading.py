@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ropewalk.report.views import RunView
+from ropewalk.units import MAX_LENGTH
 
 Role = Literal["measured", "control"]
 
@@ -127,7 +128,7 @@ def _row(item: Mapping[str, Any], key: str, ci: str, path: str) -> Row | None:
     start, end = number(item.get("start")), number(item.get("end"))
     middle = None if start is None or end is None else (start + end) / 2
     places = (number(item.get("length")), number(item.get("position")), middle)
-    at = next((place for place in places if place is not None), None)
+    at = next((place for place in places if place is not None and 0 < place <= MAX_LENGTH), None)
     value = number(item.get(key))
     if at is None or value is None:
         return None
@@ -169,7 +170,7 @@ def _tasks(rows: Iterable[Mapping[str, Any]]) -> list[str]:
 
 def _cell(item: Mapping[str, Any], path: str, chance: float | None) -> Cell | None:
     length, accuracy = number(item.get("length")), number(item.get("accuracy"))
-    if length is None or accuracy is None:
+    if length is None or accuracy is None or not 0 < length <= MAX_LENGTH:
         return None
     count = number(item.get("samples"))
     shared = item.get("chance") is None

@@ -14,15 +14,18 @@ MAX_BYTES = 256 * 1024**2
 
 
 def finite(value: Any) -> Any:
-    """A document with NaN and infinities as null, numpy values as plain ones, paths as text."""
+    """A document with NaN and infinities as null, numpy values as plain ones, paths as text, and text that UTF-8 can
+    hold: undecodable bytes of a file name reach Python as lone surrogates."""
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-8", "replace").decode("utf-8")
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(key): finite(item) for key, item in value.items()}
+        return {finite(str(key)): finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [finite(item) for item in value]
     if isinstance(value, Path):
-        return str(value)
+        return finite(str(value))
     if hasattr(value, "tolist"):
         return finite(value.tolist())
     return value

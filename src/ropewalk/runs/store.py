@@ -279,7 +279,7 @@ def _close(run: Run, opening: dict[str, Any], status: str, failure: dict[str, An
     }
     if failure is not None:
         manifest["error"] = failure
-    write_json(run.path / MANIFEST, manifest)
+    write_json(run.path / MANIFEST, finite(manifest))
 
 
 def _covered(folder: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from ropewalk.report.figure import (
 )
 from ropewalk.report.reading import mappings, number, parts
 from ropewalk.report.views import RunView
-from ropewalk.units import format_length
+from ropewalk.units import MAX_LENGTH, format_length
 
 
 def figure(views: Sequence[RunView]) -> Figure:
@@ -81,6 +81,6 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> dict[int, list[tuple[float, flo
             number(row.get("layer")),
             number(row.get("entropy")),
         )
-        if length is not None and layer is not None and entropy is not None:
+        if length is not None and layer is not None and entropy is not None and 0 < length <= MAX_LENGTH:
             found.setdefault(int(length), []).append((layer, entropy))
     return {length: sorted(rows) for length, rows in found.items()}

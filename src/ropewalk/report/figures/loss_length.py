@@ -26,9 +26,8 @@ def figure(views: Sequence[RunView]) -> Figure:
         for at, label in windows(views)
         if min(lengths) < at < max(lengths)
     ]
-    best = min(
-        (curve for curve in curves if curve.role == "measured"), key=lambda curve: curve.rows[-1].value
-    )
+    measured = [curve for curve in curves if curve.role == "measured"] or curves
+    best = min(measured, key=lambda curve: curve.rows[-1].value)
     return Figure(
         "loss-length",
         "Loss by length",

@@ -74,9 +74,13 @@ def build(names: Sequence[str | Path], *, title: str | None = None) -> Page:
     """Read every run; those that cannot be read become problems, and the rest of the page is still made."""
     parts: list[RunPart] = []
     problems: list[Problem] = []
+    seen: set[Path] = set()
     for name in dict.fromkeys(str(name) for name in names):
         try:
-            parts.append(_part(open_run(find_run(name))))
+            folder = find_run(name)
+            if folder.resolve() not in seen:
+                seen.add(folder.resolve())
+                parts.append(_part(open_run(folder)))
         except RopewalkError as error:
             problems.append(Problem(name, error.message, error.hint or "", isinstance(error, DamagedError)))
     views = [part.view for part in parts]

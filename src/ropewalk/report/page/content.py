@@ -123,15 +123,19 @@ def value_cell(value: Any, source: str = "") -> Cell:
     if isinstance(value, str):
         return Cell(value, value, source)
     if isinstance(value, Mapping) and not any(isinstance(item, dict | list) for item in value.values()):
-        text = ", ".join(
-            f"{key} {item:g}" if isinstance(item, float) else f"{key} {item}" for key, item in value.items()
-        )
+        text = ", ".join(f"{key} {_inline(item)}" for key, item in value.items())
         return Cell(text, text, source)
     if isinstance(value, list) and all(isinstance(item, str | int | float) for item in value):
         text = ", ".join(str(item) for item in value)
         return Cell(text, text[:80], source)
     text = json.dumps(_set(value), ensure_ascii=False)
     return Cell(text if len(text) <= 400 else text[:399] + "…", text[:80], source)
+
+
+def _inline(value: Any) -> str:
+    return (
+        f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
+    )
 
 
 def _set(value: Any) -> Any:

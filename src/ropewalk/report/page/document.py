@@ -49,7 +49,7 @@ def render(page: Page) -> bytes:
     document = body.replace(
         _DATA_MARK, _json({"light": dict(LIGHT), "dark": dict(DARK), "figures": figures.specs})
     )
-    content = document.encode("utf-8")
+    content = document.encode("utf-8", "replace")
     if len(content) > MAX_BYTES:
         raise RopewalkError(
             f"the report would have {len(content) / 1024**2:.1f} MiB, more than {MAX_BYTES // 1024**2}",

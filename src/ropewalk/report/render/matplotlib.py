@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import math
+import unicodedata
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,7 +30,9 @@ def draw(figure: Figure, file_format: str, *, dark: bool = False, dpi: int = 200
         raise UsageError(f"no figure format {file_format!r}", hint=f"use one of {', '.join(FORMATS)}")
     matplotlib = _matplotlib()
     colors = theme(dark=dark)
-    with matplotlib.rc_context(_settings(colors)):
+    with matplotlib.rc_context(_settings(colors)), warnings.catch_warnings():
+        # A script that the font lacks is drawn as boxes; that is no news to print for each letter.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
         canvas = _canvas(figure, colors)
         stream = io.BytesIO()
         canvas.savefig(stream, format=file_format, dpi=dpi, metadata=_METADATA[file_format])
@@ -234,5 +238,6 @@ def _numbers(values: Series) -> list[float]:
 
 
 def _plain(text: str) -> str:
-    """matplotlib reads $...$ as mathematics; escaped, a text shows as it was written."""
-    return text.replace("$", r"\$")
+    """matplotlib reads $...$ as mathematics; escaped, a text shows as written. What XML cannot hold is replaced."""
+    shown = "".join("\ufffd" if unicodedata.category(letter) in ("Cc", "Cs") else letter for letter in text)
+    return shown.replace("$", r"\$")
