@@ -276,6 +276,14 @@ def test_disagreeing_dialects_follow_what_transformers_reads():
     assert theta["rope_theta"] == 5e5
 
 
+def test_faults_that_hide_behind_others_are_mended_too():
+    config = GEMMA | {"rope_parameters": {"rope_type": "yarn", "factor": 8.0, "attn_factor": 1.5}}
+    assert {finding.id for finding in find(config) if finding.repairable} == {"flat-rope-on-nested"}
+    facts = read_facts(repaired_config(config))
+    assert facts.original_length == 512
+    assert facts.rope.schedule.attention_factor == pytest.approx(1.5 * (0.1 * np.log(8) + 1))
+
+
 def test_a_selection_of_findings_is_mended_alone():
     config = scaled(type="yarn", factor=8.0)
     only = [finding for finding in find(config) if finding.id == "old-type-key"]

@@ -276,3 +276,35 @@ def test_defect_the_old_idiom_wins_over_the_new_key():
         {"model_type": "llama"} | {"rope_scaling": YARN, "rope_parameters": {"rope_type": "linear"}}
     )
     assert facts.rope.rope_type == "yarn"
+
+
+def repairable() -> dict[str, dict[str, Any]]:
+    from test_models_config_findings import BROKEN
+
+    return {name: config for name, (config, repair) in BROKEN.items() if repair}
+
+
+@pytest.mark.parametrize("name", repairable())
+def test_a_repaired_configuration_computes_what_it_means(name):
+    from transformers import CONFIG_MAPPING
+
+    from ropewalk.models.repair import repaired_config
+
+    mended = repaired_config(repairable()[name])
+    facts = read_facts(mended)
+    config = CONFIG_MAPPING[mended["model_type"]].from_dict(json.loads(json.dumps(mended)))
+    for key in facts.text_path:
+        config = getattr(config, key)
+    if (row_of(facts.text_type) or {}).get("table"):
+        assert not hasattr(config, "rope_scaling") or not config.rope_scaling
+        return
+    for label, rope in facts.ropes.items():
+        entry = config.rope_parameters if label == DEFAULT else config.rope_parameters[label]
+        assert entry["rope_type"] == rope.rope_type
+        assert entry["rope_theta"] == rope.parameters["rope_theta"]
+        if rope.rope_type == "default":
+            continue
+        layer = {} if label == DEFAULT else {"layer_type": label}
+        inv_freq, scale = ROPE_INIT_FUNCTIONS[rope.rope_type](config, **layer)
+        np.testing.assert_allclose(inv_freq.double().numpy(), rope.schedule.inv_freq, rtol=1e-5, atol=1e-25)
+        assert scale == pytest.approx(rope.schedule.attention_factor, rel=1e-6)

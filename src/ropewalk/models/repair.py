@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from ropewalk.errors import UsageError
+from ropewalk.errors import RopewalkError
 from ropewalk.methods import schedule as make_schedule
 from ropewalk.methods.build import temperature
 from ropewalk.models.carrier import write_schedules
@@ -14,14 +14,16 @@ from ropewalk.models.finding import Finding
 from ropewalk.models.findings import find
 from ropewalk.models.ropes import DEFAULT, entry_type
 from ropewalk.models.scaling import yarn_schedule
+from ropewalk.models.table import row_of
 from ropewalk.models.tidy import tidy
-from ropewalk.models.values import is_number
+from ropewalk.models.values import is_number, is_whole
 from ropewalk.models.view import view_of
 from ropewalk.schedule import FrequencySchedule
 
 _ROPE_KEYS = ("rope_parameters", "rope_scaling")
 # Mended by writing the frequencies that are meant anew, in both dialects.
 _BY_REWRITING = frozenset({"unknown-rope-type", "nested-truncate", "phi-longrope-only"})
+_ROUNDS = 4
 Mend = Callable[[dict[str, Any], ModelFacts], None]
 
 
@@ -32,19 +34,28 @@ def repaired_config(config: Mapping[str, Any], findings: Iterable[Finding] | Non
     then, where a finding wants it, the frequencies that are meant are written anew in both dialects. `find` on the
     result says what is left.
     """
-    given = find(config) if findings is None else list(findings)
+    found = find(config)
+    given = found if findings is None else list(findings)
     wanted = {finding.id for finding in given if finding.repairable}
     fixed, _ = tidy(config)
-    if not wanted:
-        return fixed
-    facts = read_facts(fixed)
+    everything = wanted == {finding.id for finding in found if finding.repairable}
+    for _ in range(_ROUNDS):
+        fixed = _mended(fixed, wanted)
+        # A mended fault may uncover another one: a dictionary that now is read may lack its original length.
+        left = {finding.id for finding in find(fixed) if finding.repairable}
+        if not everything or not left:
+            break
+        wanted = left
+    return fixed
+
+
+def _mended(config: dict[str, Any], wanted: set[str]) -> dict[str, Any]:
+    facts = read_facts(config)
     for name, mend in _MENDS.items():
         if name in wanted:
-            mend(fixed, facts)
-            facts = read_facts(fixed)
-    if wanted & _BY_REWRITING:
-        fixed = _rewritten(fixed, facts)
-    return fixed
+            mend(config, facts)
+            facts = read_facts(config)
+    return _rewritten(config, facts) if wanted & _BY_REWRITING else config
 
 
 def _text(config: dict[str, Any]) -> dict[str, Any]:
@@ -144,7 +155,7 @@ def _state_factor(entry: dict[str, Any], facts: ModelFacts, rope: RopeFacts) -> 
 
 def _state_original(entry: dict[str, Any], facts: ModelFacts, rope: RopeFacts) -> None:
     factor = entry.get("factor")
-    if is_number(factor) and factor > 1 and "original_max_position_embeddings" not in entry:
+    if is_number(factor) and factor > 1 and not is_whole(entry.get("original_max_position_embeddings")):
         entry["original_max_position_embeddings"] = max(1, round(facts.max_position_embeddings / factor))
 
 
@@ -170,6 +181,8 @@ def _proportional(entry: dict[str, Any], facts: ModelFacts, rope: RopeFacts) -> 
     if rope.rope_type == "linear":
         entry.pop("type", None)
         entry["rope_type"] = "proportional"
+        own = ((row_of(facts.text_type) or {}).get("rope_parameters") or {}).get(rope.layer_type) or {}
+        entry.setdefault("partial_rotary_factor", own.get("partial_rotary_factor", 1.0))
 
 
 _MENDS: dict[str, Mend] = {
@@ -226,6 +239,6 @@ def _meant(config: dict[str, Any], facts: ModelFacts, rope: RopeFacts) -> Freque
             return make_schedule("ntk", rope.geometry, factor=factor)
         if kind == "yarn" and rope.rope_type != "yarn":
             return yarn_schedule(rope.parameters, rope.geometry, float(factor))
-    except UsageError:
+    except RopewalkError:
         return None
     return rope.schedule

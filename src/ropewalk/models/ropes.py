@@ -128,8 +128,12 @@ def _nested_entries(
             and (label != "sliding_attention" or "modernbert" in view.model_type)
         ):
             merged |= legacy
-        own = default.get(label) if isinstance(default.get(label), Mapping) else {}
-        found[label] = _completed(view, merged, own or {}, theta_names=_theta_names(view, label))
+        own = default.get(label)
+        own = dict(own) if isinstance(own, Mapping) else {}
+        if label in labels and view.model_type != "mimo_v2_flash":
+            # A share that the file's own entry leaves out is 1, not the class's.
+            own.pop("partial_rotary_factor", None)
+        found[label] = _completed(view, merged, own, theta_names=_theta_names(view, label))
     if not any(entry is not None for entry in found.values()):
         raise RopewalkError(
             f"config.json: rope_parameters of model_type={shown(view.model_type)} names no layer type that rotates",
