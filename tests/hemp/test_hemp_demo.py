@@ -29,7 +29,7 @@ def test_the_tour_from_nothing_to_a_verdict(cli, tmp_path: Path, monkeypatch: py
     assert (tmp_path / document["extended"] / "config.json").is_file()
     assert "<html" in (tmp_path / document["report"]).read_text(encoding="utf-8")[:500].lower()
 
-    again = cli("demo", "-o", "ropewalk-demo", "-q")
+    again = cli("demo", "-o", "demo-out", "-q")
     assert again.code == 0, again.err
     assert "Done in" in again.out
     assert document["verdict"]["summary"].split(".")[0] in " ".join(again.out.split())
@@ -37,10 +37,10 @@ def test_the_tour_from_nothing_to_a_verdict(cli, tmp_path: Path, monkeypatch: py
 
 def test_a_new_demo_never_writes_into_an_older_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert demo._fresh_folder() == Path("ropewalk-demo")
-    (tmp_path / "ropewalk-demo").mkdir()
-    (tmp_path / "ropewalk-demo-2").mkdir()
-    assert demo._fresh_folder() == Path("ropewalk-demo-3")
+    assert demo._fresh_folder() == Path("demo-out")
+    (tmp_path / "demo-out").mkdir()
+    (tmp_path / "demo-out-2").mkdir()
+    assert demo._fresh_folder() == Path("demo-out-3")
 
 
 def test_an_unfinished_comparison_is_not_taken_for_a_result(tmp_path: Path) -> None:

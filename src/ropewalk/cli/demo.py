@@ -20,7 +20,7 @@ ROWS_SHOWN = 8
 
 @click.command()
 @click.option(
-    "-o", "--output", metavar="DIR", help="Where everything goes; by default a new folder ropewalk-demo."
+    "-o", "--output", metavar="DIR", help="Where everything goes; by default a new folder demo-out."
 )
 @click.option("--target", default="8x", show_default=True, help="Target length, or a multiple of the window.")
 @seed_option
@@ -38,7 +38,7 @@ def command(output: str | None, target: str, seed: int, quiet: bool, as_json: bo
 
 
 def _fresh_folder() -> Path:
-    base, number = Path("ropewalk-demo"), 1
+    base, number = Path("demo-out"), 1
     while (folder := base if number == 1 else Path(f"{base}-{number}")).exists():
         number += 1
     return folder
