@@ -1,6 +1,6 @@
 """A tiny model from scratch at 256, then to 2048 with the same budget in different ways: loss and retrieval of each.
 
-    python bench/study_curriculum.py FOLDER        # about ten minutes on one core
+    python bench/study_curriculum.py FOLDER [DIVISOR OF STEPS]        # about ten minutes on one core
 
 Retrieval is next-token accuracy inside the second copy of a span of random letters, the first copy `lag` tokens
 earlier; chance is one in 26. Loss is on the held-out standard library, in nats per byte. Arms that are finished are not
@@ -139,10 +139,18 @@ def row(name: str, model: Any) -> str:
     ).strip()
 
 
-def main(folder: str) -> None:
+def shortened(settings: dict[str, Any], divisor: int) -> dict[str, Any]:
+    """The same recipe with a fraction of its steps: a trial of this script, not of the model."""
+    stages = [stage | {"steps": max(1, stage["steps"] // divisor)} for stage in settings["stages"]]
+    return settings | {"stages": stages}
+
+
+def main(folder: str, divisor: str = "1") -> None:
     torch.set_num_threads(1)
     root = Path(folder)
-    base = ropewalk.train(base_recipe(), output=root / "base", resume=(root / "base").exists())
+    base = ropewalk.train(
+        shortened(base_recipe(), int(divisor)), output=root / "base", resume=(root / "base").exists()
+    )
     print(
         "| training | loss at 256 | loss at 2048 | lag 128 | 512 | 1024 | 1900 |\n|---|---|---|---|---|---|---|"
     )
@@ -156,7 +164,9 @@ def main(folder: str) -> None:
             print(row("none, YaRN", model), flush=True)
     for number, (name, settings) in enumerate(arms(base.final["path"]).items()):
         output = root / f"arm-{number}"
-        result = ropewalk.train(settings, output=output, resume=output.exists(), quiet=True)
+        result = ropewalk.train(
+            shortened(settings, int(divisor)), output=output, resume=output.exists(), quiet=True
+        )
         with quiet_transformers():
             print(row(name, load_model(result.final["path"])), flush=True)
 
