@@ -131,6 +131,19 @@ def test_a_models_own_yarn_parameters_are_inherited():
     assert by_name(other)["transformers"].content["rope_parameters"]["mscale"] == 0.7
 
 
+def test_mla_keeps_its_own_temperature_in_sglang():
+    result = by_name(ropewalk.export_config(EXAMPLES / "deepseek-v3.json", "yarn", factor=80.0))
+    entry = result["sglang"].content["rope_scaling"]
+    # mscale over mscale_all_dim is 1 there already, and 1 is wanted.
+    assert entry["attn_factor"] == pytest.approx(1.0)
+    assert entry["mscale_all_dim"] == 1.0
+    assert not result["llama.cpp"].exact
+    other = by_name(ropewalk.export_config(EXAMPLES / "deepseek-v3.json", "ntk", factor=80.0))
+    assert not other["sglang"].exact
+    assert not other["llama.cpp"].exact
+    assert other["transformers"].exact
+
+
 def test_a_schedule_file_is_taken(cli, tmp_path):
     made = ropewalk.schedule("ntk-su", ropewalk.read_geometry(LLAMA2), factor=4.0)
     path = tmp_path / "schedule.json"

@@ -171,14 +171,15 @@ def sglang(job: Job) -> Dialect:
     reason: str | None = None
     if job.kind == "yarn":
         entry.pop("attention_factor", None)
-        entry["attn_factor"] = made.attention_factor / temperature(made.factor)
-        for name in ("mscale", "mscale_all_dim"):
-            if not job.facts.mla:
-                entry.pop(name, None)
+        entry["attn_factor"] = made.attention_factor / _own_temperature(job)
+        if job.facts.mla is None:
+            entry = {name: value for name, value in entry.items() if not name.startswith("mscale")}
         if made.parameters.get("truncate") is False:
             reason = "its yarn rounds the ramp's bounds (truncate)"
     elif job.kind == "longrope":
         entry |= dict.fromkeys(("short_mscale", "long_mscale"), made.attention_factor)
+    if job.facts.mla is not None and job.kind not in ("default", "yarn"):
+        reason = "its MLA models were read with yarn only"
     content = job.inside(
         {"rope_theta": theta, "rope_scaling": None if job.kind == "default" else entry} | job.lengths()
     )
@@ -190,11 +191,23 @@ def sglang(job: Job) -> Dialect:
     return Dialect("sglang", title, reason is None, how, content, command, reason, READ)
 
 
+def _own_temperature(job: Job) -> float:
+    """What SGLang's yarn multiplies cos and sin by before `attn_factor`: 0.1 ln s + 1, or MLA's ratio of two."""
+    made = job.schedule
+    if job.facts.mla is None:
+        return temperature(made.factor)
+    shares = {
+        name: float(job.text["rope_parameters"].get(name) or 0.0) for name in ("mscale", "mscale_all_dim")
+    }
+    mscale = shares["mscale"] or 1.0
+    return temperature(made.factor, mscale) / temperature(made.factor, shares["mscale_all_dim"])
+
+
 def llama_cpp(job: Job) -> Dialect:
     """Launch flags for what they can say; factors baked into the GGUF file for everything else."""
     title, made = "llama.cpp", job.schedule
     native = str((made.native or {}).get("type"))
-    if job.facts.mla is not None and native not in ("none", "theta", "linear"):
+    if job.facts.mla is not None and job.kind != "default":
         reason = "its graphs for MLA models have a YaRN temperature of their own, not checked here"
         return Dialect("llama.cpp", title, False, "", reason=reason, basis=READ)
     size = ["-c", str(job.target_length)]
@@ -231,6 +244,10 @@ def llama_cpp(job: Job) -> Dialect:
         notes = ("one file a regime: this is the long set", *notes)
     how = "in the GGUF file: a tensor of one factor a pair, and these metadata keys under the architecture's name"
     return Dialect("llama.cpp", title, True, how, content, notes=notes)
+
+
+def _theta(job: Job) -> float:
+    return float((job.schedule.native or {}).get("rope_theta", job.schedule.geometry.rope_theta))
 
 
 def _flags(job: Job, flags: list[str]) -> Dialect:
