@@ -210,7 +210,7 @@ def test_memory_adds_up(view: ModelView) -> None:
     assert view.shape is not None
     figure = KINDS["memory"].build(view)
     bars = [layer for layer in figure.panels[0].layers if isinstance(layer, Bars)]
-    last = sum(bar.values[-1] or 0 for bar in bars[:3]) * 1024**3
+    last = sum(bar.values[-1] or 0 for bar in bars[:3]) * 1024**2
     assert last == pytest.approx(inference_memory(view.shape, 4096).total(), rel=1e-4)
     assert bars[0].categories == ("512", "1k", "2k", "4k")
 

@@ -89,12 +89,14 @@ class Heat:
 
 @dataclass(frozen=True)
 class Guide:
-    """A labelled straight line across the panel: x or y equals `value`."""
+    """A labelled straight line across the panel: x or y equals `value`. The label stands at the top or the left, or
+    with `far` at the bottom or the right."""
 
     value: float
     label: str
     axis: Literal["x", "y"] = "x"
     color: str = "muted"
+    far: bool = False
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,11 @@ from __future__ import annotations
 from ropewalk.planning import inference_memory
 from ropewalk.report.figure import Axis, Bars, Figure, NoDataError, Panel, significant
 from ropewalk.report.views import ModelView
-from ropewalk.units import format_length
-
-_GIB = 1024**3
+from ropewalk.units import format_bytes, format_length
 
 
 def figure(view: ModelView) -> Figure:
-    """Stacked parts in GiB for one sequence in bfloat16, from the original window to the target, doubling."""
+    """Stacked parts for one sequence in bfloat16, from the original window to the target, doubling."""
     if view.shape is None:
         raise NoDataError(
             f"the sizes of {view.name} are not known, only its rotary geometry",
@@ -26,20 +24,22 @@ def figure(view: ModelView) -> Figure:
         "prefill chunk": [memory.prefill_chunk + memory.logits_last for memory in found],
         "whole logits, if a tool keeps them": [memory.logits_whole for memory in found],
     }
+    unit, scale = ("GiB", 1024**3) if found[-1].total() >= 1024**3 else ("MiB", 1024**2)
     layers = tuple(
-        Bars(name, names, [significant(size / _GIB) for size in sizes], f"series-{number}")
+        Bars(name, names, [significant(size / scale) for size in sizes], f"series-{number}")
         for number, (name, sizes) in enumerate(parts.items())
     )
     last = found[-1]
+    total = format_bytes(last.total())
     return Figure(
         "memory",
         f"Memory by length, {view.name}",
         f"Predicted for one sequence in bfloat16, prefilled in chunks of {last.chunk} tokens. Reading "
-        f"{format_length(lengths[-1])} tokens takes {last.total() / _GIB:.1f} GiB.",
-        (Panel(layers, Axis("length", "tokens"), Axis("memory", "GiB")),),
+        f"{format_length(lengths[-1])} tokens takes {total}.",
+        (Panel(layers, Axis("length", "tokens"), Axis("memory", unit)),),
         alt="Total without whole logits: "
         + ", ".join(
-            f"{name} {memory.total() / _GIB:.2f} GiB" for name, memory in zip(names, found, strict=True)
+            f"{name} {format_bytes(memory.total())}" for name, memory in zip(names, found, strict=True)
         ),
     )
 

@@ -21,10 +21,10 @@ def figure(view: ModelView) -> Figure:
         values = [significant(value) for value in _shares(made, view)]
         layers.append(Line(label, index, values, series_color(number), series_dash(number)))
     layers.append(Guide(0.0, "left alone", "y"))
-    layers.append(Guide(1.0, "fully interpolated", "y"))
+    layers.append(Guide(1.0, "fully interpolated", "y", far=True))
     last_turning = view.geometry.critical_dim // 2 - 1
     if 0 <= last_turning < view.geometry.half_dim - 1:
-        layers.append(Guide(last_turning + 0.5, "turns less than once", "x"))
+        layers.append(Guide(last_turning + 0.5, "turns less than once", far=True))
     factor = view.target_length / view.geometry.original_length
     return Figure(
         "profile",

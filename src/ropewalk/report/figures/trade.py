@@ -47,7 +47,10 @@ def figure(views: Sequence[RunView]) -> Figure:
         )
         for index, (label, cost, gain, _) in enumerate(points)
     ]
-    guides = (Guide(0.0, "no cost at short length"), Guide(0.0, "cropping does as well", "y"))
+    guides = (
+        Guide(0.0, "no cost at short length", far=True),
+        Guide(0.0, "cropping does as well", "y", far=True),
+    )
     best = max(points, key=lambda point: point[2])
     return Figure(
         "trade",

@@ -201,10 +201,11 @@ def _draw_heat(canvas: Any, place: Any, layer: Heat) -> None:
     place.grid(False)
     place.set_xticks(range(len(layer.columns)), [_plain(name) for name in layer.columns])
     place.set_yticks(range(len(layer.rows)), [_plain(name) for name in layer.rows])
-    canvas.colorbar(image, ax=place, label=_plain(layer.label))
     if len(layer.columns) > 12 or len(layer.rows) > 16:
+        canvas.colorbar(image, ax=place, label=_plain(layer.label))
         return
-    middle = (layer.low + layer.high) / 2
+    # Where the colour map turns from dark to light; white reads better up to there.
+    middle = layer.low + 0.6 * (layer.high - layer.low)
     for row, values in enumerate(layer.values):
         for column, value in enumerate(values):
             if value is not None:
@@ -218,11 +219,13 @@ def _draw_guide(place: Any, layer: Guide, colors: Mapping[str, str]) -> None:
     line(layer.value, color=color, linewidth=0.9, linestyle=(0, (5, 4)), zorder=1)
     style: dict[str, Any] = {"fontsize": 7.5, "color": color}
     if layer.axis == "x":
-        anchor = {"ha": "right", "va": "top", "rotation": 90, "transform": place.get_xaxis_transform()}
-        place.text(layer.value, 0.99, _plain(layer.label), **anchor, **style)
+        side = "bottom" if layer.far else "top"
+        anchor = {"ha": "right", "va": side, "rotation": 90, "transform": place.get_xaxis_transform()}
+        place.text(layer.value, 0.01 if layer.far else 0.99, _plain(layer.label), **anchor, **style)
     else:
-        anchor = {"ha": "left", "va": "bottom", "transform": place.get_yaxis_transform()}
-        place.text(0.01, layer.value, _plain(layer.label), **anchor, **style)
+        side = "right" if layer.far else "left"
+        anchor = {"ha": side, "va": "bottom", "transform": place.get_yaxis_transform()}
+        place.text(0.99 if layer.far else 0.01, layer.value, _plain(layer.label), **anchor, **style)
 
 
 def _draw_span(place: Any, layer: Span, colors: Mapping[str, str]) -> None:

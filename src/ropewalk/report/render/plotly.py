@@ -287,10 +287,22 @@ def _guide_note(layer: Guide, panel: Panel) -> list[Spec]:
         "bgcolor": "@paper/0.7",
     }
     if layer.axis == "x":
-        place = {"x": _place(layer.value, panel.x), "y": 1, "xref": "x", "yref": "y domain"}
-        return [note | place | {"xanchor": "right", "yanchor": "top", "textangle": -90}]
-    place = {"x": 0.01, "y": _place(layer.value, panel.y), "xref": "x domain", "yref": "y"}
-    return [note | place | {"xanchor": "left", "yanchor": "bottom"}]
+        place = {
+            "x": _place(layer.value, panel.x),
+            "y": 0 if layer.far else 1,
+            "xref": "x",
+            "yref": "y domain",
+        }
+        return [
+            note | place | {"xanchor": "right", "yanchor": "bottom" if layer.far else "top", "textangle": -90}
+        ]
+    place = {
+        "x": 0.99 if layer.far else 0.01,
+        "y": _place(layer.value, panel.y),
+        "xref": "x domain",
+        "yref": "y",
+    }
+    return [note | place | {"xanchor": "right" if layer.far else "left", "yanchor": "bottom"}]
 
 
 def _span_shape(layer: Span) -> list[Spec]:
