@@ -177,5 +177,5 @@ def _show_findings(screen: Console, result: InspectResult) -> None:
         screen.print(Text(f"    -> {finding.fix}", style="default"), soft_wrap=True)
     if any(finding.repairable for finding in result.findings):
         screen.print(
-            "\n`ropewalk extend MODEL --repair` mends what can be mended, and keeps the original beside it."
+            "\n`ropewalk extend MODEL --repair -o OUT` mends what can be mended, and keeps the original beside it."
         )

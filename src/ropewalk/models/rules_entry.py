@@ -312,7 +312,7 @@ def _dynamic(facts: ModelFacts, rope: RopeFacts) -> Iterator[Finding]:
         f"dynamic scaling{at(rope)} changes its frequencies as the text grows: in transformers the same prompt "
         "gives other logits after a longer one, cached keys keep old frequencies, and vLLM's dynamic is "
         "another rule (static, or none)",
-        "use a static method (`ropewalk extend --method ntk`), or exact dynamic scaling from Python (`ropewalk.dynamic`)",
+        "use a static method (`ropewalk extend --method ntk`), or exact dynamic scaling in Python (`ropewalk.dynamic`)",
     )
     stated = rope.parameters.get("original_max_position_embeddings")
     if is_whole(stated) and stated != facts.max_position_embeddings:

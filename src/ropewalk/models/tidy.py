@@ -11,7 +11,7 @@ from ropewalk.models.finding import Finding
 from ropewalk.models.values import is_number, is_whole, shown
 from ropewalk.models.view import TextView, view_of
 
-REPAIR = "`ropewalk extend MODEL --repair` writes it right"
+REPAIR = "`ropewalk extend MODEL --repair -o OUT` writes it right"
 _WHOLE = (
     "max_position_embeddings", "original_max_position_embeddings", "hidden_size", "num_hidden_layers",
     "num_attention_heads", "num_key_value_heads", "head_dim", "sliding_window", "n_positions", "n_embd", "n_head",
