@@ -41,7 +41,8 @@ def tiny(kind: str = "llama", *, std: float = 0.08, seed: int = 0, **changes: An
         "bos_token_id": 256,
         "eos_token_id": 255,
     }
-    config = AutoConfig.for_model(kind, **(settings | changes))
+    given = {key: value for key, value in (settings | changes).items() if value is not None}
+    config = AutoConfig.for_model(kind, **given)
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     for parameter in model.parameters():

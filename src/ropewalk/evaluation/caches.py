@@ -6,6 +6,8 @@ Axes: B rows, H key-value heads, T tokens, D head width.
 from __future__ import annotations
 
 import copy
+import inspect
+import sys
 from typing import Any
 
 import torch
@@ -54,6 +56,16 @@ class BufferedLayer(DynamicLayer):
         self._buffers = (grown[0], grown[1])
 
 
+def masks_windows(model: Any) -> bool:
+    """Whether the model's code masks its windows; some configurations carry a window that the code never looks at."""
+    decoder = getattr(model, "model", model)
+    try:
+        source = inspect.getsource(sys.modules[type(decoder).__module__])
+    except (OSError, TypeError, KeyError):
+        return False
+    return any(word in source for word in ("create_sliding_window_causal_mask", "create_chunked_causal_mask"))
+
+
 def new_cache(model: Any, capacity: int, *, forkable: bool) -> DynamicCache:
     """An empty cache for `capacity` tokens of this model.
 
@@ -62,6 +74,7 @@ def new_cache(model: Any, capacity: int, *, forkable: bool) -> DynamicCache:
     same.
     """
     cache = DynamicCache(config=model.config)
+    forkable = forkable or not masks_windows(model)
     for index, layer in enumerate(getattr(cache, "layers", [])):
         if type(layer) is DynamicLayer or (forkable and type(layer) is DynamicSlidingWindowLayer):
             cache.layers[index] = BufferedLayer(capacity)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -29,7 +29,11 @@ class Context:
         self.capacity = capacity
         self.rope_length = rope_length
         self.ids_BT = torch.empty(1, 0, dtype=torch.long, device=engine.device)
-        self._cache = new_cache(engine.model, capacity, forkable=True)
+        self._cache = self._fresh()
+
+    def _fresh(self) -> Any:
+        """An empty cache, or None for a model that is read whole each time."""
+        return new_cache(self.engine.model, self.capacity, forkable=True) if self.engine.chunkable else None
 
     @property
     def length(self) -> int:
@@ -39,7 +43,7 @@ class Context:
     @property
     def cache_bytes(self) -> int:
         """Bytes of the filled cache."""
-        return cache_bytes(self._cache)
+        return 0 if self._cache is None else cache_bytes(self._cache)
 
     @torch.inference_mode()
     def extend(self, ids: Ids) -> Context:
@@ -74,7 +78,7 @@ class Context:
                 self._cache.crop(-remove)
             self.ids_BT = kept_BT
             return self
-        self._cache = new_cache(self.engine.model, self.capacity, forkable=True)
+        self._cache = self._fresh()
         self.ids_BT = kept_BT[:, :0]
         return self.extend(kept_BT) if length else self
 

@@ -22,7 +22,7 @@ from ropewalk.evaluation.context import Context
 from ropewalk.evaluation.heads import decoder_of, logits_from, split_works
 from ropewalk.evaluation.regimes import Regime, find_regime, fixed_length
 from ropewalk.evaluation.scored import Scored, check_finite, token_loss, token_loss_in_place
-from ropewalk.evaluation.split import split_attention
+from ropewalk.evaluation.split import split_attention, splittable
 
 __all__ = ["Context", "Engine", "Ids", "NoRoomError", "Scored", "free_bytes", "token_loss"]
 
@@ -62,7 +62,7 @@ class Engine:
         self.regime: Regime | None = find_regime(model)
         self._decoder = decoder_of(model)
         self._kv_bytes_per_token: float = 0.0
-        self._split = self.device.type == "cpu"
+        self._split = self._decoder is not None and splittable(model, self._decoder)
         # Taken once, so that batches, and with them the last bits of every number, do not follow the machine's mood.
         self.budget_bytes = free_bytes(self.device) // 2
         with torch.inference_mode():
@@ -70,26 +70,35 @@ class Engine:
 
     def _probe(self) -> None:
         """Learn from a few tokens whether the head can be run alone, whether chunks through the cache give what
-        one forward gives (some recurrent layers do not), and what a token costs in the cache."""
+        one forward gives (some layers do not), and what a token costs in the cache."""
         ids_BT = (torch.arange(16, device=self.device) % self.vocab_size)[None]
         whole = self.model(input_ids=ids_BT, use_cache=False).logits.float()
         if not split_works(self.model, self._decoder, ids_BT[:, :4]):
             # Such a model makes logits for every position it reads, so it must read less at once.
             self._decoder = None
             self.chunk = min(self.chunk, max(64, self.logit_tokens))
-        cache = new_cache(self.model, 16, forkable=True)
+        self.chunkable = self._split and self._chunks_agree(ids_BT, whole)
+        if not self.chunkable:
+            self._split = False
+            self.chunkable = self._chunks_agree(ids_BT, whole)
+
+    def _chunks_agree(self, ids_BT: torch.Tensor, whole: torch.Tensor) -> bool:
+        """Whether two chunks through a cache give the logits of one forward."""
         pieces = []
-        with self._guard(), fixed_length(self.model, self._rope_length(16)):
-            for begin in (0, 8):
-                piece_BT = ids_BT[:, begin : begin + 8]
-                pieces.append(
-                    self.model(input_ids=piece_BT, past_key_values=cache, use_cache=True).logits.float()
-                )
+        try:
+            cache = new_cache(self.model, ids_BT.shape[1], forkable=True)
+            with self._guard(), fixed_length(self.model, self._rope_length(ids_BT.shape[1])):
+                for piece_BT in ids_BT.split(ids_BT.shape[1] // 2, dim=1):
+                    output = self.model(input_ids=piece_BT, past_key_values=cache, use_cache=True)
+                    pieces.append(output.logits.float())
+        except (AttributeError, TypeError, ValueError, RuntimeError, NotImplementedError, IndexError):
+            # A model with a cache of its own kind is read whole: slower, never different.
+            return False
+        self._kv_bytes_per_token = cache_bytes(cache) / ids_BT.shape[1]
         tolerance = 1e-4 if self.model.dtype == torch.float32 else 5e-2
         drift = float((torch.cat(pieces, dim=1) - whole).abs().max())
         # Where even these few tokens give NaN there is nothing to compare; the measurement itself will say so.
-        self.chunkable = math.isnan(drift) or drift <= tolerance * max(1e-6, float(whole.abs().max()))
-        self._kv_bytes_per_token = cache_bytes(cache) / 16
+        return math.isnan(drift) or drift <= tolerance * max(1e-6, float(whole.abs().max()))
 
     @property
     def kv_bytes_per_token(self) -> float:
@@ -139,14 +148,14 @@ class Engine:
 
     def _nll(self, ids_BT: torch.Tensor, start: int, rope_length: int | None) -> torch.Tensor:
         length = ids_BT.shape[1]
-        cache = new_cache(self.model, length - 1, forkable=False)
+        chunk = self.chunk if self.chunkable else length
+        cache = new_cache(self.model, length - 1, forkable=False) if length - 1 > chunk else None
         scored_BS = torch.empty(ids_BT.shape[0], length - start, dtype=torch.float32)
         with self._guard(), fixed_length(self.model, self._rope_length(rope_length or length)):
-            chunk = self.chunk if self.chunkable else length
             for begin in range(0, length - 1, chunk):
                 end = min(begin + chunk, length - 1)
                 keep = max(begin, start - 1)
-                source = self._source(ids_BT[:, begin:end], cache if length - 1 > chunk else None)
+                source = self._source(ids_BT[:, begin:end], cache)
                 for first in range(keep, end, self.slice_tokens(ids_BT.shape[0])):
                     last = min(first + self.slice_tokens(ids_BT.shape[0]), end)
                     logits_BTV = source.logits(first - begin, last - begin)

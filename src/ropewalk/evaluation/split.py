@@ -10,6 +10,8 @@ Axes: B rows, H heads, K key-value heads, T chunk tokens, D head width.
 from __future__ import annotations
 
 import contextlib
+import inspect
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -51,6 +53,11 @@ def _attention(
     causal = kwargs.get("is_causal") is not False and getattr(module, "is_causal", True)
     same_width = query.shape[-1] == value.shape[-1]
     if not (plain and causal and same_width and 1 < tokens < total):
+        if attention_mask is None and causal and 1 < tokens < total:
+            # The stock path would align an absent mask with the first key; a chunk stands at the end of the cache.
+            attention_mask = torch.ones(tokens, total, dtype=torch.bool, device=query.device).tril(
+                total - tokens
+            )
         output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
         return output, None
     return _joined(query, key, value, kwargs.get("scaling")).transpose(1, 2).contiguous(), None
@@ -69,6 +76,21 @@ def _joined(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: 
     far, far_lse = far.reshape(own.shape), far_lse.reshape(own_lse.shape)
     weight = torch.sigmoid(far_lse - own_lse).unsqueeze(-1).to(own.dtype)
     return torch.lerp(own, far, weight)
+
+
+def splittable(model: Any, decoder: Any) -> bool:
+    """Whether every attention of this model goes through the attention interface and asks for nothing but its name.
+
+    Code that compares the name itself, or that picks keys by their own scores, is left to the stock path.
+    """
+    if next(model.parameters()).device.type != "cpu":
+        return False
+    try:
+        source = inspect.getsource(sys.modules[type(decoder).__module__])
+    except (OSError, TypeError, KeyError):
+        return False
+    own_ways = ("_attn_implementation ==", "index_topk")
+    return "ALL_ATTENTION_FUNCTIONS" in source and not any(word in source for word in own_ways)
 
 
 @contextlib.contextmanager
