@@ -88,7 +88,9 @@ def install_head(model: Any, options: LossOptions) -> Installed:
             engine = "plain" if reason is not None else "liger" if liger_usable(device) else "chunked"
     if not hasattr(model, "_ropewalk_forward"):
         model._ropewalk_forward = model.forward
-    model.forward = types.MethodType(_forward_with(engine, options.chunk), model)
+    model.forward = types.MethodType(
+        _forward_with(engine, options.chunk or (256 if device.type == "cpu" else 1024)), model
+    )
     remark = None if reason is None else f"the loss keeps whole logits in memory: {reason}"
     return Installed(engine, remark)
 

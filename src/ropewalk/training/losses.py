@@ -120,12 +120,13 @@ def _logits(
 
 
 def _chunk_losses(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Losses of a chunk with what their gradient needs: log-normaliser, which tokens count, and safe labels."""
+    """Losses of a chunk, which tokens count, safe labels, and the sum of exponentials that `logits` is turned into."""
     counted = labels != IGNORE
     safe = torch.where(counted, labels, 0)
-    normaliser = torch.logsumexp(logits, dim=-1)
     chosen = logits.gather(1, safe[:, None]).squeeze(1)
-    return torch.where(counted, normaliser - chosen, 0.0), normaliser, counted, safe
+    peak = logits.amax(dim=-1)
+    total = logits.sub_(peak[:, None]).exp_().sum(dim=-1)
+    return torch.where(counted, peak + total.log() - chosen, 0.0), counted, safe, total
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -152,7 +153,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             piece = slice(start, start + chunk)
             rows = hidden_NC[piece].to(dtype)
             logits = _logits(rows, head, bias, softcap, scale)
-            losses, normaliser, counted, safe = _chunk_losses(logits, labels_N[piece])
+            through = None if softcap is None else 1 - (logits / softcap) ** 2
+            losses, counted, safe, total_exp = _chunk_losses(logits, labels_N[piece])
             factors = counted.to(losses.dtype)
             if weights_N is not None:
                 factors = factors * weights_N[piece].to(losses.dtype)
@@ -161,7 +163,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 losses_N[piece] = losses
             if grad_hidden is None and grad_head is None and grad_bias is None:
                 continue
-            slope = _slope(logits, normaliser, safe, factors, softcap, scale).to(dtype)
+            slope = _slope(logits, total_exp, safe, factors, through, scale).to(dtype)
             if grad_hidden is not None:
                 grad_hidden[piece] = slope @ head
             if grad_head is not None:
@@ -204,18 +206,16 @@ def _wanted_gradients(
 
 
 def _slope(
-    logits: Tensor,
-    normaliser: Tensor,
+    exponentials: Tensor,
+    total: Tensor,
     safe: Tensor,
     factors: Tensor,
-    softcap: float | None,
+    through: Tensor | None,
     scale: float | None,
 ) -> Tensor:
-    """d(weighted loss)/d(raw logits): (softmax - one-hot) * w, through the cap's 1 - tanh**2 and the scale."""
-    through = None if softcap is None else 1 - (logits / softcap) ** 2
-    slope = logits.sub_(normaliser[:, None]).exp_()
-    slope[torch.arange(len(safe), device=safe.device), safe] -= 1
-    slope *= factors[:, None]
+    """d(weighted loss)/d(raw logits): (softmax - one-hot) * w, through cap (1 - tanh**2) and scale; in place."""
+    slope = exponentials.mul_((factors / total)[:, None])
+    slope[torch.arange(len(safe), device=safe.device), safe] -= factors
     if through is not None:
         slope *= through
     return slope if scale is None else slope.mul_(scale)
