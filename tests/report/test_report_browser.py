@@ -85,7 +85,7 @@ def test_every_figure_draws(wide: Watched) -> None:
     kinds = {plot["kind"] for plot in found}
     assert kinds >= {
         "loss-length", "loss-position", "retrieval", "trade", "entropy", "training", "wavelength", "profile", "angles",
-        "decay", "resolution",
+        "spread", "decay", "resolution",
     }  # fmt: skip
     for plot in found:
         assert plot["drawn"], plot

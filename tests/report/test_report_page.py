@@ -7,8 +7,11 @@ import copy
 import hashlib
 import html
 import json
+import os
 import random
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +78,15 @@ def test_a_second_making_gives_the_same_bytes(
 ) -> None:
     ropewalk.report(list(sample_runs.values()), tmp_path / "again.html")
     assert (tmp_path / "again.html").read_bytes() == whole.read_bytes()
+
+
+def test_other_processes_give_the_same_bytes(
+    sample_runs: dict[str, Path], whole: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "other.html"
+    command = [sys.executable, "-m", "ropewalk", "report", *map(str, sample_runs.values()), "-o", str(output)]
+    subprocess.run(command, check=True, capture_output=True, env=os.environ | {"PYTHONHASHSEED": "7"})
+    assert output.read_bytes() == whole.read_bytes()
 
 
 def test_it_is_one_small_file_that_names_no_other(whole: Path) -> None:

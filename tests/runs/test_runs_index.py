@@ -137,6 +137,17 @@ def test_the_commands_keep_the_contract(tmp_path: Path, capsys: pytest.CaptureFi
     assert main(["runs", "ls", "--kind", "dance"]) == 2
 
 
+def test_alone_it_lists(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROPEWALK_RUNS", str(tmp_path))
+    assert main(["runs"]) == 0
+    assert "no runs in" in capsys.readouterr().out
+    make(tmp_path, "first")
+    assert main(["runs"]) == 0
+    assert "first" in capsys.readouterr().out
+
+
 def test_names_with_markup_are_shown_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make(tmp_path, "a", model="[bold]x[/bold] [/oops]")
     for arguments in (["ls"], ["show", "a"]):

@@ -141,6 +141,15 @@ def test_a_hostile_manifest_cannot_point_outside(tmp_path: Path) -> None:
         open_run(path)
 
 
+def test_a_link_cannot_lead_outside(tmp_path: Path) -> None:
+    path = make(tmp_path)
+    (tmp_path / "elsewhere.json").write_bytes((path / "result.json").read_bytes())
+    (path / "result.json").unlink()
+    (path / "result.json").symlink_to(tmp_path / "elsewhere.json")
+    with pytest.raises(DamagedError, match="leaves the run folder"):
+        open_run(path)
+
+
 def test_an_unknown_kind_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="unknown"), create_run("dance", {}, root=tmp_path):
         pass

@@ -14,9 +14,12 @@ root_option = click.option(
 )
 
 
-@click.group()
-def command() -> None:
-    """The runs on this machine."""
+@click.group(invoke_without_command=True)
+@click.pass_context
+def command(context: click.Context) -> None:
+    """The runs on this machine; alone, it lists them."""
+    if context.invoked_subcommand is None:
+        context.invoke(list_, kind=None, rebuild=False, root=None, as_json=False)
 
 
 @command.command("ls")

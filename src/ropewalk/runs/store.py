@@ -307,6 +307,8 @@ def _check_file(folder: Path, name: str, expected: Any) -> None:
         raise DamagedError(f"{folder / MANIFEST} has no size and hash for {name!r}", hint=AGAIN)
     if not path.is_file():
         raise DamagedError(f"run {folder} has lost {name}", hint=AGAIN)
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise DamagedError(f"{path} is a link that leaves the run folder", hint=AGAIN)
     size = path.stat().st_size
     if size != expected["bytes"]:
         raise DamagedError(f"{path} has {size} bytes, its manifest says {expected['bytes']}", hint=AGAIN)

@@ -10,7 +10,9 @@ from ropewalk.report.page.content import Cell, Column, Missing, Table, length_ce
 from ropewalk.report.reading import by_length, grids, loss_curves, mappings, number
 from ropewalk.report.views import RunView
 
-_OF_SCHEDULES = ("wavelength", "profile", "angles", "decay", "resolution")
+_OF_SCHEDULES = ("wavelength", "profile", "angles", "spread", "decay", "resolution")
+# Sorting the angles of every position takes a second a method here, and in proportion beyond.
+_LONGEST_SPREAD = 131072
 
 
 def figures(view: RunView) -> tuple[Figure | Missing, ...]:
@@ -24,7 +26,8 @@ def figures(view: RunView) -> tuple[Figure | Missing, ...]:
     model = view.model_view()
     if model is not None:
         files = tuple(f"{view.id}/parts (schedule of {name})" for name in model.names)
-        found += [KINDS[name].build(model).with_sources(*files) for name in _OF_SCHEDULES]
+        names = [name for name in _OF_SCHEDULES if name != "spread" or model.target_length <= _LONGEST_SPREAD]
+        found += [KINDS[name].build(model).with_sources(*files) for name in names]
     return tuple(found)
 
 
