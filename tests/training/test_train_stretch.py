@@ -154,6 +154,7 @@ def test_a_sliding_window_can_be_widened(tiny: Tiny, tmp_path: Path, byte_tokeni
         {"weighting": {"shape": {"shape": "ramp"}, "input_noise": {"share": 0.1}}},
         {"weighting": {"long_tokens": {"context": 16}}, "loss": {"engine": "chunked"}},
         {"memory": {"checkpointing": True}, "loss": {"engine": "plain"}},
+        {"precision": "bfloat16", "micro_batch_tokens": 64},
     ],
     ids=lambda parts: "-".join(parts),
 )

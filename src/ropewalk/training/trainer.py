@@ -152,18 +152,17 @@ class RopewalkTrainer(Trainer):
             sync = contextlib.nullcontext() if last else self.loop.engine.without_sync(model)
             with sync, self.compute_loss_context_manager(), self.loop.activations():
                 loss = self.loop.objective(model, batch) * (world / weight)
-                self._check(loss)
                 self.accelerator.backward(loss)
             total += loss.detach() / world
-        self.loop.step_loss = self.accelerator.reduce(total, "sum") if world > 1 else total
-        return self.loop.step_loss
+        # One look a step, after the sum over all processes: each of them stops, and a GPU waits once.
+        total = self.accelerator.reduce(total, "sum") if world > 1 else total
+        if not bool(torch.isfinite(total)):
+            raise self.loop.non_finite(f"the loss is {total.item()}")
+        self.loop.step_loss = total
+        return total
 
     def _placed(self, batch: Batch) -> Batch:
         return {name: tensor.to(self.args.device, non_blocking=True) for name, tensor in batch.items()}
-
-    def _check(self, loss: torch.Tensor) -> None:
-        if not bool(torch.isfinite(loss)):
-            raise self.loop.non_finite(f"the loss is {loss.item()}")
 
     def _clip_grad_norm(self, model: Any) -> Any:
         norm = super()._clip_grad_norm(model)
