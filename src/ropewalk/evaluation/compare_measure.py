@@ -196,17 +196,12 @@ def cropped_scores(
     """Loss by length of the model that sees only the last `original_length` tokens; the same tokens are scored."""
     span = span_of(original_length)
     kept = original_length - len(text.opening)
-    return {
-        length: [
-            float(
-                engine.nll([*text.opening, *row[max(len(text.opening), length - kept) : length]])[:, -span:]
-                .double()
-                .mean()
-            )
-            for row in text.rows
-        ]
-        for length in lengths
-    }
+    begin = len(text.opening)
+    found = {}
+    for length in lengths:
+        rows = [[*text.opening, *row[max(begin, length - kept) : length]] for row in text.rows]
+        found[length] = engine.nll(rows)[:, -span:].double().mean(dim=1).tolist()
+    return found
 
 
 def question_scores(engine: Engine, tokenizer: Any, plan: Plan, on_tokens: OnTokens) -> Credits:
