@@ -173,6 +173,21 @@ def test_light_and_dark(browser: Any, sample_runs: dict[str, Path], tmp_path: Pa
     page.context.close()
 
 
+def test_a_figure_can_be_saved(wide: Watched) -> None:
+    figure = wide.page.locator("figure[data-kind=loss-length] .plot").first
+    figure.hover()
+    buttons = figure.locator(".modebar-btn").evaluate_all(
+        "(found) => found.map((button) => button.dataset.title)"
+    )
+    assert len(buttons) == 6, buttons
+    assert not [title for title in buttons if "loud" in title or "tudio" in title or "hare" in title]
+    with wide.page.expect_download(timeout=20_000) as download:
+        figure.locator(".modebar-btn").first.click()
+    assert download.value.suggested_filename == "ropewalk.svg"
+    assert Path(download.value.path()).read_text(encoding="utf-8").startswith("<svg")
+    assert wide.complaints == []
+
+
 def test_the_legend_hides_a_curve(wide: Watched) -> None:
     page = wide.page
     figure = page.locator("figure[data-kind=trade] .plot, figure[data-kind=wavelength] .plot").last

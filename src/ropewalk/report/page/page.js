@@ -43,7 +43,8 @@
     responsive: true,
     typesetMath: false,
     displaylogo: false,
-    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+    // Named one by one: among plotly.js's own are some that send the data to a service.
+    modeBarButtons: [["toImage"], ["zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]],
     toImageButtonOptions: { format: "svg", filename: "ropewalk" },
   };
 

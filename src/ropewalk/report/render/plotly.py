@@ -78,7 +78,7 @@ def _layout(panel: Panel, data: list[Spec], alone: bool) -> Spec:
     many = sum(1 for trace in data if trace.get("showlegend")) > 1
     layout: Spec = {
         "autosize": True,
-        "margin": {"l": 64, "r": 16, "t": 16, "b": 56},
+        "margin": {"l": 64, "r": 16, "t": 16, "b": 72 if _long(panel.x) else 56},
         "paper_bgcolor": "@paper/0",
         "plot_bgcolor": "@paper/0",
         "font": {"family": _FONT, "size": 12, "color": "@ink"},

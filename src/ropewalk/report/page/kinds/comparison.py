@@ -62,20 +62,24 @@ def _verdict(view: RunView) -> Verdict:
         return Verdict("This comparison states no verdict.", tone="muted")
     said = sentences(found.get("summary") or "No summary.")
     headline, points = said[0], said[1:]
-    for key, words in (("text", "Best for text"), ("retrieval", "Best for retrieval")):
-        if isinstance(found.get(key), str):
-            points.append(f"{words}: {sentence(found[key])}")
-    for key, words in (("text_beats_cropping", "text"), ("retrieval_beats_cropping", "retrieval")):
-        if isinstance(found.get(key), list):
-            points.append(
-                f"Beat cropping on {words}: {', '.join(str(name) for name in found[key]) or 'none'}."
-            )
+    if len(said) == 1:
+        points += _winners(found)
     beats = found.get("beats_cropping")
-    if beats is False:
-        points.append("No method beats cropping on text.")
     left = mappings(view.result.get("not_measured"))
     points += [f"Not measured: {row.get('name')}, {sentence(row.get('why'))}" for row in left]
     return Verdict(headline, tuple(points), "bad" if beats is False else "good" if beats is True else "")
+
+
+def _winners(verdict: Mapping[str, Any]) -> list[str]:
+    """The names behind a short summary; a long one says them itself."""
+    points = []
+    for key, words in (("text", "Best for text"), ("retrieval", "Best for retrieval")):
+        if isinstance(verdict.get(key), str):
+            points.append(f"{words}: {sentence(verdict[key])}")
+    for key, words in (("text_beats_cropping", "text"), ("retrieval_beats_cropping", "retrieval")):
+        if isinstance(verdict.get(key), list):
+            points.append(f"Beat cropping on {words}: {', '.join(map(str, verdict[key])) or 'none'}.")
+    return points
 
 
 def methods_table(view: RunView) -> Table | None:
