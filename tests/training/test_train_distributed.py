@@ -91,6 +91,17 @@ def test_two_processes_resume_bit_for_bit(tiny: Tiny, tmp_path: Path, engine: st
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
 
 
+@pytest.mark.slow
+def test_a_run_begun_sharded_goes_on_in_one_process(tiny: Tiny, tmp_path: Path) -> None:
+    whole = train(recipe_for(tiny, "single"), output=tmp_path / "whole", quiet=True, device="cpu")
+    assert launch(recipe_for(tiny, "fsdp2"), tmp_path / "moved", "stop=7").returncode != 0
+    moved = train(
+        recipe_for(tiny, "single"), output=tmp_path / "moved", resume=True, quiet=True, device="cpu"
+    )
+    assert moved.final["step"] == whole.final["step"]
+    assert moved.final["loss"] == pytest.approx(whole.final["loss"], rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("name", "environment", "words"),
     [
