@@ -2,12 +2,16 @@
 
     python tools/architectures.py            all of them (some minutes), one process, tiny models
     python tools/architectures.py llama phi3 these only, to the screen
+    ... --keep FILE                          results go to FILE as they come, and a later call goes on from there
 
 Exit code 1 when an architecture fails.
 """
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
+import json
 import sys
 import tempfile
 import time
@@ -28,21 +32,40 @@ import tiny  # noqa: E402
 
 def main(names: Sequence[str]) -> int:
     """Examine, print or write, and say by exit code whether every type is handled."""
+    options = argparse.ArgumentParser()
+    options.add_argument("names", nargs="*")
+    options.add_argument("--keep", type=Path)
+    given = options.parse_args(names)
+    kept = _kept(given.keep)
     results = []
-    for name in names or tiny.causal_types():
-        started = time.perf_counter()
-        with tempfile.TemporaryDirectory() as place:
-            result = examine.examine(name, Path(place))
-        results.append(result)
-        print(
-            f"{name}: {verdict(result)} ({time.perf_counter() - started:.1f} s)", file=sys.stderr, flush=True
-        )
-    if names:
+    for name in given.names or tiny.causal_types():
+        if name not in kept:
+            started = time.perf_counter()
+            with tempfile.TemporaryDirectory() as place:
+                kept[name] = examine.examine(name, Path(place))
+            seconds = time.perf_counter() - started
+            print(f"{name}: {verdict(kept[name])} ({seconds:.1f} s)", file=sys.stderr, flush=True)
+            if given.keep:
+                with given.keep.open("a", encoding="utf-8") as stream:
+                    stream.write(json.dumps(dataclasses.asdict(kept[name])) + "\n")
+        results.append(kept[name])
+    if given.names:
         print("\n".join(row(result) for result in results))
     else:
         PAGE.write_text(page(results), encoding="utf-8")
         print(f"wrote {PAGE.relative_to(ROOT)}")
     return int(any(result.kind == "rope" and not result.handled for result in results))
+
+
+def _kept(path: Path | None) -> dict[str, examine.TypeResult]:
+    """Results of an earlier call, by type."""
+    found = {}
+    if path is not None and path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            document = json.loads(line)
+            methods = [examine.MethodResult(**method) for method in document.pop("methods")]
+            found[document["model_type"]] = examine.TypeResult(**document, methods=methods)
+    return found
 
 
 def verdict(result: examine.TypeResult) -> str:

@@ -12,10 +12,12 @@ from typing import Any
 
 import tiny
 import torch
-from transformers import AutoModelForCausalLM
+import transformers
 
 import ropewalk
 from ropewalk.errors import RopewalkError, one_line
+from ropewalk.models.checks import dialects
+from ropewalk.models.config import read_config
 from ropewalk.models.facts import ModelFacts, read_facts
 from ropewalk.models.load import quiet_transformers
 from ropewalk.models.tables import has_tables
@@ -119,6 +121,8 @@ def _examine(result: TypeResult, place: Path, methods: Sequence[str]) -> None:
         except RopewalkError as refused:
             refusal = refused.message
         else:
+            said = dialects(read_config(place / method))
+            assert said.status == "pass", f"{method}: {said.detail}"
             parity = torch.equal(inside, tiny.logits_of(_stock(place / method), ids))
         if bool(reason) != bool(refusal):
             raise AssertionError(
@@ -144,7 +148,9 @@ def _layers(model: Any, facts: ModelFacts) -> str:
 
 
 def _stock(folder: Path) -> Any:
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    """The checkpoint as stock transformers loads it: by the class it names, since some have no automatic one."""
+    family = getattr(transformers, read_config(folder)["architectures"][0])
+    return family.from_pretrained(folder, dtype=torch.float32).eval()
 
 
 def _as_file(config: Any) -> dict[str, Any]:

@@ -267,3 +267,28 @@ def _angles(model: Any, position: int) -> tuple[np.ndarray, np.ndarray]:
     cosine = result.real if isinstance(result, torch.Tensor) else result[0]
     found = cosine.reshape(-1, cosine.shape[-1])[0, : buffer.numel()].double().numpy()
     return found, np.cos(buffer.double().numpy() * position)
+
+
+def test_modules_of_foreign_code_that_fill_themselves_are_reached_too(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Code from outside the library has no initialiser for buffers: only its constructor knows them.
+    monkeypatch.setattr(PreTrainedModel, "_init_weights", lambda self, module: None)
+    schedule = _schedule(model, "mrrope-pro")
+    with ropewalk.apply(model, schedule) as applied:
+        assert applied.persistent
+        (found,) = list(spectra(model))
+        np.testing.assert_allclose(found.inv_freq, schedule.inv_freq, rtol=1e-6)
+
+
+def test_wrapped_models_are_reached_through_their_wrappers(model: Any) -> None:
+    class Parallel(torch.nn.Module):
+        def __init__(self, module: Any) -> None:
+            super().__init__()
+            self.module = module
+
+    before = tiny.logits_of(model, tiny.tokens(32))
+    with ropewalk.apply(Parallel(model), _schedule(model)) as applied:
+        assert applied.model is model
+        assert not torch.equal(before, tiny.logits_of(model, tiny.tokens(32)))
+    assert torch.equal(before, tiny.logits_of(model, tiny.tokens(32)))

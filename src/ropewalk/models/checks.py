@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ropewalk.errors import RopewalkError, one_line
+from ropewalk.models.carrier import carry
 from ropewalk.models.facts import ModelFacts, read_facts
 from ropewalk.models.original import Original
 from ropewalk.models.probe import Probe
@@ -174,13 +175,12 @@ def dialects(config: Mapping[str, Any]) -> Check:
     whole = read_facts(bare)
     text = whole.text
     has_new, has_old = text.get("rope_parameters") is not None, text.get("rope_scaling") is not None
-    scaled = any(rope.is_scaled for rope in whole.ropes.values())
-    if scaled and has_new and not has_old:
-        if len(whole.ropes) > 1 or whole.geometry.proportional:
+    if has_new and not has_old:
+        if not _old_keys_can_say(bare, whole):
             return Check(
                 name, "pass", "rope_parameters alone: the old keys cannot say this, and do not contradict it"
             )
-        if whole.rope.rope_type != "default":
+        if whole.rope.is_scaled and whole.rope.rope_type != "default":
             return Check(
                 name, "fail", "older readers see no scaling: rope_scaling is missing (see `extend --repair`)"
             )
@@ -198,6 +198,17 @@ def dialects(config: Mapping[str, Any]) -> Check:
                 name, "fail", f"the {word} keys alone give other frequencies or another attention factor"
             )
     return Check(name, "pass", "rope_parameters, and rope_theta with rope_scaling, give the same frequencies")
+
+
+def _old_keys_can_say(config: Mapping[str, Any], facts: ModelFacts) -> bool:
+    """Whether `extend` would write this model's scaling in the old keys too."""
+    own = facts.rope.schedule
+    if own is None:
+        return True
+    try:
+        return carry(config, own, target_length=facts.max_position_embeddings).old_dialect
+    except RopewalkError:
+        return False
 
 
 def _without(config: Mapping[str, Any], path: tuple[str, ...], keys: tuple[str, ...]) -> dict[str, Any]:
