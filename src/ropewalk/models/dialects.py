@@ -19,6 +19,7 @@ from ropewalk.models.carrier import Carried
 from ropewalk.models.entries import factors_of
 from ropewalk.models.facts import ModelFacts
 from ropewalk.models.ropes import DEFAULT
+from ropewalk.models.values import is_number
 from ropewalk.schedule import FrequencySchedule
 
 MEASURED, READ = "measured", "read in its source"
@@ -196,11 +197,11 @@ def _own_temperature(job: Job) -> float:
     made = job.schedule
     if job.facts.mla is None:
         return temperature(made.factor)
-    shares = {
-        name: float(job.text["rope_parameters"].get(name) or 0.0) for name in ("mscale", "mscale_all_dim")
-    }
-    mscale = shares["mscale"] or 1.0
-    return temperature(made.factor, mscale) / temperature(made.factor, shares["mscale_all_dim"])
+    entry = job.text["rope_parameters"]
+    mscale, everywhere = (
+        float(entry[name]) if is_number(entry.get(name)) else 0.0 for name in ("mscale", "mscale_all_dim")
+    )
+    return temperature(made.factor, mscale or 1.0) / temperature(made.factor, everywhere)
 
 
 def llama_cpp(job: Job) -> Dialect:
