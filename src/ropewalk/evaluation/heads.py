@@ -24,10 +24,19 @@ def decoder_of(model: Any) -> Any | None:
     return None if decoder is None or decoder is model else decoder
 
 
+class _Hidden(MoeModelOutputWithPast):
+    """Hidden states in place of a decoder's output; whatever else an architecture's output would hold is None."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return None
+
+
 @contextlib.contextmanager
 def _replaced(decoder: Any, hidden_BTE: torch.Tensor) -> Iterator[None]:
     before = decoder.__dict__.get("forward")
-    decoder.forward = lambda *args, **kwargs: MoeModelOutputWithPast(last_hidden_state=hidden_BTE)
+    decoder.forward = lambda *args, **kwargs: _Hidden(last_hidden_state=hidden_BTE)
     try:
         yield
     finally:
