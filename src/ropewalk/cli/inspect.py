@@ -77,7 +77,8 @@ def _scaling(result: InspectResult) -> str:
     if not rope.is_scaled:
         return "none"
     if made is None:
-        return f"{plain(rope.rope_type)}: {rope.problem}"
+        problem, kind = rope.problem or "", plain(rope.rope_type)
+        return problem if kind in problem else f"{kind}: {problem}"
     how = "" if made.method == rope.rope_type else f" (written as {plain(rope.rope_type)})"
     text = f"{plain(made.method)}{how}, factor {rope.factor:g}, attention factor {made.attention_factor:.4g}"
     return text if rope.softmax_scale == 1 else f"{text}, softmax scale times {rope.softmax_scale:.4g}"
