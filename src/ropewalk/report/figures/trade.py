@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ropewalk.report.figure import Axis, Figure, Guide, NoDataError, Panel, Points, series_color, significant
@@ -13,60 +14,62 @@ from ropewalk.report.views import RunView
 _NEAR = 0.12
 
 
+@dataclass(frozen=True)
+class _Method:
+    label: str
+    cost: float
+    gain: float
+    source: str
+
+
 def figure(views: Sequence[RunView]) -> Figure:
     """x: loss in the original window less the unmodified model's. y: the cropped control's loss less the method's."""
-    points = []
-    for view in views:
-        short, long = baselines(view)
-        for index, row in enumerate(mappings(view.result.get("methods"))):
-            inside, target = number(row.get("loss_in_window")), number(row.get("loss_at_target"))
-            if None not in (short, long, inside, target):
-                assert short is not None
-                assert long is not None
-                assert inside is not None
-                assert target is not None
-                name = str(row.get("name") or f"method {index}")
-                label = f"{name} ({view.id})" if len(views) > 1 else name
-                points.append(
-                    (label, inside - short, long - target, f"{view.id}/result.json/methods/{index}")
-                )
-    if not points:
+    found = [method for view in views for method in _methods(view, several=len(views) > 1)]
+    if not found:
         raise NoDataError(
             "no losses in the window and at the target beside their controls in this run",
             hint="`ropewalk compare MODEL --target 8x` measures them",
         )
-    apart = _apart([(cost, gain) for _, cost, gain, _ in points])
+    apart = _apart([(method.cost, method.gain) for method in found])
     layers = [
         Points(
-            label,
-            [significant(cost, 4)],
-            [significant(gain, 4)],
-            (label if apart else "",),
+            method.label,
+            [significant(method.cost, 4)],
+            [significant(method.gain, 4)],
+            (method.label if apart else "",),
             series_color(index),
             legend=not apart,
         )
-        for index, (label, cost, gain, _) in enumerate(points)
+        for index, method in enumerate(found)
     ]
     guides = (
         Guide(0.0, "no cost at short length", far=True),
         Guide(0.0, "cropping does as well", "y", far=True),
     )
-    best = max(points, key=lambda point: point[2])
+    best = max(found, key=lambda method: method.gain)
+    x = Axis("cost in the original window", "nats per token")
+    y = Axis("gain over cropping at the target", "nats per token")
     return Figure(
         "trade",
         "Cost at short length, gain at long length",
         "To the right: worse inside the original window than the unmodified model. Up: better at the target than the "
         "same model that sees only its last window of tokens. The best corner is upper left.",
-        (
-            Panel(
-                (*layers, *guides),
-                Axis("cost in the original window", "nats per token"),
-                Axis("gain over cropping at the target", "nats per token"),
-            ),
-        ),
-        alt=f"Largest gain: {best[0]} with {best[2]:.3f} nats at a cost of {best[1]:.3f}.",
-        sources=tuple(source for _, _, _, source in points),
+        (Panel((*layers, *guides), x, y),),
+        alt=f"Largest gain: {best.label} with {best.gain:.3f} nats at a cost of {best.cost:.3f}.",
+        sources=tuple(method.source for method in found),
     )
+
+
+def _methods(view: RunView, *, several: bool) -> Iterator[_Method]:
+    short, long = baselines(view)
+    if short is None or long is None:
+        return
+    for index, row in enumerate(mappings(view.result.get("methods"))):
+        inside, target = number(row.get("loss_in_window")), number(row.get("loss_at_target"))
+        if inside is not None and target is not None:
+            name = str(row.get("name") or f"method {index}")
+            label = f"{name} ({view.id})" if several else name
+            yield _Method(label, inside - short, long - target, f"{view.id}/result.json/methods/{index}")
 
 
 def baselines(view: RunView) -> tuple[float | None, float | None]:
