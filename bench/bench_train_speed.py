@@ -1,7 +1,7 @@
 """Training speed at equal length: seconds per step of `ropewalk train` beside transformers' Trainer, in turn.
 
-`--cpu-seconds` counts this process's CPU time instead of the clock's, for a machine that others are using: the time of a
-longer run less that of a shorter one.
+`--cpu-seconds` counts this process's CPU time instead of the clock's, for a machine that others are using: the time of
+a longer run less that of a shorter one.
 """
 
 from __future__ import annotations
