@@ -122,6 +122,9 @@ def _nested_entries(
             found[label] = None
             continue
         merged = dict(entry or {})
+        if label not in labels and view.model_type in FLAT_IGNORED:
+            # These classes fill an entry that the file leaves out from its old keys, before their own default.
+            merged.pop("rope_theta", None)
         if (
             legacy
             and view.model_type in FLAT_IGNORED
