@@ -201,7 +201,13 @@ def damage_field(path: Path) -> None:
     (path / "manifest.json").write_text(json.dumps(manifest))
 
 
+def damage_type(path: Path) -> None:
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps(manifest | {"seconds": [1]}))
+
+
 DAMAGES = {
+    "'seconds' of the wrong type": damage_type,
     "not what was written": damage_flip,
     "bytes, its manifest says": damage_cut,
     "has lost result.json": damage_lose,

@@ -32,6 +32,15 @@ RESULT = "result.json"
 AGAIN = "run its command again, or restore the file"
 ANOTHER = "a run never changes: choose another folder"
 LISTED = "`ropewalk runs ls` lists the runs"
+_REQUIRED = {"kind": str, "status": str, "request": dict, "files": dict, "created": str}
+_OPTIONAL: dict[str, tuple[type, ...]] = {
+    "command": (str,),
+    "seed": (int,),
+    "seconds": (int, float),
+    "versions": (dict,),
+    "hardware": (dict,),
+    "error": (dict,),
+}
 
 
 def runs_root(root: Path | str | None = None) -> Path:
@@ -201,9 +210,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         newer = isinstance(found, str) and found.startswith("ropewalk-run/")
         hint = "another version of ropewalk wrote it: update this one" if newer else AGAIN
         raise DamagedError(f"{file} has format {one_line(found, 60)!r}, not {FORMAT!r}", hint=hint)
-    for key, wanted in (("kind", str), ("status", str), ("request", dict), ("files", dict), ("created", str)):
+    for key, wanted in _REQUIRED.items():
         if not isinstance(document.get(key), wanted):
             raise DamagedError(f"{file} lacks {key!r}", hint=AGAIN)
+    for key, allowed in _OPTIONAL.items():
+        if not isinstance(document.get(key), (*allowed, type(None))):
+            raise DamagedError(f"{file} has a {key!r} of the wrong type", hint=AGAIN)
     checked: dict[str, Any] = document
     return checked
 
