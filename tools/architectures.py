@@ -128,7 +128,7 @@ def page(results: Sequence[examine.TypeResult]) -> str:
         "",
         "## No rotary embeddings",
         "",
-        *[f"- {result.model_type}: {result.reason}" for result in plain],
+        ", ".join(result.model_type for result in plain) + ".",
         "",
         "## Not built",
         "",
