@@ -173,7 +173,9 @@ class Loop:
     def state(self) -> tuple[dict[str, Any], dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """(JSON, optimiser tensors, random tensors). Every rank must call: states are gathered."""
         optimizer = self.trainer.optimizer
-        tensors = optimizer_tensors(getattr(optimizer, "optimizer", optimizer), names_of(self.model))
+        tensors = optimizer_tensors(
+            getattr(optimizer, "optimizer", optimizer), names_of(self.model), keep=self.engine.is_main
+        )
         documents, random_tensors = self._gathered_random()
         scheduler = self.trainer.lr_scheduler.state_dict() | {
             "lr_lambdas": [None] * len(optimizer.param_groups)

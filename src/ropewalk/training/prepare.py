@@ -74,7 +74,8 @@ def save(loop: Loop, tokenizer: Any) -> Path:
     """Write the checkpoint of the step that has just ended, then remove what `keep_last` lets go."""
     state, tensors, random_tensors = loop.state()
     finished = loop.curriculum.finished
-    files = ModelFiles.of(loop.model, loop.recipe.lora, final=finished, tempering=loop.parts.tempering)
+    lora, tempering, main = loop.recipe.lora, loop.parts.tempering, loop.engine.is_main
+    files = ModelFiles.of(loop.model, lora, final=finished, tempering=tempering, keep=main)
     root = loop.folder / CHECKPOINTS
     target = root / f"step-{loop.step:06d}"
     if loop.engine.is_main:

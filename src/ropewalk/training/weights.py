@@ -26,11 +26,14 @@ KEPT = f"{FOLDER}/temperature.safetensors"
 RANDOM = "random.safetensors"
 
 
-def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor on the CPU, gathered from all ranks where it is sharded (every rank must call)."""
+def whole(tensor: torch.Tensor, *, keep: bool = True) -> torch.Tensor:
+    """A tensor on the CPU, gathered from all ranks where it is sharded (every rank must call).
+
+    A rank that does not write (`keep=False`) lets it go at once: not every process can hold the whole model.
+    """
     if hasattr(tensor, "full_tensor"):
         tensor = tensor.full_tensor()
-    return tensor.detach().to("cpu")
+    return tensor.detach().to("cpu") if keep else torch.empty(0)
 
 
 def names_of(model: torch.nn.Module) -> dict[int, str]:
@@ -38,14 +41,16 @@ def names_of(model: torch.nn.Module) -> dict[int, str]:
     return {id(tensor): name for name, tensor in model.named_parameters() if tensor.requires_grad}
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[str, torch.Tensor]:
+def optimizer_tensors(
+    optimizer: torch.optim.Optimizer, names: Mapping[int, str], *, keep: bool = True
+) -> dict[str, torch.Tensor]:
     """The optimiser's state as `parameter name::state name`; sharded states are gathered (every rank must call)."""
     tensors: dict[str, torch.Tensor] = {}
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             for key, value in optimizer.state.get(parameter, {}).items():
                 tensor = value if torch.is_tensor(value) else torch.tensor(value)
-                tensors[f"{names[id(parameter)]}::{key}"] = whole(tensor).clone().contiguous()
+                tensors[f"{names[id(parameter)]}::{key}"] = whole(tensor, keep=keep).clone().contiguous()
     return tensors
 
 
@@ -122,9 +127,19 @@ class ModelFiles:
 
     @classmethod
     def of(
-        cls, model: Any, lora: LoraOptions | None, *, final: bool, tempering: Tempering | None = None
+        cls,
+        model: Any,
+        lora: LoraOptions | None,
+        *,
+        final: bool,
+        tempering: Tempering | None = None,
+        keep: bool = True,
     ) -> ModelFiles:
         """Gather (every rank must call). Under LoRA only the last checkpoint is merged: those before it are small."""
+        if not keep and lora is None and tempering is None:
+            for tensor in model.state_dict().values():
+                whole(tensor, keep=False)
+            return cls(model, None, None, {})
         weights, trained = cls._gathered(model, lora, final)
         if tempering is None:
             return cls(model, weights, trained, {})
