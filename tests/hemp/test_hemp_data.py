@@ -99,22 +99,50 @@ def test_sources_are_registered_reproducible_and_fit(tokenizer, name: str) -> No
         first = make(np.random.default_rng([7, number]), tokenizer, 512)
         again = make(np.random.default_rng([7, number]), tokenizer, 512)
         assert first == again
-        assert 0 < len(first) <= 512
+        ids, weights = first if isinstance(first, tuple) else (first, [1.0] * len(first))
+        assert 0 < len(ids) <= 512
+        assert weights == [1.0] * len(ids)
     assert make(np.random.default_rng(1), tokenizer, 512) != make(np.random.default_rng(2), tokenizer, 512)
 
 
 def test_short_rests_are_filled(tokenizer) -> None:
     for make in (hemp_copy, hemp_planted, hemp_tasks):
         for length in (1, 17, 63, 191):
-            assert len(make(np.random.default_rng(0), tokenizer, length)) == length
+            made = make(np.random.default_rng(0), tokenizer, length)
+            assert len(made[0] if isinstance(made, tuple) else made) == length
 
 
 def test_tasks_end_with_the_answer_that_the_text_holds(tokenizer) -> None:
     for number in range(40):
-        ids = hemp_tasks(np.random.default_rng([3, number]), tokenizer, 512, tasks=["passkey"])
+        ids, _ = hemp_tasks(np.random.default_rng([3, number]), tokenizer, 512, tasks=["passkey"])
         text = tokenizer.decode(ids)
         asked, answer = text.rstrip("\n").rsplit("The pass key is", 1)
         assert f"The pass key is{answer}." in asked
+
+
+def test_weight_lies_on_the_answers_alone(tokenizer) -> None:
+    for number in range(40):
+        ids, weights = hemp_planted(
+            np.random.default_rng([4, number]), tokenizer, 512, dense=0.7, answer_weight=9.0
+        )
+        heavy = tokenizer.decode([i for i, weight in zip(ids, weights, strict=True) if weight == 9.0])
+        assert set(weights) <= {1.0, 9.0}
+        assert heavy
+        ids, weights = hemp_tasks(
+            np.random.default_rng([4, number]), tokenizer, 512, ["kv"], answer_weight=9.0
+        )
+        answer = tokenizer.decode([i for i, weight in zip(ids, weights, strict=True) if weight == 9.0])
+        assert re.fullmatch(r" \d{5}", answer)
+        assert f":{answer}\n" in tokenizer.decode(ids)
+
+
+def test_weights_need_one_token_a_byte() -> None:
+    class Halves:
+        def encode(self, text: str, add_special_tokens: bool) -> list[int]:
+            return list(range(len(text) // 2))
+
+    with pytest.raises(UsageError, match="one token a byte"):
+        hemp_planted(np.random.default_rng(0), Halves(), 512, answer_weight=2.0)
 
 
 def test_unknown_task_is_refused(tokenizer) -> None:

@@ -75,11 +75,22 @@ def make_value(rng: random.Random) -> str:
     return words.coded_word(rng, rng.randrange(4, 9)) if kind < 0.9 else words.key(rng)
 
 
+Spans = list[tuple[int, int]]
+
+
 def planted_text(rng: random.Random, texts: Sequence[str], length: int, dense: float = 0.125) -> str:
+    """`planted_spans` without the places of the answers."""
+    return planted_spans(rng, texts, length, dense)[0]
+
+
+def planted_spans(
+    rng: random.Random, texts: Sequence[str], length: int, dense: float = 0.125
+) -> tuple[str, Spans]:
     """`length` characters: 1 to 8 facts at random places of some filler, then questions up to the last character.
 
     A share of `dense` of the samples with keys hold as many facts as fit, half of those with facts of one form: a key
-    is then only found by all of its letters. Where nothing fits, a plain excerpt is the answer.
+    is then only found by all of its letters. Where nothing fits, a plain excerpt is the answer. The spans say where
+    the answers stand, from start to end.
     """
     phrasing = rng.choice(PHRASINGS)
     crowded = phrasing.has_key and rng.random() < dense
@@ -90,15 +101,27 @@ def planted_text(rng: random.Random, texts: Sequence[str], length: int, dense: f
         pairs = {make_key(rng): make_value(rng) for _ in range(count)}
     while pairs:
         asked = rng.sample(list(pairs), k=rng.randrange(1, min(5, len(pairs)) + 1))
-        ending = "".join(phrasing.question.format(key=key, value=pairs[key]) for key in asked) + "\n"
+        ending, spans = _questions(phrasing, [(key, pairs[key]) for key in asked])
         facts = [phrasing.fact.format(key=key, value=value) for key, value in pairs.items()]
         room = length - len(ending) - sum(len(fact) + 2 * len(phrasing.joint) for fact in facts)
         if room >= 0:
             hay = rng.randrange(room + 1) if rng.random() < 0.2 else room
             body = _scatter(rng, facts, filler(rng, texts, hay), phrasing.joint)
-            return excerpt(rng, texts, room - hay) + body + ending
+            before = excerpt(rng, texts, room - hay) + body
+            return before + ending, [(len(before) + start, len(before) + end) for start, end in spans]
         pairs.popitem()
-    return excerpt(rng, texts, length)
+    return excerpt(rng, texts, length), []
+
+
+def _questions(phrasing: Phrasing, asked: Sequence[tuple[str, str]]) -> tuple[str, Spans]:
+    """The questions with their answers, and where the answers stand."""
+    text, spans = "", list[tuple[int, int]]()
+    lead, _, close = phrasing.question.partition("{value}")
+    for key, value in asked:
+        text += lead.format(key=key)
+        spans.append((len(text), len(text) + len(value)))
+        text += value + close.format(key=key)
+    return text + "\n", spans
 
 
 def _scatter(rng: random.Random, facts: Sequence[str], hay: str, joint: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 from ropewalk.errors import UsageError
 from ropewalk.evaluation.tasks import TokenizerEncoder, text_sample
 from ropewalk.hemp.copying import copy_text
-from ropewalk.hemp.planted import planted_text
+from ropewalk.hemp.planted import planted_spans
 from ropewalk.hemp.text import excerpt, library_texts
 from ropewalk.training.sources import source
 
@@ -21,6 +20,7 @@ TEMPLATES = ("compact", "compact", "full")
 SHORTEST_TASK = 192
 SHORTEST_FULL_TASK = 320
 
+Weighted = tuple[list[int], list[float]]
 Maker = Callable[[random.Random, Sequence[str], int], str]
 
 
@@ -42,22 +42,45 @@ def hemp_copy(rng: np.random.Generator, tokenizer: Any, length: int) -> list[int
 
 
 @source("hemp-planted")
-def hemp_planted(rng: np.random.Generator, tokenizer: Any, length: int, dense: float = 0.125) -> list[int]:
-    """Key lines planted in filler and asked for at the end, in many phrasings; `dense` is the share without filler."""
-    return _made(functools.partial(planted_text, dense=dense), rng, tokenizer, length)
+def hemp_planted(
+    rng: np.random.Generator, tokenizer: Any, length: int, dense: float = 0.125, answer_weight: float = 1.0
+) -> Weighted:
+    """Key lines planted in filler and asked for at the end, in many phrasings; `dense` is the share without filler.
+
+    `answer_weight` is the weight of an answer's tokens in the loss; all others weigh 1. It needs one token a byte.
+    """
+    text, spans = planted_spans(_draw(rng), library_texts(), length, dense)
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
+    weights = [1.0] * len(ids)
+    if answer_weight != 1.0:
+        if len(ids) != len(text):
+            raise UsageError(
+                "answer_weight needs one token a byte", hint="use hemp's tokenizer, or leave it out"
+            )
+        for start, end in spans:
+            weights[start:end] = [answer_weight] * (end - start)
+    return ids[:length], weights[:length]
 
 
 @source("hemp-tasks")
 def hemp_tasks(
-    rng: np.random.Generator, tokenizer: Any, length: int, tasks: list[str] | None = None
-) -> list[int]:
-    """The evaluation's own tasks, drawn with seeds of their own, at any length that fits and any depth."""
+    rng: np.random.Generator,
+    tokenizer: Any,
+    length: int,
+    tasks: list[str] | None = None,
+    answer_weight: float = 1.0,
+) -> Weighted:
+    """The evaluation's own tasks, drawn with seeds of their own, at any length that fits and any depth.
+
+    `tasks` are drawn evenly; a task named twice comes twice as often. `answer_weight` is as in `hemp_planted`.
+    """
     for name in tasks or ():
         if name not in TASKS:
             raise UsageError(f"hemp-tasks does not teach {name!r}", hint=f"it teaches {', '.join(TASKS)}")
     drawn = _draw(rng)
     if length < SHORTEST_TASK:
-        return _made(excerpt, rng, tokenizer, length)
+        rest = _made(excerpt, rng, tokenizer, length)
+        return rest, [1.0] * len(rest)
     name = drawn.choice(tasks or TASKS)
     budget = length if drawn.random() < 0.6 else drawn.randrange(SHORTEST_TASK, length + 1)
     template = drawn.choice(TEMPLATES) if budget > SHORTEST_FULL_TASK else "compact"
@@ -67,5 +90,8 @@ def hemp_tasks(
         )
     except UsageError:
         sample = text_sample("passkey", drawn, budget=budget - 1, encoder=TokenizerEncoder(tokenizer))
-    ids: list[int] = tokenizer.encode(f"{sample.text}{sample.answer}\n", add_special_tokens=False)
-    return ids[:length]
+    prompt = tokenizer.encode(sample.text, add_special_tokens=False)
+    answer = tokenizer.encode(sample.answer, add_special_tokens=False)
+    end = tokenizer.encode("\n", add_special_tokens=False)
+    weights = [1.0] * len(prompt) + [answer_weight] * len(answer) + [1.0] * len(end)
+    return [*prompt, *answer, *end][:length], weights[:length]
