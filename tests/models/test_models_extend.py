@@ -313,16 +313,32 @@ def _failing(code: int) -> Callable[..., None]:
     return fail
 
 
-def test_a_link_across_file_systems_is_refused_with_the_alternatives(
+def test_where_hard_links_are_refused_small_weights_are_copied_aloud_and_large_ones_refused(
     llama: Path, tmp_path: Path, cli: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "link", _failing(errno.EXDEV))
+    done = cli("extend", llama, "--target", "512", "-o", tmp_path / "out", "--json")
+    assert done.code == 0, done.err
+    assert done.json["weights"] == "copy"
+    assert any("another file system" in note and "copied" in note for note in done.json["notes"])
+    assert not (tmp_path / "out" / "model.safetensors.index.json").is_symlink()
+    monkeypatch.setattr(weights, "MAX_COPIED_UNASKED", 0)
+    refused = cli("extend", llama, "--target", "512", "-o", tmp_path / "two")
+    assert refused.code == 1
+    assert "--weights copy" in refused.complaint
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["llama", "out"]
+
+
+def test_an_interrupted_extension_leaves_nothing_behind(
+    llama: Path, tmp_path: Path, cli: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(weights, "bring", interrupt)
     done = cli("extend", llama, "--target", "512", "-o", tmp_path / "out")
-    assert done.code == 1
-    assert "another file system" in done.complaint
-    assert "--weights copy" in done.complaint
+    assert done.code == 130
     assert sorted(path.name for path in tmp_path.iterdir()) == ["llama"]
-    assert cli("extend", llama, "--target", "512", "--weights", "copy", "-o", tmp_path / "out").code == 0
 
 
 def test_a_full_disk_leaves_nothing_behind(

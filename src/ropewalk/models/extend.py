@@ -296,9 +296,9 @@ def _write(
     config = dict(fixed) if carried is None else carried.config
     entry = None if carried is None else carried.entries[facts.main]
     kind = "" if entry is None else entry.kind
+    companions.check_inside(folder / companions.CONFIG, folder)
     write_json(working / companions.CONFIG, config)
     if request.repair:
-        companions.check_inside(folder / companions.CONFIG, folder)
         write_bytes(working / f"{companions.CONFIG}.original", (folder / companions.CONFIG).read_bytes())
     names = companions.copy_companions(
         folder, working, target_length=length, old_length=facts.max_position_embeddings, with_code=with_code
@@ -307,34 +307,23 @@ def _write(
         companions.check_inside(folder / companions.CARD, folder)
         card = card_with(folder / companions.CARD, str(request.source), made, length, request.command(), kind)
         write_text(working / companions.CARD, card)
-    shards = _bring_weights(found, working, request)
+    shards, mode, remarks = [], request.weights, ()
+    if found is not None:
+        shards, mode, remarks = weight_files.bring_all(found, working, request.weights)
     result = Extended(
         output=request.out,
         schedule=made,
         target_length=length,
         written_as=kind,
-        weights=request.weights,
+        weights=mode,
         files=(companions.CONFIG, *names, *shards),
         repaired=repaired,
-        notes=notes + (() if carried is None else carried.notes),
+        notes=notes + (() if carried is None else carried.notes) + remarks,
         angle_errors=() if made is None else tuple(angle_errors(made)),
         command=request.command(),
     )
     write_json(working / companions.MANIFEST, _manifest(working, folder, request, result))
     return result
-
-
-def _bring_weights(found: weight_files.WeightFiles | None, working: Path, request: _Request) -> list[str]:
-    if found is None:
-        return []
-    names = []
-    for shard in found.shards:
-        weight_files.bring(shard, working / shard.relative_to(found.folder), request.weights)
-        names.append(shard.relative_to(found.folder).as_posix())
-    if found.index is not None:
-        shutil.copyfile(found.index, working / found.index.name)
-        names.append(found.index.name)
-    return names
 
 
 def _manifest(working: Path, folder: Path, request: _Request, result: Extended) -> dict[str, Any]:
@@ -361,6 +350,6 @@ def _manifest(working: Path, folder: Path, request: _Request, result: Extended) 
         "target_length": result.target_length,
         "layers": request.layers,
         "repaired": list(result.repaired),
-        "weights": request.weights,
+        "weights": result.weights,
         "files": files,
     }

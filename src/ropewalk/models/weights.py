@@ -13,15 +13,21 @@ from typing import Any, Literal
 
 from ropewalk.errors import DamagedError, RopewalkError, UsageError, one_line
 from ropewalk.files import sha256_of
+from ropewalk.units import format_bytes
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 MAX_HEADER_BYTES = 256 * 1024**2
 MAX_INDEX_BYTES = 256 * 1024**2
+MAX_COPIED_UNASKED = 1024**3
 
 Mode = Literal["link", "symlink", "copy", "none"]
 MODES: tuple[Mode, ...] = ("link", "symlink", "copy", "none")
+
+
+class LinkRefusedError(RopewalkError):
+    """The file system makes no hard link here."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +154,7 @@ def check_shard(shard: Path, folder: Path) -> dict[str, Any]:
 def bring(source: Path, target: Path, mode: Mode) -> None:
     """Make `source`'s content appear at `target`: a hard link, a symbolic link, or a copy.
 
-    A hard link that the file system refuses is an error with the alternatives: copying 140 GB unasked is no fallback.
+    A hard link that the file system refuses is an error that names the alternatives.
     """
     if mode not in MODES or mode == "none":
         raise UsageError(f"weights={mode!r} is not a way to bring files", hint=f"use {', '.join(MODES)}")
@@ -165,10 +171,34 @@ def bring(source: Path, target: Path, mode: Mode) -> None:
             if error.errno not in (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP):
                 raise
             why = "another file system" if error.errno == errno.EXDEV else one_line(error.strerror or error)
-            raise RopewalkError(
-                f"cannot hard-link {real.name} to {target.parent.parent} ({why})",
+            raise LinkRefusedError(
+                f"cannot hard-link {real.name} ({why})",
                 hint="pass --weights copy (needs the space) or --weights symlink (needs the original to stay)",
             ) from error
+
+
+def bring_all(found: WeightFiles, target: Path, mode: Mode) -> tuple[list[str], Mode, tuple[str, ...]]:
+    """Bring every shard and the index into `target`: names, the mode that was used, remarks for the user.
+
+    Where hard links are refused, weights of up to 1 GiB are copied instead, and a remark says so.
+    """
+    remarks: tuple[str, ...] = ()
+    names = [shard.relative_to(found.folder) for shard in found.shards]
+    for shard, name in zip(found.shards, names, strict=True):
+        try:
+            bring(shard, target / name, mode)
+        except LinkRefusedError as refusal:
+            if found.total_bytes > MAX_COPIED_UNASKED:
+                raise
+            mode, remarks = (
+                "copy",
+                (f"{refusal.message}: copied {format_bytes(found.total_bytes)} of weights instead",),
+            )
+            bring(shard, target / name, mode)
+    if found.index is not None:
+        shutil.copyfile(found.index, target / found.index.name)
+    listed = [name.as_posix() for name in names]
+    return listed + ([] if found.index is None else [found.index.name]), mode, remarks
 
 
 def same_content(one: Path, other: Path) -> bool:
