@@ -245,6 +245,24 @@ def test_measured_std_is_that_of_the_eager_logits():
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 
+def test_a_fold_that_the_architecture_does_not_obey_is_noticed():
+    model, tokens = _model("llama"), _tokens()
+    plain = _logits(model, tokens)
+    first = attention_modules(model)[0]
+    first.q_proj.register_forward_hook(
+        lambda module, args, output: torch.nn.functional.normalize(output, dim=-1)
+    )
+    changed = _logits(model, tokens)
+    assert not torch.equal(changed, plain)
+    applied = apply_temperature(model, TemperatureOptions(rule="constant", factor=8.0))
+    warm = _logits(model, tokens)
+    with pytest.raises(UsageError, match="does not keep a constant"):
+        applied.fold()
+    assert torch.equal(_logits(model, tokens), warm)
+    applied.remove()
+    assert torch.equal(_logits(model, tokens), changed)
+
+
 def test_sliding_layers_are_left_alone():
     model = _model("gemma3_text")
     assert chosen_layers(model, "full") == [1]

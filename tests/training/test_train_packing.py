@@ -11,8 +11,16 @@ from tinymodels import small_model, some_tokens
 
 from ropewalk.attention.interface import install_attention, remove_attention
 from ropewalk.errors import UsageError
+from ropewalk.training.borders import choose_engine
 from ropewalk.training.options import PackingOptions
-from ropewalk.training.packing import PADDING, attention_inputs, pack, pick_engine, row_labels, row_positions
+from ropewalk.training.packing import (
+    PADDING,
+    attention_inputs,
+    fitting_engines,
+    pack,
+    row_labels,
+    row_positions,
+)
 
 DOCUMENTS = st.lists(st.integers(0, 30), min_size=0, max_size=12)
 
@@ -153,12 +161,34 @@ def test_skipped_positions_are_no_borders():
 
 
 def test_engines_fit_the_attention():
-    assert pick_engine(PackingOptions(), "flash_attention_2") == "varlen"
-    assert pick_engine(PackingOptions(), "eager") == "native"
+    assert fitting_engines(PackingOptions(), "flash_attention_2") == ("varlen", "native")
+    assert fitting_engines(PackingOptions(), "eager") == ("native",)
     with pytest.raises(UsageError, match="does not work with eager"):
-        pick_engine(PackingOptions(engine="varlen"), "eager")
+        fitting_engines(PackingOptions(engine="varlen"), "eager")
     documents = torch.tensor([[0, 0, 1]])
     with pytest.raises(UsageError, match="do not restart"):
         attention_inputs(documents, torch.tensor([[0, 1, 2]]), engine="native")
     with pytest.raises(UsageError, match="length=0"):
         next(pack([[1]], 0, PackingOptions()))
+
+
+def test_the_engine_is_one_that_the_model_heeds():
+    model = small_model()
+    assert choose_engine(model, PackingOptions()) == "varlen"
+    assert model.config._attn_implementation == "ropewalk_sdpa"
+    # StableLM does not hand keyword arguments on to its attention: cumulative lengths never arrive.
+    deaf = small_model("stablelm", num_key_value_heads=4)
+    assert choose_engine(deaf, PackingOptions()) == "mask"
+    assert deaf.config._attn_implementation == "sdpa"
+    with pytest.raises(UsageError, match="varlen: a document changes with the one before it"):
+        choose_engine(deaf, PackingOptions(engine="varlen"))
+    # Falcon does not use the attention interface at all, but takes a mask.
+    with pytest.raises(UsageError, match="does not use transformers' attention interface"):
+        choose_engine(small_model("falcon"), PackingOptions(engine="varlen"))
+
+
+def test_sliding_windows_are_never_lost_in_packing():
+    model = small_model("mistral", sliding_window=64)
+    assert choose_engine(model, PackingOptions()) == "varlen"
+    with pytest.raises(UsageError, match="would switch the sliding windows off"):
+        choose_engine(small_model("mistral", sliding_window=64), PackingOptions(engine="mask"))

@@ -32,6 +32,8 @@ def folded_tensors(module: Any, tensors: Mapping[str, Tensor], multipliers_H: Te
     attention, the query rows of a fused qkv_proj or query_key_value). Rows are rounded to the weights' own type.
     """
     multipliers_H = multipliers_H.double().cpu()
+    if _is_module(module, "qk_norm"):
+        raise _cannot_fold(module)
     for name in _NORMS:
         if _is_module(module, name):
             return _norm(name, getattr(module, name), tensors, multipliers_H, module.head_dim)
@@ -47,7 +49,11 @@ def folded_tensors(module: Any, tensors: Mapping[str, Tensor], multipliers_H: Te
     if fused is not None and fused.shape[0] == 3 * len(multipliers_H) * module.head_size:
         names = _weight_and_bias("query_key_value", tensors)
         return {key: _interleaved(tensors[key], multipliers_H) for key in names}
-    raise UsageError(
+    raise _cannot_fold(module)
+
+
+def _cannot_fold(module: Any) -> UsageError:
+    return UsageError(
         f"{type(module).__name__} makes its queries in a way that no constant can be folded into",
         hint="keep the temperature applied instead of folding it",
     )

@@ -79,11 +79,63 @@ class AppliedTemperature:
 
         The model then computes the same with stock code. Position-dependent rules cannot be folded.
         """
-        multipliers = self.multipliers()
+        self.check_fold()
         modules = attention_modules(self.model)
-        for index, values in multipliers.items():
+        for index, values in self.multipliers().items():
             fold_into(modules[index], values)
         self.remove()
+
+    @torch.no_grad()
+    def check_fold(self) -> None:
+        """Fold on trial and compare the queries of a few tokens; an architecture that does not obey is refused."""
+        modules, wanted = attention_modules(self.model), self._queries()
+        tensors = {
+            (index, name): item for index in self._hooks for name, item in modules[index].named_parameters()
+        }
+        before = {key: item.clone() for key, item in tensors.items()}
+        try:
+            for index, values in self.multipliers().items():
+                fold_into(modules[index], values)
+                remove_query_hook(modules[index], self._hooks[index])
+            got = self._queries()
+        finally:
+            for key, item in tensors.items():
+                item.copy_(before[key])
+            for index, hook in self._hooks.items():
+                remove_query_hook(modules[index], hook)
+                add_query_hook(modules[index], hook)
+        for index, query in wanted.items():
+            loose = 1e-3 if query.dtype in (torch.float32, torch.float64) else 5e-2
+            if (got[index] - query).double().abs().max() > loose * query.double().abs().max():
+                raise UsageError(
+                    f"{type(modules[index]).__name__} does not keep a constant that is folded into its weights",
+                    hint="keep the temperature applied instead of folding it",
+                )
+
+    def _queries(self) -> dict[int, Tensor]:
+        """Queries times scaling of every tempered layer on a few tokens, as its attention gets them."""
+        found: dict[int, Tensor] = {}
+
+        def watch(
+            module: nn.Module, query: Tensor, key: Tensor, kwargs: dict[str, Any]
+        ) -> tuple[Tensor, dict[str, Any]]:
+            found[int(module.layer_idx)] = query * _scaling(module, kwargs)  # type: ignore[arg-type]
+            return query, kwargs
+
+        embedding = self.model.get_input_embeddings().weight
+        tokens = torch.arange(8, device=embedding.device)[None] % embedding.shape[0]
+        modules = attention_modules(self.model)
+        training = self.model.training
+        for index in self._hooks:
+            add_query_hook(modules[index], watch)
+        try:
+            self.model.eval()
+            self.model(input_ids=tokens, use_cache=False)
+        finally:
+            self.model.train(training)
+            for index in self._hooks:
+                remove_query_hook(modules[index], watch)
+        return found
 
     def folded(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A state dict of the model with the constants folded in and our own names left out; nothing else changes."""

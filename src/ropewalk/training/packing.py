@@ -21,8 +21,8 @@ __all__ = [
     "PackedRow",
     "PackingOptions",
     "attention_inputs",
+    "fitting_engines",
     "pack",
-    "pick_engine",
     "row_labels",
     "row_positions",
 ]
@@ -80,28 +80,24 @@ def row_labels(tokens_BT: Any, documents_BT: Any, *, ignore: int = -100) -> Any:
     return labels
 
 
-def pick_engine(options: PackingOptions, implementation: str) -> str:
-    """The way of telling borders that this attention understands: `auto` resolved, a wrong choice refused.
+def fitting_engines(options: PackingOptions, implementation: str) -> tuple[str, ...]:
+    """The ways of telling borders that this attention may understand, best first; a wrong choice is refused.
 
-    >>> pick_engine(PackingOptions(), "sdpa"), pick_engine(PackingOptions(), "flex_attention")
-    ('varlen', 'native')
+    >>> fitting_engines(PackingOptions(), "sdpa"), fitting_engines(PackingOptions(engine="native"), "eager")
+    (('varlen', 'mask', 'native'), ('native',))
     """
-    flash = implementation.startswith("flash")
-    fitting = (
-        ("varlen", "native")
-        if flash
-        else ("varlen", "mask", "native")
-        if implementation == "sdpa"
-        else ("native",)
-    )
+    if implementation == "sdpa":
+        fitting: tuple[str, ...] = ("varlen", "mask", "native")
+    else:
+        fitting = ("varlen", "native") if implementation.startswith("flash") else ("native",)
     if options.engine == "auto":
-        return fitting[0]
+        return fitting
     if options.engine not in fitting:
         raise UsageError(
             f"packing.engine={options.engine} does not work with {implementation} attention",
             hint=f"use {' or '.join(fitting)}, or another attention",
         )
-    return options.engine
+    return (options.engine,)
 
 
 def attention_inputs(documents_BT: Any, positions_BT: Any, *, engine: str) -> dict[str, Any]:

@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ropewalk.attention.interface import base_implementation, install_attention
+from ropewalk.attention.interface import base_implementation
 from ropewalk.attention.options import TemperatureOptions
 from ropewalk.errors import UsageError
+from ropewalk.training.borders import choose_engine
 from ropewalk.training.head import Weigher, install_head
 from ropewalk.training.losses import IGNORE, shift_labels
 from ropewalk.training.memory import activation_memory, prepare
@@ -30,7 +31,7 @@ from ropewalk.training.options import (
     PositionOptions,
     WeightingOptions,
 )
-from ropewalk.training.packing import attention_inputs, pick_engine, row_positions
+from ropewalk.training.packing import attention_inputs, row_positions
 from ropewalk.training.positions import sample_positions
 from ropewalk.training.tempering import Tempering
 from ropewalk.training.weighting import cropped_losses, drop_far, noisy_inputs, token_weights
@@ -66,11 +67,9 @@ class Parts:
         # FlashAttention would guess borders from positions: it is told that a row is one document.
         self._unbroken = "varlen" if implementation.startswith("flash") else "none"
         if self.packing.boundaries == "block-diagonal":
-            self._engine = pick_engine(self.packing, implementation)
+            self._engine = choose_engine(base, self.packing)
             if self._engine == "native":
                 self._refuse_jumps(implementation)
-            if self._engine == "varlen" and implementation == "sdpa":
-                install_attention(base)
         if self.temperature is not None:
             if some_ids is None:
                 raise UsageError("a temperature is measured on text", hint="pass some_ids")

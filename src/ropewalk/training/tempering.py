@@ -23,11 +23,15 @@ class Tempering:
         self.model = model
         spread = measure_logit_std(model, input_ids) if options.rule == "per-head" else None
         self.applied: AppliedTemperature = apply_temperature(model, options, logit_std=spread)
-        if self.applied.foldable:
-            # Met now rather than at the first checkpoint: a constant that the architecture cannot hold is an error.
+        if not self.applied.foldable:
+            return
+        # Met now rather than at the first checkpoint: a constant that the architecture cannot hold is an error.
+        if any(".base_layer." in name for name, _ in model.named_parameters()):
             self.applied.folded(
                 {name.replace(".base_layer.", "."): item for name, item in model.state_dict().items()}
             )
+        else:
+            self.applied.check_fold()
 
     @property
     def remark(self) -> str | None:
