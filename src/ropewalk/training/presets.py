@@ -16,13 +16,15 @@ def list_recipes() -> list[dict[str, Any]]:
     rows = []
     for path in sorted(BUNDLED.glob("*.yaml")):
         recipe = Recipe.model_validate(read_yaml(path)[0])
+        ropes = [stage.rope or recipe.rope for stage in recipe.stages]
+        methods = dict.fromkeys(part.method for part in ropes if part is not None)
         rows.append(
             {
                 "name": path.stem,
                 "about": recipe.about,
                 "follows": recipe.follows,
                 "lengths": [stage.length for stage in recipe.stages],
-                "method": None if recipe.rope is None else recipe.rope.method,
+                "method": ", ".join(methods) or None,
                 "path": str(path),
             }
         )
