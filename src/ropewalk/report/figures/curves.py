@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ropewalk.report.figure import Dash, Line, series_color, series_dash, significant
-from ropewalk.report.reading import Curve, thinned
+from ropewalk.report.reading import Curve, number, thinned
 from ropewalk.report.views import RunView
 
 MOST_SHOWN = 8
@@ -52,15 +52,18 @@ def _line(
 
 
 def windows(views: Sequence[RunView]) -> list[tuple[float, str]]:
-    """(tokens, label) of the original and target lengths that the runs state, each once."""
-    found: dict[float, str] = {}
-    for view in views:
-        for key, label in (("original_length", "original length"), ("target_length", "target length")):
-            for document in (view.result, view.request, view.result.get("geometry") or {}):
-                value = document.get(key) if hasattr(document, "get") else None
-                if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
-                    found.setdefault(float(value), label)
-    return sorted(found.items())
+    """(tokens, label) of the original and the target length, each where every run that states one states the same."""
+    found: list[tuple[float, str]] = []
+    for key, label in (("original_length", "original length"), ("target_length", "target length")):
+        stated = {
+            value
+            for view in views
+            for document in (view.result, view.request)
+            if (value := number(document.get(key)))
+        }
+        if len(stated) == 1 and min(stated) > 0:
+            found.append((stated.pop(), label))
+    return sorted(found)
 
 
 def sources(curves: Sequence[Curve]) -> tuple[str, ...]:
