@@ -11,7 +11,8 @@ from tinymodels import small_model, some_tokens
 
 from ropewalk.attention.interface import install_attention, remove_attention
 from ropewalk.errors import UsageError
-from ropewalk.training.borders import choose_engine
+from ropewalk.training import borders
+from ropewalk.training.borders import check_skips, choose_engine
 from ropewalk.training.options import PackingOptions
 from ropewalk.training.packing import (
     PADDING,
@@ -192,3 +193,27 @@ def test_sliding_windows_are_never_lost_in_packing():
     assert choose_engine(model, PackingOptions()) == "varlen"
     with pytest.raises(UsageError, match="would switch the sliding windows off"):
         choose_engine(small_model("mistral", sliding_window=64), PackingOptions(engine="mask"))
+
+
+@pytest.mark.parametrize("kind", ["llama", "stablelm", "gpt_neox", "phi3"])
+def test_models_that_heed_skipped_positions_pass(kind):
+    check_skips(small_model(kind, num_key_value_heads=4), "none")
+
+
+def test_models_that_do_not_are_refused(monkeypatch):
+    with monkeypatch.context() as patch:
+        # What stock transformers is given by whoever passes positions alone.
+        patch.setattr(
+            borders, "attention_inputs", lambda documents, positions, engine: {"position_ids": positions}
+        )
+        model = small_model()
+        model.config.use_cache = False
+        with pytest.raises(UsageError, match="takes a skipped position for the end of a document"):
+            check_skips(model, "none")
+    deaf = small_model()
+    deaf.model.rotary_emb.register_forward_pre_hook(
+        lambda module, args, kwargs: (args, {"position_ids": torch.arange(args[0].shape[1])[None]}),
+        with_kwargs=True,
+    )
+    with pytest.raises(UsageError, match="does not heed the positions"):
+        check_skips(deaf, "none")

@@ -1,4 +1,4 @@
-"""Do documents in one row really not see each other? Tried on the model itself before training relies on it."""
+"""Do documents in one row really not see each other, and skipped positions do? Tried on the model itself first."""
 
 from __future__ import annotations
 
@@ -46,6 +46,41 @@ def choose_engine(model: Any, options: PackingOptions) -> str:
     raise UsageError(
         f"{type(model).__name__} cannot keep packed documents apart ({'; '.join(reasons)})",
         hint="set packing.boundaries to none",
+    )
+
+
+@torch.no_grad()
+def check_skips(model: Any, engine: str) -> None:
+    """Refuse a model that takes a skipped position for the end of a document, or that does not heed positions."""
+    vocabulary, device = (
+        model.get_input_embeddings().weight.shape[0],
+        model.get_input_embeddings().weight.device,
+    )
+    tokens = (torch.arange(_LENGTH, device=device) + 3)[None] % vocabulary
+    other = tokens.clone()
+    other[0, 0] = 1
+    plain = torch.arange(_LENGTH, device=device)[None]
+    skipped = torch.where(plain < _LENGTH // 2, plain, plain + 2 * _LENGTH)
+    training = model.training
+    model.eval()
+    try:
+        near, far, changed = (
+            _logits(model, row, attention_inputs(torch.zeros_like(row), positions, engine=engine))[
+                0, -1
+            ].double()
+            for row, positions in ((tokens, plain), (tokens, skipped), (other, skipped))
+        )
+    finally:
+        model.train(training)
+    if torch.equal(far, changed):
+        reason = "takes a skipped position for the end of a document"
+    elif torch.equal(near, far):
+        reason = "does not heed the positions that it is given"
+    else:
+        return
+    raise UsageError(
+        f"{type(model).__name__} {reason}",
+        hint="set positions.kind to plain and leave out weighting.far_drop",
     )
 
 

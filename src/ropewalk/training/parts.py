@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ropewalk.attention.interface import base_implementation
 from ropewalk.attention.options import TemperatureOptions
 from ropewalk.errors import UsageError
-from ropewalk.training.borders import choose_engine
+from ropewalk.training.borders import check_skips, choose_engine
 from ropewalk.training.head import Weigher, install_head
 from ropewalk.training.losses import IGNORE, shift_labels
 from ropewalk.training.memory import activation_memory, prepare
@@ -70,6 +70,8 @@ class Parts:
             self._engine = choose_engine(base, self.packing)
             if self._engine == "native":
                 self._refuse_jumps(implementation)
+        if self.positions.kind != "plain" or self.weighting.far_drop is not None:
+            check_skips(base, self._unbroken)
         if self.temperature is not None:
             if some_ids is None:
                 raise UsageError("a temperature is measured on text", hint="pass some_ids")
