@@ -10,7 +10,7 @@ from tinymodels import small_model, some_tokens
 
 from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.training import memory
-from ropewalk.training.memory import ActivationOffload, activation_memory, prepare
+from ropewalk.training.memory import ActivationOffload, activation_memory, no_effect, prepare
 from ropewalk.training.options import MemoryOptions
 
 
@@ -171,6 +171,13 @@ def test_cpu_offload_from_a_gpu():
         assert offload.stored_bytes > 0
         got = torch.autograd.grad(y, x)[0]
     assert torch.equal(got, wanted)
+
+
+def test_settings_without_effect_are_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "use disk" in str(no_effect(MemoryOptions(offload="cpu")))
+    assert "without memory.checkpointing" in str(no_effect(MemoryOptions(checkpoint_every=2)))
+    assert no_effect(MemoryOptions(checkpointing=True, checkpoint_every=2, offload="disk")) is None
 
 
 def test_models_without_checkpointing_are_refused():

@@ -22,7 +22,7 @@ from ropewalk.errors import RopewalkError, UsageError, one_line
 from ropewalk.training.options import MemoryOptions
 from ropewalk.units import format_bytes
 
-__all__ = ["ActivationOffload", "MemoryOptions", "activation_memory", "prepare"]
+__all__ = ["ActivationOffload", "MemoryOptions", "activation_memory", "no_effect", "prepare"]
 
 MOUNTS = Path("/proc/self/mounts")
 
@@ -46,6 +46,15 @@ def prepare(model: nn.Module, options: MemoryOptions) -> None:
             f"memory.checkpoint_every={options.checkpoint_every} needs a newer transformers",
             hint="use 1, or update it",
         )
+
+
+def no_effect(options: MemoryOptions) -> str | None:
+    """What a user should know of a setting that changes nothing on this machine."""
+    if options.offload == "cpu" and not torch.cuda.is_available():
+        return "memory.offload: cpu has no effect without a GPU, activations are there already: use disk"
+    if options.checkpoint_every > 1 and not options.checkpointing:
+        return "memory.checkpoint_every has no effect without memory.checkpointing"
+    return None
 
 
 def activation_memory(

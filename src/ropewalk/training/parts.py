@@ -23,7 +23,7 @@ from ropewalk.errors import UsageError
 from ropewalk.training.borders import check_skips, choose_engine
 from ropewalk.training.head import Weigher, install_head
 from ropewalk.training.losses import IGNORE, shift_labels
-from ropewalk.training.memory import activation_memory, prepare
+from ropewalk.training.memory import activation_memory, no_effect, prepare
 from ropewalk.training.options import (
     LossOptions,
     MemoryOptions,
@@ -79,7 +79,11 @@ class Parts:
                 base, self.temperature, some_ids().to(base.get_input_embeddings().weight.device)
             )
         loss = install_head(base, self.loss)
-        remarks = [None if self.tempering is None else self.tempering.remark, loss.remark]
+        remarks = [
+            None if self.tempering is None else self.tempering.remark,
+            loss.remark,
+            no_effect(self.memory),
+        ]
         return [remark for remark in remarks if remark is not None]
 
     def activations(self, model: nn.Module) -> contextlib.AbstractContextManager[Any]:
