@@ -16,6 +16,7 @@ import ropewalk
 from ropewalk.errors import RopewalkError
 from ropewalk.models.carrier import carry
 from ropewalk.models.facts import read_facts
+from ropewalk.models.layers import is_sliding
 from ropewalk.models.ropes import DEFAULT
 from ropewalk.models.table import row_of
 
@@ -90,11 +91,13 @@ def check_type(model_type: str, methods: list[tuple[str, dict[str, Any]]]) -> di
     facts = read_facts(config)
     now = {label: rope.schedule for label, rope in facts.ropes.items()}
     assert_live(build(family, config), now)
+    # Where only sliding layers rotate, they are what can be stretched at all.
+    layers = "all" if is_sliding(facts.main) else "full"
     refused = {}
     for method, parameters in methods:
         try:
             made = ropewalk.schedule(method, facts.geometry, factor=4.0, **parameters)
-            carried = carry(config, made, target_length=4 * facts.original_length)
+            carried = carry(config, made, target_length=4 * facts.original_length, layers=layers)
         except RopewalkError as error:
             refused[method] = error.message
             continue
