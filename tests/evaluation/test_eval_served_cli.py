@@ -29,6 +29,18 @@ def test_a_server_is_evaluated_into_one_document(cli: Callable[..., Any]) -> Non
     assert outcome.json["served"]["truncates"] is False
 
 
+@pytest.mark.parametrize(
+    ("style", "path"), [("chat", "/v1/chat/completions"), ("completion", "/v1/completions")]
+)
+def test_the_style_chooses_where_questions_go(cli: Callable[..., Any], style: str, path: str) -> None:
+    behaviour = Behaviour()
+    with serving(behaviour) as url:
+        outcome = cli("eval", url, *WORDS, "--style", style, "--json")
+    assert outcome.code == 0, outcome.err
+    assert {request["path"] for request in behaviour.requests} == {path}
+    assert all(row["accuracy"] == 1.0 for row in outcome.json["retrieval"])
+
+
 def test_a_truncating_server_is_named_in_the_verdict(cli: Callable[..., Any]) -> None:
     with serving(Behaviour(window=700)) as url:
         outcome = cli("eval", url, *WORDS, "--json")

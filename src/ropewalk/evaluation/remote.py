@@ -26,7 +26,8 @@ def measure_served(request: EvalRequest, tokenizer: Any | None, cells: Cells, wa
         raise UsageError(
             "health looks inside the model, a server shows only answers", hint="leave out --health"
         )
-    server = connect(request.model, request.served_model, timeout_s=request.timeout_s)
+    api = {"completion": "completions"}.get(request.style, request.style)
+    server = connect(request.model, request.served_model, api=api, timeout_s=request.timeout_s)
     if request.tokenizer is not None and tokenizer is None:
         from ropewalk.models.load import load_tokenizer
 
