@@ -161,7 +161,7 @@ def plan(
     facts = read_facts(source)
     target_length = parse_target(target, facts.original_length)
     shape = shape_of(facts, None if isinstance(source, Mapping) else parameters_of(source))
-    options = options_for(facts.geometry, target_length)
+    options = options_for(facts.geometry, target_length, kept={"yarn": facts.rope.inherited("yarn")})
     training = {
         name: training_memory(shape, target_length, dtype=dtype, shards=gpus, **setting)
         for name, setting in _TRAININGS.items()

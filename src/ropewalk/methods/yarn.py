@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ropewalk.errors import UsageError
 from ropewalk.geometry import FloatArray, RopeGeometry
 from ropewalk.methods.build import above, from_frequencies, positive, rotating, temperature
 from ropewalk.methods.registry import method
@@ -14,6 +15,8 @@ from ropewalk.schedule import FrequencySchedule
 
 # Equal bounds would divide by zero; the shipped implementations all widen the ramp by this much.
 _DEGENERATE = 0.001
+# Rotations beyond these bounds lie outside any window and any head.
+_FEWEST, _MOST = 1e-9, 1e12
 
 
 def rotations_ramp(geometry: RopeGeometry, beta_fast: float, beta_slow: float) -> FloatArray:
@@ -40,6 +43,11 @@ def index_ramp(geometry: RopeGeometry, beta_fast: float, beta_slow: float, trunc
 def _check_betas(name: str, fast_name: str, beta_fast: float, slow_name: str, beta_slow: float) -> None:
     positive(f"{name}: {slow_name}", beta_slow)
     above(f"{name}: {fast_name}", beta_fast, slow_name, beta_slow)
+    if beta_slow < _FEWEST or beta_fast > _MOST:
+        raise UsageError(
+            f"{name}: {slow_name}={beta_slow:g} and {fast_name}={beta_fast:g} are no numbers of rotations",
+            hint=f"keep both between {_FEWEST:g} and {_MOST:g}; 1 and 32 are usual",
+        )
 
 
 def _by_ramp(geometry: RopeGeometry, factor: float, ramp: FloatArray) -> FloatArray:

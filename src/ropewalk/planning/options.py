@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,21 +63,31 @@ class Option:
         }
 
 
-def options_for(geometry: RopeGeometry, target_length: int) -> list[Option]:
+def options_for(
+    geometry: RopeGeometry, target_length: int, *, kept: Mapping[str, Mapping[str, Any]] | None = None
+) -> list[Option]:
     """Every registered method with its defaults, then the variants that this geometry asks for: NTK at the nominal
-    factor that really reaches the target, and by-rotations methods with betas that fit a small window."""
+    factor that really reaches the target, and by-rotations methods with betas that fit a small window.
+
+    `kept` holds, by method, parameters that the model's own configuration sets (a YaRN model's mscales).
+    """
+    kept = kept or {}
     factor = target_length / geometry.original_length
     made = []
     for name in methods():
         try:
-            made.append(option(name, schedule(name, geometry, factor=factor), target_length))
+            made.append(
+                option(name, schedule(name, geometry, factor=factor, **kept.get(name, {})), target_length)
+            )
         except RopewalkError:
             # A geometry of one pair has no changed base: such a method is no option here.
             continue
-    return made + _fitted(geometry, factor, target_length)
+    return made + _fitted(geometry, factor, target_length, kept)
 
 
-def _fitted(geometry: RopeGeometry, factor: float, target_length: int) -> list[Option]:
+def _fitted(
+    geometry: RopeGeometry, factor: float, target_length: int, kept: Mapping[str, Mapping[str, Any]]
+) -> list[Option]:
     extra = []
     if geometry.num_rotating > 1 and factor > 1.0:
         nominal = nominal_factor("ntk", geometry, factor)
@@ -85,7 +96,7 @@ def _fitted(geometry: RopeGeometry, factor: float, target_length: int) -> list[O
     fast, slow = suggested_betas(geometry)
     if fast < 32.0 and factor > 1.0:
         for name, (fast_name, slow_name) in _BY_ROTATIONS.items():
-            betas: dict[str, Any] = {fast_name: fast, slow_name: slow}
+            betas: dict[str, Any] = {**kept.get(name, {}), fast_name: fast, slow_name: slow}
             fitted = schedule(name, geometry, factor=factor, **betas)
             extra.append(option(f"{name}, fitted betas", fitted, target_length))
     return extra
