@@ -352,7 +352,7 @@ class Local:
             loss=loss,
             loss_by_position=[]
             if reading is None
-            else [CurvePoint(**p) for p in by_position(reading.longest)],
+            else [CurvePoint(**p) for p in by_position(reading.longest, owners)],
             controls=controls,
             retrieval=rows,
             retrieval_by_length=by_size,

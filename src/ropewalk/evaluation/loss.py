@@ -119,12 +119,15 @@ def means(losses: Sequence[LossArray], start: int, stop: int) -> NDArray[np.floa
     return np.array([np.nanmean(row[start:stop].astype(np.float64)) for row in losses])
 
 
-def by_position(losses: Sequence[LossArray], *, points: int = 32) -> list[dict[str, Any]]:
-    """The curve: mean loss between neighbouring positions, on edges that grow by a constant ratio from 1 to the end."""
+def by_position(
+    losses: Sequence[LossArray], owners: Sequence[int] | None = None, *, points: int = 32
+) -> list[dict[str, Any]]:
+    """The curve: mean loss between neighbouring positions, on edges that grow by a constant ratio from 1 to the end,
+    each with its interval over documents."""
     length = min(len(row) for row in losses)
     edges = np.unique(np.round(np.geomspace(1, length, min(points, length) + 1)).astype(int))
-    mean_T = np.nanmean(np.stack([row[1:length] for row in losses]).astype(np.float64), axis=0)
-    return [
-        {"start": int(start), "end": int(end), "loss": float(np.nanmean(mean_T[start - 1 : end - 1]))}
-        for start, end in itertools.pairwise(edges)
-    ]
+    curve = []
+    for start, end in itertools.pairwise(edges):
+        found = mean_interval(means(losses, start, end), owners)
+        curve.append({"start": int(start), "end": int(end), "loss": found.mean, "ci": found.pair})
+    return curve

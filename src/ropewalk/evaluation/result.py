@@ -30,11 +30,12 @@ class LossRow(Strict):
 
 
 class CurvePoint(Strict):
-    """Mean loss of tokens `start` to `end`."""
+    """Mean loss of tokens `start` to `end`, with its interval over documents."""
 
     start: int
     end: int
     loss: float
+    ci: list[float] | None = None
 
 
 class Controls(Strict):

@@ -30,6 +30,6 @@ def _elements(path: Path) -> int | None:
             if size > _LARGEST_HEADER:
                 return None
             header = json.loads(stream.read(size))
-        return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+        return int(sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
         return None
