@@ -25,24 +25,38 @@ _STYLE = {"pass": "green", "fail": "bold red", "skip": "yellow"}
 @click.option(
     "--base", metavar="MODEL", help="The model it was extended from; default: what its manifest names."
 )
+@click.option("-o", "--output", metavar="RUN", help="Keep the outcome as a run folder, for `ropewalk report`.")
 @device_option
 @dtype_option
 @attn_option
 @trust_option
 @quiet_option
 @contract
-def command(as_json: bool, quiet: bool, checkpoint: str, **options: Any) -> None:
+def command(as_json: bool, quiet: bool, checkpoint: str, output: str | None, **options: Any) -> None:
     """Check an extended CHECKPOINT: active, bit-equal in stock transformers, identical where nothing should change,
     both dialects alike, weights the base's. Exit code 4 when a check fails."""
-    from ropewalk.models.verify import verify
-
-    result = verify(checkpoint, **options)
+    result = _verified(checkpoint, output, options)
     if as_json:
         emit_json(result.to_json())
     elif not quiet or not result.passed:
         _show(result)
     if not result.passed:
         raise click.exceptions.Exit(4)
+
+
+def _verified(checkpoint: str, output: str | None, options: dict[str, Any]) -> Any:
+    from pathlib import Path
+
+    from ropewalk.models.verify import verify
+
+    if output is None:
+        return verify(checkpoint, **options)
+    from ropewalk.runs import create_run
+
+    with create_run("verify", {"model": checkpoint, **options}, path=Path(output)) as run:
+        result = verify(checkpoint, **options)
+        run.write_json("result.json", result.to_json())
+    return result
 
 
 def _show(result: Any) -> None:
