@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 
 import ropewalk
 from ropewalk.models import probe
@@ -17,6 +18,7 @@ from ropewalk.models.checks import dialects, weights_of
 from ropewalk.models.companions import read_manifest
 from ropewalk.models.config import read_config
 from ropewalk.models.facts import read_facts
+from ropewalk.models.load import quiet_transformers
 from ropewalk.models.original import original_of
 from ropewalk.models.verify import NAMES
 
@@ -157,3 +159,14 @@ def test_inputs_reach_past_the_window_and_stay_affordable(llama: Path) -> None:
     assert gap.positions[gap.far_from] - gap.positions[gap.far_from - 1] > facts.original_length
     assert max(gap.positions) == 511
     assert len(probe.probes_for(facts, 512, 10**12, "cpu", offsets=False)) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", ["deepseek_v3", "gemma4_text", "gpt_oss"])
+def test_mla_experts_sinks_and_layer_types_pass_too(model_type: str, tmp_path: Path, cli: Call) -> None:
+    with quiet_transformers():
+        tiny.tiny_model(model_type).save_pretrained(tmp_path / "base")
+    ropewalk.extend(tmp_path / "base", out=tmp_path / "out", factor=4, method="linear")
+    done = cli("verify", tmp_path / "out", "--json")
+    assert done.code == 0, done.json
+    assert _statuses(done.json) == dict.fromkeys(NAMES, "pass")
