@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ropewalk.errors import RopewalkError, UsageError
 
 PREFIX = "ropewalk_"
+Implementation = Callable[..., tuple[Tensor, Tensor | None]]
 # (attention module, query_BHTD, key_BHTD, keyword arguments of the implementation) -> query and keyword arguments
 QueryHook = Callable[[nn.Module, Tensor, Tensor, dict[str, Any]], tuple[Tensor, dict[str, Any]]]
 
@@ -83,7 +84,9 @@ def remove_query_hook(module: nn.Module, hook: QueryHook) -> None:
 
 
 def _rename(model: nn.Module, rename: Callable[[str], str]) -> None:
-    configs = {id(item.config): item.config for item in model.modules() if hasattr(item, "config")}
+    configs: dict[int, Any] = {
+        id(item.config): item.config for item in model.modules() if hasattr(item, "config")
+    }
     for config in configs.values():
         name = getattr(config, "_attn_implementation_internal", None)
         if isinstance(name, str):
@@ -128,12 +131,15 @@ def _attention(
     return by_document(run, module, query_BHTD, key_BHTD, value_BHTD, bounds, **kwargs), None
 
 
-def _implementation(base: str, module: nn.Module) -> Callable[..., tuple[Tensor, Tensor | None]]:
+def _implementation(base: str, module: nn.Module) -> Implementation:
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     if base != "eager":
-        return ALL_ATTENTION_FUNCTIONS[base]
-    own = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+        found: Implementation = ALL_ATTENTION_FUNCTIONS[base]
+        return found
+    own: Implementation | None = getattr(
+        sys.modules[type(module).__module__], "eager_attention_forward", None
+    )
     if own is None:
         raise RopewalkError(
             f"{type(module).__name__} keeps its eager attention to itself",
@@ -143,7 +149,7 @@ def _implementation(base: str, module: nn.Module) -> Callable[..., tuple[Tensor,
 
 
 def by_document(
-    run: Callable[..., tuple[Tensor, Tensor | None]],
+    run: Implementation,
     module: nn.Module,
     query_BHTD: Tensor,
     key_BHTD: Tensor,

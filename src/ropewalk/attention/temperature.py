@@ -316,7 +316,8 @@ class _Hook:
         else:
             steps = ((positions_BT + 1) / self.options.period).floor() + 1
             growth = steps.log() * self.options.coefficient + 1
-        return growth[:, None, :, None]
+        spread: Tensor = growth[:, None, :, None]
+        return spread
 
 
 def num_query_heads(module: Any) -> int:

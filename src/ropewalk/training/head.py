@@ -22,7 +22,8 @@ from ropewalk.training.options import LossOptions
 __all__ = ["Head", "LossOptions", "install_head", "remove_head"]
 
 # (losses_BT of this forward, function that gives losses of other rows) -> weights_BT
-Weigher = Callable[[Tensor, Callable[..., Tensor]], Tensor]
+LossesOf = Callable[..., Tensor]
+Weigher = Callable[[Tensor, LossesOf], Tensor]
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,7 @@ def _losses_of_logits(logits_BTV: Tensor, labels_BT: Tensor) -> Tensor:
 
 
 def _backbone(model: Any) -> nn.Module:
-    inner = getattr(model, model.base_model_prefix, None)
+    inner: nn.Module | None = getattr(model, model.base_model_prefix, None)
     if inner is None or inner is model:
         raise UsageError(
             f"{type(model).__name__} has no inner model that gives hidden states",

@@ -146,7 +146,7 @@ def gain_for(length: int, sigma: float, cosine: float) -> float:
     )
     kept = min(1.0, math.exp(sigma**2) * harmonic / length)
     rho = min(max(cosine, 0.0), 1.0)
-    return (rho + (1 - rho) * kept) ** -0.5
+    return float((rho + (1 - rho) * kept) ** -0.5)
 
 
 def _refuse_trained(model: Any) -> None:

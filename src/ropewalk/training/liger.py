@@ -19,9 +19,11 @@ def liger_sum(
     hidden_BTC: Tensor, weight_VC: Tensor, labels_BT: Tensor, *, bias: Tensor | None, softcap: float | None
 ) -> Tensor:
     """The sum of the tokens' losses in nats. The kernel takes neither token weights nor a scale."""
-    from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
+    from liger_kernel.transformers.functional import (  # type: ignore[import-not-found, unused-ignore]
+        liger_fused_linear_cross_entropy,
+    )
 
-    return liger_fused_linear_cross_entropy(
+    total: Tensor = liger_fused_linear_cross_entropy(
         hidden_BTC.reshape(-1, hidden_BTC.shape[-1]),
         weight_VC,
         labels_BT.reshape(-1),
@@ -30,3 +32,4 @@ def liger_sum(
         reduction="sum",
         softcap=softcap,
     )
+    return total

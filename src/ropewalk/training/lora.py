@@ -89,7 +89,9 @@ def merged_weights(model: Any) -> dict[str, Tensor]:
     from peft.tuners.lora import LoraLayer
 
     base = model.get_base_model()
-    layers = {name: item for name, item in base.named_modules() if isinstance(item, LoraLayer)}
+    layers: dict[str, Any] = {
+        name: item for name, item in base.named_modules() if isinstance(item, LoraLayer)
+    }
     merged: dict[str, Tensor] = {}
     for name, tensor in base.state_dict().items():
         if ".lora_" in name:

@@ -62,7 +62,7 @@ def chunked_cross_entropy(
     if denominator is None:
         denominator = (labels_N != IGNORE).sum().clamp(min=1)
     dtype = _compute_dtype(hidden_NC)
-    total = _ChunkedCrossEntropy.apply(
+    total: Tensor = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
         hidden_NC, weight_VC, bias, weights_N, labels_N, chunk, softcap, scale, dtype
     )
     return total / denominator
@@ -85,7 +85,7 @@ def token_losses(
     head = weight_VC.to(dtype)
     losses = [
         _chunk_losses(_logits(rows.to(dtype), head, bias, softcap, scale), labels)[0]
-        for rows, labels in zip(hidden_NC.split(chunk), labels_N.split(chunk))
+        for rows, labels in zip(torch.split(hidden_NC, chunk), torch.split(labels_N, chunk))
     ]
     return torch.cat(losses).view(labels_BT.shape)
 

@@ -27,7 +27,7 @@ __all__ = ["ActivationOffload", "MemoryOptions", "activation_memory", "no_effect
 MOUNTS = Path("/proc/self/mounts")
 
 
-def prepare(model: nn.Module, options: MemoryOptions) -> None:
+def prepare(model: Any, options: MemoryOptions) -> None:
     """Switch the model's own activation checkpointing on or off, as asked."""
     if not options.checkpointing:
         return
@@ -157,14 +157,14 @@ class _OnDisk:
         flat = tensor.detach().to("cpu").contiguous().view(-1).view(torch.uint8)
         try:
             with open(self._path, "wb") as stream:
-                stream.write(memoryview(flat.numpy()))
+                stream.write(flat.numpy().data)
         except OSError as error:
             raise _no_room(self._path.parent, size, error) from error
 
     def load(self) -> Tensor:
         flat = torch.empty(self._size, dtype=torch.uint8)
         with open(self._path, "rb") as stream:
-            found = stream.readinto(memoryview(flat.numpy()))
+            found = stream.readinto(flat.numpy().data)
         if found != self._size:
             raise RopewalkError(
                 f"an activation on disk has {found} of {self._size} bytes ({self._path})",

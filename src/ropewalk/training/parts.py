@@ -21,7 +21,7 @@ from ropewalk.attention.interface import base_implementation
 from ropewalk.attention.options import TemperatureOptions
 from ropewalk.errors import UsageError
 from ropewalk.training.borders import check_skips, choose_engine
-from ropewalk.training.head import Weigher, install_head
+from ropewalk.training.head import LossesOf, Weigher, install_head
 from ropewalk.training.losses import IGNORE, shift_labels
 from ropewalk.training.memory import activation_memory, no_effect, prepare
 from ropewalk.training.options import (
@@ -148,7 +148,7 @@ class Parts:
     def weigher(self, batch: Batch) -> Weigher:
         """The function that weighs tokens by their loss, for this micro-batch."""
 
-        def weigh(losses_BT: Tensor, losses_of: Any) -> Tensor:
+        def weigh(losses_BT: Tensor, losses_of: LossesOf) -> Tensor:
             cropped = None
             if self.weighting.long_tokens is not None:
 
