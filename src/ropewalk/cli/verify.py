@@ -25,7 +25,9 @@ _STYLE = {"pass": "green", "fail": "bold red", "skip": "yellow"}
 @click.option(
     "--base", metavar="MODEL", help="The model it was extended from; default: what its manifest names."
 )
-@click.option("-o", "--output", metavar="RUN", help="Keep the outcome as a run folder, for `ropewalk report`.")
+@click.option(
+    "-o", "--output", metavar="RUN", help="Keep the outcome as a run folder, for `ropewalk report`."
+)
 @device_option
 @dtype_option
 @attn_option

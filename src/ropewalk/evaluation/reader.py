@@ -80,7 +80,9 @@ class Reader:
             if wanted:
                 context = above if rewinds or last else above.fork()
                 with named(walk.samples[node.source]):
-                    context.crop(node.start).extend(_tensor(walk.prompts[node.source][node.start : node.stop]))
+                    context.crop(node.start).extend(
+                        _tensor(walk.prompts[node.source][node.start : node.stop])
+                    )
             for sample in (walk.samples[index] for index in node.ends):
                 yield (kept[sample.key] if sample.key in kept else self._ask(context, sample)), read
             inner = context if wanted else above

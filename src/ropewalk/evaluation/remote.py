@@ -34,7 +34,9 @@ def measure_served(request: EvalRequest, tokenizer: Any | None, cells: Cells, wa
         tokenizer = load_tokenizer(request.tokenizer)
     remarks: list[str] = []
     if request.retrieval_tasks and request.scoring not in ("teacher-forced", "generation"):
-        remarks.append(f"a server only writes answers: --scoring {request.scoring} has no effect, generation is scored")
+        remarks.append(
+            f"a server only writes answers: --scoring {request.scoring} has no effect, generation is scored"
+        )
     served = _retrieval(request, server, tokenizer, cells, watcher) if request.retrieval_tasks else None
     loss = _loss(request, server, cells, watcher, remarks) if request.reads_text else []
     rows = [] if served is None else served.rows

@@ -103,7 +103,8 @@ def _buffers_are_the_bases(outcome: Outcome) -> bool:
     if outcome.facts.rope.is_scaled or not outcome.base_buffers:
         return False
     return all(
-        np.array_equal(buffer, stock.buffers.get(path)) for path, buffer in outcome.base_buffers.items()
+        path in stock.buffers and np.array_equal(buffer, stock.buffers[path])
+        for path, buffer in outcome.base_buffers.items()
     )
 
 

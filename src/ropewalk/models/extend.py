@@ -307,7 +307,8 @@ def _write(
         companions.check_inside(folder / companions.CARD, folder)
         card = card_with(folder / companions.CARD, str(request.source), made, length, request.command(), kind)
         write_text(working / companions.CARD, card)
-    shards, mode, remarks = [], request.weights, ()
+    shards: list[str] = []
+    mode, remarks = request.weights, tuple[str, ...]()
     if found is not None:
         shards, mode, remarks = weight_files.bring_all(found, working, request.weights)
     result = Extended(

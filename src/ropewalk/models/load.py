@@ -151,7 +151,7 @@ def _attention_for(config: Any, attn: str) -> str:
     if attn not in ATTENTION:
         raise UsageError(f"attn={one_line(attn, 40)!r} is not offered", hint=f"use {', '.join(ATTENTION)}")
     if attn == "flash_attention_2":
-        from transformers.utils import is_flash_attn_2_available
+        from transformers.utils.import_utils import is_flash_attn_2_available
 
         if not is_flash_attn_2_available():
             raise RopewalkError(

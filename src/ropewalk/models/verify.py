@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.errors import RopewalkError, one_line
-from ropewalk.models.checks import Check, Outcome, compare_runs, dialects, weights_of
+from ropewalk.models.checks import Check, Outcome, Status, compare_runs, dialects, weights_of
 from ropewalk.models.companions import read_manifest
 from ropewalk.models.config import read_config
 from ropewalk.models.facts import read_facts
@@ -85,7 +85,7 @@ def verify(
         outcome = _run(folder, config, manifest, original, (device, dtype, attn, trust_remote_code))
     except RopewalkError as error:
         detail = one_line(error, 400)
-        status = "skip" if isinstance(error, _CannotRunError) else "fail"
+        status: Status = "skip" if isinstance(error, _CannotRunError) else "fail"
         checks |= {name: Check(name, status, detail) for name in NAMES[:3]}
     else:
         used = outcome.used
