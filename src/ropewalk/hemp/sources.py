@@ -69,10 +69,12 @@ def hemp_tasks(
     length: int,
     tasks: list[str] | None = None,
     answer_weight: float = 1.0,
+    edges: float = 0.0,
 ) -> Weighted:
     """The evaluation's own tasks, drawn with seeds of their own, at any length that fits and any depth.
 
-    `tasks` are drawn evenly; a task named twice comes twice as often. `answer_weight` is as in `hemp_planted`.
+    `tasks` are drawn evenly; a task named twice comes twice as often. A share of `edges` hides its fact at the very
+    beginning or end, the other depths are uniform. `answer_weight` is as in `hemp_planted`.
     """
     for name in tasks or ():
         if name not in TASKS:
@@ -84,12 +86,12 @@ def hemp_tasks(
     name = drawn.choice(tasks or TASKS)
     budget = length if drawn.random() < 0.6 else drawn.randrange(SHORTEST_TASK, length + 1)
     template = drawn.choice(TEMPLATES) if budget > SHORTEST_FULL_TASK else "compact"
+    encoder = TokenizerEncoder(tokenizer)
+    depth = drawn.choice((0.0, 1.0)) if edges and drawn.random() < edges else None
     try:
-        sample = text_sample(
-            name, drawn, budget=budget - 1, encoder=TokenizerEncoder(tokenizer), template=template
-        )
+        sample = text_sample(name, drawn, budget=budget - 1, encoder=encoder, template=template, depth=depth)
     except UsageError:
-        sample = text_sample("passkey", drawn, budget=budget - 1, encoder=TokenizerEncoder(tokenizer))
+        sample = text_sample("passkey", drawn, budget=budget - 1, encoder=encoder)
     prompt = tokenizer.encode(sample.text, add_special_tokens=False)
     answer = tokenizer.encode(sample.answer, add_special_tokens=False)
     end = tokenizer.encode("\n", add_special_tokens=False)
