@@ -20,8 +20,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install -q -e '.[dev,text,plot]' -c constraints.txt
 	@touch $(STAMP)
 
-test: $(STAMP)  ## the test suite: about 8 minutes on 2 cores
-	$(BIN)/python -m pytest
+test: $(STAMP)  ## the test suite: a few minutes on 2 cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 test-slow: $(STAMP)  ## the suites that take longer: kill loops, distributed runs, whole benchmarks' checks
 	$(BIN)/python -m pytest -m "slow and not gpu"
