@@ -75,12 +75,18 @@ def test_stock_transformers_loads_and_continues_it() -> None:
     assert tokenizer.decode(written) == " 48213"
 
 
-@pytest.mark.parametrize("task", ["passkey", "kv"])
+@pytest.mark.parametrize("task", ["passkey", "needle"])
 def test_it_retrieves_at_every_depth_of_its_window(engine: Engine, tokenizer, task: str) -> None:
     rows = run_tasks(engine, tokenizer, tasks=[task], lengths=[WINDOW], depths=5, samples=20, seed=11)
     assert [row["depth"] for row in rows] == [0.0, 0.25, 0.5, 0.75, 1.0]
     for row in rows:
         assert row["accuracy"] >= 0.95, row
+
+
+def test_it_looks_up_most_keys_among_many(engine: Engine, tokenizer) -> None:
+    """The card says 0.78 to 0.90 by depth: the mean is held to that, less what a hundred questions leave open."""
+    rows = run_tasks(engine, tokenizer, tasks=["kv"], lengths=[WINDOW], depths=5, samples=20, seed=11)
+    assert sum(row["accuracy"] for row in rows) / len(rows) >= 0.75, rows
 
 
 def test_it_finds_nothing_at_eight_times_its_window(engine: Engine, tokenizer) -> None:
