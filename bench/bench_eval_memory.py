@@ -29,7 +29,7 @@ def resident(field: str) -> int:
 def child(way: str, length: int) -> None:
     """Measure one way in this process and print bytes."""
     from eval_model import make_ids, make_model, plain_loss
-    from ropewalk.evaluation.engine import Engine
+    from ropewalk.evaluation.forward.engine import Engine
 
     plain_loss(make_model(64, hidden=64, layers=1), make_ids(16))
     before = resident("VmRSS")
@@ -60,7 +60,7 @@ def measured(way: str, length: int) -> dict[str, float]:
 
 def main() -> None:
     """Ours and theirs in turn; then ours against a run of one single chunk plus the longer cache."""
-    from ropewalk.evaluation.engine import _CHUNK
+    from ropewalk.evaluation.forward.engine import _CHUNK
 
     chunk = _CHUNK["cpu"]
     pairs = [

@@ -1,4 +1,4 @@
-"""Write src/ropewalk/models/architectures.json: what config.json may leave to its class, for every model type.
+"""Write models/structure/architectures.json: what config.json may leave to its class, for every model type.
 
 `ropewalk inspect` must answer without importing transformers (which imports torch), so the defaults of the
 configuration classes are collected here once, from the installed transformers:
@@ -20,7 +20,7 @@ import transformers
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING, CONFIG_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-OUTPUT = Path(__file__).parents[1] / "src" / "ropewalk" / "models" / "architectures.json"
+OUTPUT = Path(__file__).parents[1] / "src" / "ropewalk" / "models" / "structure" / "architectures.json"
 TEXT_KEYS = ("text_config", "language_config", "llm_config", "decoder", "thinker_config", "global_config")
 
 # Types that rotate by a table of fixed length, made without looking at the configuration.

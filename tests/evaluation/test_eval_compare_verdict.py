@@ -14,9 +14,9 @@ from ropewalk.analysis import effective_factor
 from ropewalk.cli.compare import extend_words
 from ropewalk.cli.compare_view import bars
 from ropewalk.errors import UsageError
-from ropewalk.evaluation.compare_candidates import CROPPED, UNMODIFIED, Candidate, choose, merged
-from ropewalk.evaluation.compare_measure import Scores, cut_windows
-from ropewalk.evaluation.compare_verdict import judge, mean_interval, paired, ranked, row_of
+from ropewalk.evaluation.compare.candidates import CROPPED, UNMODIFIED, Candidate, choose, merged
+from ropewalk.evaluation.compare.measure import Scores, cut_windows
+from ropewalk.evaluation.compare.verdict import judge, mean_interval, paired, ranked, row_of
 from ropewalk.evaluation.corpus import Document
 from ropewalk.geometry import RopeGeometry
 from ropewalk.hemp.tokenizer import build_tokenizer

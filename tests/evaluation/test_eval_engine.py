@@ -9,10 +9,10 @@ import torch
 from eval_models import WORDS, plain_loss, text_ids, tiny
 
 from ropewalk.errors import RopewalkError, UsageError
-from ropewalk.evaluation.caches import BufferedLayer, croppable, new_cache
-from ropewalk.evaluation.engine import Engine
-from ropewalk.evaluation.split import split_attention
-from ropewalk.evaluation.spread import spread
+from ropewalk.evaluation.forward.caches import BufferedLayer, croppable, new_cache
+from ropewalk.evaluation.forward.engine import Engine
+from ropewalk.evaluation.forward.split import split_attention
+from ropewalk.evaluation.forward.spread import spread
 
 GEMMA = {"sliding_window": 24, "layer_types": ["sliding_attention", "full_attention"]}
 LONGROPE = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 8, "long_factor": [4.0] * 8}

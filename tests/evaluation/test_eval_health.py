@@ -11,7 +11,7 @@ import torch
 from eval_models import plain_loss, text_ids, tiny
 
 from ropewalk.errors import RopewalkError
-from ropewalk.evaluation.engine import Engine
+from ropewalk.evaluation.forward.engine import Engine
 from ropewalk.evaluation.health import QUERIES, attention_health, gradient_norms, output_spread
 
 WINDOW = {"sliding_window": 24, "layer_types": ["sliding_attention", "full_attention"]}

@@ -15,7 +15,7 @@ from ropewalk.evaluation.cells import Cells
 from ropewalk.evaluation.controls import Crop, read_cropped, tail_difference
 from ropewalk.evaluation.corpus import Document
 from ropewalk.evaluation.effective import effective_length, far_repeats, long_tokens
-from ropewalk.evaluation.engine import Engine
+from ropewalk.evaluation.forward.engine import Engine
 from ropewalk.evaluation.intervals import mean_interval, paired_interval, t_quantile
 from ropewalk.evaluation.loss import Reading, by_length, by_position, read_prefix
 from ropewalk.evaluation.measure import prefix_reading, prefix_units, run_units

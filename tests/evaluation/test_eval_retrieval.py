@@ -16,7 +16,7 @@ from retrieval_models import ByteTokenizer, CopyModel, UniformModel
 from transformers import Lfm2Config, Lfm2ForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from ropewalk.errors import DamagedError, RopewalkError, UsageError
-from ropewalk.evaluation.engine import Engine
+from ropewalk.evaluation.forward.engine import Engine
 from ropewalk.evaluation.grid import Node, common_prefix, tree_of
 from ropewalk.evaluation.retrieval import plan_tasks, run_plan, run_tasks
 from ropewalk.evaluation.scores import SampleScore, by_length, generated, rows_of, wilson

@@ -15,12 +15,12 @@ from retrieval_models import ByteTokenizer
 
 from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.evaluation.corpus import Document
-from ropewalk.evaluation.endpoint import Endpoint, EndpointError, check_url
 from ropewalk.evaluation.scores import SampleScore
-from ropewalk.evaluation.served import ServedResult, connect, run_served
-from ropewalk.evaluation.served_loss import document_losses, find_way, loss_table
-from ropewalk.evaluation.server import Server
-from ropewalk.evaluation.workers import in_parallel
+from ropewalk.evaluation.served.asking import ServedResult, connect, run_served
+from ropewalk.evaluation.served.endpoint import Endpoint, EndpointError, check_url
+from ropewalk.evaluation.served.loss import document_losses, find_way, loss_table
+from ropewalk.evaluation.served.server import Server
+from ropewalk.evaluation.served.workers import in_parallel
 
 TOKENIZER = ByteTokenizer()
 SECRET = "sk-very-secret-123"

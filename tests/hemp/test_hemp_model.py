@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import ropewalk
-from ropewalk.evaluation.compare_measure import cut_windows
+from ropewalk.evaluation.compare.measure import cut_windows
 from ropewalk.evaluation.corpus import held_out_documents
-from ropewalk.evaluation.engine import Engine
+from ropewalk.evaluation.forward.engine import Engine
 from ropewalk.evaluation.retrieval import run_tasks
 from ropewalk.hemp import folder
 from ropewalk.models.load import load_model, load_tokenizer

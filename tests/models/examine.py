@@ -16,11 +16,11 @@ import transformers
 
 import ropewalk
 from ropewalk.errors import RopewalkError, one_line
-from ropewalk.models.checks import dialects
 from ropewalk.models.config import read_config
 from ropewalk.models.facts import ModelFacts, read_facts
+from ropewalk.models.live.tables import has_tables
 from ropewalk.models.load import quiet_transformers
-from ropewalk.models.tables import has_tables
+from ropewalk.models.proof.checks import dialects
 
 METHODS = ("linear", "ntk", "yarn", "mrrope-pro")
 FACTOR = 4.0

@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 import ropewalk
 from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.models.facts import read_facts
+from ropewalk.models.live.rotary import rotary_modules, spectra
 from ropewalk.models.load import quiet_transformers
-from ropewalk.models.rotary import rotary_modules, spectra
 
 
 def _schedule(

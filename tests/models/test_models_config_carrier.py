@@ -11,9 +11,9 @@ import pytest
 import ropewalk
 from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.models.carrier import carry, config_with
+from ropewalk.models.defects.findings import find
 from ropewalk.models.facts import read_facts
-from ropewalk.models.findings import find
-from ropewalk.models.table import known_types, row_of
+from ropewalk.models.structure.table import known_types, row_of
 
 LLAMA = {
     "model_type": "llama",

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import ropewalk
+from ropewalk.models.defects.finding import ORDER
+from ropewalk.models.defects.findings import find
+from ropewalk.models.defects.repair import repaired_config
 from ropewalk.models.facts import read_facts
-from ropewalk.models.finding import ORDER
-from ropewalk.models.findings import find
-from ropewalk.models.repair import repaired_config
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "configs"
 LLAMA = {

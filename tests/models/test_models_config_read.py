@@ -152,7 +152,7 @@ def test_pickled_weights_are_refused(tmp_path):
 
 
 def test_values_are_shown_without_what_a_terminal_obeys():
-    from ropewalk.models.values import plain, shown
+    from ropewalk.models.structure.values import plain, shown
 
     assert shown("\x1b[2Ja\u202eb\ud800") == r"'\x1b[2Ja\u202eb\ud800'"
     assert shown("Модель") == "'Модель'"

@@ -16,9 +16,9 @@ import ropewalk
 from ropewalk.errors import RopewalkError
 from ropewalk.models.carrier import carry
 from ropewalk.models.facts import read_facts
-from ropewalk.models.layers import is_sliding
-from ropewalk.models.ropes import DEFAULT
-from ropewalk.models.table import row_of
+from ropewalk.models.structure.layers import is_sliding
+from ropewalk.models.structure.ropes import DEFAULT
+from ropewalk.models.structure.table import row_of
 
 # One of each structure: plain, partial, nested, proportional, MLA, composite, fused, without rope in places.
 SAMPLE = [
@@ -160,7 +160,7 @@ def test_the_table_is_that_of_the_installed_transformers(tmp_path, monkeypatch):
     spec.loader.exec_module(module)
     monkeypatch.setattr(module, "OUTPUT", tmp_path / "architectures.json")
     assert module.main() == 0
-    shipped = root / "src" / "ropewalk" / "models" / "architectures.json"
+    shipped = root / "src" / "ropewalk" / "models" / "structure" / "architectures.json"
     assert (tmp_path / "architectures.json").read_text() == shipped.read_text()
 
 
@@ -291,7 +291,7 @@ def repairable() -> dict[str, dict[str, Any]]:
 def test_a_repaired_configuration_computes_what_it_means(name):
     from transformers import CONFIG_MAPPING
 
-    from ropewalk.models.repair import repaired_config
+    from ropewalk.models.defects.repair import repaired_config
 
     mended = repaired_config(repairable()[name])
     facts = read_facts(mended)

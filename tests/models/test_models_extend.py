@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import ropewalk
-from ropewalk.models import weights
+from ropewalk.models.checkpoint import weights
 from ropewalk.models.facts import read_facts
 
 Call = Callable[..., Any]

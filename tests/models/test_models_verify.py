@@ -13,13 +13,13 @@ import pytest
 import tiny
 
 import ropewalk
-from ropewalk.models import probe
-from ropewalk.models.checks import dialects, weights_of
-from ropewalk.models.companions import read_manifest
+from ropewalk.models.checkpoint.companions import read_manifest
 from ropewalk.models.config import read_config
 from ropewalk.models.facts import read_facts
 from ropewalk.models.load import quiet_transformers
-from ropewalk.models.original import original_of
+from ropewalk.models.proof import probe
+from ropewalk.models.proof.checks import dialects, weights_of
+from ropewalk.models.proof.original import original_of
 from ropewalk.models.verify import NAMES
 
 Call = Callable[..., Any]

@@ -8,8 +8,8 @@ import pytest
 
 import ropewalk
 from ropewalk.models.carrier import config_with
-from ropewalk.models.checks import dialects
 from ropewalk.models.facts import read_facts
+from ropewalk.models.proof.checks import dialects
 
 
 @pytest.mark.parametrize("model_type", ["gemma3_text", "gemma3n_text", "olmo3"])

@@ -209,8 +209,8 @@ def chosen_layers(model: Any, layers: Literal["full", "all"]) -> list[int]:
     modules = attention_modules(model)
     if layers == "all":
         return list(modules)
-    from ropewalk.models.layers import layers_of
-    from ropewalk.models.view import view_of
+    from ropewalk.models.structure.layers import layers_of
+    from ropewalk.models.structure.view import view_of
 
     sliding = set(layers_of(view_of(model.config.to_dict())).sliding)
     return [index for index in modules if index not in sliding]

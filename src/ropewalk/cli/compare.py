@@ -21,7 +21,7 @@ from ropewalk.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from ropewalk.evaluation.compare_result import Row
+    from ropewalk.evaluation.compare.result import Row
 
 
 @click.command()
@@ -80,7 +80,7 @@ def command(
     keeps what is finished; the same call with -o RUN completes it.
     """
     from ropewalk.cli.compare_view import Watch, show
-    from ropewalk.evaluation.compare import compare
+    from ropewalk.evaluation.compare.comparison import compare
 
     with Watch(quiet=quiet) as watch:
         result = compare(

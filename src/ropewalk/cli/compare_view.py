@@ -10,8 +10,8 @@ from ropewalk.units import format_length
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ropewalk.evaluation.compare import Step
-    from ropewalk.evaluation.compare_result import CompareResult, Row
+    from ropewalk.evaluation.compare.comparison import Step
+    from ropewalk.evaluation.compare.result import CompareResult, Row
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
 

@@ -12,7 +12,7 @@ from ropewalk.cli.common import console, contract, emit_json, quiet_option, seed
 from ropewalk.errors import GateMissedError, RopewalkError
 
 if TYPE_CHECKING:
-    from ropewalk.evaluation.compare_result import CompareResult
+    from ropewalk.evaluation.compare.result import CompareResult
 
 MODEL = "hemp"
 ROWS_SHOWN = 8
@@ -103,7 +103,7 @@ class Tour:
     def _compare(self) -> CompareResult:
         """The comparison, or the one that an earlier call of this demo finished in the same folder."""
         from ropewalk.cli.compare_view import Watch, show
-        from ropewalk.evaluation.compare import compare
+        from ropewalk.evaluation.compare.comparison import compare
 
         run = self.folder / "compare"
         words = ["compare", MODEL, "--target", self.target, "-o", str(run)]
@@ -153,7 +153,7 @@ class Tour:
 
 
 def _finished(run: Path) -> CompareResult | None:
-    from ropewalk.evaluation.compare_result import CompareResult
+    from ropewalk.evaluation.compare.result import CompareResult
     from ropewalk.runs import open_run
 
     if not (run / "manifest.json").is_file():

@@ -94,7 +94,7 @@ def _schedule(file: Path):  # type: ignore[no-untyped-def]
 
 
 def _show(screen: Console, result: ExportResult) -> None:
-    from ropewalk.models.values import plain
+    from ropewalk.models.structure.values import plain
     from ropewalk.units import format_length
 
     made = result.schedule

@@ -43,7 +43,7 @@ def command(model: str, target: str | None, all_pairs: bool, as_json: bool) -> N
 
 
 def _show_head(screen: Console, result: InspectResult) -> None:
-    from ropewalk.models.values import plain
+    from ropewalk.models.structure.values import plain
     from ropewalk.units import format_length
 
     facts, geometry = result.facts, result.geometry
@@ -71,7 +71,7 @@ def _show_head(screen: Console, result: InspectResult) -> None:
 
 
 def _scaling(result: InspectResult) -> str:
-    from ropewalk.models.values import plain
+    from ropewalk.models.structure.values import plain
 
     rope, made = result.facts.rope, result.schedule
     if not rope.is_scaled:
@@ -95,7 +95,7 @@ def _rotary(result: InspectResult) -> str:
 
 
 def _show_layers(screen: Console, result: InspectResult) -> None:
-    from ropewalk.models.values import plain
+    from ropewalk.models.structure.values import plain
     from ropewalk.units import format_length
 
     layers = result.facts.layers

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ropewalk.errors import UsageError
-from ropewalk.evaluation.engine import Engine
+from ropewalk.evaluation.forward.engine import Engine
 from ropewalk.evaluation.intervals import Interval, paired_interval
 from ropewalk.evaluation.loss import LengthLoss, Reading, means, tail_start
 from ropewalk.evaluation.segments import Segment

@@ -124,7 +124,7 @@ def _measure_local(
 def _measure_served(
     request: EvalRequest, parts: dict[str, Any], cells: Any, processes: Any, watcher: Watcher
 ) -> EvalResult:
-    from ropewalk.evaluation.remote import measure_served
+    from ropewalk.evaluation.served.remote import measure_served
 
     if processes.world > 1:
         raise UsageError(

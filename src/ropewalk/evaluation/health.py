@@ -23,7 +23,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ropewalk.errors import RopewalkError
-from ropewalk.evaluation.engine import Engine, free_bytes
+from ropewalk.evaluation.forward.engine import Engine, free_bytes
 from ropewalk.evaluation.segments import TokenArray
 
 NAME = "ropewalk_health"
@@ -274,8 +274,8 @@ def _gradient(engine: Engine, ids: TokenArray, length: int) -> dict[str, Any]:
 def _backward(engine: Engine, ids_BT: torch.Tensor) -> None:
     from torch.utils.checkpoint import checkpoint
 
-    from ropewalk.evaluation.heads import logits_from
-    from ropewalk.evaluation.scored import token_loss
+    from ropewalk.evaluation.forward.heads import logits_from
+    from ropewalk.evaluation.forward.scored import token_loss
 
     model, length = engine.model, ids_BT.shape[1]
     supports = getattr(model, "supports_gradient_checkpointing", False)

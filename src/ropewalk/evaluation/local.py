@@ -13,7 +13,8 @@ from ropewalk.evaluation.cells import Cells
 from ropewalk.evaluation.controls import Crop, tail_difference, with_difference
 from ropewalk.evaluation.corpus import read_documents
 from ropewalk.evaluation.effective import effective_length, long_tokens
-from ropewalk.evaluation.engine import Engine
+from ropewalk.evaluation.forward.engine import Engine
+from ropewalk.evaluation.forward.spread import ALL, own_dtype, spread
 from ropewalk.evaluation.inputs import haystack_of, questions_of
 from ropewalk.evaluation.loss import Reading, by_length, by_position
 from ropewalk.evaluation.measure import (
@@ -33,7 +34,6 @@ from ropewalk.evaluation.retrieval import Plan, plan_tasks, run_plan
 from ropewalk.evaluation.scores import SampleScore, rows_of
 from ropewalk.evaluation.scores import by_length as retrieval_by_length
 from ropewalk.evaluation.segments import Segments, cut
-from ropewalk.evaluation.spread import ALL, own_dtype, spread
 from ropewalk.evaluation.watch import Watcher
 from ropewalk.units import format_length
 
@@ -241,7 +241,7 @@ class Local:
 
     def _own_scaling(self) -> bool | None:
         """Whether the configuration scales the rotation on this toolkit's behalf; None: somebody else scaled it."""
-        from ropewalk.models.record import RECORD
+        from ropewalk.models.structure.record import RECORD
 
         if self.facts is None:
             return False

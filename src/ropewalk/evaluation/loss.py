@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ropewalk.errors import UsageError
-from ropewalk.evaluation.engine import Engine
+from ropewalk.evaluation.forward.engine import Engine
 from ropewalk.evaluation.intervals import Interval, mean_interval
 from ropewalk.evaluation.segments import Segment
 from ropewalk.evaluation.sliding import LossArray

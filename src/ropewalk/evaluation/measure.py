@@ -10,7 +10,7 @@ import numpy as np
 from ropewalk.errors import RopewalkError
 from ropewalk.evaluation.cells import Cells
 from ropewalk.evaluation.controls import Crop, read_cropped
-from ropewalk.evaluation.engine import Engine
+from ropewalk.evaluation.forward.engine import Engine
 from ropewalk.evaluation.loss import Reading, forwards_needed, read_prefix
 from ropewalk.evaluation.processes import Processes
 from ropewalk.evaluation.segments import Segment, Segments

@@ -12,8 +12,8 @@ import torch
 
 from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.evaluation import scores
-from ropewalk.evaluation.caches import croppable
-from ropewalk.evaluation.engine import Context, Engine, token_loss
+from ropewalk.evaluation.forward.caches import croppable
+from ropewalk.evaluation.forward.engine import Context, Engine, token_loss
 from ropewalk.evaluation.grid import Node, tree_of
 from ropewalk.evaluation.scores import SampleScore, Told
 from ropewalk.evaluation.tasks.haystack import IdArray

@@ -133,7 +133,7 @@ def run_plan(
 
     A group is always walked whole in the same order, so the numbers do not depend on how groups are shared out.
     """
-    from ropewalk.evaluation.engine import Engine
+    from ropewalk.evaluation.forward.engine import Engine
     from ropewalk.evaluation.reader import Reader
 
     engine = model if isinstance(model, Engine) else Engine(model)

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from ropewalk.errors import UsageError
-from ropewalk.evaluation.engine import Engine
+from ropewalk.evaluation.forward.engine import Engine
 
 LossArray = NDArray[np.float32]
 OnTokens = Callable[[int], None]

@@ -8,7 +8,7 @@ from typing import Any
 
 from ropewalk.errors import RopewalkError
 from ropewalk.models.source import config_path, resolve
-from ropewalk.models.values import shown
+from ropewalk.models.structure.values import shown
 
 MAX_BYTES = 64 * 1024 * 1024
 MAX_DEPTH = 64

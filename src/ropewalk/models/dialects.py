@@ -16,10 +16,10 @@ from typing import Any
 from ropewalk.methods.build import temperature
 from ropewalk.methods.longrope import longrope_attention_factor
 from ropewalk.models.carrier import Carried
-from ropewalk.models.entries import factors_of
 from ropewalk.models.facts import ModelFacts
-from ropewalk.models.ropes import DEFAULT
-from ropewalk.models.values import is_number
+from ropewalk.models.structure.entries import factors_of
+from ropewalk.models.structure.ropes import DEFAULT
+from ropewalk.models.structure.values import is_number
 from ropewalk.schedule import FrequencySchedule
 
 MEASURED, READ = "measured", "read in its source"

@@ -15,7 +15,7 @@ from ropewalk.models.carrier import Carried, carry
 from ropewalk.models.config import read_config
 from ropewalk.models.dialects import WRITERS, Dialect, Job
 from ropewalk.models.facts import ModelFacts, read_facts
-from ropewalk.models.values import shown
+from ropewalk.models.structure.values import shown
 from ropewalk.schedule import FrequencySchedule
 from ropewalk.units import parse_target
 

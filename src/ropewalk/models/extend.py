@@ -15,17 +15,17 @@ from ropewalk._version import __version__
 from ropewalk.errors import RopewalkError, UsageError, one_line
 from ropewalk.files import sha256_of, whole_folder, write_bytes, write_json, write_text
 from ropewalk.methods import schedule as make_schedule
-from ropewalk.models import companions
-from ropewalk.models import weights as weight_files
-from ropewalk.models.card import card_with, redo_command
 from ropewalk.models.carrier import Carried, carry
+from ropewalk.models.checkpoint import companions
+from ropewalk.models.checkpoint import weights as weight_files
+from ropewalk.models.checkpoint.card import card_with, redo_command
+from ropewalk.models.checkpoint.output import check_output
 from ropewalk.models.config import read_config
+from ropewalk.models.defects.findings import find
+from ropewalk.models.defects.repair import repaired_config
 from ropewalk.models.facts import ModelFacts, read_facts
-from ropewalk.models.findings import find
+from ropewalk.models.live.long_positions import AngleError, angle_errors
 from ropewalk.models.load import refuse_remote_code
-from ropewalk.models.long_positions import AngleError, angle_errors
-from ropewalk.models.output import check_output
-from ropewalk.models.repair import repaired_config
 from ropewalk.models.source import config_path, resolve
 from ropewalk.schedule import FrequencySchedule
 from ropewalk.units import format_bytes, parse_target

@@ -10,12 +10,12 @@ from typing import Any
 from ropewalk.errors import RopewalkError
 from ropewalk.geometry import RopeGeometry
 from ropewalk.models.config import read_config
-from ropewalk.models.layers import LayerFacts, is_sliding, layers_of
-from ropewalk.models.record import Recorded, recorded
-from ropewalk.models.ropes import DEFAULT, rope_entries
-from ropewalk.models.scaling import current_schedule, factor_of, softmax_scale
-from ropewalk.models.values import is_whole, number, optional_whole, shown, whole
-from ropewalk.models.view import TextView, require_rope, view_of
+from ropewalk.models.structure.layers import LayerFacts, is_sliding, layers_of
+from ropewalk.models.structure.record import Recorded, recorded
+from ropewalk.models.structure.ropes import DEFAULT, rope_entries
+from ropewalk.models.structure.scaling import current_schedule, factor_of, softmax_scale
+from ropewalk.models.structure.values import is_whole, number, optional_whole, shown, whole
+from ropewalk.models.structure.view import TextView, require_rope, view_of
 from ropewalk.schedule import FrequencySchedule
 
 # Their full-attention heads are wider: global_head_dim, 512 unless given.

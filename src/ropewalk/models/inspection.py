@@ -13,11 +13,11 @@ from ropewalk.analysis import base_bound, out_of_bound
 from ropewalk.errors import RopewalkError
 from ropewalk.geometry import RopeGeometry
 from ropewalk.models.config import read_config, read_json
+from ropewalk.models.defects.finding import Finding
+from ropewalk.models.defects.findings import find
+from ropewalk.models.defects.tidy import tidy
 from ropewalk.models.facts import ModelFacts, read_facts
-from ropewalk.models.finding import Finding
-from ropewalk.models.findings import find
 from ropewalk.models.source import config_path, resolve
-from ropewalk.models.tidy import tidy
 from ropewalk.schedule import FrequencySchedule
 from ropewalk.units import parse_target
 

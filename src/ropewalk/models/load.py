@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.errors import RopewalkError, UsageError, one_line
-from ropewalk.models.weights import find_weights
+from ropewalk.models.checkpoint.weights import find_weights
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 ATTENTION = ("sdpa", "flash_attention_2", "flex_attention", "eager")

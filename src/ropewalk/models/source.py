@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from ropewalk.errors import RopewalkError, UsageError
-from ropewalk.models.values import shown
+from ropewalk.models.structure.values import shown
 
 CONFIG_NAME = "config.json"
 HEMP = "hemp"

@@ -9,17 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.errors import RopewalkError, one_line
-from ropewalk.models.checks import Check, Outcome, Status, compare_runs, dialects, weights_of
-from ropewalk.models.companions import read_manifest
+from ropewalk.models.checkpoint.companions import read_manifest
+from ropewalk.models.checkpoint.weights import check_shard, find_weights
 from ropewalk.models.config import read_config
 from ropewalk.models.facts import read_facts
+from ropewalk.models.live.long_positions import AngleError, angle_errors
 from ropewalk.models.load import load_model, pick_device, refuse_remote_code
-from ropewalk.models.long_positions import AngleError, angle_errors
-from ropewalk.models.original import Original, original_of
-from ropewalk.models.probe import dtype_that_fits, number_of_parameters, probes_for, run, takes_positions
+from ropewalk.models.proof.checks import Check, Outcome, Status, compare_runs, dialects, weights_of
+from ropewalk.models.proof.original import Original, original_of
+from ropewalk.models.proof.probe import (
+    dtype_that_fits,
+    number_of_parameters,
+    probes_for,
+    run,
+    takes_positions,
+)
+from ropewalk.models.proof.stock import stock_run
 from ropewalk.models.source import resolve
-from ropewalk.models.stock import stock_run
-from ropewalk.models.weights import check_shard, find_weights
 from ropewalk.schedule import FrequencySchedule
 
 NAMES = ("active", "stock-parity", "identity", "dialects", "weights")

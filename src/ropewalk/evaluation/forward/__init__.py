@@ -1,0 +1,1 @@
+"""Forward passes for measurement: chunks, caches that fork, logits only where scored."""

@@ -1,0 +1,186 @@
+"""A text held in the cache: extended, cropped, forked, asked and continued. Axes: B rows, T tokens, V words."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ropewalk.errors import UsageError
+from ropewalk.evaluation.forward.caches import cache_bytes, copied, croppable, new_cache
+from ropewalk.evaluation.forward.regimes import fixed_length
+from ropewalk.evaluation.forward.scored import Scored, check_finite, token_loss
+
+if TYPE_CHECKING:
+    from ropewalk.evaluation.forward.engine import Engine, Ids
+
+
+class Context:
+    """A text in the cache (one row, or several rows of equal length).
+
+    The last token is always kept out of the cache: whatever is asked next starts with its forward, so an
+    answer's first token needs no pass of its own and going back to an earlier length recomputes nothing.
+    """
+
+    def __init__(self, engine: Engine, *, capacity: int, rope_length: int | None = None) -> None:
+        self.engine = engine
+        self.capacity = capacity
+        self.rope_length = rope_length
+        self.ids_BT = torch.empty(1, 0, dtype=torch.long, device=engine.device)
+        self._cache = self._fresh()
+
+    def _fresh(self) -> Any:
+        """An empty cache, or None for a model that is read whole each time."""
+        return new_cache(self.engine.model, self.capacity, forkable=True) if self.engine.chunkable else None
+
+    @property
+    def length(self) -> int:
+        """Tokens in the text."""
+        return self.ids_BT.shape[1]
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of the filled cache."""
+        return 0 if self._cache is None else cache_bytes(self._cache)
+
+    @torch.inference_mode()
+    def extend(self, ids: Ids) -> Context:
+        """Append tokens, prefilling all but the very last one. Returns itself."""
+        new_BT = self.engine.tensor(ids)
+        if self.length and new_BT.shape[0] != self.ids_BT.shape[0]:
+            raise UsageError(
+                f"{new_BT.shape[0]} rows cannot extend {self.ids_BT.shape[0]}", hint="give one text a row"
+            )
+        if new_BT.shape[1] == 0:
+            return self
+        done = max(0, self.length - 1)
+        self.ids_BT = torch.cat([self.ids_BT, new_BT], dim=1) if self.length else new_BT
+        if not self.engine.chunkable:
+            return self
+        with self._running():
+            for begin in range(done, self.length - 1, self.engine.chunk):
+                end = min(begin + self.engine.chunk, self.length - 1)
+                self.engine._source(self.ids_BT[:, begin:end], self._cache)
+        return self
+
+    def crop(self, length: int) -> Context:
+        """Go back to the first `length` tokens. A model with recurrent state is prefilled again."""
+        if not 0 <= length <= self.length:
+            raise UsageError(f"cannot crop {self.length} tokens to {length}", hint="crop to a shorter length")
+        if length == self.length:
+            return self
+        kept_BT = self.ids_BT[:, :length]
+        remove = max(0, self.length - 1) - max(0, length - 1)
+        if not self.engine.chunkable or croppable(self._cache):
+            if self.engine.chunkable:
+                self._cache.crop(-remove)
+            self.ids_BT = kept_BT
+            return self
+        self._cache = self._fresh()
+        self.ids_BT = kept_BT[:, :0]
+        return self.extend(kept_BT) if length else self
+
+    def fork(self) -> Context:
+        """An independent copy of the text and its cache."""
+        other = Context(self.engine, capacity=self.capacity, rope_length=self.rope_length)
+        other.ids_BT, other._cache = self.ids_BT.clone(), copied(self._cache)
+        return other
+
+    @torch.inference_mode()
+    def score(self, ids: Ids) -> Scored:
+        """Teacher-forced probability and greedy choices of a continuation, in one forward; the text stays."""
+        if self.ids_BT.shape[0] != 1:
+            raise UsageError("score takes one row", hint="use score_rows for several")
+        return self.score_rows(ids)[0]
+
+    @torch.inference_mode()
+    def score_rows(self, ids: Ids) -> list[Scored]:
+        """`score` with one continuation a row, all of the same number of tokens."""
+        answer_BT = self.engine.tensor(ids)
+        if self.length == 0 or answer_BT.shape[1] == 0:
+            raise UsageError(
+                "nothing to score: the text or the answer is empty", hint="give one token of each"
+            )
+        if answer_BT.shape[0] != self.ids_BT.shape[0]:
+            raise UsageError(
+                f"{answer_BT.shape[0]} answers for {self.ids_BT.shape[0]} rows", hint="give one a row"
+            )
+        fed_BT = torch.cat([self.ids_BT[:, -1:], answer_BT[:, :-1]], dim=1)
+        losses, choices = [], []
+        for logits_BTV, first, last in self._ask(fed_BT):
+            losses.append(token_loss(logits_BTV, answer_BT[:, first:last]))
+            choices.append(logits_BTV.argmax(dim=-1))
+            check_finite(losses[-1], self.length + first)
+        rows = zip(
+            answer_BT.tolist(),
+            torch.cat(losses, 1).neg().tolist(),
+            torch.cat(choices, 1).tolist(),
+            strict=True,
+        )
+        return [Scored(tuple(answer), tuple(logprobs), tuple(greedy)) for answer, logprobs, greedy in rows]
+
+    @torch.inference_mode()
+    def generate(self, max_tokens: int, *, stop: Sequence[int] = ()) -> list[int]:
+        """Greedy continuation of a one-row text, up to a stop token (not included); the text stays."""
+        if self.ids_BT.shape[0] != 1 or self.length == 0:
+            raise UsageError("generate takes one row that is not empty", hint="extend the context first")
+        before, written = self.length, list[int]()
+        if not self.engine.chunkable:
+            return self._generate_whole(max_tokens, stop)
+        cache = self._cache if croppable(self._cache) else copied(self._cache)
+        token_BT = self.ids_BT[:, -1:]
+        with self._running():
+            for _ in range(max_tokens):
+                logits_BTV = self.engine._source(token_BT, cache).logits(0, 1)
+                check_finite(logits_BTV.amax(-1), before + len(written))
+                token_BT = logits_BTV.argmax(dim=-1)
+                if int(token_BT) in stop:
+                    break
+                written.append(int(token_BT))
+        if cache is self._cache:
+            cache.crop(before - 1 - cache.get_seq_length())
+        return written
+
+    def _generate_whole(self, max_tokens: int, stop: Sequence[int]) -> list[int]:
+        """Generation for a model that cannot go on from its cache: one forward of the whole text a token."""
+        ids_BT, written = self.ids_BT, list[int]()
+        with self._running():
+            for _ in range(max_tokens):
+                logits_BTV = self.engine._source(ids_BT, None).logits(ids_BT.shape[1] - 1, ids_BT.shape[1])
+                check_finite(logits_BTV.amax(-1), ids_BT.shape[1] - 1)
+                token_BT = logits_BTV.argmax(dim=-1)
+                if int(token_BT) in stop:
+                    break
+                written.append(int(token_BT))
+                ids_BT = torch.cat([ids_BT, token_BT], dim=1)
+        return written
+
+    def _ask(self, fed_BT: torch.Tensor) -> Iterator[tuple[torch.Tensor, int, int]]:
+        """Logits after each fed token, slice by slice; the cache is as before afterwards."""
+        engine, rows, length = self.engine, fed_BT.shape[0], fed_BT.shape[1]
+        step = engine.slice_tokens(rows)
+        if not engine.chunkable:
+            with self._running():
+                source = engine._source(torch.cat([self.ids_BT[:, :-1], fed_BT], dim=1), None)
+                for first in range(0, length, step):
+                    last = min(first + step, length)
+                    yield source.logits(first + self.length - 1, last + self.length - 1), first, last
+            return
+        cache = self._cache if croppable(self._cache) else copied(self._cache)
+        with self._running():
+            for begin in range(0, length, engine.chunk):
+                end = min(begin + engine.chunk, length)
+                source = engine._source(fed_BT[:, begin:end], cache)
+                for first in range(begin, end, step):
+                    last = min(first + step, end)
+                    yield source.logits(first - begin, last - begin), first, last
+        if cache is self._cache:
+            cache.crop(-length)
+
+    @contextlib.contextmanager
+    def _running(self) -> Iterator[None]:
+        length = self.engine._rope_length(self.rope_length or max(self.capacity, self.length))
+        with self.engine._guard(), fixed_length(self.engine.model, length):
+            yield

@@ -1,0 +1,1 @@
+"""Measuring a deployed model through its OpenAI-compatible server."""

@@ -1,0 +1,165 @@
+"""Retrieval tasks against a served model, to prove that the deployed server really has the longer window."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ropewalk.errors import UsageError
+from ropewalk.evaluation.retrieval import DEFAULT_DEPTHS, DEFAULT_SAMPLES, GRIDS
+from ropewalk.evaluation.scores import SampleScore, generated, rows_of
+from ropewalk.evaluation.served.endpoint import Endpoint, EndpointError, TooLongError
+from ropewalk.evaluation.served.plan import Asked, Gauge
+from ropewalk.evaluation.served.probe import Probe, findings_of, probe_lengths
+from ropewalk.evaluation.served.server import Reply, Server
+from ropewalk.evaluation.served.workers import in_parallel
+from ropewalk.evaluation.tasks.base import Question
+from ropewalk.evaluation.tasks.registry import even_depths, find_kinds
+from ropewalk.evaluation.tasks.sentences import sentences_of
+
+API_KEY_VARIABLE = "ROPEWALK_API_KEY"
+
+
+@dataclass(frozen=True)
+class ServedResult:
+    """Rows as of a loaded model, and what was found about the server itself."""
+
+    model: str
+    api: str
+    rows: list[dict[str, Any]]
+    findings: list[dict[str, Any]]
+    probes: list[Probe]
+    scores: list[SampleScore] = field(default_factory=list)
+
+    @property
+    def truncates(self) -> bool:
+        """Whether the server was caught cutting prompts in silence."""
+        return any(finding["id"] in ("truncates", "head-unread") for finding in self.findings)
+
+
+def connect(
+    url: str,
+    model: str | None = None,
+    *,
+    api: str = "auto",
+    api_key: str | None = None,
+    timeout_s: float = 300.0,
+    tries: int = 4,
+    backoff_s: float = 1.0,
+) -> Server:
+    """A server ready to be asked. The key comes from ROPEWALK_API_KEY unless given."""
+    key = api_key or os.environ.get(API_KEY_VARIABLE) or None
+    endpoint = Endpoint(url, api_key=key, timeout_s=timeout_s, tries=tries, backoff_s=backoff_s)
+    return Server(endpoint, model, api=api)
+
+
+def run_served(
+    server: Server,
+    *,
+    tasks: Sequence[str],
+    lengths: Sequence[int],
+    tokenizer: Any | None = None,
+    depths: int | Sequence[float] = DEFAULT_DEPTHS,
+    samples: int = DEFAULT_SAMPLES,
+    seed: int = 0,
+    grid: str = "shared",
+    max_tokens: int | None = None,
+    haystack: Sequence[str] | None = None,
+    questions: Sequence[Question] = (),
+    workers: int = 4,
+    finished: Collection[SampleScore] = (),
+    on_score: Callable[[SampleScore], None] | None = None,
+    on_tokens: Callable[[int, int], None] | None = None,
+) -> ServedResult:
+    """Greedy answers to every sample, scored by whether they say the value.
+
+    Lengths that the server refuses are left out and named among the findings. `finished` scores are not asked again;
+    `on_score` is called as each answer comes, so that a server that dies loses nothing that it answered.
+    """
+    if grid not in GRIDS or samples < 1 or workers < 1 or not lengths:
+        raise UsageError(
+            f"grid={grid!r}, samples={samples}, workers={workers}, lengths={list(lengths)} ask nothing",
+            hint=f"grid is one of {', '.join(GRIDS)}; the others start at 1",
+        )
+    places = even_depths(depths) if isinstance(depths, int) else tuple(float(depth) for depth in depths)
+    names = [("needle-packed" if grid == "packed" and n == "needle" else n) for n in find_kinds(tasks)]
+    gauge = Gauge(server, tokenizer, min(lengths), max_tokens=max_tokens)
+    probes = probe_lengths(server, gauge, sorted(set(lengths)), seed)
+    findings = findings_of(probes)
+    taken = [probe.length for probe in probes if probe.refused is None]
+    options = {
+        "haystack": None if haystack is None else sentences_of(haystack),
+        "questions": tuple(questions),
+    }
+    asked = [
+        one
+        for name in names
+        if taken
+        for group in gauge.groups(
+            name, lengths=taken, depths=places, samples=samples, seed=seed, options=options
+        )
+        for one in group
+    ]
+    found, cut = _scores(server, asked, finished, on_score, on_tokens, workers)
+    findings += _answer_findings(cut, len(asked))
+    if not gauge.counts:
+        findings.append(
+            _finding("no-usage", "info", "the server does not count tokens: lengths are the tokenizer's")
+        )
+    return ServedResult(server.model, server.api, rows_of(found), findings, probes, found)
+
+
+def _scores(
+    server: Server,
+    asked: Sequence[Asked],
+    finished: Collection[SampleScore],
+    on_score: Callable[[SampleScore], None] | None,
+    on_tokens: Callable[[int, int], None] | None,
+    workers: int,
+) -> tuple[list[SampleScore], int]:
+    """Scores in the order of the plan, and how many answers were cut before they began."""
+    kept = {score.key: score for score in finished if score.scoring == "generation"}
+    todo = [one for one in asked if one.sample.key not in kept]
+    total, done, cut = round(sum(one.expected_tokens for one in todo)), 0.0, 0
+    for one, reply in in_parallel(lambda one: (one, _asked(server, one)), todo, workers):
+        score = generated(one.sample, reply.text, prompt_tokens=reply.prompt_tokens)
+        kept[score.key] = score
+        cut += not reply.text.strip() and reply.finish == "length"
+        done += one.expected_tokens
+        if on_score is not None:
+            on_score(score)
+        if on_tokens is not None:
+            on_tokens(round(done), total)
+    return [kept[one.sample.key] for one in asked], cut
+
+
+def _asked(server: Server, one: Asked) -> Reply:
+    try:
+        return server.ask(one.text(server.chat), one.max_tokens)
+    except EndpointError as error:
+        sample = one.sample
+        where = f"task {sample.task}, length {sample.length}"
+        where += "" if sample.depth is None else f", depth {sample.depth:g}"
+        hint = error.hint
+        if isinstance(error, TooLongError):
+            hint = "its window is barely longer: ask for a little less than the window, or give --tokenizer"
+        raise type(error)(f"{where}: {error.message}", hint=hint) from error
+
+
+def _answer_findings(cut: int, asked: int) -> list[dict[str, Any]]:
+    if not cut:
+        return []
+    return [
+        _finding(
+            "answers-cut",
+            "warning",
+            f"{cut} of {asked} answers were cut before they said anything: a model that thinks first needs more room",
+            "--max-answer-tokens 2048, or switch the model's thinking off",
+        )
+    ]
+
+
+def _finding(name: str, severity: str, message: str, fix: str = "nothing to do") -> dict[str, Any]:
+    return {"id": name, "severity": severity, "length": None, "message": message, "fix": fix}

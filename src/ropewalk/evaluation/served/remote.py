@@ -1,0 +1,131 @@
+"""An evaluation of a served model: retrieval by generation, and loss where the server gives prompt log-probs."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from ropewalk.errors import UsageError
+from ropewalk.evaluation import verdict
+from ropewalk.evaluation.cells import Cells
+from ropewalk.evaluation.corpus import read_documents
+from ropewalk.evaluation.inputs import haystack_of, questions_of
+from ropewalk.evaluation.request import EvalRequest
+from ropewalk.evaluation.result import Controls, EvalResult, LossRow
+from ropewalk.evaluation.scores import SampleScore
+from ropewalk.evaluation.scores import by_length as retrieval_by_length
+from ropewalk.evaluation.served.asking import ServedResult, connect, run_served
+from ropewalk.evaluation.watch import Watcher
+
+
+def measure_served(request: EvalRequest, tokenizer: Any | None, cells: Cells, watcher: Watcher) -> EvalResult:
+    """Ask the server at `request.model` (a URL). There are no controls: only the deployed model can be asked."""
+    if not request.lengths:
+        raise UsageError("a server does not tell its window", hint="give --lengths 4k..32k")
+    if request.health:
+        raise UsageError(
+            "health looks inside the model, a server shows only answers", hint="leave out --health"
+        )
+    api = {"completion": "completions"}.get(request.style, request.style)
+    server = connect(request.model, request.served_model, api=api, timeout_s=request.timeout_s)
+    if request.tokenizer is not None and tokenizer is None:
+        from ropewalk.models.load import load_tokenizer
+
+        tokenizer = load_tokenizer(request.tokenizer)
+    remarks: list[str] = []
+    if request.retrieval_tasks and request.scoring not in ("teacher-forced", "generation"):
+        remarks.append(
+            f"a server only writes answers: --scoring {request.scoring} has no effect, generation is scored"
+        )
+    served = _retrieval(request, server, tokenizer, cells, watcher) if request.retrieval_tasks else None
+    loss = _loss(request, server, cells, watcher, remarks) if request.reads_text else []
+    rows = [] if served is None else served.rows
+    by_size = retrieval_by_length(rows)
+    findings = [] if served is None else served.findings
+    said = [f"{finding['severity']}: {finding['message']}" for finding in findings]
+    return EvalResult(
+        model=f"{server.model} at {request.model}",
+        protocol=request.protocol,
+        original_length=request.original_length,
+        lengths=request.lengths,
+        loss=loss,
+        retrieval=rows,
+        retrieval_by_length=by_size,
+        served=None if served is None else _about(served),
+        verdict=[*said, *verdict.text_verdict(loss, Controls(), None), *verdict.retrieval_verdict(by_size)],
+        next=_next(served),
+        remarks=remarks,
+        request=request,
+    )
+
+
+def _retrieval(
+    request: EvalRequest, server: Any, tokenizer: Any | None, cells: Cells, watcher: Watcher
+) -> ServedResult:
+    watcher.begin("retrieval")
+    told = [0, 0]
+
+    def on_tokens(done: int, total: int) -> None:
+        watcher.plan(total - told[1])
+        watcher.step(done - told[0])
+        told[:] = [done, total]
+
+    return run_served(
+        server,
+        tasks=request.retrieval_tasks,
+        lengths=request.lengths,
+        tokenizer=tokenizer,
+        depths=request.depths,
+        samples=request.samples,
+        seed=request.seed,
+        grid=request.grid,
+        max_tokens=request.max_answer_tokens,
+        haystack=haystack_of(request),
+        questions=questions_of(request),
+        workers=request.workers,
+        finished=[SampleScore.from_json(row) for row in cells.scores()],
+        on_score=lambda score: cells.keep_score(score.to_json()),
+        on_tokens=on_tokens,
+    )
+
+
+def _loss(
+    request: EvalRequest, server: Any, cells: Cells, watcher: Watcher, remarks: list[str]
+) -> list[LossRow]:
+    from ropewalk.evaluation.served.loss import document_losses, find_way, loss_table
+
+    way = find_way(server)
+    if way is None:
+        remarks.append("the server gives no log-probabilities of the prompt: loss is not measured")
+        return []
+    watcher.begin("text")
+    documents = read_documents(request.text)[: request.max_segments]
+    kept = cells.document("served-loss")
+    losses = kept or document_losses(server, way, documents, max(request.lengths))
+    if kept is None:
+        cells.keep_document("served-loss", losses)
+    rows = loss_table(losses, request.lengths)
+    names = set(LossRow.model_fields)
+    return [
+        LossRow(
+            **{"ci": None, "tail_ci": None, "units": row["documents"]}
+            | {k: v for k, v in row.items() if k in names}
+        )
+        for row in rows
+    ]
+
+
+def _about(served: ServedResult) -> dict[str, Any]:
+    return {
+        "model": served.model,
+        "api": served.api,
+        "truncates": served.truncates,
+        "findings": served.findings,
+        "probes": [dataclasses.asdict(probe) for probe in served.probes],
+    }
+
+
+def _next(served: ServedResult | None) -> str:
+    if served is not None and served.truncates:
+        return "set the server's own context length (ropewalk export names the flag of each), then ask again"
+    return "ropewalk eval MODEL --lengths ...   # the same checkpoint here, with the controls that a server cannot give"

@@ -1,0 +1,1 @@
+"""The files of a checkpoint besides config.json: weights, tokenizer, card."""

@@ -1,0 +1,1 @@
+"""The known ways to write a broken configuration: found, named, mended."""

@@ -1,0 +1,244 @@
+"""The corrected configuration that the findings ask for: stock readers of every dialect then compute what was meant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from ropewalk.errors import RopewalkError
+from ropewalk.methods import schedule as make_schedule
+from ropewalk.methods.build import temperature
+from ropewalk.models.carrier import write_schedules
+from ropewalk.models.defects.finding import Finding
+from ropewalk.models.defects.findings import find
+from ropewalk.models.defects.tidy import tidy
+from ropewalk.models.facts import ModelFacts, RopeFacts, read_facts
+from ropewalk.models.structure.ropes import DEFAULT, entry_type
+from ropewalk.models.structure.scaling import yarn_schedule
+from ropewalk.models.structure.table import row_of
+from ropewalk.models.structure.values import is_number, is_whole
+from ropewalk.models.structure.view import view_of
+from ropewalk.schedule import FrequencySchedule
+
+_ROPE_KEYS = ("rope_parameters", "rope_scaling")
+# Mended by writing the frequencies that are meant anew, in both dialects.
+_BY_REWRITING = frozenset({"unknown-rope-type", "nested-truncate", "phi-longrope-only"})
+_ROUNDS = 4
+Mend = Callable[[dict[str, Any], ModelFacts], None]
+
+
+def repaired_config(config: Mapping[str, Any], findings: Iterable[Finding] | None = None) -> dict[str, Any]:
+    """A new configuration with every repairable finding mended; what cannot be mended stays as it is.
+
+    `findings` (default: all of them) may be a selection. Faults of type and place come first, then single values,
+    then, where a finding wants it, the frequencies that are meant are written anew in both dialects. `find` on the
+    result says what is left.
+    """
+    found = find(config)
+    given = found if findings is None else list(findings)
+    wanted = {finding.id for finding in given if finding.repairable}
+    fixed, _ = tidy(config)
+    everything = wanted == {finding.id for finding in found if finding.repairable}
+    for _ in range(_ROUNDS):
+        fixed = _mended(fixed, wanted)
+        # A mended fault may uncover another one: a dictionary that now is read may lack its original length.
+        left = {finding.id for finding in find(fixed) if finding.repairable}
+        if not everything or not left:
+            break
+        wanted = left
+    return fixed
+
+
+def _mended(config: dict[str, Any], wanted: set[str]) -> dict[str, Any]:
+    facts = read_facts(config)
+    for name, mend in _MENDS.items():
+        if name in wanted:
+            mend(config, facts)
+            facts = read_facts(config)
+    return _rewritten(config, facts) if wanted & _BY_REWRITING else config
+
+
+def _text(config: dict[str, Any]) -> dict[str, Any]:
+    here = config
+    for key in view_of(config).path:
+        here = here.setdefault(key, {})
+    return here
+
+
+def _entries(config: dict[str, Any], label: str) -> list[dict[str, Any]]:
+    """The dictionaries in the file that hold an entry, one for each dialect that has it."""
+    text, found = _text(config), []
+    for key in _ROPE_KEYS:
+        value = text.get(key)
+        if not isinstance(value, dict) or not value:
+            continue
+        inner = value.get(label)
+        if isinstance(inner, dict):
+            found.append(inner)
+        elif label == DEFAULT or key == "rope_scaling":
+            found.append(value)
+    return found
+
+
+def _each(change: Callable[[dict[str, Any], ModelFacts, RopeFacts], None]) -> Mend:
+    def mend(config: dict[str, Any], facts: ModelFacts) -> None:
+        for label, rope in facts.ropes.items():
+            if rope.rope_type == "default":
+                continue
+            for entry in _entries(config, label):
+                change(entry, facts, rope)
+
+    return mend
+
+
+def _drop_scaling(config: dict[str, Any], facts: ModelFacts) -> None:
+    for key in _ROPE_KEYS:
+        _text(config).pop(key, None)
+
+
+def _nest(config: dict[str, Any], facts: ModelFacts) -> None:
+    text = _text(config)
+    flat = text["rope_parameters"]
+    nested = {label: dict(rope.parameters) for label, rope in facts.ropes.items()}
+    own = nested[facts.main]
+    text["rope_parameters"] = nested | {facts.main: {"rope_theta": own["rope_theta"]} | flat}
+
+
+def _move_old(config: dict[str, Any], facts: ModelFacts) -> None:
+    text = _text(config)
+    old = text.pop("rope_scaling")
+    if tuple(facts.ropes) == (DEFAULT,):
+        text["rope_parameters"] = dict(facts.rope.parameters) | old
+        return
+    entries = {label: dict(rope.parameters) for label, rope in facts.ropes.items()}
+    entries[facts.main] |= old
+    given = text.get("rope_parameters")
+    silent = (
+        {label: None for label, value in given.items() if value is None} if isinstance(given, dict) else {}
+    )
+    text["rope_parameters"] = silent | entries
+
+
+def _restate(config: dict[str, Any], facts: ModelFacts) -> None:
+    """Both dialects saying what transformers reads today."""
+    text, values = _text(config), dict(facts.rope.parameters)
+    for name in {"rope_theta", *(name for name in ("rotary_emb_base",) if name in text)}:
+        text[name] = values["rope_theta"]
+    text["rope_parameters"] = values
+    plain = set(values) <= {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
+    if values["rope_type"] == DEFAULT and plain:
+        text.pop("rope_scaling", None)
+        return
+    old = {name: value for name, value in values.items() if name != "rope_theta"}
+    text["rope_scaling"] = {"type": values["rope_type"]} | old
+
+
+def _agree_on_original(config: dict[str, Any], facts: ModelFacts) -> None:
+    for entry in _entries(config, DEFAULT):
+        entry["original_max_position_embeddings"] = facts.original_length
+
+
+def _name_type(config: dict[str, Any], facts: ModelFacts) -> None:
+    old = _text(config)["rope_scaling"]
+    old["rope_type"] = old["type"]
+
+
+def _state_head_dim(config: dict[str, Any], facts: ModelFacts) -> None:
+    _text(config)["head_dim"] = view_of(config).head_dim
+
+
+def _state_factor(entry: dict[str, Any], facts: ModelFacts, rope: RopeFacts) -> None:
+    factor, implied = entry.get("factor"), facts.max_position_embeddings / rope.geometry.original_length
+    if implied > 1.0 and (factor is None or not is_number(factor) or factor <= 0):
+        entry["factor"] = implied
+
+
+def _state_original(entry: dict[str, Any], facts: ModelFacts, rope: RopeFacts) -> None:
+    factor = entry.get("factor")
+    if is_number(factor) and factor > 1 and not is_whole(entry.get("original_max_position_embeddings")):
+        entry["original_max_position_embeddings"] = max(1, round(facts.max_position_embeddings / factor))
+
+
+def _raise_window(config: dict[str, Any], facts: ModelFacts) -> None:
+    rope = facts.rope
+    if rope.factor > 1 and facts.max_position_embeddings <= rope.geometry.original_length:
+        _text(config)["max_position_embeddings"] = round(rope.geometry.original_length * rope.factor)
+
+
+def _state_attention(entry: dict[str, Any], facts: ModelFacts, rope: RopeFacts) -> None:
+    given = entry.get("attn_factor")
+    if is_number(given) and entry.get("attention_factor") is None:
+        entry["attention_factor"] = float(given) * temperature(rope.factor)
+    entry.pop("attn_factor", None)
+
+
+def _state_mscales(entry: dict[str, Any], facts: ModelFacts, rope: RopeFacts) -> None:
+    if rope.schedule is not None:
+        entry |= dict.fromkeys(("short_mscale", "long_mscale"), rope.schedule.attention_factor)
+
+
+def _proportional(entry: dict[str, Any], facts: ModelFacts, rope: RopeFacts) -> None:
+    if rope.rope_type == "linear":
+        entry.pop("type", None)
+        entry["rope_type"] = "proportional"
+        own = ((row_of(facts.text_type) or {}).get("rope_parameters") or {}).get(rope.layer_type) or {}
+        entry.setdefault("partial_rotary_factor", own.get("partial_rotary_factor", 1.0))
+
+
+_MENDS: dict[str, Mend] = {
+    "scaling-ignored": _drop_scaling,
+    "flat-rope-on-nested": _nest,
+    "rope-scaling-unread": _move_old,
+    "missing-factor": _each(_state_factor),
+    "bad-factor": _each(_state_factor),
+    "original-length-missing": _each(_state_original),
+    "original-above-window": _raise_window,
+    "window-not-raised": _raise_window,
+    "attn-factor-spelling": _each(_state_attention),
+    "head-dim-null": _state_head_dim,
+    "phimoe-mscale": _each(_state_mscales),
+    "proportional-replaced": _each(_proportional),
+    "old-type-key": _name_type,
+    "original-lengths-disagree": _agree_on_original,
+    "nested-rope-on-flat": _restate,
+    "dialects-disagree": _restate,
+    "new-dialect-only": _restate,
+}
+
+
+def _rewritten(config: dict[str, Any], facts: ModelFacts) -> dict[str, Any]:
+    """The same configuration with the frequencies that it means written anew in both dialects."""
+    schedules = {}
+    for label, rope in facts.ropes.items():
+        meant = rope.schedule if rope.rope_type in _KNOWN else None
+        meant = _meant(config, facts, rope) if meant is None or not _same_type(config, facts, rope) else meant
+        if meant is not None:
+            schedules[label] = meant
+    if not schedules:
+        return config
+    return write_schedules(config, facts, schedules, facts.max_position_embeddings, note=False)
+
+
+_KNOWN = ("default", "linear", "yarn", "llama3", "longrope", "proportional")
+
+
+def _same_type(config: dict[str, Any], facts: ModelFacts, rope: RopeFacts) -> bool:
+    """Whether the type that the file names is the one that the class will use."""
+    return all(entry_type(entry) in (rope.rope_type, "mrope") for entry in _entries(config, rope.layer_type))
+
+
+def _meant(config: dict[str, Any], facts: ModelFacts, rope: RopeFacts) -> FrequencySchedule | None:
+    """What an entry wanted that stock code does not understand, as a schedule."""
+    raw = next(iter(_entries(config, rope.layer_type)), None)
+    kind = entry_type(raw) if raw is not None else rope.rope_type
+    factor = rope.parameters.get("factor")
+    if not is_number(factor) or factor < 1:
+        return rope.schedule
+    try:
+        if kind.lower().startswith("ntk") or kind.lower().endswith("ntk"):
+            return make_schedule("ntk", rope.geometry, factor=factor)
+        if kind == "yarn" and rope.rope_type != "yarn":
+            return yarn_schedule(rope.parameters, rope.geometry, float(factor))
+    except RopewalkError:
+        return None
+    return rope.schedule

@@ -1,0 +1,1 @@
+"""Rotary modules of a loaded model: found, written, read back, restored."""

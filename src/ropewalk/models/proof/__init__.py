@@ -1,0 +1,1 @@
+"""What `verify` computes: the original, probes, a stock process, the checks."""

@@ -1,0 +1,251 @@
+"""The rotary entries of a configuration as transformers reads them, in every dialect, one per layer type.
+
+Dialects: `rope_parameters` (transformers 5, flat or nested by layer type), `rope_theta` with `rope_scaling` (older),
+`rotary_emb_base` and `rotary_pct` (GPT-NeoX), `rope_local_base_freq` (Gemma 3), `global_rope_theta` and
+`local_rope_theta` (ModernBERT), `rotary_dim`, `attn_config` (DBRX), `compress_rope_theta` (DeepSeek V4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ropewalk.errors import RopewalkError
+from ropewalk.models.structure.table import COPIES_FLAT, FLAT_IGNORED
+from ropewalk.models.structure.values import is_number, number, shown
+from ropewalk.models.structure.view import TextView
+
+DEFAULT = "default"
+STOCK_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3", "proportional")
+_LAYER_WORDS = ("attention", "hybrid", "main", "compress")
+_PHI = ("phi3", "phi4_multimodal")
+_LEGACY_KEYS = ("rope_parameters", "rope_scaling")
+
+
+def rope_entries(view: TextView) -> dict[str, dict[str, Any] | None]:
+    """Every rotary entry by label: `default` for a flat configuration, else the layer types (None: never rotated)."""
+    given = {key: _optional_mapping(key, view.text.get(key)) for key in _LEGACY_KEYS}
+    default = (view.row or {}).get("rope_parameters")
+    if (view.row or {}).get("table"):
+        return {DEFAULT: _table_entry(view)}
+    if is_nested_type(view) or (view.row is None and nested_labels(view, given["rope_parameters"])):
+        return _nested_entries(view, given, default or {})
+    legacy = None if (view.row or {}).get("new_only") else given["rope_scaling"]
+    # An empty dictionary counts as absent, as it does in transformers.
+    raw = (
+        legacy
+        or _flattened(view, given["rope_parameters"])
+        or (default if _is_scaled(default) else None)
+        or {}
+    )
+    return {DEFAULT: _completed(view, dict(raw), default or {}, theta_names=("rope_theta",))}
+
+
+def is_nested_type(view: TextView) -> bool:
+    """Whether the class of this model keeps one entry for each layer type."""
+    default = (view.row or {}).get("rope_parameters")
+    if view.model_type in ("beam", "cohere_compass_text"):
+        return True
+    return isinstance(default, Mapping) and any(isinstance(value, Mapping) for value in default.values())
+
+
+def entry_type(entry: Mapping[str, Any]) -> str:
+    """`rope_type`, or the older `type`; anything but a name is an error."""
+    value = entry.get("rope_type", entry.get("type", DEFAULT))
+    if value is None:
+        return DEFAULT
+    if not isinstance(value, str):
+        raise RopewalkError(
+            f"config.json: rope_type={shown(value)} is not a name",
+            hint=f"use one of {', '.join(STOCK_TYPES)}",
+        )
+    return value
+
+
+def _is_scaled(default: Mapping[str, Any] | None) -> bool:
+    return bool(default) and entry_type(default or {}) != DEFAULT
+
+
+def _optional_mapping(name: str, value: Any) -> dict[str, Any] | None:
+    if value is None:
+        return None
+    if not isinstance(value, Mapping):
+        raise RopewalkError(
+            f"config.json: {name}={shown(value)} is not a mapping",
+            hint=f'{name} holds named values, for example {{"rope_type": "linear", "factor": 2.0}}, or null',
+        )
+    return dict(value)
+
+
+def _flattened(view: TextView, parameters: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The one entry that a class without layer types can mean by a nested dictionary."""
+    labels = nested_labels(view, parameters)
+    if not parameters or not labels:
+        return parameters
+    entries = [
+        parameters[label] for label in ("full_attention", *labels) if isinstance(parameters.get(label), dict)
+    ]
+    return dict(entries[0]) if entries else None
+
+
+def nested_labels(view: TextView, parameters: Mapping[str, Any] | None) -> list[str]:
+    """The keys of a rotary dictionary that name layer types."""
+    if not parameters:
+        return []
+    labels = set((view.row or {}).get("labels") or ()) | set((view.row or {}).get("layer_types") or ())
+    types = view.text.get("layer_types")
+    labels |= {kind for kind in types if isinstance(kind, str)} if isinstance(types, list) else set()
+    return [
+        key
+        for key, value in parameters.items()
+        if (isinstance(value, Mapping) or value is None)
+        and (key in labels or (not is_nested_type(view) and any(word in key for word in _LAYER_WORDS)))
+    ]
+
+
+def _nested_entries(
+    view: TextView, given: Mapping[str, dict[str, Any] | None], default: Mapping[str, Any]
+) -> dict[str, dict[str, Any] | None]:
+    parameters, legacy = given["rope_parameters"], given["rope_scaling"]
+    labels = nested_labels(view, parameters)
+    if view.model_type == "deepseek_v4" and not labels:
+        return _deepseek_v4(view, parameters or legacy or {}, default)
+    flat = legacy or parameters
+    if view.model_type in COPIES_FLAT and flat and not labels:
+        parameters, labels = {label: dict(flat) for label in default}, list(default)
+    found: dict[str, dict[str, Any] | None] = {}
+    for label in [*default, *[label for label in labels if label not in default]]:
+        entry = parameters.get(label) if parameters and label in labels else default.get(label)
+        if parameters and labels and label not in labels and view.model_type not in FLAT_IGNORED:
+            continue
+        if entry is None and (view.model_type not in FLAT_IGNORED):
+            found[label] = None
+            continue
+        merged = dict(entry or {})
+        if label not in labels and view.model_type in FLAT_IGNORED:
+            # These classes fill an entry that the file leaves out from its old keys, before their own default.
+            merged.pop("rope_theta", None)
+        if (
+            legacy
+            and view.model_type in FLAT_IGNORED
+            and (label != "sliding_attention" or "modernbert" in view.model_type)
+        ):
+            merged |= legacy
+        own = default.get(label)
+        own = dict(own) if isinstance(own, Mapping) else {}
+        if label in labels and view.model_type != "mimo_v2_flash":
+            # A share that the file's own entry leaves out is 1, not the class's.
+            own.pop("partial_rotary_factor", None)
+        found[label] = _completed(view, merged, own, theta_names=_theta_names(view, label))
+    if not any(entry is not None for entry in found.values()):
+        raise RopewalkError(
+            f"config.json: rope_parameters of model_type={shown(view.model_type)} names no layer type that rotates",
+            hint=f"nest it by layer type: {', '.join(map(shown, default or view.text.get('layer_types') or ()))}"[
+                :200
+            ],
+        )
+    return found
+
+
+def _theta_names(view: TextView, label: str) -> tuple[str, ...]:
+    sliding = "sliding" in label
+    if "modernbert" in view.model_type:
+        return ("local_rope_theta",) if sliding else ("global_rope_theta",)
+    if view.model_type in ("gemma3_text", "gemma3n_text", "t5gemma2_text"):
+        return ("rope_local_base_freq",) if sliding else ("rope_theta",)
+    if view.model_type == "dots3_note_text":
+        return ("swa_rope_theta",) if sliding else ("rope_theta",)
+    if view.model_type == "olmo3" and sliding:
+        # Stock code hands rope_theta to the full layers and falls back to the class's own for the others.
+        return ()
+    return ("rope_theta",)
+
+
+def _deepseek_v4(
+    view: TextView, scaling: Mapping[str, Any], default: Mapping[str, Any]
+) -> dict[str, dict[str, Any] | None]:
+    """Only compressed layers are scaled, on a base of their own, and without YaRN's attention factor."""
+    main = _completed(view, {}, default["main"], theta_names=("rope_theta",))
+    compress = dict(scaling) | {
+        "rope_theta": view.text.get("compress_rope_theta", default["compress"]["rope_theta"])
+    }
+    if entry_type(compress) == "yarn":
+        compress.setdefault("attention_factor", 1.0)
+    return {"main": main, "compress": _completed(view, compress, default["compress"], theta_names=())}
+
+
+def _completed(
+    view: TextView,
+    entry: dict[str, Any],
+    default: Mapping[str, Any],
+    *,
+    theta_names: tuple[str, ...],
+) -> dict[str, Any]:
+    """An entry with its type, its base and its share filled in, as transformers standardises it."""
+    kind = entry_type(entry)
+    if kind == "mrope":
+        kind = DEFAULT
+    if view.model_type in _PHI and kind in ("su", "yarn"):
+        kind = "longrope"
+    entry["rope_type"] = kind
+    entry["rope_theta"] = _theta(view, entry, default, theta_names)
+    share = _share(view, entry, default)
+    if share is not None:
+        entry["partial_rotary_factor"] = share
+    return entry
+
+
+def _theta(
+    view: TextView, entry: Mapping[str, Any], default: Mapping[str, Any], names: tuple[str, ...]
+) -> float:
+    candidates: list[tuple[str, Any]] = [("layer_rope_theta", _by_layer(view))]
+    candidates.append(("rope_theta", entry.get("rope_theta")))
+    candidates += [(name, view.given(name)) for name in names]
+    attention = view.text.get("attn_config")
+    if isinstance(attention, Mapping):
+        candidates.append(("attn_config.rope_theta", attention.get("rope_theta")))
+    for name, value in candidates:
+        if value is not None:
+            return number(name, value)
+    own: Any = default.get("rope_theta")
+    if own is None:
+        own = (view.row or {}).get("theta")
+    return float(own) if is_number(own) else 10000.0
+
+
+def _by_layer(view: TextView) -> Any:
+    """Granite's sliding variants: a base for each layer (0 never rotates), which overrides the dictionary's."""
+    bases = view.text.get("layer_rope_theta")
+    if not view.model_type.startswith("granite") or not isinstance(bases, list):
+        return None
+    types = view.text.get("layer_types")
+    full = [
+        base
+        for i, base in enumerate(bases)
+        if not isinstance(types, list) or i >= len(types) or types[i] == "full_attention"
+    ]
+    return next((base for base in [*full, *bases] if base), None)
+
+
+def _share(view: TextView, entry: Mapping[str, Any], default: Mapping[str, Any]) -> float | None:
+    """partial_rotary_factor, also from rotary_dim; None where this model never reads it."""
+    value = entry.get("partial_rotary_factor")
+    if value is None:
+        value = view.given("partial_rotary_factor")
+    rotary_dim = view.get("rotary_dim")
+    if value is None and rotary_dim is not None and view.model_type in ("minimax_m2", ""):
+        value = number("rotary_dim", rotary_dim) / view.head_dim
+    if value is None:
+        value = default.get("partial_rotary_factor")
+    if value is None:
+        return None
+    return number("partial_rotary_factor", value)
+
+
+def _table_entry(view: TextView) -> dict[str, Any]:
+    """GPT-J, CodeGen, RoFormer: a table on base 10000 that no configuration changes."""
+    entry: dict[str, Any] = {"rope_type": DEFAULT, "rope_theta": 10000.0}
+    rotary_dim = view.get("rotary_dim")
+    if rotary_dim is not None:
+        entry["partial_rotary_factor"] = number("rotary_dim", rotary_dim) / view.head_dim
+    return entry
