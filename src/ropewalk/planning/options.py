@@ -11,17 +11,14 @@ from ropewalk.analysis import (
     effective_factor,
     kernel_distortion,
     neighbour_resolution,
-    nominal_factor,
     out_of_bound,
-    suggested_betas,
 )
 from ropewalk.errors import RopewalkError
 from ropewalk.geometry import RopeGeometry
-from ropewalk.methods import methods, schedule
+from ropewalk.methods import methods
 from ropewalk.planning.carriage import Carriage, carriage
+from ropewalk.planning.variants import default_of, fitted, reaching
 from ropewalk.schedule import FrequencySchedule
-
-_BY_ROTATIONS = {"yarn": ("beta_fast", "beta_slow"), "by-parts": ("beta", "alpha")}
 
 
 @dataclass(frozen=True)
@@ -73,33 +70,18 @@ def options_for(
     """
     kept = kept or {}
     factor = target_length / geometry.original_length
-    made = []
+    found = []
     for name in methods():
         try:
-            made.append(
-                option(name, schedule(name, geometry, factor=factor, **kept.get(name, {})), target_length)
-            )
+            found.append(default_of(name, geometry, factor, kept.get(name, {})))
         except RopewalkError:
             # A geometry of one pair has no changed base: such a method is no option here.
             continue
-    return made + _fitted(geometry, factor, target_length, kept)
-
-
-def _fitted(
-    geometry: RopeGeometry, factor: float, target_length: int, kept: Mapping[str, Mapping[str, Any]]
-) -> list[Option]:
-    extra = []
-    if geometry.num_rotating > 1 and factor > 1.0:
-        nominal = nominal_factor("ntk", geometry, factor)
-        if nominal > factor * (1 + 1e-6):
-            extra.append(option("ntk, reaching", schedule("ntk", geometry, factor=nominal), target_length))
-    fast, slow = suggested_betas(geometry)
-    if fast < 32.0 and factor > 1.0:
-        for name, (fast_name, slow_name) in _BY_ROTATIONS.items():
-            betas: dict[str, Any] = {**kept.get(name, {}), fast_name: fast, slow_name: slow}
-            fitted = schedule(name, geometry, factor=factor, **betas)
-            extra.append(option(f"{name}, fitted betas", fitted, target_length))
-    return extra
+    if geometry.num_rotating > 1:
+        found += reaching("ntk", geometry, factor)
+    for name in methods():
+        found += fitted(name, geometry, factor, kept.get(name, {}))
+    return [option(variant.label, variant.schedule, target_length) for variant in found]
 
 
 def option(label: str, made: FrequencySchedule, target_length: int) -> Option:

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from ropewalk.analysis import effective_factor, nominal_factor, suggested_betas
+from ropewalk.analysis import effective_factor
 from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.geometry import FloatArray, RopeGeometry
-from ropewalk.methods import find_method, methods, schedule
+from ropewalk.methods import find_method, methods
+from ropewalk.planning.variants import default_of, fitted, reaching
 from ropewalk.schedule import FrequencySchedule
 
 UNMODIFIED, CROPPED = "unmodified", "cropped"
-
-# Methods whose ramp is set in rotations, with the names of its two ends, fast first.
-_BY_ROTATIONS = {"yarn": ("beta_fast", "beta_slow"), "by-parts": ("beta", "alpha")}
 
 
 @dataclass(frozen=True)
@@ -70,12 +68,16 @@ class LeftOut:
 
 
 def choose(
-    wanted: str | Sequence[str], geometry: RopeGeometry, factor: float
+    wanted: str | Sequence[str],
+    geometry: RopeGeometry,
+    factor: float,
+    kept: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> tuple[list[Candidate], list[LeftOut]]:
     """The candidates for `all`, or for the named methods, and what is left out with the reason.
 
     With `all`, methods that need training are left out: zero-shot figures would only say that they were not trained.
-    One that is asked for by name is measured all the same, and marked. `none` is the unmodified control.
+    One that is asked for by name is measured all the same, and marked. `none` is the unmodified control. `kept` holds,
+    by method, parameters that the model's own configuration sets (a YaRN model's mscales).
     """
     everything = wanted == "all" or list(wanted) == ["all"]
     if everything:
@@ -93,43 +95,21 @@ def choose(
         if everything and methods()[name].needs_training:
             left_out.append(LeftOut(name, "needs training: zero-shot figures would say nothing about it"))
             continue
+        own = (kept or {}).get(name, {})
         try:
-            made.append(
-                Candidate(
-                    name, "default", schedule(name, geometry, factor=factor), methods()[name].needs_training
-                )
-            )
+            forms = [default_of(name, geometry, factor, own)]
         except RopewalkError as error:
             if not everything:
                 raise
             left_out.append(LeftOut(name, str(error)))
             continue
-        made += _reaching(name, geometry, factor) + _fitted(name, geometry, factor)
+        forms += reaching(name, geometry, factor) + fitted(name, geometry, factor, own)
+        needs = methods()[name].needs_training
+        made += [
+            Candidate(form.label, form.kind, form.schedule, needs and form.kind == "default")
+            for form in forms
+        ]
     return merged(made), left_out
-
-
-def _reaching(name: str, geometry: RopeGeometry, factor: float) -> list[Candidate]:
-    """The same method at the nominal factor whose effective factor is the wanted one, where that is another."""
-    if methods()[name].needs_training or factor <= 1.0:
-        return []
-    try:
-        nominal = nominal_factor(name, geometry, factor)
-    except RopewalkError:
-        return []
-    if abs(nominal - factor) <= 1e-3 * factor or nominal <= 1.0:
-        return []
-    return [Candidate(f"{name}, reaching", "reaching", schedule(name, geometry, factor=nominal))]
-
-
-def _fitted(name: str, geometry: RopeGeometry, factor: float) -> list[Candidate]:
-    """By-rotations methods with a ramp that follows the geometry, where the defaults were made for longer windows."""
-    fast, slow = suggested_betas(geometry)
-    if name not in _BY_ROTATIONS or fast >= 32.0 or factor <= 1.0:
-        return []
-    fast_name, slow_name = _BY_ROTATIONS[name]
-    betas: dict[str, Any] = {fast_name: fast, slow_name: slow}
-    made = schedule(name, geometry, factor=factor, **betas)
-    return [Candidate(f"{name}, fitted betas", "fitted betas", made)]
 
 
 def merged(candidates: Iterable[Candidate]) -> list[Candidate]:

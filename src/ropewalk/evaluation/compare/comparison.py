@@ -156,16 +156,19 @@ def _prepare(
     trust_remote_code: bool,
 ) -> _Setup:
     from ropewalk.evaluation.corpus import read_documents
-    from ropewalk.models.facts import read_geometry
+    from ropewalk.models.facts import read_facts
     from ropewalk.models.load import load_model, load_tokenizer
 
     if windows < 1:
         raise UsageError(
             f"windows={windows} measures no text", hint="use 1 or more; 4 or more give useful intervals"
         )
-    geometry = read_geometry(source)
+    facts = read_facts(source)
+    geometry = facts.geometry
     length = parse_target(target, geometry.original_length)
-    candidates, left_out = choose(methods, geometry, length / geometry.original_length)
+    candidates, left_out = choose(
+        methods, geometry, length / geometry.original_length, {"yarn": facts.rope.inherited("yarn")}
+    )
     documents = read_documents(text)
     tokenizer = load_tokenizer(source)
     plan, kept_tasks, refused = _questions(
