@@ -26,7 +26,7 @@ def report_file(
     sample_runs: dict[str, Path], make: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """Every kind of run, and runs whose every text is hostile."""
-    from conftest import HOSTILE
+    from sample_runs import HOSTILE
 
     root = tmp_path_factory.mktemp("browser")
     hostile = [

@@ -132,7 +132,7 @@ def test_every_number_names_its_source_and_the_source_holds_it(
 
 
 def test_hostile_text_stays_text(make: dict[str, Any], tmp_path: Path) -> None:
-    from conftest import HOSTILE
+    from sample_runs import HOSTILE
 
     runs = [make["eval"](tmp_path, HOSTILE, "h1"), make["compare"](tmp_path, HOSTILE, "h2")]
     runs.append(make["verify"](tmp_path, "h3", HOSTILE))
@@ -229,7 +229,7 @@ def test_a_failed_run_shows_its_traceback(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_run_shows_what_it_has(tmp_path: Path) -> None:
-    from conftest import compare_document
+    from sample_runs import compare_document
 
     def interrupt() -> None:
         with create_run("compare", {"model": "tiny"}, path=tmp_path / "i1") as run:
@@ -285,7 +285,7 @@ ANYTHING: list[Any] = [
 @pytest.mark.parametrize("kind", ["eval", "compare"])
 def test_any_change_to_a_result_makes_a_page_all_the_same(kind: str) -> None:
     """Leaves and branches of a good document replaced by anything: tables and figures cope."""
-    from conftest import compare_document, eval_document
+    from sample_runs import compare_document, eval_document
 
     rng = random.Random(0)
     for _ in range(150):
