@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ropewalk.errors import UsageError
@@ -44,6 +44,8 @@ def test_specials_follow_the_bytes(tokenizer) -> None:
 
 
 @given(seed=st.integers(0, 2**32), length=st.integers(1, 700))
+@example(seed=0, length=32)
+@example(seed=0, length=33)
 @settings(max_examples=60, deadline=None)
 def test_every_maker_gives_exactly_the_length(seed: int, length: int) -> None:
     for maker in (excerpt, filler, span, copy_text, planted_text):

@@ -17,7 +17,8 @@ SHARE_TO_THE_END = 0.75
 
 def copy_text(rng: random.Random, texts: Sequence[str], length: int) -> str:
     """`length` characters: a span repeated to the end, or a long span that returns once after a gap."""
-    if length < 4 * SHORTEST:
+    # A span that returns needs room for two of at least the shortest and for a longer one to be drawn.
+    if length < 4 * SHORTEST + 2:
         return excerpt(rng, texts, length)
     return (_repeated if rng.random() < SHARE_TO_THE_END else _returning)(rng, texts, length)
 

@@ -28,7 +28,7 @@ __all__ = ["Context", "Engine", "Ids", "NoRoomError", "Scored", "free_bytes", "t
 
 Ids = Sequence[int] | torch.Tensor
 
-_CHUNK = {"cpu": 1024, "cuda": 4096}
+_CHUNK = {"cpu": 2048, "cuda": 4096}
 _TOKENS_IN_FLIGHT = {"cpu": 2048, "cuda": 16384}
 # On a CPU just above 32 MiB: the C allocator maps blocks of that size one by one and returns them at once.
 _LOGIT_BYTES = {"cpu": 36 << 20, "cuda": 512 << 20}
