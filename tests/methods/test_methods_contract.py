@@ -134,6 +134,12 @@ def test_bad_parameters_are_named(name, parameters, said):
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize("factor", [256.0, 1e6])
+def test_a_base_beyond_any_float_is_refused(factor):
+    with pytest.raises(UsageError, match="overflows"):
+        ropewalk.schedule("abf", ropewalk.RopeGeometry(512, 65536.0, 512), factor=factor, pair=1)
+
+
 def test_one_pair_has_no_changed_base():
     with pytest.raises(UsageError, match="one pair"):
         ropewalk.schedule("ntk", ropewalk.RopeGeometry(2, 1e4, 512), factor=4)

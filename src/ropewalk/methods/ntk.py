@@ -20,7 +20,12 @@ _BY_THETA = RUNTIMES
 def _changed_base(
     name: str, geometry: RopeGeometry, factor: float, rope_theta: float, parameters: dict[str, float | int]
 ) -> FrequencySchedule:
-    if not math.isfinite(rope_theta) or rope_theta <= 1.0:
+    if not math.isfinite(rope_theta):
+        raise UsageError(
+            f"{name}: the changed rope_theta overflows at factor={factor:g}",
+            hint="use a smaller factor, or let a later pair be slowed by it",
+        )
+    if rope_theta <= 1.0:
         raise UsageError(
             f"the changed rope_theta={rope_theta:g} is not above 1", hint="use a milder parameter"
         )
@@ -32,6 +37,14 @@ def _changed_base(
         parameters=parameters,
         native={"type": "theta", "rope_theta": rope_theta},
     )
+
+
+def _powered(rope_theta: float, factor: float, exponent: float) -> float:
+    """rope_theta * factor ** exponent, infinite where no float holds it."""
+    try:
+        return float(rope_theta * factor**exponent)
+    except OverflowError:
+        return math.inf
 
 
 @method("ntk", paper="NTK-aware scaled RoPE, 2023", native=_BY_THETA)
@@ -60,7 +73,7 @@ def ntk(
     if geometry.proportional and geometry.num_rotating > 1:
         # The last pair that turns is not the last pair of the exponent: reach the factor there.
         exponent = dim / (2 * (geometry.num_rotating - 1))
-        return _changed_base("ntk", geometry, factor, geometry.rope_theta * factor**exponent, {})
+        return _changed_base("ntk", geometry, factor, _powered(geometry.rope_theta, factor, exponent), {})
     return _changed_base(
         "ntk", geometry, factor, notations.theta_from_factor(geometry.rope_theta, dim, factor), {}
     )
@@ -161,5 +174,5 @@ def abf(
             f"abf: pair={index} does not depend on the base or does not exist",
             hint=f"give a pair in 1..{last}",
         )
-    solved = geometry.rope_theta * factor ** (geometry.rotary_dim / (2 * index))
+    solved = _powered(geometry.rope_theta, factor, geometry.rotary_dim / (2 * index))
     return _changed_base("abf", geometry, factor, solved, {} if pair is None else {"pair": pair})
