@@ -87,6 +87,11 @@ class FrequencySchedule:
             return np.asarray(2 * np.pi / self.inv_freq, dtype=np.float64)
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """The parameters a person sets: those that are not lists with an entry for each pair."""
+        return {name: value for name, value in self.parameters.items() if not isinstance(value, list)}
+
+    @property
     def is_identity(self) -> bool:
         """True when applying the schedule changes nothing at all."""
         same = np.array_equal(self.inv_freq, self.geometry.inv_freq)

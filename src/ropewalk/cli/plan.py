@@ -101,7 +101,7 @@ def _show_options(screen: Console, made: Plan) -> None:
         ]
         table.add_row(
             option.label,
-            _parameters(option.schedule.factor, made.factor, option.schedule.parameters),
+            _parameters(option.schedule.factor, made.factor, option.schedule.settings),
             f"{option.out_of_bound_pairs} of {made.facts.geometry.num_rotating}",
             reach,
             f"{option.distortion:.3f}",
@@ -121,8 +121,7 @@ def _show_options(screen: Console, made: Plan) -> None:
 def _parameters(factor: float, wanted: float, parameters: Mapping[str, Any]) -> str:
     shown = [f"nominal factor {factor:.4g}"] if abs(factor / wanted - 1) > 1e-6 else []
     for name, value in parameters.items():
-        if not isinstance(value, list):
-            shown.append(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}")
+        shown.append(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}")
     return ", ".join(shown) or "-"
 
 

@@ -72,7 +72,5 @@ def advise(geometry: RopeGeometry, target_length: int, options: Sequence[Option]
 
 
 def _of(option: Option, why: str, train: bool) -> Advice:
-    parameters = {
-        key: value for key, value in option.schedule.parameters.items() if not isinstance(value, list)
-    }
+    parameters = option.schedule.settings
     return Advice(option.label, option.schedule.method, option.schedule.factor, parameters, why, train)

@@ -42,9 +42,7 @@ class Option:
             "method": self.schedule.method,
             "label": self.label,
             "factor": self.schedule.factor,
-            "parameters": {
-                key: value for key, value in self.schedule.parameters.items() if not isinstance(value, list)
-            },
+            "parameters": self.schedule.settings,
             "attention_factor": self.schedule.attention_factor,
             "out_of_bound_pairs": self.out_of_bound_pairs,
             "effective_factor": effective if math.isfinite(effective) else None,

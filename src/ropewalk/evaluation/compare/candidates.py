@@ -49,9 +49,7 @@ class Candidate:
             "method": made.method,
             "variant": self.variant,
             "factor": made.factor,
-            "parameters": {
-                key: value for key, value in made.parameters.items() if not isinstance(value, list)
-            },
+            "parameters": made.settings,
             "attention_factor": made.attention_factor,
             "effective_factor": reach if math.isfinite(reach) else None,
             "needs_training": self.needs_training,
