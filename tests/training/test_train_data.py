@@ -228,3 +228,17 @@ def test_every_rank_gets_the_same_number_of_batches_and_every_row_counts_once(wo
     assert sorted(counted) == sorted((int(sample.ids[0]), len(sample)) for sample in samples)
     assert {step.num_tokens for step in steps} == {64 + 7 * 16}
     assert all(batch["input_ids"].numel() <= 64 for step in steps for batch in step.micro)
+
+
+def test_a_stage_gives_the_sources_other_shares(tokenizer: Any, text_folder: Path) -> None:
+    mixed = mixture(tokenizer, part(text_folder, "a", share=3), part(text_folder, "b"))
+
+    def served(count: int) -> list[str]:
+        return [mixed.take(64).names[0].partition(":")[0] for _ in range(count)]
+
+    assert served(40).count("a") == 30
+    mixed.share({"b": 1.0})
+    assert set(served(10)) == {"b"}
+    mixed.share(None)
+    # Counted from here on: the pause of `a` is not made up for.
+    assert served(40).count("a") == 30

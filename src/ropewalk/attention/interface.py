@@ -1,7 +1,8 @@
 """Our place in transformers' attention interface: the chosen implementation, wrapped, never a modeling file edited.
 
 `ropewalk_<name>` is registered beside every implementation that is used. It runs the query hooks of its module
-(temperature), then the implementation itself, document by document where a batch says where documents end.
+(temperature), then the implementation itself, document by document where a batch says where documents end, or over
+rows that several processes share (`ropewalk.attention.sharing`).
 Axes: B rows, H heads, T tokens, D head size.
 """
 
@@ -120,6 +121,9 @@ def _attention(
     hooks: tuple[QueryHook, ...] = getattr(module, "_ropewalk_hooks", ())
     for hook in hooks:
         query_BHTD, kwargs = hook(module, query_BHTD, key_BHTD, kwargs)
+    sharing = getattr(module, "_ropewalk_sharing", None)
+    if sharing is not None and sharing.active:
+        return sharing.attend(module, query_BHTD, key_BHTD, value_BHTD, kwargs), None
     run = _implementation(base, module)
     bounds = kwargs.get("cu_seq_lens_q")
     if bounds is None or base.startswith("flash"):

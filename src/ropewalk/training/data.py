@@ -7,7 +7,7 @@ counters. A sample names the documents in it, so that a bad batch can be traced.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
@@ -273,9 +273,17 @@ class Mixture:
                 self.sources.append(GeneratedSource(part, tokenizer, key))
             else:
                 self.sources.append(TextSource(part, data, tokenizer, key))
-        self.shares = [part.share for part in data.sources]
+        self.usual = [part.share for part in data.sources]
+        self.shares = self.usual
         self.served = [0] * len(self.sources)
         self.tokenizer_hash = tokenizer_hash(tokenizer)
+
+    def share(self, shares: Mapping[str, float] | None) -> None:
+        """Give the sources the shares of a stage (None: their own), counted from here on: nothing is made up for."""
+        new = self.usual if shares is None else [shares.get(item.name, 0.0) for item in self.sources]
+        if new != self.shares:
+            self.shares = new
+            self.served = [0] * len(self.sources)
 
     def take(self, count: int) -> Sample:
         """The next sample of `count` tokens from the source that is furthest behind its share."""
@@ -286,9 +294,9 @@ class Mixture:
     @property
     def tokens_per_epoch(self) -> int:
         """Tokens until every text source has been seen once at its share; 0 where nothing is text."""
-        weight = sum(self.shares)
+        weight = sum(self.usual)
         sizes = [source.num_tokens for source in self.sources]
-        needs = [size * weight / share for size, share in zip(sizes, self.shares, strict=True) if size]
+        needs = [size * weight / share for size, share in zip(sizes, self.usual, strict=True) if size]
         return round(max(needs)) if needs else 0
 
     def hashes(self) -> dict[str, str]:
@@ -302,7 +310,7 @@ class Mixture:
         return {"served": list(self.served), "sources": {item.name: item.state() for item in self.sources}}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take up a position that `state` gave."""
+        """Take up a position that `state` gave; the stage's shares are set before."""
         self.served = [int(value) for value in state["served"]]
         for item in self.sources:
             item.restore(state["sources"][item.name])

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from ropewalk.errors import RopewalkError, UsageError
+from ropewalk.attention.sharing import Sharing, Way, check_sharing
+from ropewalk.errors import RopewalkError, UsageError, one_line
 from ropewalk.training.recipe import EnginePart
 
 Value = TypeVar("Value")
@@ -28,6 +29,17 @@ class Engine:
     name: str
     rank: int = 0
     world: int = 1
+    sharing: Sharing | None = None
+
+    @property
+    def data_rank(self) -> int:
+        """The place of this process's row among the rows that are trained at the same time."""
+        return self.rank // (self.sharing.size if self.sharing is not None else 1)
+
+    @property
+    def data_world(self) -> int:
+        """How many rows are trained at the same time: processes that share one count once."""
+        return self.world // (self.sharing.size if self.sharing is not None else 1)
 
     @property
     def is_main(self) -> bool:
@@ -81,6 +93,12 @@ class Engine:
         if self.name == "fsdp2":
             model.reshard()
 
+    def check_rows(self, model: Any, vocabulary_size: int, device: Any) -> None:
+        """Refuse a model that computes something else on shared rows."""
+        if self.sharing is not None:
+            check_sharing(model, self.sharing, vocabulary_size, device)
+            self.settle(model)
+
     def close(self) -> None:
         """Leave the other processes together, so that none is cut off from one that has already gone."""
         if self.world > 1:
@@ -117,9 +135,58 @@ def start_engine(part: EnginePart, device: str) -> Engine:
         return Engine("single")
     from accelerate import PartialState
 
+    way, size = _ways(part)
     state = PartialState(cpu=device == "cpu")
     atexit.register(state.destroy_process_group)
-    return Engine(name, state.process_index, state.num_processes)
+    sharing = None if size == 1 else _start_sharing(way, size, state.num_processes, device)
+    return Engine(name, state.process_index, state.num_processes, sharing)
+
+
+def _ways(part: EnginePart) -> tuple[Way, int]:
+    """How rows are shared: what the recipe says, or else what `accelerate launch` was told."""
+    from accelerate import ParallelismConfig
+
+    try:
+        told = ParallelismConfig()
+    except ValueError as error:
+        raise UsageError(
+            f"the launcher's parallelism makes no sense ({one_line(error)})", hint="correct its sizes"
+        ) from error
+    # Trainer would read the same words and attach hooks of its own.
+    for name in [name for name in os.environ if name.startswith("PARALLELISM_CONFIG_")]:
+        del os.environ[name]
+    os.environ.pop("ACCELERATE_USE_PARALLELISM_CONFIG", None)
+    if told.tp_size > 1:
+        raise UsageError(
+            "tensor parallelism is not offered",
+            hint="engine fsdp2 divides the weights; context_parallel, the rows",
+        )
+    context, sequence = part.context_parallel or 0, part.sequence_parallel or 0
+    for name, asked, launched in (
+        ("context_parallel", context, told.cp_size),
+        ("sequence_parallel", sequence, told.sp_size),
+    ):
+        if asked and launched > 1 and asked != launched:
+            raise UsageError(
+                f"{name}={asked} in the recipe, and the launcher says {launched}", hint="give it in one place"
+            )
+    context = context or (told.cp_size if not sequence else 1)
+    sequence = sequence or (told.sp_size if context <= 1 else 1)
+    return ("sequence", sequence) if sequence > 1 else ("context", context)
+
+
+def _start_sharing(way: Way, size: int, world: int, device: str) -> Sharing:
+    """The group of neighbouring processes that share rows, out of accelerate's own mesh."""
+    from accelerate import ParallelismConfig
+
+    if world % size:
+        raise UsageError(
+            f"{world} processes do not divide into groups of {size} that share rows",
+            hint=f"launch a multiple of {size} processes",
+        )
+    # accelerate hands sequence parallelism to DeepSpeed and makes no mesh for it; the groups are the same.
+    mesh = ParallelismConfig(dp_shard_size=world // size, cp_size=size).build_device_mesh(device)["cp"]
+    return Sharing(way, mesh.get_local_rank(), size, mesh.get_group())
 
 
 def engine_of(wrapped: Any) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ropewalk.attention.sharing import Sharing
 from ropewalk.training.data import Documents, DocumentStream
 from ropewalk.training.objective import plain_loss
 from ropewalk.training.recipe import EvaluationPart
@@ -16,7 +17,10 @@ from ropewalk.training.sources import documents_of
 class HeldOut:
     """Called as `(model, step)`: {"loss": the mean over the lengths, "loss@512": ...}, in nats per token."""
 
-    def __init__(self, part: EvaluationPart, tokenizer: Any, longest: int) -> None:
+    def __init__(
+        self, part: EvaluationPart, tokenizer: Any, longest: int, sharing: Sharing | None = None
+    ) -> None:
+        self.sharing = sharing
         if part.source is None:
             from ropewalk.evaluation.corpus import held_out_documents
 
@@ -35,6 +39,6 @@ class HeldOut:
         found = {}
         for length, rows in self.rows.items():
             size = max(1, 8192 // length)
-            total = sum(plain_loss(model, piece.to(device)) for piece in rows.split(size))
+            total = sum(plain_loss(model, piece.to(device), self.sharing) for piece in rows.split(size))
             found[f"loss@{length}"] = total / (rows.shape[0] * (length - 1))
         return {"loss": sum(found.values()) / len(found)} | found

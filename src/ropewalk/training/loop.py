@@ -17,7 +17,7 @@ from ropewalk.training.checkpoint import Checkpoint
 from ropewalk.training.data import Mixture
 from ropewalk.training.engine import Engine
 from ropewalk.training.metrics import Metrics
-from ropewalk.training.objective import Batch, summed_loss, target_weight
+from ropewalk.training.objective import Batch, shared_batch, summed_loss, target_weight
 from ropewalk.training.parts import Parts
 from ropewalk.training.progress import Progress, peak_memory_bytes
 from ropewalk.training.random_state import put_random, read_random
@@ -74,6 +74,7 @@ class Loop:
     def prepared(self, wrapped: Any) -> None:
         """The model is wrapped and the optimiser exists: on resume, put back what a checkpoint kept."""
         self.engine.check(wrapped)
+        self.engine.check_rows(wrapped, self.vocabulary_size, self.trainer.args.device)
         if self.resume_from is None:
             return
         tensors, random_tensors, state = read_training(self.resume_from.path)
@@ -81,8 +82,10 @@ class Loop:
         self.trainer.lr_scheduler.load_state_dict(state["scheduler"])
         for group, rate in zip(self.trainer.optimizer.param_groups, state["learning_rates"], strict=True):
             group["lr"] = rate
-        self.mixture.restore(state["data"])
         self.curriculum.restore(state["curriculum"])
+        # A checkpoint at the end of a stage names the next one, and its position still counts the stage before.
+        self.mixture.share(self.curriculum.stages[state["trained_stage"]].sources)
+        self.mixture.restore(state["data"])
         self.step, self.tokens, self.seconds = state["step"], state["tokens"], state["seconds"]
         self.loss_sum, self.loss_steps = state["loss_sum"], state["loss_steps"]
         self.last_loss, self.last_evaluation = state["last_loss"], state["last_evaluation"]
@@ -114,19 +117,26 @@ class Loop:
             self._enter(number)
         samples = [self.mixture.take(length) for length in self.curriculum.plan(self.step)]
         micro = self.recipe.micro_batch_tokens or self.recipe.tokens_per_step
-        self.batch = make_step(samples, micro, self.engine.rank, self.engine.world)
+        self.batch = make_step(samples, micro, self.engine.data_rank, self.engine.data_world)
         return self.batch
 
     def transform(self, batch: Batch, number: int) -> Batch:
-        """What the recipe does to micro-batch `number` of a step before the model sees it."""
-        return self.parts.transform(
+        """This process's part of micro-batch `number` of a step, after all that the recipe does to it."""
+        whole = self.parts.transform(
             batch,
             step=self.step,
-            rank=self.engine.rank,
+            rank=self.engine.data_rank,
             number=number,
             target_length=self.rope.reached[self.curriculum.state.stage] or None,
             vocabulary_size=self.vocabulary_size,
         )
+        return whole if self.engine.sharing is None else shared_batch(self.engine.sharing, whole)
+
+    def rows(self, batch: Batch) -> contextlib.AbstractContextManager[Any]:
+        """Where attention is over rows that several processes share, if they do."""
+        if self.engine.sharing is None:
+            return contextlib.nullcontext()
+        return self.engine.sharing.rows(batch["row_documents"])
 
     def activations(self) -> contextlib.AbstractContextManager[Any]:
         """Where activations live between forward and backward."""
@@ -188,6 +198,7 @@ class Loop:
             "loss_steps": self.loss_steps,
             "last_loss": self.last_loss,
             "last_evaluation": self.last_evaluation,
+            "trained_stage": self.trained_stage,
             "curriculum": self.curriculum.to_json(),
             "data": self.mixture.state(),
             "scheduler": scheduler,
@@ -229,6 +240,7 @@ class Loop:
     def _enter(self, number: int) -> None:
         stage = self.curriculum.stages[number]
         schedule = self.rope.enter(self.model, number)
+        self.mixture.share(stage.sources)
         self.entered = number
         about = "" if schedule is None else f", {schedule.method} factor {schedule.factor:g}"
         self.progress.say(

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ropewalk.attention.sharing import Sharing
 from ropewalk.training.losses import shift_labels
 
 Batch = dict[str, torch.Tensor]
@@ -27,9 +28,29 @@ def summed_loss(model: Any, inputs: Mapping[str, Any], weight: torch.Tensor) -> 
 
 
 @torch.no_grad()
-def plain_loss(model: Any, input_ids: torch.Tensor) -> float:
+def plain_loss(model: Any, input_ids: torch.Tensor, sharing: Sharing | None = None) -> float:
     """The sum of the losses of rows of text as they are, without options, for an evaluation."""
-    return float(model(input_ids=input_ids, target_ids=shift_labels(input_ids)).loss)
+    targets = shift_labels(input_ids)
+    if sharing is None or input_ids.shape[1] % sharing.multiple_of:
+        return float(model(input_ids=input_ids, target_ids=targets).loss)
+    positions = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
+    with sharing.rows(torch.zeros_like(input_ids)):
+        part = model(
+            input_ids=sharing.slice(input_ids),
+            target_ids=sharing.slice(targets),
+            position_ids=sharing.slice(positions),
+            attention_mask=sharing.slice(torch.ones_like(input_ids)),
+            use_cache=False,
+        ).loss.double()
+    torch.distributed.all_reduce(part, group=sharing.group)
+    return float(part)
+
+
+def shared_batch(sharing: Sharing, batch: Batch) -> Batch:
+    """This process's tokens of a transformed micro-batch; `row_documents` keeps the documents of the whole rows."""
+    part = {name: sharing.slice(tensor) for name, tensor in batch.items()}
+    # Borders are looked up in the whole row: what the model itself gets has none.
+    return part | {"documents": torch.zeros_like(part["documents"]), "row_documents": batch["documents"]}
 
 
 def _router_coefficient(model: Any) -> float:

@@ -61,7 +61,7 @@ class Parts:
 
         `some_ids` gives token ids of text, (1, T), on which a temperature is measured.
         """
-        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        base = base_of(model)
         prepare(base, self.memory)
         implementation = base_implementation(base)
         # FlashAttention would guess borders from positions: it is told that a row is one document.
@@ -194,6 +194,11 @@ class Parts:
             cropped_losses_BT=cropped,
             base_BT=batch["target_weights"],
         )
+
+
+def base_of(model: Any) -> Any:
+    """The model itself, inside its adapters where it has some."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _shifted_weights(batch: Batch, target_ids: Tensor) -> Tensor:

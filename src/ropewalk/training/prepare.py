@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ropewalk.attention.sharing import share_attention
 from ropewalk.errors import DamagedError, UsageError
 from ropewalk.files import write_json
 from ropewalk.training.build import Rope, build_model, build_tokenizer
@@ -23,7 +24,7 @@ from ropewalk.training.engine import Engine
 from ropewalk.training.held_out import HeldOut
 from ropewalk.training.identity import check_same_run, describe_run, read_run
 from ropewalk.training.loop import Loop
-from ropewalk.training.parts import Parts
+from ropewalk.training.parts import Parts, base_of
 from ropewalk.training.positions import check_target
 from ropewalk.training.settings import CHECKPOINTS, RUN, Evaluate, Settings
 from ropewalk.training.stages import Curriculum
@@ -34,6 +35,8 @@ from ropewalk.training.weights import ModelFiles, read_kept, read_weights, write
 def prepare(settings: Settings, engine: Engine, folder: Path) -> Loop:
     """The loop of a run, its trainer ready, its state that of the checkpoint where it is resumed."""
     recipe = settings.recipe
+    if engine.sharing is not None:
+        recipe.check_sharing(engine.sharing.size, engine.sharing.multiple_of)
     tokenizer = build_tokenizer(recipe.model)
     mixture = Mixture(recipe.data, tokenizer, recipe.seed)
     curriculum = Curriculum(recipe, lambda: mixture.tokens_per_epoch)
@@ -48,6 +51,8 @@ def prepare(settings: Settings, engine: Engine, folder: Path) -> Loop:
     if checkpoint is not None:
         read_weights(checkpoint.path, model)
     parts = _parts(settings, folder, model, mixture, checkpoint)
+    if engine.sharing is not None:
+        share_attention(base_of(model), engine.sharing)
     engine.shard(model, settings.device)
     loop = Loop(
         recipe,
@@ -60,7 +65,7 @@ def prepare(settings: Settings, engine: Engine, folder: Path) -> Loop:
         rope=rope,
         progress=settings.progress,
         save=lambda loop: save(loop, tokenizer),
-        evaluations=_evaluations(settings, tokenizer),
+        evaluations=_evaluations(settings, tokenizer, engine),
         resume_from=checkpoint,
     )
     arguments = training_arguments(recipe, folder, curriculum.max_steps, settings.device)
@@ -133,13 +138,13 @@ def _text_ids(mixture: Mixture, length: int) -> torch.Tensor:
     return torch.from_numpy(sample.ids)[None]
 
 
-def _evaluations(settings: Settings, tokenizer: Any) -> list[Evaluate]:
+def _evaluations(settings: Settings, tokenizer: Any, engine: Engine) -> list[Evaluate]:
     part, evaluate = settings.recipe.evaluation, settings.evaluate
     if part is None:
         if evaluate is not None:
             raise UsageError("evaluate needs a rhythm", hint="add evaluation: {every: N} to the recipe")
         return []
-    own = HeldOut(part, tokenizer, settings.recipe.longest)
+    own = HeldOut(part, tokenizer, settings.recipe.longest, engine.sharing)
     return [own] if evaluate is None else [own, evaluate]
 
 

@@ -172,7 +172,8 @@ class Stage(Strict):
     """One length. Exactly one of `steps`, `epochs`, `tokens` and `until` says when it ends.
 
     `mix` gives shorter or longer samples a share of the tokens ({512: 0.5} beside the stage's own length, which has
-    the rest). `rope` gives this stage a schedule of its own, in the place of the recipe's.
+    the rest). `rope` gives this stage a schedule of its own, in the place of the recipe's. `sources` gives the sources
+    other shares in this stage ({library: 0.4, copying: 0.6}); one that it does not name rests.
     """
 
     length: Length
@@ -184,6 +185,7 @@ class Stage(Strict):
     mix: dict[Length, Share] = Field(default_factory=dict)
     mix_by: Literal["share", "probability"] = "share"
     rope: RopePart | None = None
+    sources: dict[str, Share] | None = None
 
     @model_validator(mode="after")
     def _one_end(self) -> Stage:
@@ -192,6 +194,8 @@ class Stage(Strict):
             raise ValueError("give exactly one of steps, epochs, tokens and until")
         if sum(self.mix.values()) > 1 + 1e-9:
             raise ValueError(f"the shares of mix sum to {sum(self.mix.values()):g}, more than 1")
+        if self.sources is not None and not sum(self.sources.values()) > 0:
+            raise ValueError("sources gives no source a share: name one, or leave sources out")
         if self.length in self.mix:
             raise ValueError(
                 f"mix gives the stage's own length {self.length} a share; it has the rest already"
@@ -213,9 +217,12 @@ class Stage(Strict):
 
 
 class OptimizerPart(Strict):
-    """AdamW, or its 8-bit form where bitsandbytes is installed, with warm-up and a decay of the learning rate."""
+    """AdamW, its 8-bit form, or Muon for the matrices, with warm-up and a decay of the learning rate.
 
-    name: Literal["adamw", "adamw-8bit"] = "adamw"
+    8 bits need bitsandbytes. `betas` and `epsilon` are AdamW's; Muon has its own momentum of 0.95.
+    """
+
+    name: Literal["adamw", "adamw-8bit", "muon"] = "adamw"
     learning_rate: Positive = 2e-5
     warmup_steps: Annotated[int, Field(ge=0)] = 20
     decay: Literal["cosine", "linear", "constant"] = "cosine"
@@ -243,9 +250,33 @@ class CheckpointPart(Strict):
 
 
 class EnginePart(Strict):
-    """Who runs the step: `single`, `ddp` or `fsdp2`; `auto` takes ddp under a launcher and single otherwise."""
+    """Who runs the step: `single`, `ddp` or `fsdp2`; `auto` takes ddp under a launcher and single otherwise.
+
+    `context_parallel: 4` lets four processes share each row, every one with the keys of all; `sequence_parallel: 4`
+    does it by an exchange of heads. Unset, what `accelerate launch` was told holds.
+    """
 
     name: Literal["auto", "single", "ddp", "fsdp2"] = "auto"
+    context_parallel: Annotated[int, Field(ge=1)] | None = None
+    sequence_parallel: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> EnginePart:
+        if min(self.context_parallel or 1, self.sequence_parallel or 1) > 1:
+            raise ValueError("give either context_parallel or sequence_parallel, not both")
+        if self.shares > 1 and self.name == "single":
+            raise ValueError("engine single is one process: shared rows need ddp or fsdp2")
+        return self
+
+    @property
+    def shares(self) -> int:
+        """How many processes share a row, as far as the recipe says."""
+        return max(self.context_parallel or 1, self.sequence_parallel or 1)
+
+    @property
+    def multiple_of(self) -> int:
+        """What the length of a shared row must be a multiple of: `context` gives each process two parts."""
+        return max(2 * (self.context_parallel or 1), self.sequence_parallel or 1)
 
 
 class Recipe(Strict):
@@ -283,7 +314,17 @@ class Recipe(Strict):
             raise ValueError("an adapter cannot hold a temperature: set lora.save to merged")
         if self.lora is not None and self.engine.name == "fsdp2":
             raise ValueError("LoRA does not go with engine fsdp2: use ddp, which needs no more for adapters")
+        if self.optimizer.name == "muon" and self.engine.name == "fsdp2":
+            raise ValueError(
+                "muon needs whole matrices, and engine fsdp2 has parts: use adamw, or engine ddp"
+            )
+        names = [source.name for source in self.data.sources]
         for number, stage in enumerate(self.stages):
+            unknown = [name for name in stage.sources or () if name not in names]
+            if unknown:
+                raise ValueError(
+                    f"stages.{number}.sources names {unknown[0]!r}; data.sources has {', '.join(names)}"
+                )
             if stage.longest > self.tokens_per_step:
                 raise ValueError(
                     f"stages.{number} has samples of {stage.longest} tokens, tokens_per_step={self.tokens_per_step} "
@@ -293,7 +334,37 @@ class Recipe(Strict):
                 raise ValueError(
                     f"stages.{number} ends by the evaluation's loss: add evaluation to the recipe"
                 )
+        if self.engine.shares > 1:
+            try:
+                self.check_sharing(self.engine.shares, self.engine.multiple_of)
+            except UsageError as error:
+                raise ValueError(error.message) from error
         return self
+
+    def check_sharing(self, size: int, multiple_of: int) -> None:
+        """Refuse what rows shared by `size` processes do not serve; their lengths are multiples of `multiple_of`."""
+        refused = {
+            "temperature": self.temperature is not None,
+            "weighting.long_tokens and weighting.easy": self.weighting.needs_losses,
+            "weighting.far_drop": self.weighting.far_drop is not None,
+        }
+        for name, given in refused.items():
+            if given:
+                raise UsageError(
+                    f"{name} looks at a whole row, which {size} processes share",
+                    hint="leave out one of the two",
+                )
+        for number, stage in enumerate(self.stages):
+            lengths = [stage.length, *stage.mix]
+            if stage.grow is not None:
+                lengths += [stage.grow.from_length, stage.grow.multiple_of]
+            odd = next((length for length in lengths if length % multiple_of), None)
+            if odd is not None:
+                raise UsageError(
+                    f"stages.{number} has rows of {odd} tokens, no multiple of {multiple_of} to share over {size} "
+                    "processes",
+                    hint=f"use multiples of {multiple_of}",
+                )
 
     @property
     def longest(self) -> int:

@@ -19,6 +19,7 @@ from transformers.trainer_callback import PrinterCallback
 from ropewalk.errors import RopewalkError, UsageError, one_line
 from ropewalk.training.batches import StepBatch
 from ropewalk.training.objective import Batch, target_weight
+from ropewalk.training.optimisers import make_optimizer
 from ropewalk.training.recipe import Recipe
 from ropewalk.training.stages import LearningRate
 
@@ -114,7 +115,9 @@ class RopewalkTrainer(Trainer):
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
-            self.optimizer = make_optimizer(self.loop.recipe, self.model if model is None else model)
+            self.optimizer = make_optimizer(
+                self.loop.recipe.optimizer, self.model if model is None else model
+            )
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
@@ -150,7 +153,12 @@ class RopewalkTrainer(Trainer):
         for number, batch in enumerate(batches):
             last = number == len(batches) - 1
             sync = contextlib.nullcontext() if last else self.loop.engine.without_sync(model)
-            with sync, self.compute_loss_context_manager(), self.loop.activations():
+            with (
+                sync,
+                self.compute_loss_context_manager(),
+                self.loop.activations(),
+                self.loop.rows(batch),
+            ):
                 loss = self.loop.objective(model, batch) * (world / weight)
                 self.accelerator.backward(loss)
             total += loss.detach() / world
@@ -171,25 +179,3 @@ class RopewalkTrainer(Trainer):
             raise self.loop.non_finite(f"the gradient's norm is {value}")
         self.grad_norm, self.used_rate = value, self._get_learning_rate()
         return norm
-
-
-def make_optimizer(recipe: Recipe, model: torch.nn.Module) -> torch.optim.Optimizer:
-    """The recipe's optimiser; norms, biases and other vectors get no weight decay."""
-    part = recipe.optimizer
-    trained = [(name, tensor) for name, tensor in model.named_parameters() if tensor.requires_grad]
-    groups = [
-        {"params": [tensor for _, tensor in trained if tensor.ndim >= 2], "weight_decay": part.weight_decay},
-        {"params": [tensor for _, tensor in trained if tensor.ndim < 2], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    settings = {"lr": part.learning_rate, "betas": part.betas, "eps": part.epsilon}
-    if part.name == "adamw":
-        plain = all(type(tensor.data) in (torch.Tensor, torch.nn.Parameter) for _, tensor in trained)
-        return torch.optim.AdamW(groups, fused=plain, **settings)
-    try:
-        from bitsandbytes.optim import AdamW8bit
-    except ImportError as error:
-        raise RopewalkError(
-            "optimizer adamw-8bit needs bitsandbytes, which is not installed", hint="install it, or use adamw"
-        ) from error
-    return AdamW8bit(groups, **settings)

@@ -1,0 +1,288 @@
+"""One row over several processes: each holds a slice of its tokens, and attention brings together what it needs.
+
+`context` parallelism collects the keys and values of the whole row for the queries of the slice; it takes any number of
+heads. `sequence` parallelism exchanges slices of all heads for all tokens of some heads, and back. Borders of documents
+and sliding windows hold across slices, and no mask of the whole row is ever made.
+Axes: B rows, H heads, T tokens of a row, S tokens of a slice, D head size.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.attention.bias import causal_lower_right
+
+from ropewalk.errors import RopewalkError, UsageError
+
+Way = Literal["context", "sequence"]
+Span = tuple[int, int]
+
+
+class Sharing:
+    """This process's place among the `size` processes that share each row."""
+
+    def __init__(self, way: Way, rank: int, size: int, group: Any) -> None:
+        self.way, self.rank, self.size, self.group = way, rank, size, group
+        self._documents_BT: Tensor | None = None
+
+    @property
+    def multiple_of(self) -> int:
+        """What the length of a row must be a multiple of."""
+        return 2 * self.size if self.way == "context" else self.size
+
+    def spans(self, rank: int, length: int) -> list[Span]:
+        """The parts of a row that a process holds.
+
+        A late token has more keys than an early one: under `context` each holds a part from the front and its
+        counterpart from the back, so that all have the same to do.
+        """
+        if length % self.multiple_of:
+            raise UsageError(
+                f"a row of {length} tokens does not divide over {self.size} processes",
+                hint=f"use lengths that are multiples of {self.multiple_of}",
+            )
+        if self.way == "sequence":
+            part = length // self.size
+            return [(rank * part, (rank + 1) * part)]
+        part = length // (2 * self.size)
+        mirror = 2 * self.size - 1 - rank
+        return [(rank * part, (rank + 1) * part), (mirror * part, (mirror + 1) * part)]
+
+    def slice(self, tensor_BT: Tensor) -> Tensor:
+        """This process's tokens of a (B, T) tensor."""
+        spans = self.spans(self.rank, tensor_BT.shape[1])
+        return torch.cat([tensor_BT[:, start:end] for start, end in spans], dim=1).contiguous()
+
+    @contextlib.contextmanager
+    def rows(self, documents_BT: Tensor) -> Iterator[None]:
+        """Inside, attention is over whole rows with these documents; forward and backward both belong here."""
+        self._documents_BT = documents_BT
+        try:
+            yield
+        finally:
+            self._documents_BT = None
+
+    @property
+    def active(self) -> bool:
+        """Whether rows are being shared at the moment."""
+        return self._documents_BT is not None
+
+    def attend(
+        self,
+        module: nn.Module,
+        query_BHSD: Tensor,
+        key_BHSD: Tensor,
+        value_BHSD: Tensor,
+        kwargs: dict[str, Any],
+    ) -> Tensor:
+        """Causal attention of this slice's queries over the whole row, (B, S, H, D)."""
+        assert self._documents_BT is not None
+        for name in ("s_aux", "softcap", "position_bias"):
+            if kwargs.get(name) is not None:
+                raise UsageError(
+                    f"{type(module).__name__} uses {name}, which shared rows do not serve",
+                    hint="train without context_parallel and sequence_parallel",
+                )
+        length = self._documents_BT.shape[1]
+        options = {
+            "window": kwargs.get("sliding_window"),
+            "scale": kwargs.get("scaling"),
+            "dropout": kwargs.get("dropout", 0.0) if module.training else 0.0,
+        }
+        if self.way == "context":
+            key_BHTD, value_BHTD = (self._gathered(item) for item in (key_BHSD, value_BHSD))
+            spans = self.spans(self.rank, length)
+            return _attend(query_BHSD, key_BHTD, value_BHTD, spans, self._documents_BT, **options).transpose(
+                1, 2
+            )
+        query, key, value = (
+            self._to_heads(item)
+            for item in (query_BHSD, *self._enough_heads(key_BHSD, value_BHSD, query_BHSD))
+        )
+        attended = _attend(query, key, value, [(0, length)], self._documents_BT, **options)
+        return self._to_tokens(attended).transpose(1, 2)
+
+    def _gathered(self, slice_BHSD: Tensor) -> Tensor:
+        """The whole row of every process's slices, in the order of the row."""
+        stacked = _Gather.apply(slice_BHSD, self.group, self.size)
+        length = slice_BHSD.shape[2] * self.size
+        parts = {
+            span: piece
+            for rank in range(self.size)
+            for span, piece in zip(self.spans(rank, length), stacked[rank].chunk(2, dim=2), strict=True)
+        }
+        return torch.cat([parts[span] for span in sorted(parts)], dim=2)
+
+    def _enough_heads(self, key: Tensor, value: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
+        heads, kept = query.shape[1], key.shape[1]
+        if heads % self.size or (kept % self.size and self.size % kept):
+            raise UsageError(
+                f"{heads} heads with {kept} key-value heads do not divide over {self.size} processes",
+                hint="use context_parallel, which takes any number of heads",
+            )
+        times = max(1, self.size // kept)
+        return key.repeat_interleave(times, dim=1), value.repeat_interleave(times, dim=1)
+
+    def _to_heads(self, slice_BHSD: Tensor) -> Tensor:
+        """All tokens of this process's share of the heads."""
+        parts = torch.stack(slice_BHSD.chunk(self.size, dim=1))
+        received = _Exchange.apply(parts, self.group)
+        return torch.cat(list(received.unbind()), dim=2)
+
+    def _to_tokens(self, row_BHTD: Tensor) -> Tensor:
+        """All heads of this process's tokens."""
+        parts = torch.stack(row_BHTD.chunk(self.size, dim=2))
+        received = _Exchange.apply(parts, self.group)
+        return torch.cat(list(received.unbind()), dim=1)
+
+
+def _attend(
+    query_BHSD: Tensor,
+    key_BHTD: Tensor,
+    value_BHTD: Tensor,
+    spans: list[Span],
+    documents_BT: Tensor,
+    *,
+    window: int | None,
+    scale: float | None,
+    dropout: float,
+) -> Tensor:
+    """Queries of the row's `spans` over its keys, each within its own document and window; (B, H, S, D)."""
+    times = query_BHSD.shape[1] // key_BHTD.shape[1]
+    if times > 1:
+        key_BHTD, value_BHTD = (item.repeat_interleave(times, dim=1) for item in (key_BHTD, value_BHTD))
+    alike = bool((documents_BT == documents_BT[:1, :1]).all())
+    rows = [slice(None)] if alike else [slice(row, row + 1) for row in range(len(documents_BT))]
+    outputs = []
+    for row in rows:
+        pieces, first = [], 0
+        for start, end in spans:
+            for begin, low, high in _pieces(documents_BT[row][0], start, end, alike):
+                past = begin if window is None else max(begin, low - window + 1)
+                query = query_BHSD[row, :, first + low - start : first + high - start]
+                key, value = key_BHTD[row, :, past:high], value_BHTD[row, :, past:high]
+                mask = _mask(query.shape[2], key.shape[2], window, query.device)
+                pieces.append(
+                    F.scaled_dot_product_attention(
+                        query,
+                        key,
+                        value,
+                        attn_mask=mask,
+                        is_causal=mask is None,
+                        scale=scale,
+                        dropout_p=dropout,
+                    )
+                )
+            first += end - start
+        outputs.append(torch.cat(pieces, dim=2))
+    return torch.cat(outputs)
+
+
+def _pieces(documents_T: Tensor, start: int, end: int, alike: bool) -> list[tuple[int, int, int]]:
+    """(first token of its document, first and last of the piece) for each document in the tokens start..end."""
+    if alike:
+        return [(0, start, end)]
+    changes = (documents_T[1:] != documents_T[:-1]).nonzero().flatten() + 1
+    edges = [0, *changes.tolist(), len(documents_T)]
+    return [
+        (low, max(low, start), min(high, end)) for low, high in pairwise(edges) if low < end and high > start
+    ]
+
+
+def _mask(queries: int, keys: int, window: int | None, device: torch.device) -> Any:
+    """None where plain causal attention is meant; the last query always sees the last key."""
+    if window is None or keys <= window:
+        return None if queries == keys else causal_lower_right(queries, keys)
+    ahead = (
+        torch.arange(keys - queries, keys, device=device)[:, None] - torch.arange(keys, device=device)[None]
+    )
+    return (ahead >= 0) & (ahead < window)
+
+
+class _Gather(torch.autograd.Function):
+    """Everybody's tensor, stacked; its gradients are summed and handed back."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, group: Any, size: int) -> Tensor:
+        ctx.group = group
+        gathered = tensor.new_empty((size, *tensor.shape))
+        dist.all_gather_into_tensor(gathered.flatten(0, 1), tensor.contiguous(), group=group)
+        return gathered
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        own = torch.empty_like(gradient[0])
+        dist.reduce_scatter_tensor(own, gradient.contiguous().flatten(0, 1), group=ctx.group)
+        return own, None, None
+
+
+class _Exchange(torch.autograd.Function):
+    """Part n to process n, and from process n as part n; the gradients go back the same way."""
+
+    @staticmethod
+    def forward(ctx: Any, parts: Tensor, group: Any) -> Tensor:
+        ctx.group = group
+        received = torch.empty_like(parts)
+        dist.all_to_all_single(received, parts.contiguous(), group=group)
+        return received
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        returned = torch.empty_like(gradient)
+        dist.all_to_all_single(returned, gradient.contiguous(), group=ctx.group)
+        return returned, None
+
+
+def share_attention(model: nn.Module, sharing: Sharing) -> None:
+    """Tell every attention module of the model about the sharing; only inside `Sharing.rows` it changes anything."""
+    from ropewalk.attention.interface import attention_modules, base_implementation, install_attention
+
+    implementation = base_implementation(model)
+    if implementation != "sdpa" and not implementation.startswith("flash"):
+        raise UsageError(
+            f"{implementation} attention does not work on shared rows", hint="set model.attention to sdpa"
+        )
+    install_attention(model)
+    for module in attention_modules(model).values():
+        module._ropewalk_sharing = sharing  # type: ignore[assignment]
+
+
+@torch.no_grad()
+def check_sharing(model: Any, sharing: Sharing, vocabulary_size: int, device: Any) -> None:
+    """Compute one row alone and shared: a model that mixes tokens outside of its attention is refused.
+
+    Every process must call.
+    """
+    length = 8 * sharing.multiple_of
+    row = torch.arange(length, device=device)[None]
+    inputs = {
+        "input_ids": (row * 7 + 3) % vocabulary_size,
+        "position_ids": row,
+        "attention_mask": torch.ones_like(row),
+    }
+    training = model.training
+    model.eval()
+    try:
+        whole = model(**inputs, use_cache=False).logits
+        with sharing.rows(torch.zeros_like(row)):
+            part = {name: sharing.slice(tensor) for name, tensor in inputs.items()}
+            shared = model(**part, use_cache=False).logits
+    finally:
+        model.train(training)
+    spans = sharing.spans(sharing.rank, length)
+    wanted = torch.cat([whole[:, start:end] for start, end in spans], dim=1).double()
+    loose = 1e-3 if whole.dtype in (torch.float32, torch.float64) else 5e-2
+    worst = torch.tensor(float((shared.double() - wanted).abs().max() / wanted.std()), device=device)
+    dist.all_reduce(worst, op=dist.ReduceOp.MAX, group=sharing.group)
+    if not float(worst) <= loose:
+        raise RopewalkError(
+            f"{type(model).__name__} computes something else on a shared row (by {float(worst):.2g} of its spread)",
+            hint="it mixes tokens outside of its attention: train without context_parallel and sequence_parallel",
+        )
