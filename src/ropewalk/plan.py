@@ -17,29 +17,14 @@ from ropewalk.planning import (
     InferenceMemory,
     ModelShape,
     Option,
-    TrainingMemory,
+    Setup,
     advise,
+    choose_setup,
     fine_tune_cost,
     inference_memory,
     options_for,
-    training_memory,
 )
 from ropewalk.units import format_length, parse_bytes, parse_target
-
-# Set-ups whose memory is worth comparing, from the plainest to the leanest.
-_TRAININGS: dict[str, dict[str, Any]] = {
-    "full, plain": {"checkpointing": False, "chunked_loss": False},
-    "full, checkpointed": {"checkpointing": True, "chunked_loss": False},
-    "full, checkpointed, chunked loss": {"checkpointing": True, "chunked_loss": True},
-    "full, chunked loss, offloaded": {"checkpointing": True, "chunked_loss": True, "offload": "cpu"},
-    "LoRA 16, checkpointed, chunked loss": {"checkpointing": True, "chunked_loss": True, "lora_rank": 16},
-    "LoRA 16, chunked loss, offloaded": {
-        "checkpointing": True,
-        "chunked_loss": True,
-        "lora_rank": 16,
-        "offload": "cpu",
-    },
-}
 
 
 @dataclass(frozen=True)
@@ -53,7 +38,8 @@ class Plan:
     options: list[Option]
     advice: Advice
     inference: InferenceMemory
-    training: dict[str, TrainingMemory]
+    setups: dict[str, Setup]
+    setup: Setup
     costs: list[FineTuneCost]
     memory_bytes: int | None
     gpus: int
@@ -105,9 +91,11 @@ class Plan:
                 "inference": self.inference.to_json() | {"fits": self.fits(self.inference.total())},
                 "longest_inference": self.longest_inference(),
                 "training": [
-                    {"name": name, "fits": self.fits(memory.total)} | memory.to_json()
-                    for name, memory in self.training.items()
+                    {"name": name, "fits": self.fits(setup.memory.total)} | setup.memory.to_json()
+                    for name, setup in self.setups.items()
                 ],
+                "chosen": self.setup.name,
+                "sharing": self.setup.sharing,
             },
             "cost": [cost.to_json() for cost in self.costs],
             "recommendation": self.advice.to_json(),
@@ -120,12 +108,11 @@ class Plan:
         target, original = self.target_length, self.facts.original_length
         lengths = [original * 2**step for step in range(1, 32) if original * 2**step < target] + [target]
         steps = max(1, 400 // len(lengths))
-        lora = self._lora_needed()
         recipe: dict[str, Any] = {
             "format": "ropewalk-recipe/1",
             "name": f"extend-{format_length(target)}",
             "about": f"{original} to {target} tokens with {self.advice.label}; 400 steps, as YaRN's paper.",
-            "model": {"path": self.source},
+            "model": {"path": self.source} | ({"dtype": "bfloat16"} if self.setup.lora else {}),
             "rope": {
                 "method": self.advice.method,
                 "factor": self.advice.factor,
@@ -135,14 +122,9 @@ class Plan:
             "data": {"sources": [{"name": "text", "kind": "corpus"}]},
             "stages": [{"length": length, "steps": steps, "mix": {original: 0.25}} for length in lengths],
             "tokens_per_step": max(1 << 18, target),
+            "micro_batch_tokens": target,
         }
-        return recipe | ({"lora": {"rank": 16}} if lora else {})
-
-    def _lora_needed(self) -> bool:
-        if self.memory_bytes is None:
-            return False
-        full = min(memory.total for name, memory in self.training.items() if name.startswith("full"))
-        return full > self.memory_bytes
+        return recipe | self.setup.recipe()
 
 
 def plan(
@@ -155,17 +137,15 @@ def plan(
 ) -> Plan:
     """The options, memory and cost of taking a model to `target` (tokens, `32k` or `8x`).
 
-    `memory` is that of one device (`24GB`), `gpus` how many share the training by FSDP. Reads config.json and, where
+    `memory` is that of one device (`24GB`), `gpus` how many train together. Reads config.json and, where
     weights lie beside it, the sizes in their headers.
     """
     facts = read_facts(source)
     target_length = parse_target(target, facts.original_length)
     shape = shape_of(facts, None if isinstance(source, Mapping) else parameters_of(source))
     options = options_for(facts.geometry, target_length, kept={"yarn": facts.rope.inherited("yarn")})
-    training = {
-        name: training_memory(shape, target_length, dtype=dtype, shards=gpus, **setting)
-        for name, setting in _TRAININGS.items()
-    }
+    memory_bytes = None if memory is None else parse_bytes(memory)
+    made, setup = choose_setup(shape, target_length, dtype=dtype, devices=gpus, memory_bytes=memory_bytes)
     return Plan(
         source=str(source) if not isinstance(source, Mapping) else "config",
         facts=facts,
@@ -174,9 +154,10 @@ def plan(
         options=options,
         advice=advise(facts.geometry, target_length, options),
         inference=inference_memory(shape, target_length, dtype=dtype),
-        training=training,
+        setups=made,
+        setup=setup,
         costs=fine_tune_cost(shape, target_length),
-        memory_bytes=None if memory is None else parse_bytes(memory),
+        memory_bytes=memory_bytes,
         gpus=gpus,
         base_bound=base_bound(facts.geometry.rotary_dim, target_length),
     )

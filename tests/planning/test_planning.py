@@ -139,14 +139,32 @@ def test_plan_reads_a_configuration_without_torch(tmp_path):
 def test_the_recipe_is_one_that_train_accepts(tmp_path):
     from ropewalk.training.reading import read_recipe
 
-    for memory in (None, "24GB"):
-        recipe = ropewalk.plan(CONFIG | {"_name": "x"}, "8x", memory=memory).recipe()
+    for memory, gpus in ((None, 1), ("24GB", 1), ("80GB", 8), ("24GB", 8)):
+        recipe = ropewalk.plan(CONFIG | {"_name": "x"}, "8x", memory=memory, gpus=gpus).recipe()
         recipe["model"]["path"] = "somewhere"
         path = tmp_path / "recipe.yaml"
         path.write_text(yaml.safe_dump(recipe, sort_keys=False))
         read = read_recipe(path)
         assert read.stages[-1].length == 32768
         assert read.rope.method == "yarn"
+
+
+def test_the_plainest_set_up_that_fits_is_chosen():
+    """Llama-2-7B to 32k: alone it needs adapters; eight devices divide the weights, then share the sequence."""
+    chosen = {
+        (memory, gpus): ropewalk.plan(CONFIG, "8x", memory=memory, gpus=gpus).setup
+        for memory, gpus in (("24GB", 1), ("24GB", 8), ("80GB", 8), ("200GB", 1), ("1GB", 1))
+    }
+    assert chosen["200GB", 1].name == "full, checkpointed, chunked loss"
+    assert chosen["200GB", 1].recipe() == {"precision": "bfloat16", "memory": {"checkpointing": True}}
+    assert chosen["24GB", 1].lora
+    assert chosen["80GB", 8].sharing == 1
+    assert chosen["80GB", 8].recipe()["engine"] == {"name": "fsdp2"}
+    shared = chosen["24GB", 8]
+    assert shared.sharing > 1
+    assert shared.recipe()["engine"] == {"name": "fsdp2", "context_parallel": shared.sharing}
+    assert shared.memory.total <= 24e9
+    assert chosen["1GB", 1].memory.total > 1e9
 
 
 @pytest.mark.parametrize("target", ["2k", "0.5x", "lots", "0"])

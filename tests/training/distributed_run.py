@@ -1,4 +1,4 @@
-"""One training run for a launcher: `distributed_run.py RECIPE.json OUTPUT [resume] [stop=STEP]`, on every process."""
+"""One training run, on every process: `distributed_run.py RECIPE.json OUTPUT [resume] [stop=STEP] [device=cuda]`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def main(recipe: str, output: str, *words: str) -> None:
         output=output,
         resume="resume" in words,
         quiet=True,
-        device="cpu",
+        device=next((word.removeprefix("device=") for word in words if word.startswith("device=")), "cpu"),
     )
 
 

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from test_train_distributed import launch
 from test_train_resume import metrics_of
 
-from ropewalk.attention.sharing import Sharing
+from ropewalk.attention.sharing import Sharing, _attend, _pieces
 from ropewalk.errors import UsageError
-from ropewalk.training.engine import start_engine
-from ropewalk.training.recipe import EnginePart, Recipe
+from ropewalk.training.engine import _ways
+from ropewalk.training.reading import read_recipe
+from ropewalk.training.recipe import EnginePart
 from ropewalk.training.run import train
 
 Tiny = Callable[..., dict[str, Any]]
@@ -53,7 +55,9 @@ def test_two_processes_that_share_rows_are_one(
 ) -> None:
     from transformers import AutoModelForCausalLM
 
-    single = train(recipe_for(tiny, parts, name="single"), output=tmp_path / "single", quiet=True, device="cpu")
+    single = train(
+        recipe_for(tiny, parts, name="single"), output=tmp_path / "single", quiet=True, device="cpu"
+    )
     done = launch(recipe_for(tiny, parts, name=engine, **{way: 2}), tmp_path / "two")
     assert done.returncode == 0, done.stderr[-3000:]
     mine, theirs = metrics_of(single.run), metrics_of(tmp_path / "two")
@@ -67,3 +71,130 @@ def test_two_processes_that_share_rows_are_one(
     )
     for name, tensor in one.items():
         assert tensor.isclose(two[name], rtol=1e-3, atol=1e-4).all(), name
+
+
+def sharing_of(way: str, rank: int = 0, size: int = 4) -> Sharing:
+    return Sharing(way, rank, size, None)
+
+
+@pytest.mark.parametrize("way", ["context", "sequence"])
+def test_the_slices_of_a_row_are_the_row(way: str) -> None:
+    row = torch.arange(64)[None]
+    parts = [sharing_of(way, rank).slice(row) for rank in range(4)]
+    assert torch.cat(parts, dim=1).sort().values.equal(row)
+    assert {part.shape for part in parts} == {(1, 16)}
+    if way == "context":
+        # As many pairs of a query and a key for each process, to the pair.
+        assert len({int((part + 1).sum()) for part in parts}) == 1
+
+
+def test_pieces_follow_the_documents() -> None:
+    documents = torch.tensor([0, 0, 0, 1, 1, 1, 1, 2])
+    assert _pieces(documents, 2, 6, alike=False) == [(0, 2, 3), (3, 3, 6)]
+    assert _pieces(documents, 4, 8, alike=False) == [(3, 4, 7), (7, 7, 8)]
+    assert _pieces(documents, 4, 8, alike=True) == [(0, 4, 8)]
+
+
+@pytest.mark.parametrize("window", [None, 3, 100])
+@pytest.mark.parametrize("documents", [[0] * 12, [0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 2]])
+def test_attention_of_a_slice_is_the_row_s(window: int | None, documents: list[int]) -> None:
+    torch.manual_seed(0)
+    query, key, value = torch.randn(2, 4, 12, 8), torch.randn(2, 2, 12, 8), torch.randn(2, 2, 12, 8)
+    borders = torch.tensor([documents, [0] * 12])
+    distance = torch.arange(12)[:, None] - torch.arange(12)[None]
+    seen = (distance >= 0) & (distance < (window or 12)) & (borders[:, :, None] == borders[:, None, :])
+    wanted = torch.nn.functional.scaled_dot_product_attention(
+        query, key.repeat_interleave(2, 1), value.repeat_interleave(2, 1), attn_mask=seen[:, None], scale=0.3
+    )
+    for rank in range(3):
+        sharing = sharing_of("context", rank, size=3)
+        spans = sharing.spans(rank, 12)
+        part = sharing.slice(query.transpose(1, 2).flatten(2)).unflatten(2, (4, 8)).transpose(1, 2)
+        got = _attend(part, key, value, spans, borders, window=window, scale=0.3, dropout=0.0)
+        expected = torch.cat([wanted[:, :, start:end] for start, end in spans], dim=2)
+        assert torch.allclose(got, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("engine", "words"),
+    [
+        ({"name": "single", "context_parallel": 2}, "one process"),
+        ({"context_parallel": 2, "sequence_parallel": 2}, "not both"),
+        ({"context_parallel": 3}, "multiple of 6"),
+    ],
+)
+def test_recipes_that_cannot_share(tiny: Tiny, engine: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        read_recipe(tiny(engine=engine))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"temperature": {"rule": "per-head", "factor": 4.0}}, "temperature looks at a whole row"),
+        ({"weighting": {"long_tokens": {"context": 8}}}, "long_tokens"),
+        ({"weighting": {"far_drop": {"share": 0.2, "near": 8}}}, "far_drop"),
+        (
+            {"stages": [{"length": 32, "steps": 2, "grow": {"from": 16, "multiple_of": 2}}]},
+            "rows of 2 tokens",
+        ),
+    ],
+)
+def test_what_looks_at_a_whole_row_is_refused(tiny: Tiny, changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        read_recipe(tiny(engine={"context_parallel": 2}, **changes))
+
+
+@pytest.mark.parametrize(
+    ("part", "environment", "found"),
+    [
+        ({}, {}, ("context", 1)),
+        ({"context_parallel": 2}, {}, ("context", 2)),
+        ({"sequence_parallel": 4}, {}, ("sequence", 4)),
+        ({}, {"PARALLELISM_CONFIG_CP_SIZE": "2"}, ("context", 2)),
+        ({}, {"PARALLELISM_CONFIG_SP_SIZE": "2"}, ("sequence", 2)),
+        ({"context_parallel": 2}, {"PARALLELISM_CONFIG_CP_SIZE": "2"}, ("context", 2)),
+        ({"context_parallel": 4}, {"PARALLELISM_CONFIG_CP_SIZE": "2"}, "launcher says context, 2"),
+        ({"sequence_parallel": 2}, {"PARALLELISM_CONFIG_CP_SIZE": "2"}, "launcher says context, 2"),
+        ({}, {"PARALLELISM_CONFIG_TP_SIZE": "2"}, "tensor parallelism is not offered"),
+        ({}, {"PARALLELISM_CONFIG_CP_SIZE": "-1"}, "makes no sense"),
+    ],
+)
+def test_the_launcher_s_words_hold_where_the_recipe_is_silent(
+    monkeypatch: pytest.MonkeyPatch, part: dict[str, int], environment: dict[str, str], found: Any
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    asked = EnginePart.model_validate(part)
+    if isinstance(found, str):
+        with pytest.raises(UsageError, match=found):
+            _ways(asked)
+    else:
+        assert _ways(asked) == found
+
+
+@pytest.mark.slow
+def test_a_model_that_mixes_tokens_elsewhere_is_refused(tiny: Tiny, tmp_path: Path) -> None:
+    """A gated short convolution in some layers: nothing of a neighbour's slice reaches it."""
+    recipe = recipe_for(tiny, "plain", name="ddp", context_parallel=2)
+    recipe["model"]["init"] |= {
+        "model_type": "lfm2",
+        "num_hidden_layers": 3,
+        "layer_types": ["conv", "full_attention", "conv"],
+    }
+    recipe.pop("rope")
+    done = launch(recipe, tmp_path / "two")
+    assert done.returncode != 0
+    assert "mixes tokens outside of its attention" in done.stderr
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("way", ["context_parallel", "sequence_parallel"])
+def test_two_gpus_that_share_rows_are_one(tiny: Tiny, tmp_path: Path, way: str) -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    one = train(recipe_for(tiny, "packed", name="single"), output=tmp_path / "one", quiet=True, device="cpu")
+    done = launch(recipe_for(tiny, "packed", name="fsdp2", **{way: 2}), tmp_path / "two", "device=cuda")
+    assert done.returncode == 0, done.stderr[-3000:]
+    for mine, theirs in zip(metrics_of(one.run), metrics_of(tmp_path / "two")):
+        assert theirs["loss"] == pytest.approx(mine["loss"], rel=1e-3)

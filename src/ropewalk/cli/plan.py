@@ -148,7 +148,8 @@ def _show_memory(screen: Console, made: Plan) -> None:
         format_bytes(inference.total()),
         _fit(made.fits(inference.total())),
     )
-    for name, memory in made.training.items():
+    for name, setup in made.setups.items():
+        memory = setup.memory
         table.add_row(
             f"train: {name}",
             format_bytes(memory.weights),
@@ -164,9 +165,15 @@ def _show_memory(screen: Console, made: Plan) -> None:
         f"KV cache: {caches}. Whole logits of the prompt would take {format_bytes(inference.logits_whole)}."
     )
     if made.gpus > 1:
+        each = "one sequence each" if made.setup.sharing == 1 else f"{made.setup.sharing} share a sequence"
         screen.print(
-            f"Training figures are per device, {made.gpus} devices sharded by FSDP, one sequence each."
+            f"Training figures are per device of {made.gpus}, {each}: full training divides the weights (FSDP2), "
+            "LoRA keeps a copy on each."
         )
+    if made.memory_bytes is not None:
+        fits = made.fits(made.setup.memory.total)
+        word = "The recipe trains" if fits else "Nothing fits; the leanest is"
+        screen.print(f"{word}: {made.setup.name}.", markup=False)
     longest = made.longest_inference()
     if longest is not None:
         fitting = f"up to {format_length(longest)} tokens fit" if longest else "the weights alone do not fit"

@@ -4,6 +4,7 @@ from ropewalk.planning.advice import Advice, advise
 from ropewalk.planning.cost import FineTuneCost, fine_tune_cost
 from ropewalk.planning.memory import InferenceMemory, TrainingMemory, inference_memory, training_memory
 from ropewalk.planning.options import Option, options_for
+from ropewalk.planning.setups import Setup, choose_setup
 from ropewalk.planning.shape import ModelShape
 
 __all__ = [
@@ -12,8 +13,10 @@ __all__ = [
     "InferenceMemory",
     "ModelShape",
     "Option",
+    "Setup",
     "TrainingMemory",
     "advise",
+    "choose_setup",
     "fine_tune_cost",
     "inference_memory",
     "options_for",

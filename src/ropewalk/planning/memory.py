@@ -115,12 +115,14 @@ def training_memory(
     loss_chunk: int = 1024,
     lora_rank: int = 0,
     shards: int = 1,
+    sharing: int = 1,
 ) -> TrainingMemory:
     """Memory of one training step.
 
     Full training with AdamW: weights in `dtype`, gradients in `dtype`, two float32 moments, and a float32 master copy
     where `master` is given and wider than `dtype`. LoRA keeps only its adapters' share of the last three. `shards`
-    divides weights, gradients and optimiser as FSDP does, leaving one gathered layer.
+    divides weights, gradients and optimiser as FSDP does, leaving one gathered layer; `sharing` divides the tokens as
+    context parallelism does, leaving one layer's keys and values of the whole sequence, with their gradients.
     """
     width, parameters = BYTES[dtype], shape.num_parameters
     trained = lora_parameters(shape, lora_rank) if lora_rank else parameters
@@ -131,14 +133,17 @@ def training_memory(
     if shards > 1:
         weights += max(shape.layer_parameters, shape.embedding_parameters) * width
     moments = trained * (8.0 + (4.0 if keeps_master and not lora_rank else 0.0))
-    activations, offloaded = _activations(shape, tokens, width, checkpointing, offload)
+    share = -(-tokens // sharing)
+    activations, offloaded = _activations(shape, share, width, checkpointing, offload)
+    if sharing > 1:
+        activations += 4 * tokens * shape.num_kv_heads * shape.head_dim * width
     return TrainingMemory(
         tokens=tokens,
         weights=int(weights),
         gradients=int(trained * gradient_width / shards),
         optimiser=int(moments / shards),
         activations=int(activations),
-        loss=_loss_bytes(shape, tokens, width, chunked_loss, loss_chunk),
+        loss=_loss_bytes(shape, share, width, chunked_loss, loss_chunk),
         offloaded=int(offloaded),
         setting={
             "dtype": dtype,
@@ -147,6 +152,7 @@ def training_memory(
             "chunked_loss": chunked_loss,
             "lora_rank": lora_rank,
             "shards": shards,
+            "sharing": sharing,
         },
     )
 

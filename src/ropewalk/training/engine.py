@@ -161,17 +161,19 @@ def _ways(part: EnginePart) -> tuple[Way, int]:
             "tensor parallelism is not offered",
             hint="engine fsdp2 divides the weights; context_parallel, the rows",
         )
-    context, sequence = part.context_parallel or 0, part.sequence_parallel or 0
-    for name, asked, launched in (
-        ("context_parallel", context, told.cp_size),
-        ("sequence_parallel", sequence, told.sp_size),
-    ):
-        if asked and launched > 1 and asked != launched:
-            raise UsageError(
-                f"{name}={asked} in the recipe, and the launcher says {launched}", hint="give it in one place"
-            )
-    context = context or (told.cp_size if not sequence else 1)
-    sequence = sequence or (told.sp_size if context <= 1 else 1)
+    launched = _way(told.cp_size, told.sp_size)
+    if part.context_parallel is None and part.sequence_parallel is None:
+        return launched
+    asked = _way(part.context_parallel or 1, part.sequence_parallel or 1)
+    if launched[1] > 1 and asked != launched:
+        raise UsageError(
+            f"the recipe asks for {asked[0]} parallelism of {asked[1]}, the launcher says {launched[0]}, {launched[1]}",
+            hint="give it in one place",
+        )
+    return asked
+
+
+def _way(context: int, sequence: int) -> tuple[Way, int]:
     return ("sequence", sequence) if sequence > 1 else ("context", context)
 
 

@@ -1,0 +1,118 @@
+"""Set-ups of a fine-tune: what each needs on one device, and which is the plainest that fits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ropewalk.planning.memory import TrainingMemory, training_memory
+from ropewalk.planning.shape import ModelShape
+
+LORA_RANK = 16
+
+# From the plainest to the leanest.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "full, plain": {"checkpointing": False, "chunked_loss": False},
+    "full, checkpointed": {"checkpointing": True, "chunked_loss": False},
+    "full, checkpointed, chunked loss": {"checkpointing": True, "chunked_loss": True},
+    "full, chunked loss, offloaded": {"checkpointing": True, "chunked_loss": True, "offload": "cpu"},
+    "LoRA 16, checkpointed, chunked loss": {
+        "checkpointing": True,
+        "chunked_loss": True,
+        "lora_rank": LORA_RANK,
+    },
+    "LoRA 16, chunked loss, offloaded": {
+        "checkpointing": True,
+        "chunked_loss": True,
+        "lora_rank": LORA_RANK,
+        "offload": "cpu",
+    },
+}
+USUAL = "full, checkpointed, chunked loss"
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One way to train on `devices` devices, `sharing` of which hold one sequence together."""
+
+    name: str
+    devices: int
+    sharing: int
+    memory: TrainingMemory = field(repr=False)
+
+    @property
+    def lora(self) -> bool:
+        """Whether only adapters are trained."""
+        return bool(self.memory.setting["lora_rank"])
+
+    @property
+    def offloads(self) -> bool:
+        """Whether activations leave the device between forward and backward."""
+        return bool(self.memory.setting["offload"] != "none")
+
+    @property
+    def engine(self) -> str:
+        """Full training divides the weights over the devices; adapters leave a copy of them on each."""
+        if self.devices == 1:
+            return "single"
+        return "ddp" if self.lora else "fsdp2"
+
+    def recipe(self) -> dict[str, Any]:
+        """The blocks of a recipe that make this set-up; the loss is chunked in any case."""
+        setting = self.memory.setting
+        blocks: dict[str, Any] = {"precision": "bfloat16"}
+        if setting["checkpointing"]:
+            blocks["memory"] = {"checkpointing": True}
+        if self.offloads:
+            blocks["memory"] |= {"offload": setting["offload"]}
+        if self.lora:
+            blocks["lora"] = {"rank": LORA_RANK}
+        if self.devices > 1:
+            shared = {"context_parallel": self.sharing} if self.sharing > 1 else {}
+            blocks["engine"] = {"name": self.engine} | shared
+        return blocks
+
+
+def setups(shape: ModelShape, tokens: int, *, dtype: str, devices: int, sharing: int = 1) -> dict[str, Setup]:
+    """Every set-up for one sequence of `tokens` tokens."""
+    return {
+        name: Setup(
+            name,
+            devices,
+            sharing,
+            training_memory(
+                shape,
+                tokens,
+                dtype=dtype,
+                shards=1 if "lora_rank" in setting else devices,
+                sharing=sharing,
+                **setting,
+            ),
+        )
+        for name, setting in SETTINGS.items()
+    }
+
+
+def choose_setup(
+    shape: ModelShape, tokens: int, *, dtype: str, devices: int, memory_bytes: int | None
+) -> tuple[dict[str, Setup], Setup]:
+    """All set-ups, and the plainest that fits.
+
+    All weights are trained where that fits in any way; as few devices as possible share a sequence, and they do before
+    anything is offloaded. Training here never makes whole logits: the set-ups that do are for comparison. Where nothing
+    fits, the leanest of all is chosen.
+    """
+    ways = [
+        number for number in range(1, devices + 1) if devices % number == 0 and tokens % (2 * number) == 0
+    ]
+    tried = [setups(shape, tokens, dtype=dtype, devices=devices, sharing=number) for number in ways or [1]]
+    if memory_bytes is None:
+        return tried[0], tried[0][USUAL]
+    candidates = [setup for made in tried for setup in made.values() if setup.memory.setting["chunked_loss"]]
+    fitting = [setup for setup in candidates if setup.memory.total <= memory_bytes]
+    chosen = (
+        min(fitting, key=lambda setup: (setup.lora, setup.offloads, setup.sharing))
+        if fitting
+        else min(candidates, key=lambda setup: setup.memory.total)
+    )
+    return tried[ways.index(chosen.sharing) if ways else 0], chosen
