@@ -1,0 +1,151 @@
+"""Each optimiser takes the parameters that are meant for it, and goes on bit for bit."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_train_resume import assert_same_run, staged, stopped_run
+from torch import nn
+
+from ropewalk.errors import RopewalkError, UsageError
+from ropewalk.training.optimisers import OPTIMISERS, make_optimizer
+from ropewalk.training.reading import read_recipe
+from ropewalk.training.recipe import OptimizerPart
+from ropewalk.training.run import train
+
+Tiny = Callable[..., dict[str, Any]]
+PLAIN = {"learning_rate": 1e-2, "weight_decay": 0.0}
+
+
+def small_model(tied: bool = False) -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=32,
+            hidden_size=16,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            tie_word_embeddings=tied,
+        )
+    )
+
+
+def step(model: Any, optimizer: torch.optim.Optimizer) -> None:
+    ids = torch.arange(24)[None] % 32
+    model(input_ids=ids, labels=ids).loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_muon_takes_the_matrices_between_the_embeddings(tied: bool) -> None:
+    model = small_model(tied)
+    optimizer = make_optimizer(OptimizerPart(name="muon"), model)
+    names = {id(tensor): name for name, tensor in model.named_parameters()}
+    matrices = {names[id(tensor)] for tensor in optimizer.parts[0].param_groups[0]["params"]}  # type: ignore[attr-defined]
+    assert matrices == {name for name in names.values() if name.endswith("proj.weight")}
+    every = [names[id(tensor)] for group in optimizer.param_groups for tensor in group["params"]]
+    assert sorted(every) == sorted(names.values())
+
+
+def test_muon_s_update_has_even_singular_values_of_adamw_s_size() -> None:
+    """The update over the learning rate: singular values within a factor of two, root mean square about 0.2."""
+    model = small_model()
+    matrix = model.model.layers[0].mlp.up_proj.weight
+    before = matrix.detach().clone()
+    step(model, make_optimizer(OptimizerPart(name="muon", **PLAIN), model))
+    update = (before - matrix.detach()) / PLAIN["learning_rate"]
+    values = torch.linalg.svdvals(update)
+    assert values.max() / values.min() < 2.5
+    assert 0.14 < float(update.square().mean().sqrt()) < 0.26
+
+
+def test_one_rate_and_one_state_for_both_parts() -> None:
+    model = small_model()
+    optimizer = make_optimizer(OptimizerPart(name="muon", **PLAIN), model)
+    step(model, optimizer)
+    assert len(optimizer.state) == len(list(model.parameters()))
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    before = [tensor.detach().clone() for tensor in model.parameters()]
+    step(model, optimizer)
+    assert all(torch.equal(one, two) for one, two in zip(before, model.parameters()))
+
+
+def test_muon_s_state_survives_a_round_trip() -> None:
+    one, two = small_model(), small_model()
+    first, second = (make_optimizer(OptimizerPart(name="muon", **PLAIN), model) for model in (one, two))
+    step(one, first)
+    two.load_state_dict(one.state_dict())
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    step(one, first)
+    step(two, second)
+    for mine, theirs in zip(one.parameters(), two.parameters()):
+        assert torch.equal(mine, theirs)
+
+
+def test_muon_alone_with_vectors_is_adamw() -> None:
+    model = small_model()
+    model.requires_grad_(False)
+    model.model.norm.weight.requires_grad_(True)
+    assert isinstance(make_optimizer(OptimizerPart(name="muon"), model), torch.optim.AdamW)
+
+
+def test_muon_resumes_bit_for_bit(tiny: Tiny, tmp_path: Path) -> None:
+    recipe = staged(tiny, optimizer={"name": "muon", "learning_rate": 1e-2, "warmup_steps": 2})
+    whole = train(recipe, output=tmp_path / "whole", quiet=True)
+    stopped_run(recipe, tmp_path / "parts", 5)
+    train(output=tmp_path / "parts", resume=True, quiet=True)
+    assert_same_run(whole.run, tmp_path / "parts")
+
+
+def test_a_stage_s_own_shares_resume_bit_for_bit(tiny: Tiny, tmp_path: Path, text_folder: Path) -> None:
+    """Killed on both sides of a change of shares: a checkpoint at the end of a stage still counts that stage."""
+    sources = [
+        {"name": name, "kind": "text", "paths": [str(text_folder)], "share": share}
+        for name, share in (("one", 3.0), ("two", 1.0))
+    ]
+    recipe = tiny(
+        data={"sources": sources},
+        stages=[{"length": 32, "steps": 3, "sources": {"two": 1.0}}, {"length": 32, "steps": 5}],
+    )
+    whole = train(recipe, output=tmp_path / "whole", quiet=True)
+    for dies in (2, 4):
+        stopped_run(recipe, tmp_path / str(dies), dies)
+        train(recipe, output=tmp_path / str(dies), resume=True, quiet=True)
+        assert_same_run(whole.run, tmp_path / str(dies))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"optimizer": {"name": "muon"}, "engine": {"name": "fsdp2"}}, "muon needs whole matrices"),
+        ({"optimizer": {"name": "sgd"}}, "muon"),
+        ({"stages": [{"length": 32, "steps": 1, "sources": {"txt": 1.0}}]}, "data.sources has text"),
+        ({"stages": [{"length": 32, "steps": 1, "sources": {"text": 0.0}}]}, "no source a share"),
+    ],
+)
+def test_recipes_that_cannot_be(tiny: Tiny, changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        read_recipe(tiny(**changes))
+
+
+def test_every_name_of_the_recipe_is_an_optimiser() -> None:
+    field = OptimizerPart.model_fields["name"].annotation
+    assert set(field.__args__) == set(OPTIMISERS)  # type: ignore[union-attr]
+
+
+def test_eight_bits_need_their_library() -> None:
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError:
+        with pytest.raises(RopewalkError, match="bitsandbytes"):
+            make_optimizer(OptimizerPart(name="adamw-8bit"), nn.Linear(2, 2))
