@@ -64,7 +64,7 @@ def test_resolved_recipe_reads_back_to_itself(tmp_path: Path) -> None:
         ("kind: corpus", "kind: corpus, share: .nan", "share"),
         ("kind: corpus", "kind: corpus, share: -1", "share"),
         ("name: library", "name: ../library", "name"),
-        ("stages:", "lora: {}\nengine: {name: fsdp2}\nstages:", "use ddp"),
+        ("stages:", "optimizer: {name: muon}\nengine: {name: fsdp2}\nstages:", "use adamw"),
         ("stages:", "rope: {method: yarn}\nstages:", "either target_length or factor"),
         ("stages:", "rope: {method: yarn, factor: 4, factor: 8}\nstages:", "given twice"),
         ("{path: hemp}", "&m {path: hemp}\nbase: *m", "aliases"),

@@ -23,6 +23,7 @@ Tiny = Callable[..., dict[str, Any]]
 PARTS: dict[str, dict[str, Any]] = {
     "plain": {"rope": {"method": "yarn", "target_length": 128}},
     "packed": {"packing": {"boundaries": "block-diagonal"}, "memory": {"checkpointing": True}},
+    "lora": {"lora": {"rank": 4, "train_embeddings": True}},
     "skipping": {
         "positions": {"kind": "pose", "target_length": 256},
         "weighting": {"shape": {"low": 0.5, "high": 1.5}, "input_noise": {"share": 0.2}},

@@ -167,8 +167,7 @@ def _show_memory(screen: Console, made: Plan) -> None:
     if made.gpus > 1:
         each = "one sequence each" if made.setup.sharing == 1 else f"{made.setup.sharing} share a sequence"
         screen.print(
-            f"Training figures are per device of {made.gpus}, {each}: full training divides the weights (FSDP2), "
-            "LoRA keeps a copy on each."
+            f"Training figures are per device of {made.gpus}, which divide the weights (FSDP2), {each}."
         )
     if made.memory_bytes is not None:
         fits = made.fits(made.setup.memory.total)

@@ -50,13 +50,6 @@ class Setup:
         """Whether activations leave the device between forward and backward."""
         return bool(self.memory.setting["offload"] != "none")
 
-    @property
-    def engine(self) -> str:
-        """Full training divides the weights over the devices; adapters leave a copy of them on each."""
-        if self.devices == 1:
-            return "single"
-        return "ddp" if self.lora else "fsdp2"
-
     def recipe(self) -> dict[str, Any]:
         """The blocks of a recipe that make this set-up; the loss is chunked in any case."""
         setting = self.memory.setting
@@ -69,7 +62,7 @@ class Setup:
             blocks["lora"] = {"rank": LORA_RANK}
         if self.devices > 1:
             shared = {"context_parallel": self.sharing} if self.sharing > 1 else {}
-            blocks["engine"] = {"name": self.engine} | shared
+            blocks["engine"] = {"name": "fsdp2"} | shared
         return blocks
 
 
@@ -84,7 +77,7 @@ def setups(shape: ModelShape, tokens: int, *, dtype: str, devices: int, sharing:
                 shape,
                 tokens,
                 dtype=dtype,
-                shards=1 if "lora_rank" in setting else devices,
+                shards=devices,
                 sharing=sharing,
                 **setting,
             ),

@@ -76,6 +76,10 @@ class Engine:
             model.to(torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))))
         mesh = init_device_mesh(device, (self.world,))
         for layer in decoder_layers(model):
+            # What is gathered together has one type: float32 adapters beside bfloat16 weights are a group of their own.
+            apart = _of_other_type(layer)
+            if apart:
+                fully_shard(apart, mesh=mesh)
             fully_shard(layer, mesh=mesh)
         fully_shard(model, mesh=mesh)
 
@@ -211,6 +215,19 @@ def decoder_layers(model: nn.Module) -> list[nn.Module]:
     """The modules of the longest list of layers in the model."""
     lists = [item for item in model.modules() if isinstance(item, nn.ModuleList)]
     return list(max(lists, key=len)) if lists else []
+
+
+def _of_other_type(layer: nn.Module) -> list[nn.Module]:
+    """The innermost modules whose parameters are not of the type that most of the layer is."""
+    sizes: dict[torch.dtype, int] = {}
+    for tensor in layer.parameters():
+        sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.numel()
+    usual = max(sizes, key=lambda dtype: sizes[dtype], default=None)
+    return [
+        module
+        for module in layer.modules()
+        if any(tensor.dtype != usual for tensor in module.parameters(recurse=False))
+    ]
 
 
 @contextlib.contextmanager

@@ -107,15 +107,19 @@ def merged_weights(model: Any) -> dict[str, Tensor]:
     return merged
 
 
-def save_adapter(model: Any, folder: Path) -> None:
-    """adapter_config.json and adapter_model.safetensors, as `PeftModel.from_pretrained` reads them."""
+def save_adapter(model: Any, folder: Path, trained: Mapping[str, Tensor] | None = None) -> None:
+    """adapter_config.json and adapter_model.safetensors, as `PeftModel.from_pretrained` reads them.
+
+    `trained` is what `trained_tensors` gave, gathered where the model is sharded.
+    """
     from safetensors.torch import save_file
 
     peft = _peft()
     base = model.get_base_model()
     config = peft.LoraConfig(**{**model.peft_config["default"].to_dict(), "inference_mode": True})
     tensors, modules = {}, []
-    for name, tensor in trained_tensors(base).items():
+    for full_name, tensor in (trained_tensors(model) if trained is None else trained).items():
+        name = full_name.removeprefix(_PREFIX)
         if ".lora_" in name:
             tensors[_PREFIX + name.replace(".default.", ".")] = tensor.cpu().contiguous()
             continue

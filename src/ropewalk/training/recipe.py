@@ -312,8 +312,6 @@ class Recipe(Strict):
     def _fits_together(self) -> Recipe:
         if self.temperature is not None and self.lora is not None and self.lora.save == "adapter":
             raise ValueError("an adapter cannot hold a temperature: set lora.save to merged")
-        if self.lora is not None and self.engine.name == "fsdp2":
-            raise ValueError("LoRA does not go with engine fsdp2: use ddp, which needs no more for adapters")
         if self.optimizer.name == "muon" and self.engine.name == "fsdp2":
             raise ValueError(
                 "muon needs whole matrices, and engine fsdp2 has parts: use adamw, or engine ddp"

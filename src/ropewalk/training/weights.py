@@ -36,6 +36,17 @@ def whole(tensor: torch.Tensor, *, keep: bool = True) -> torch.Tensor:
     return tensor.detach().to("cpu") if keep else torch.empty(0)
 
 
+def wholes(tensors: Mapping[str, torch.Tensor], model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """`whole` of each of the model's tensors by name; what is tied stays tied, so that it is saved once."""
+    same = {name: id(tensor) for name, tensor in model.named_parameters(remove_duplicate=False)}
+    found: dict[int | str, torch.Tensor] = {}
+    for name, tensor in tensors.items():
+        key = same.get(name, name)
+        if key not in found:
+            found[key] = whole(tensor)
+    return {name: found[same.get(name, name)] for name in tensors}
+
+
 def names_of(model: torch.nn.Module) -> dict[int, str]:
     """id of each trainable parameter -> its name."""
     return {id(tensor): name for name, tensor in model.named_parameters() if tensor.requires_grad}
@@ -155,12 +166,12 @@ class ModelFiles:
         model: Any, lora: LoraOptions | None, final: bool
     ) -> tuple[dict[str, torch.Tensor] | None, dict[str, torch.Tensor] | None]:
         if lora is None:
-            return {name: whole(tensor) for name, tensor in model.state_dict().items()}, None
+            return wholes(model.state_dict(), model), None
         from ropewalk.training.lora import merged_weights, trained_tensors
 
-        trained = {name: whole(tensor) for name, tensor in trained_tensors(model).items()}
+        trained = wholes(trained_tensors(model), model)
         merge = final and lora.save == "merged"
-        weights = {name: whole(tensor) for name, tensor in merged_weights(model).items()} if merge else None
+        weights = wholes(merged_weights(model), model.get_base_model()) if merge else None
         return weights, trained
 
     def write(self, folder: Path, tokenizer: Any) -> None:
@@ -169,7 +180,7 @@ class ModelFiles:
         if self.weights is None:
             from ropewalk.training.lora import save_adapter
 
-            save_adapter(self.model, folder)
+            save_adapter(self.model, folder, self.trained)
             base.config.save_pretrained(folder)
         else:
             base.save_pretrained(folder, state_dict=self.weights, safe_serialization=True)
