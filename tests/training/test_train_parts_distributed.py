@@ -7,11 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import load_file
-from test_train_distributed import launch
-from test_train_resume import metrics_of
-
-from ropewalk.training.run import train
+from test_train_distributed import assert_two_are_one
 
 Tiny = Callable[..., dict[str, Any]]
 
@@ -59,17 +55,4 @@ def test_two_processes_are_one(tiny: Tiny, tmp_path: Path, engine: str, parts: s
             made["model"]["dtype"] = "bfloat16"
         return made
 
-    single = train(recipe("single"), output=tmp_path / "single", quiet=True, device="cpu")
-    done = launch(recipe(engine), tmp_path / "two")
-    assert done.returncode == 0, done.stderr[-3000:]
-    mine, theirs = metrics_of(single.run), metrics_of(tmp_path / "two")
-    assert len(mine) == len(theirs) == 4
-    for one, two in zip(mine, theirs):
-        assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
-    files = sorted(path.relative_to(single.run) for path in single.run.glob("checkpoints/*/*.safetensors"))
-    assert files
-    for file in files:
-        one, two = load_file(single.run / file), load_file(tmp_path / "two" / file)
-        assert one.keys() == two.keys()
-        for name, tensor in one.items():
-            assert tensor.isclose(two[name], rtol=1e-3, atol=1e-4).all(), name
+    assert_two_are_one(recipe("single"), recipe(engine), tmp_path)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_train_distributed import launch
+from test_train_distributed import assert_two_are_one, launch
 from test_train_resume import metrics_of
 
 from ropewalk.attention.sharing import Sharing, _attend, _pieces
@@ -54,24 +54,9 @@ def recipe_for(tiny: Tiny, parts: str, **engine: Any) -> dict[str, Any]:
 def test_two_processes_that_share_rows_are_one(
     tiny: Tiny, tmp_path: Path, parts: str, engine: str, way: str
 ) -> None:
-    from transformers import AutoModelForCausalLM
-
-    single = train(
-        recipe_for(tiny, parts, name="single"), output=tmp_path / "single", quiet=True, device="cpu"
+    assert_two_are_one(
+        recipe_for(tiny, parts, name="single"), recipe_for(tiny, parts, name=engine, **{way: 2}), tmp_path
     )
-    done = launch(recipe_for(tiny, parts, name=engine, **{way: 2}), tmp_path / "two")
-    assert done.returncode == 0, done.stderr[-3000:]
-    mine, theirs = metrics_of(single.run), metrics_of(tmp_path / "two")
-    assert [line["step"] for line in mine] == [line["step"] for line in theirs]
-    for one, two in zip(mine, theirs):
-        assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
-        assert two.get("tokens") == one.get("tokens")
-    one, two = (
-        AutoModelForCausalLM.from_pretrained(tmp_path / name / "checkpoints" / "step-000006").state_dict()
-        for name in ("single", "two")
-    )
-    for name, tensor in one.items():
-        assert tensor.isclose(two[name], rtol=1e-3, atol=1e-4).all(), name
 
 
 def sharing_of(way: str, rank: int = 0, size: int = 4) -> Sharing:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from ropewalk.models.dialects import Dialect
     from ropewalk.models.export import ExportResult
+    from ropewalk.schedule import FrequencySchedule
 
 _LONG_LIST = 8
 
@@ -86,11 +87,11 @@ def command(
     _show(console(), result)
 
 
-def _schedule(file: Path):  # type: ignore[no-untyped-def]
+def _schedule(file: Path) -> FrequencySchedule:
     from ropewalk.models.config import read_json
-    from ropewalk.schedule import FrequencySchedule
+    from ropewalk.schedule import FrequencySchedule as Schedule
 
-    return FrequencySchedule.from_json(read_json(file))
+    return Schedule.from_json(read_json(file))
 
 
 def _show(screen: Console, result: ExportResult) -> None:

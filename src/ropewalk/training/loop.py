@@ -74,7 +74,8 @@ class Loop:
     def prepared(self, wrapped: Any) -> None:
         """The model is wrapped and the optimiser exists: on resume, put back what a checkpoint kept."""
         self.engine.check(wrapped)
-        self.engine.check_rows(wrapped, self.vocabulary_size, self.trainer.args.device)
+        with self.trainer.compute_loss_context_manager():
+            self.engine.check_rows(wrapped, self.vocabulary_size, self.trainer.args.device)
         if self.resume_from is None:
             return
         tensors, random_tensors, state = read_training(self.resume_from.path)
