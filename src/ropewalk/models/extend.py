@@ -110,10 +110,9 @@ def extend(
         carried = carry(fixed, made, target_length=request.target_length(facts, made), layers=layers)
         _check_carried(carried.config, made)
     found = _find_weights(folder, request)
+    ready = _Ready(request, folder, facts, fixed, carried, made, found, repaired, notes)
     with whole_folder(request.out, force=force) as working:
-        return _write(
-            working, folder, request, facts, fixed, carried, made, found, repaired, notes, trust_remote_code
-        )
+        return _write(working, ready, with_code=trust_remote_code)
 
 
 @dataclass(frozen=True)
@@ -154,6 +153,21 @@ class _Request:
                 "--repair": self.repair,
             },
         )
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """Everything that is read and checked before the first file is written."""
+
+    request: _Request
+    folder: Path
+    facts: ModelFacts
+    config: Mapping[str, Any]
+    carried: Carried | None
+    made: FrequencySchedule | None
+    weights: weight_files.WeightFiles | None
+    repaired: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 def _source_folder(request: _Request) -> Path:
@@ -278,22 +292,17 @@ def _check_carried(config: Mapping[str, Any], made: FrequencySchedule) -> None:
         )
 
 
-def _write(
-    working: Path,
-    folder: Path,
-    request: _Request,
-    facts: ModelFacts,
-    fixed: Mapping[str, Any],
-    carried: Carried | None,
-    made: FrequencySchedule | None,
-    found: weight_files.WeightFiles | None,
-    repaired: tuple[str, ...],
-    notes: tuple[str, ...],
-    with_code: bool,
-) -> Extended:
+def _write(working: Path, ready: _Ready, *, with_code: bool) -> Extended:
     """Everything that goes into OUT; the manifest last."""
+    request, folder, facts, carried, made = (
+        ready.request,
+        ready.folder,
+        ready.facts,
+        ready.carried,
+        ready.made,
+    )
     length = facts.max_position_embeddings if made is None else request.target_length(facts, made)
-    config = dict(fixed) if carried is None else carried.config
+    config = dict(ready.config) if carried is None else carried.config
     entry = None if carried is None else carried.entries[facts.main]
     kind = "" if entry is None else entry.kind
     companions.check_inside(folder / companions.CONFIG, folder)
@@ -309,8 +318,8 @@ def _write(
         write_text(working / companions.CARD, card)
     shards: list[str] = []
     mode, remarks = request.weights, tuple[str, ...]()
-    if found is not None:
-        shards, mode, remarks = weight_files.bring_all(found, working, request.weights)
+    if ready.weights is not None:
+        shards, mode, remarks = weight_files.bring_all(ready.weights, working, request.weights)
     result = Extended(
         output=request.out,
         schedule=made,
@@ -318,8 +327,8 @@ def _write(
         written_as=kind,
         weights=mode,
         files=(companions.CONFIG, *names, *shards),
-        repaired=repaired,
-        notes=notes + (() if carried is None else carried.notes) + remarks,
+        repaired=ready.repaired,
+        notes=ready.notes + (() if carried is None else carried.notes) + remarks,
         angle_errors=() if made is None else tuple(angle_errors(made)),
         command=request.command(),
     )
