@@ -1,6 +1,7 @@
 """What initialisation by length does: attention entropy, output variance and first gradients at T = 128 .. 32768.
 
 Not a comparison with another tool, so not part of `make bench`: `python bench/study_initialise.py [--longest 32768]`.
+`--gradients-at 32768` does the first gradients of that one length and nothing else.
 """
 
 from __future__ import annotations
@@ -111,7 +112,11 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--longest", type=int, default=32768)
     parser.add_argument("--spread", type=float, default=0.5)
+    parser.add_argument("--gradients-at", type=int)
     arguments = parser.parse_args()
+    if arguments.gradients_at is not None:
+        gradients([arguments.gradients_at], arguments.spread)
+        return
     lengths = [2**power for power in range(7, 16, 2) if 2**power <= arguments.longest]
     print(
         f"sigma_0 = {arguments.spread}, T0 = {REFERENCE}; variance of the attention output / entropy in nats\n"
@@ -127,13 +132,18 @@ def main() -> None:
             variance, entropy = attention_at(model, length)
             cells.append(f"{variance:.2e} / {entropy:.2f}")
         print(f"| {length} | {math.log(length):.2f} | " + " | ".join(cells) + " |", flush=True)
+    gradients(lengths[1:], arguments.spread)
+
+
+def gradients(lengths: list[int], spread: float) -> None:
+    """The second table."""
     print("\nnorm of the gradient in the first steps (loss)\n")
     print("| T | " + " | ".join(rule or "as it is" for rule in RULES) + " |")
     print("|---|" + "---|" * len(RULES))
-    for length in lengths[1:]:
+    for length in lengths:
         cells = []
         for rule in RULES:
-            model = new_model(arguments.spread, length)
+            model = new_model(spread, length)
             if rule is not None:
                 initialise(model, length, qk=rule, reference_length=REFERENCE)
             cells.append(", ".join(f"{norm:.3f} ({loss:.2f})" for loss, norm in first_steps(model, length)))
