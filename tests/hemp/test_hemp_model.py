@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
@@ -57,6 +58,15 @@ def test_both_dialects_say_the_same() -> None:
     assert config["tie_word_embeddings"] is True
 
 
+def test_it_has_the_size_that_its_card_says() -> None:
+    from safetensors import safe_open
+
+    with safe_open(folder() / "model.safetensors", framework="pt") as tensors:
+        shapes = {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}
+    assert 5_000_000 <= sum(math.prod(shape) for shape in shapes.values()) <= 8_000_000
+    assert "lm_head.weight" not in shapes
+
+
 def test_it_is_a_name_and_a_folder() -> None:
     geometry = ropewalk.read_geometry("hemp")
     assert (geometry.head_dim, geometry.rope_theta, geometry.original_length) == (64, 10000.0, WINDOW)
@@ -74,18 +84,12 @@ def test_stock_transformers_loads_and_continues_it() -> None:
     assert tokenizer.decode(written) == " 48213"
 
 
-@pytest.mark.parametrize("task", ["passkey", "needle"])
+@pytest.mark.parametrize("task", ["passkey", "needle", "kv"])
 def test_it_retrieves_at_every_depth_of_its_window(engine: Engine, tokenizer, task: str) -> None:
     rows = run_tasks(engine, tokenizer, tasks=[task], lengths=[WINDOW], depths=5, samples=20, seed=11)
     assert [row["depth"] for row in rows] == [0.0, 0.25, 0.5, 0.75, 1.0]
     for row in rows:
         assert row["accuracy"] >= 0.95, row
-
-
-def test_it_looks_up_most_keys_among_many(engine: Engine, tokenizer) -> None:
-    """The card says 0.78 to 0.90 by depth: the mean is held to that, less what a hundred questions leave open."""
-    rows = run_tasks(engine, tokenizer, tasks=["kv"], lengths=[WINDOW], depths=5, samples=20, seed=11)
-    assert sum(row["accuracy"] for row in rows) / len(rows) >= 0.75, rows
 
 
 def test_it_finds_nothing_at_eight_times_its_window(engine: Engine, tokenizer) -> None:
