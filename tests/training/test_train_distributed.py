@@ -37,7 +37,7 @@ def launch(recipe: dict[str, Any], output: Path, *words: str) -> subprocess.Comp
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
     command = [*launcher, "--master_port", str(free_port()), str(SCRIPT), str(path), str(output), *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=150, env=environment, check=False)
 
 
 def recipe_for(tiny: Tiny, engine: str) -> dict[str, Any]:

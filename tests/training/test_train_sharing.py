@@ -25,6 +25,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "packed": {"packing": {"boundaries": "block-diagonal"}, "memory": {"checkpointing": True}},
     "lora": {"lora": {"rank": 4, "train_embeddings": True}},
     "skipping": {
+        "rope": {"method": "yarn", "target_length": 256},
         "positions": {"kind": "pose", "target_length": 256},
         "weighting": {"shape": {"low": 0.5, "high": 1.5}, "input_noise": {"share": 0.2}},
     },

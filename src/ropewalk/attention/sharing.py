@@ -249,8 +249,17 @@ def share_attention(model: nn.Module, sharing: Sharing) -> None:
         raise UsageError(
             f"{implementation} attention does not work on shared rows", hint="set model.attention to sdpa"
         )
+    modules = attention_modules(model)
+    # Recurrent and gated layers of transformers convolve over tokens; a trial row would show it only once trained.
+    convolves = next((type(item).__name__ for item in model.modules() if isinstance(item, nn.Conv1d)), None)
+    if convolves or len(modules) < int(model.config.get_text_config().num_hidden_layers):
+        raise UsageError(
+            f"{type(model).__name__} mixes tokens outside of its attention"
+            + (f" ({convolves})" if convolves else f" (it attends in {len(modules)} of its layers)"),
+            hint="train without context_parallel and sequence_parallel",
+        )
     install_attention(model)
-    for module in attention_modules(model).values():
+    for module in modules.values():
         module._ropewalk_sharing = sharing  # type: ignore[assignment]
 
 

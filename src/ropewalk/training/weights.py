@@ -36,14 +36,16 @@ def whole(tensor: torch.Tensor, *, keep: bool = True) -> torch.Tensor:
     return tensor.detach().to("cpu") if keep else torch.empty(0)
 
 
-def wholes(tensors: Mapping[str, torch.Tensor], model: torch.nn.Module) -> dict[str, torch.Tensor]:
+def wholes(
+    tensors: Mapping[str, torch.Tensor], model: torch.nn.Module, *, keep: bool = True
+) -> dict[str, torch.Tensor]:
     """`whole` of each of the model's tensors by name; what is tied stays tied, so that it is saved once."""
     same = {name: id(tensor) for name, tensor in model.named_parameters(remove_duplicate=False)}
     found: dict[int | str, torch.Tensor] = {}
     for name, tensor in tensors.items():
         key = same.get(name, name)
         if key not in found:
-            found[key] = whole(tensor)
+            found[key] = whole(tensor, keep=keep)
     return {name: found[same.get(name, name)] for name in tensors}
 
 
@@ -148,8 +150,7 @@ class ModelFiles:
     ) -> ModelFiles:
         """Gather (every rank must call). Under LoRA only the last checkpoint is merged: those before it are small."""
         if not keep and lora is None and tempering is None:
-            for tensor in model.state_dict().values():
-                whole(tensor, keep=False)
+            wholes(model.state_dict(), model, keep=False)
             return cls(model, None, None, {})
         weights, trained = cls._gathered(model, lora, final)
         if tempering is None:
