@@ -24,6 +24,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "plain": {"rope": {"method": "yarn", "target_length": 128}},
     "packed": {"packing": {"boundaries": "block-diagonal"}, "memory": {"checkpointing": True}},
     "lora": {"lora": {"rank": 4, "train_embeddings": True}},
+    "sliding": {"packing": {"boundaries": "block-diagonal"}},
     "skipping": {
         "rope": {"method": "yarn", "target_length": 256},
         "positions": {"kind": "pose", "target_length": 256},
@@ -44,6 +45,8 @@ def recipe_for(tiny: Tiny, parts: str, **engine: Any) -> dict[str, Any]:
         **PARTS[parts],
     )
     made["model"]["init"]["attention_dropout"] = 0.0
+    if parts == "sliding":
+        made["model"]["init"] |= {"model_type": "mistral", "sliding_window": 24}
     made["evaluation"]["source"] = made["data"]["sources"][0]
     return made
 
