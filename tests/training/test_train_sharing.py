@@ -11,7 +11,7 @@ import torch
 from test_train_distributed import assert_two_are_one, launch
 from test_train_resume import metrics_of
 
-from ropewalk.attention.sharing import Sharing, _attend, _pieces
+from ropewalk.attention.sharing import Sharing, _attend, _pieces, borders_of
 from ropewalk.errors import UsageError
 from ropewalk.training.engine import _ways
 from ropewalk.training.reading import read_recipe
@@ -79,10 +79,11 @@ def test_the_slices_of_a_row_are_the_row(way: str) -> None:
 
 
 def test_pieces_follow_the_documents() -> None:
-    documents = torch.tensor([0, 0, 0, 1, 1, 1, 1, 2])
-    assert _pieces(documents, 2, 6, alike=False) == [(0, 2, 3), (3, 3, 6)]
-    assert _pieces(documents, 4, 8, alike=False) == [(3, 4, 7), (7, 7, 8)]
-    assert _pieces(documents, 4, 8, alike=True) == [(0, 4, 8)]
+    [edges] = borders_of(torch.tensor([[0, 0, 0, 1, 1, 1, 1, 2]]))
+    assert _pieces(edges, 2, 6) == [(0, 2, 3), (3, 3, 6)]
+    assert _pieces(edges, 4, 8) == [(3, 4, 7), (7, 7, 8)]
+    [whole] = borders_of(torch.zeros(3, 8))
+    assert _pieces(whole, 4, 8) == [(0, 4, 8)]
 
 
 @pytest.mark.parametrize("window", [None, 3, 100])
@@ -100,7 +101,7 @@ def test_attention_of_a_slice_is_the_row_s(window: int | None, documents: list[i
         sharing = sharing_of("context", rank, size=3)
         spans = sharing.spans(rank, 12)
         part = sharing.slice(query.transpose(1, 2).flatten(2)).unflatten(2, (4, 8)).transpose(1, 2)
-        got = _attend(part, key, value, spans, borders, window=window, scale=0.3, dropout=0.0)
+        got = _attend(part, key, value, spans, borders_of(borders), window=window, scale=0.3, dropout=0.0)
         expected = torch.cat([wanted[:, :, start:end] for start, end in spans], dim=2)
         assert torch.allclose(got, expected, atol=1e-6)
 

@@ -188,12 +188,14 @@ def by_document(
         )
         mask = None
         if sliding_window is not None and end - start > sliding_window:
-            mask = _window_mask(end - start, sliding_window, query.device)
+            mask = window_mask(end - start, end - start, sliding_window, query.device)
         pieces[row].append(run(module, query, key, value, mask, **kwargs)[0])
     return torch.cat([torch.cat(parts, dim=1) for parts in pieces])
 
 
-def _window_mask(length: int, window: int, device: torch.device) -> Tensor:
-    index = torch.arange(length, device=device)
-    distance = index[:, None] - index[None, :]
+def window_mask(queries: int, keys: int, window: int, device: torch.device) -> Tensor:
+    """What each of the last `queries` tokens of `keys` may see: itself and the `window - 1` before it, (1, 1, Q, K)."""
+    distance = (
+        torch.arange(keys - queries, keys, device=device)[:, None] - torch.arange(keys, device=device)[None]
+    )
     return ((distance >= 0) & (distance < window))[None, None]

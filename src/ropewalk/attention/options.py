@@ -47,3 +47,14 @@ class TemperatureOptions(BaseModel):
         if self.learned and self.rule != "per-head":
             raise ValueError("only the per-head temperature can be learned")
         return self
+
+
+Way = Literal["context", "sequence"]
+
+
+def row_multiple(way: Way, size: int) -> int:
+    """What the length of a row must be a multiple of where `size` processes share it.
+
+    Under `context` each holds two parts of it: see `ropewalk.attention.sharing`.
+    """
+    return 2 * size if way == "context" else size

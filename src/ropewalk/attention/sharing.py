@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -19,9 +19,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention.bias import causal_lower_right
 
+from ropewalk.attention.interface import (
+    attention_modules,
+    base_implementation,
+    install_attention,
+    window_mask,
+)
+from ropewalk.attention.options import Way, row_multiple
 from ropewalk.errors import RopewalkError, UsageError
 
-Way = Literal["context", "sequence"]
 Span = tuple[int, int]
 
 
@@ -30,12 +36,12 @@ class Sharing:
 
     def __init__(self, way: Way, rank: int, size: int, group: Any) -> None:
         self.way, self.rank, self.size, self.group = way, rank, size, group
-        self._documents_BT: Tensor | None = None
+        self._borders: list[list[int]] = []
 
     @property
     def multiple_of(self) -> int:
         """What the length of a row must be a multiple of."""
-        return 2 * self.size if self.way == "context" else self.size
+        return row_multiple(self.way, self.size)
 
     def spans(self, rank: int, length: int) -> list[Span]:
         """The parts of a row that a process holds.
@@ -56,23 +62,24 @@ class Sharing:
         return [(rank * part, (rank + 1) * part), (mirror * part, (mirror + 1) * part)]
 
     def slice(self, tensor_BT: Tensor) -> Tensor:
-        """This process's tokens of a (B, T) tensor."""
+        """This process's tokens of a (B, T) tensor, or of one with further axes."""
         spans = self.spans(self.rank, tensor_BT.shape[1])
         return torch.cat([tensor_BT[:, start:end] for start, end in spans], dim=1).contiguous()
 
     @contextlib.contextmanager
     def rows(self, documents_BT: Tensor) -> Iterator[None]:
         """Inside, attention is over whole rows with these documents; forward and backward both belong here."""
-        self._documents_BT = documents_BT
+        # Read off once a micro-batch: every layer asks, and a GPU would wait each time.
+        self._borders = borders_of(documents_BT)
         try:
             yield
         finally:
-            self._documents_BT = None
+            self._borders = []
 
     @property
     def active(self) -> bool:
         """Whether rows are being shared at the moment."""
-        return self._documents_BT is not None
+        return bool(self._borders)
 
     def attend(
         self,
@@ -83,14 +90,13 @@ class Sharing:
         kwargs: dict[str, Any],
     ) -> Tensor:
         """Causal attention of this slice's queries over the whole row, (B, S, H, D)."""
-        assert self._documents_BT is not None
         for name in ("s_aux", "softcap", "position_bias"):
             if kwargs.get(name) is not None:
                 raise UsageError(
                     f"{type(module).__name__} uses {name}, which shared rows do not serve",
                     hint="train without context_parallel and sequence_parallel",
                 )
-        length = self._documents_BT.shape[1]
+        length = self._borders[0][-1]
         options = {
             "window": kwargs.get("sliding_window"),
             "scale": kwargs.get("scaling"),
@@ -99,14 +105,12 @@ class Sharing:
         if self.way == "context":
             key_BHTD, value_BHTD = (self._gathered(item) for item in (key_BHSD, value_BHSD))
             spans = self.spans(self.rank, length)
-            return _attend(query_BHSD, key_BHTD, value_BHTD, spans, self._documents_BT, **options).transpose(
-                1, 2
-            )
+            return _attend(query_BHSD, key_BHTD, value_BHTD, spans, self._borders, **options).transpose(1, 2)
         query, key, value = (
             self._to_heads(item)
             for item in (query_BHSD, *self._enough_heads(key_BHSD, value_BHSD, query_BHSD))
         )
-        attended = _attend(query, key, value, [(0, length)], self._documents_BT, **options)
+        attended = _attend(query, key, value, [(0, length)], self._borders, **options)
         return self._to_tokens(attended).transpose(1, 2)
 
     def _gathered(self, slice_BHSD: Tensor) -> Tensor:
@@ -148,7 +152,7 @@ def _attend(
     key_BHTD: Tensor,
     value_BHTD: Tensor,
     spans: list[Span],
-    documents_BT: Tensor,
+    borders: list[list[int]],
     *,
     window: int | None,
     scale: float | None,
@@ -158,13 +162,13 @@ def _attend(
     times = query_BHSD.shape[1] // key_BHTD.shape[1]
     if times > 1:
         key_BHTD, value_BHTD = (item.repeat_interleave(times, dim=1) for item in (key_BHTD, value_BHTD))
-    alike = bool((documents_BT == documents_BT[:1, :1]).all())
-    rows = [slice(None)] if alike else [slice(row, row + 1) for row in range(len(documents_BT))]
+    # Rows with the same borders need no turn each.
+    rows = [slice(None)] if len(borders) == 1 else [slice(row, row + 1) for row in range(len(borders))]
     outputs = []
-    for row in rows:
+    for row, edges in zip(rows, borders, strict=True):
         pieces, first = [], 0
         for start, end in spans:
-            for begin, low, high in _pieces(documents_BT[row][0], start, end, alike):
+            for begin, low, high in _pieces(edges, start, end):
                 past = begin if window is None else max(begin, low - window + 1)
                 query = query_BHSD[row, :, first + low - start : first + high - start]
                 key, value = key_BHTD[row, :, past:high], value_BHTD[row, :, past:high]
@@ -185,12 +189,16 @@ def _attend(
     return torch.cat(outputs)
 
 
-def _pieces(documents_T: Tensor, start: int, end: int, alike: bool) -> list[tuple[int, int, int]]:
+def borders_of(documents_BT: Tensor) -> list[list[int]]:
+    """Where the documents of each row begin, and the row's end; one list where that is the same for all rows."""
+    length = documents_BT.shape[1]
+    changes = (documents_BT[:, 1:] != documents_BT[:, :-1]).cpu()
+    found = [[0, *(row.nonzero().flatten() + 1).tolist(), length] for row in changes]
+    return found[:1] if all(edges == found[0] for edges in found) else found
+
+
+def _pieces(edges: list[int], start: int, end: int) -> list[tuple[int, int, int]]:
     """(first token of its document, first and last of the piece) for each document in the tokens start..end."""
-    if alike:
-        return [(0, start, end)]
-    changes = (documents_T[1:] != documents_T[:-1]).nonzero().flatten() + 1
-    edges = [0, *changes.tolist(), len(documents_T)]
     return [
         (low, max(low, start), min(high, end)) for low, high in pairwise(edges) if low < end and high > start
     ]
@@ -198,12 +206,9 @@ def _pieces(documents_T: Tensor, start: int, end: int, alike: bool) -> list[tupl
 
 def _mask(queries: int, keys: int, window: int | None, device: torch.device) -> Any:
     """None where plain causal attention is meant; the last query always sees the last key."""
-    if window is None or keys <= window:
-        return None if queries == keys else causal_lower_right(queries, keys)
-    ahead = (
-        torch.arange(keys - queries, keys, device=device)[:, None] - torch.arange(keys, device=device)[None]
-    )
-    return (ahead >= 0) & (ahead < window)
+    if window is not None and keys > window:
+        return window_mask(queries, keys, window, device)
+    return None if queries == keys else causal_lower_right(queries, keys)
 
 
 class _Gather(torch.autograd.Function):
@@ -242,8 +247,6 @@ class _Exchange(torch.autograd.Function):
 
 def share_attention(model: nn.Module, sharing: Sharing) -> None:
     """Tell every attention module of the model about the sharing; only inside `Sharing.rows` it changes anything."""
-    from ropewalk.attention.interface import attention_modules, base_implementation, install_attention
-
     implementation = base_implementation(model)
     if implementation != "sdpa" and not implementation.startswith("flash"):
         raise UsageError(
@@ -285,8 +288,7 @@ def check_sharing(model: Any, sharing: Sharing, vocabulary_size: int, device: An
             shared = model(**part, use_cache=False).logits
     finally:
         model.train(training)
-    spans = sharing.spans(sharing.rank, length)
-    wanted = torch.cat([whole[:, start:end] for start, end in spans], dim=1).double()
+    wanted = sharing.slice(whole).double()
     loose = 1e-3 if whole.dtype in (torch.float32, torch.float64) else 5e-2
     worst = torch.tensor(float((shared.double() - wanted).abs().max() / wanted.std()), device=device)
     dist.all_reduce(worst, op=dist.ReduceOp.MAX, group=sharing.group)

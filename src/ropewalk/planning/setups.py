@@ -95,17 +95,20 @@ def choose_setup(
     anything is offloaded. Training here never makes whole logits: the set-ups that do are for comparison. Where nothing
     fits, the leanest of all is chosen.
     """
-    ways = [
-        number for number in range(1, devices + 1) if devices % number == 0 and tokens % (2 * number) == 0
-    ]
-    tried = [setups(shape, tokens, dtype=dtype, devices=devices, sharing=number) for number in ways or [1]]
+    tried = {
+        number: setups(shape, tokens, dtype=dtype, devices=devices, sharing=number)
+        for number in range(1, devices + 1)
+        if number == 1 or (devices % number == 0 and tokens % (2 * number) == 0)
+    }
     if memory_bytes is None:
-        return tried[0], tried[0][USUAL]
-    candidates = [setup for made in tried for setup in made.values() if setup.memory.setting["chunked_loss"]]
+        return tried[1], tried[1][USUAL]
+    candidates = [
+        setup for made in tried.values() for setup in made.values() if setup.memory.setting["chunked_loss"]
+    ]
     fitting = [setup for setup in candidates if setup.memory.total <= memory_bytes]
     chosen = (
         min(fitting, key=lambda setup: (setup.lora, setup.offloads, setup.sharing))
         if fitting
         else min(candidates, key=lambda setup: setup.memory.total)
     )
-    return tried[ways.index(chosen.sharing) if ways else 0], chosen
+    return tried[chosen.sharing], chosen

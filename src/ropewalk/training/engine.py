@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from ropewalk.attention.sharing import Sharing, Way, check_sharing
+from ropewalk.attention.options import Way
+from ropewalk.attention.sharing import Sharing, check_sharing
 from ropewalk.errors import RopewalkError, UsageError, one_line
 from ropewalk.training.recipe import EnginePart
 
@@ -165,20 +166,16 @@ def _ways(part: EnginePart) -> tuple[Way, int]:
             "tensor parallelism is not offered",
             hint="engine fsdp2 divides the weights; context_parallel, the rows",
         )
-    launched = _way(told.cp_size, told.sp_size)
+    launched = EnginePart(context_parallel=told.cp_size, sequence_parallel=told.sp_size).sharing
     if part.context_parallel is None and part.sequence_parallel is None:
         return launched
-    asked = _way(part.context_parallel or 1, part.sequence_parallel or 1)
+    asked = part.sharing
     if launched[1] > 1 and asked != launched:
         raise UsageError(
             f"the recipe asks for {asked[0]} parallelism of {asked[1]}, the launcher says {launched[0]}, {launched[1]}",
             hint="give it in one place",
         )
     return asked
-
-
-def _way(context: int, sequence: int) -> tuple[Way, int]:
-    return ("sequence", sequence) if sequence > 1 else ("context", context)
 
 
 def _start_sharing(way: Way, size: int, world: int, device: str) -> Sharing:

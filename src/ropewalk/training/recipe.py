@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from ropewalk.attention.options import TemperatureOptions
+from ropewalk.attention.options import TemperatureOptions, Way, row_multiple
 from ropewalk.errors import UsageError
 from ropewalk.training.options import (
     InitialiseOptions,
@@ -264,19 +264,15 @@ class EnginePart(Strict):
     def _one_way(self) -> EnginePart:
         if min(self.context_parallel or 1, self.sequence_parallel or 1) > 1:
             raise ValueError("give either context_parallel or sequence_parallel, not both")
-        if self.shares > 1 and self.name == "single":
+        if self.sharing[1] > 1 and self.name == "single":
             raise ValueError("engine single is one process: shared rows need ddp or fsdp2")
         return self
 
     @property
-    def shares(self) -> int:
-        """How many processes share a row, as far as the recipe says."""
-        return max(self.context_parallel or 1, self.sequence_parallel or 1)
-
-    @property
-    def multiple_of(self) -> int:
-        """What the length of a shared row must be a multiple of: `context` gives each process two parts."""
-        return max(2 * (self.context_parallel or 1), self.sequence_parallel or 1)
+    def sharing(self) -> tuple[Way, int]:
+        """How a row is shared, and by how many processes, as far as the recipe says."""
+        sequence = self.sequence_parallel or 1
+        return ("sequence", sequence) if sequence > 1 else ("context", self.context_parallel or 1)
 
 
 class Recipe(Strict):
@@ -332,9 +328,10 @@ class Recipe(Strict):
                 raise ValueError(
                     f"stages.{number} ends by the evaluation's loss: add evaluation to the recipe"
                 )
-        if self.engine.shares > 1:
+        way, size = self.engine.sharing
+        if size > 1:
             try:
-                self.check_sharing(self.engine.shares, self.engine.multiple_of)
+                self.check_sharing(size, row_multiple(way, size))
             except UsageError as error:
                 raise ValueError(error.message) from error
         return self
