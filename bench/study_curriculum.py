@@ -17,10 +17,10 @@ import numpy as np
 import torch
 
 import ropewalk
-from ropewalk.evaluation.corpus import held_out_documents
 from ropewalk.models.apply import apply
 from ropewalk.models.facts import read_geometry
 from ropewalk.models.load import load_model, load_tokenizer, quiet_transformers
+from ropewalk.text.corpus import held_out_documents
 from ropewalk.training.data import Documents, DocumentStream
 from ropewalk.training.sources import source
 

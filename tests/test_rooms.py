@@ -20,6 +20,7 @@ ROWS = [
     {"plan"},
     {"attention"},
     {"runs"},
+    {"text"},
     {"evaluation", "training"},
     {"hemp/text"},
     {"report"},

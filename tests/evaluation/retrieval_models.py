@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch import nn
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
-from ropewalk.evaluation import words
+from ropewalk.text import words
 
 VOCABULARY = 256
 

@@ -12,9 +12,9 @@ import torch
 from ropewalk.errors import UsageError
 from ropewalk.evaluation.compare.comparison import Step, compare
 from ropewalk.evaluation.compare.measure import cut_windows, span_of
-from ropewalk.evaluation.corpus import Document
 from ropewalk.hemp.tokenizer import VOCAB_SIZE, write_tokenizer
 from ropewalk.runs import open_run
+from ropewalk.text.corpus import Document
 
 WINDOW, TARGET = 64, 320
 TEXT = "".join(

@@ -17,10 +17,10 @@ from ropewalk.errors import UsageError
 from ropewalk.evaluation.compare.candidates import CROPPED, UNMODIFIED, Candidate, choose, merged
 from ropewalk.evaluation.compare.measure import Scores, cut_windows
 from ropewalk.evaluation.compare.verdict import judge, mean_interval, paired, ranked, row_of
-from ropewalk.evaluation.corpus import Document
 from ropewalk.geometry import RopeGeometry
 from ropewalk.hemp.tokenizer import build_tokenizer
 from ropewalk.methods import methods, schedule
+from ropewalk.text.corpus import Document
 
 SMALL = RopeGeometry(head_dim=64, rope_theta=10000.0, original_length=512)
 LARGE = RopeGeometry(head_dim=128, rope_theta=10000.0, original_length=4096)

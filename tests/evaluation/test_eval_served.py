@@ -14,13 +14,13 @@ from local_server import Behaviour, drip, serving
 from retrieval_models import ByteTokenizer
 
 from ropewalk.errors import RopewalkError, UsageError
-from ropewalk.evaluation.corpus import Document
 from ropewalk.evaluation.scores import SampleScore
 from ropewalk.evaluation.served.asking import ServedResult, connect, run_served
 from ropewalk.evaluation.served.endpoint import Endpoint, EndpointError, check_url
 from ropewalk.evaluation.served.loss import document_losses, find_way, loss_table
 from ropewalk.evaluation.served.server import Server
 from ropewalk.evaluation.served.workers import in_parallel
+from ropewalk.text.corpus import Document
 
 TOKENIZER = ByteTokenizer()
 SECRET = "sk-very-secret-123"

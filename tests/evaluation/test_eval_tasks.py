@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from retrieval_models import ByteTokenizer, byte_level_tokenizer, space_marking_tokenizer
 
 from ropewalk.errors import RopewalkError, UsageError
-from ropewalk.evaluation import words
 from ropewalk.evaluation.grid import common_prefix
 from ropewalk.evaluation.retrieval import plan_tasks
 from ropewalk.evaluation.tasks import (
@@ -34,8 +33,9 @@ from ropewalk.evaluation.tasks import (
     text_sample,
 )
 from ropewalk.evaluation.tasks.qa import read_questions
-from ropewalk.evaluation.tasks.sentences import LONGEST, sentences_of
 from ropewalk.evaluation.tasks.values import FORMS
+from ropewalk.text import words
+from ropewalk.text.sentences import LONGEST, sentences_of
 
 QUESTIONS = tuple(
     Question(

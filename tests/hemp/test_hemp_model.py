@@ -10,11 +10,11 @@ from safetensors.torch import load_file
 
 import ropewalk
 from ropewalk.evaluation.compare.measure import cut_windows
-from ropewalk.evaluation.corpus import held_out_documents
 from ropewalk.evaluation.forward.engine import Engine
 from ropewalk.evaluation.retrieval import run_tasks
 from ropewalk.hemp import folder
 from ropewalk.models.load import load_model, load_tokenizer
+from ropewalk.text.corpus import held_out_documents
 
 WINDOW = 512
 LIMIT_BYTES = 16 * 1024**2

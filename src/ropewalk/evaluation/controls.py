@@ -17,8 +17,8 @@ from ropewalk.errors import UsageError
 from ropewalk.evaluation.forward.engine import Engine
 from ropewalk.evaluation.intervals import Interval, paired_interval
 from ropewalk.evaluation.loss import LengthLoss, Reading, means, tail_start
-from ropewalk.evaluation.segments import Segment
 from ropewalk.evaluation.sliding import LossArray, plan_windows, windows_loss
+from ropewalk.text.segments import Segment
 
 
 @dataclass(frozen=True)

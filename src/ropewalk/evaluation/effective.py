@@ -11,7 +11,7 @@ from ropewalk.evaluation.controls import tail_difference
 from ropewalk.evaluation.loss import Reading, perplexity
 from ropewalk.evaluation.scores import by_length as retrieval_by_length
 from ropewalk.evaluation.scores import wilson
-from ropewalk.evaluation.segments import TokenArray
+from ropewalk.text.segments import TokenArray
 from ropewalk.units import format_length
 
 THRESHOLD = 0.85

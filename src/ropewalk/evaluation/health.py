@@ -24,7 +24,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ropewalk.errors import RopewalkError
 from ropewalk.evaluation.forward.engine import Engine, free_bytes
-from ropewalk.evaluation.segments import TokenArray
+from ropewalk.text.segments import TokenArray
 
 NAME = "ropewalk_health"
 QUERIES = 16

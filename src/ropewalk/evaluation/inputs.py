@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ropewalk.evaluation.corpus import read_documents
 from ropewalk.evaluation.request import EvalRequest
 from ropewalk.evaluation.tasks.base import Question
+from ropewalk.text.corpus import read_documents
 
 
 def haystack_of(request: EvalRequest) -> list[str] | None:

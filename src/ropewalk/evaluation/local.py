@@ -11,7 +11,6 @@ from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.evaluation import verdict
 from ropewalk.evaluation.cells import Cells
 from ropewalk.evaluation.controls import Crop, tail_difference, with_difference
-from ropewalk.evaluation.corpus import read_documents
 from ropewalk.evaluation.effective import effective_length, long_tokens
 from ropewalk.evaluation.forward.engine import Engine
 from ropewalk.evaluation.forward.spread import ALL, own_dtype, spread
@@ -33,8 +32,9 @@ from ropewalk.evaluation.result import Controls, CurvePoint, EvalResult, LossRow
 from ropewalk.evaluation.retrieval import Plan, plan_tasks, run_plan
 from ropewalk.evaluation.scores import SampleScore, rows_of
 from ropewalk.evaluation.scores import by_length as retrieval_by_length
-from ropewalk.evaluation.segments import Segments, cut
 from ropewalk.evaluation.watch import Watcher
+from ropewalk.text.corpus import read_documents
+from ropewalk.text.segments import Segments, cut
 from ropewalk.units import format_length
 
 

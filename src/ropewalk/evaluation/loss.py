@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from ropewalk.errors import UsageError
 from ropewalk.evaluation.forward.engine import Engine
 from ropewalk.evaluation.intervals import Interval, mean_interval
-from ropewalk.evaluation.segments import Segment
 from ropewalk.evaluation.sliding import LossArray
+from ropewalk.text.segments import Segment
 
 TAIL = 0.25
 

@@ -13,8 +13,8 @@ from ropewalk.evaluation.controls import Crop, read_cropped
 from ropewalk.evaluation.forward.engine import Engine
 from ropewalk.evaluation.loss import Reading, forwards_needed, read_prefix
 from ropewalk.evaluation.processes import Processes
-from ropewalk.evaluation.segments import Segment, Segments
 from ropewalk.evaluation.sliding import LossArray, plan_windows, window_mean, windows_loss
+from ropewalk.text.segments import Segment, Segments
 
 OnTokens = Callable[[int], None]
 

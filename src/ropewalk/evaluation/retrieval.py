@@ -13,10 +13,10 @@ from ropewalk.errors import UsageError
 from ropewalk.evaluation import scores
 from ropewalk.evaluation.scores import SampleScore, rows_of
 from ropewalk.evaluation.tasks.base import Question, Setting
-from ropewalk.evaluation.tasks.pieces import Frame, TokenizerEncoder, chat_frame, completion_frame
 from ropewalk.evaluation.tasks.registry import even_depths, find_kinds, make_groups
 from ropewalk.evaluation.tasks.sample import Sample
-from ropewalk.evaluation.tasks.sentences import sentences_of
+from ropewalk.text.encoder import Frame, TokenizerEncoder, chat_frame, completion_frame
+from ropewalk.text.sentences import sentences_of
 
 STYLES = ("auto", "completion", "chat")
 GRIDS = ("shared", "packed")

@@ -7,8 +7,8 @@ import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ropewalk.evaluation import words
 from ropewalk.hemp.text import excerpt, filler
+from ropewalk.text import words
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import random
 import string
 from collections.abc import Sequence
 
-from ropewalk.evaluation import words
 from ropewalk.evaluation.tasks.base import GRASS
+from ropewalk.text import words
 
 PRINTABLE = string.ascii_letters + string.digits + string.punctuation + " "
 
@@ -26,7 +26,7 @@ VOCABULARY = (words.NOUNS, words.ADJECTIVES, words.VERBS, words.PLACES)
 @functools.cache
 def library_texts() -> tuple[str, ...]:
     """The training half of the standard library, as far as it is ASCII: one character is one byte there."""
-    from ropewalk.evaluation.corpus import training_documents
+    from ropewalk.text.corpus import training_documents
 
     return tuple(item.text for item in training_documents() if item.text.isascii() and len(item.text) >= 64)
 

@@ -22,7 +22,7 @@ class HeldOut:
     ) -> None:
         self.sharing = sharing
         if part.source is None:
-            from ropewalk.evaluation.corpus import held_out_documents
+            from ropewalk.text.corpus import held_out_documents
 
             documents = [(item.name, item.text) for item in held_out_documents()]
         else:

@@ -95,11 +95,11 @@ def _load_plugins() -> None:
 def documents_of(part: SourcePart) -> list[tuple[str, str]]:
     """(name, text) of every document of a text source, in a fixed order."""
     if part.kind == "corpus":
-        from ropewalk.evaluation.corpus import training_documents
+        from ropewalk.text.corpus import training_documents
 
         found: Iterable[tuple[str, str]] = ((item.name, item.text) for item in training_documents())
     elif part.kind == "dataset":
-        from ropewalk.evaluation.corpus import read_documents
+        from ropewalk.text.corpus import read_documents
 
         limit = part.max_documents
         found = ((item.name, item.text) for path in part.paths for item in read_documents(path, limit=limit))

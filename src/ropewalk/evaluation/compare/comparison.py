@@ -155,9 +155,9 @@ def _prepare(
     attn: str,
     trust_remote_code: bool,
 ) -> _Setup:
-    from ropewalk.evaluation.corpus import read_documents
     from ropewalk.models.facts import read_facts
     from ropewalk.models.load import load_model, load_tokenizer
+    from ropewalk.text.corpus import read_documents
 
     if windows < 1:
         raise UsageError(

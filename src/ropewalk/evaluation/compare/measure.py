@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ropewalk.errors import RopewalkError, UsageError
-from ropewalk.evaluation.corpus import Document
-from ropewalk.evaluation.tasks.pieces import TokenizerEncoder
+from ropewalk.text.corpus import Document
+from ropewalk.text.encoder import TokenizerEncoder
 
 if TYPE_CHECKING:
     from ropewalk.evaluation.forward.engine import Engine

@@ -17,7 +17,7 @@ from ropewalk.evaluation.served.server import Reply, Server
 from ropewalk.evaluation.served.workers import in_parallel
 from ropewalk.evaluation.tasks.base import Question
 from ropewalk.evaluation.tasks.registry import even_depths, find_kinds
-from ropewalk.evaluation.tasks.sentences import sentences_of
+from ropewalk.text.sentences import sentences_of
 
 API_KEY_VARIABLE = "ROPEWALK_API_KEY"
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ropewalk.errors import RopewalkError
-from ropewalk.evaluation.corpus import Document
 from ropewalk.evaluation.served.endpoint import TooLongError, UnsupportedError
 from ropewalk.evaluation.served.server import Server, no_choice
+from ropewalk.text.corpus import Document
 
 _PROBE_TEXT = "The river runs past the old mill and down to the sea."
 # The server counts tokens only after the fact, so the longest length is met from below, to within this share.

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from ropewalk.errors import UsageError
-from ropewalk.evaluation import words
 from ropewalk.evaluation.served.endpoint import TooLongError
 from ropewalk.evaluation.served.server import Server
 from ropewalk.evaluation.tasks.base import Setting
-from ropewalk.evaluation.tasks.pieces import ByteEncoder, Encoder, Frame, Piece, TokenizerEncoder
 from ropewalk.evaluation.tasks.registry import KINDS, choose_template, make_groups
 from ropewalk.evaluation.tasks.sample import Sample
+from ropewalk.text import words
+from ropewalk.text.encoder import ByteEncoder, Encoder, Frame, Piece, TokenizerEncoder
 
 # Room behind the answer: a chat model says a sentence around it.
 SPARE_TOKENS = {"completions": 8, "chat": 48}

@@ -8,7 +8,6 @@ from typing import Any
 from ropewalk.errors import UsageError
 from ropewalk.evaluation import verdict
 from ropewalk.evaluation.cells import Cells
-from ropewalk.evaluation.corpus import read_documents
 from ropewalk.evaluation.inputs import haystack_of, questions_of
 from ropewalk.evaluation.request import EvalRequest
 from ropewalk.evaluation.result import Controls, EvalResult, LossRow
@@ -16,6 +15,7 @@ from ropewalk.evaluation.scores import SampleScore
 from ropewalk.evaluation.scores import by_length as retrieval_by_length
 from ropewalk.evaluation.served.asking import ServedResult, connect, run_served
 from ropewalk.evaluation.watch import Watcher
+from ropewalk.text.corpus import read_documents
 
 
 def measure_served(request: EvalRequest, tokenizer: Any | None, cells: Cells, watcher: Watcher) -> EvalResult:

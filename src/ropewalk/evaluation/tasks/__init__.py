@@ -1,14 +1,6 @@
 """Retrieval tasks: one file a kind. `make_groups` gives samples of exact length, `text_sample` plain text."""
 
 from ropewalk.evaluation.tasks.base import Question, Setting, Task
-from ropewalk.evaluation.tasks.pieces import (
-    ByteEncoder,
-    Encoder,
-    Frame,
-    TokenizerEncoder,
-    chat_frame,
-    completion_frame,
-)
 from ropewalk.evaluation.tasks.registry import (
     GROUPS,
     KINDS,
@@ -19,6 +11,14 @@ from ropewalk.evaluation.tasks.registry import (
     text_sample,
 )
 from ropewalk.evaluation.tasks.sample import Choice, Sample, Span, TextSample
+from ropewalk.text.encoder import (
+    ByteEncoder,
+    Encoder,
+    Frame,
+    TokenizerEncoder,
+    chat_frame,
+    completion_frame,
+)
 
 __all__ = [
     "GROUPS",

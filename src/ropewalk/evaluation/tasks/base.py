@@ -10,11 +10,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ropewalk.evaluation import words
 from ropewalk.evaluation.tasks.haystack import Filler, Insert, Layout, Parts, count_sentences, lay_out
-from ropewalk.evaluation.tasks.pieces import Encoder, Frame, Piece
 from ropewalk.evaluation.tasks.sample import Choice, Sample, Span
 from ropewalk.evaluation.tasks.values import FORMS, Form, draw_wrong
+from ropewalk.text import words
+from ropewalk.text.encoder import Encoder, Frame, Piece
 
 GRASS = (
     "The grass is green.",

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ropewalk.errors import RopewalkError, UsageError
-from ropewalk.evaluation.tasks.pieces import Encoder, Frame, Piece
+from ropewalk.text.encoder import Encoder, Frame, Piece
 
 IdArray = NDArray[np.int32]
 

@@ -6,9 +6,9 @@ import itertools
 import random
 from collections.abc import Iterator, Sequence
 
-from ropewalk.evaluation import words
 from ropewalk.evaluation.tasks.base import Ask, Task
 from ropewalk.evaluation.tasks.values import distinct_keys
+from ropewalk.text import words
 
 # Forced choice is only a lookup if the wrong answers stand in the text too, and all over it: a model that just likes
 # what it read last must not win. Short windows have room for fewer.

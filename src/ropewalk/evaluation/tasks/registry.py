@@ -13,12 +13,12 @@ from ropewalk.evaluation.tasks.base import Question, Setting, Task
 from ropewalk.evaluation.tasks.kv import KeyValue
 from ropewalk.evaluation.tasks.needle import Distractors, MultiNeedle, Needle, PackedNeedle
 from ropewalk.evaluation.tasks.passkey import Passkey
-from ropewalk.evaluation.tasks.pieces import ByteEncoder, Encoder, Frame, completion_frame
 from ropewalk.evaluation.tasks.qa import QuestionAnswering
 from ropewalk.evaluation.tasks.ruler_niah import NIAH
 from ropewalk.evaluation.tasks.ruler_trace import VariableTracking
 from ropewalk.evaluation.tasks.ruler_words import CommonWords, FrequentWords
 from ropewalk.evaluation.tasks.sample import Sample, TextSample
+from ropewalk.text.encoder import ByteEncoder, Encoder, Frame, completion_frame
 
 RULER: tuple[type[Task], ...] = (*NIAH, VariableTracking, CommonWords, FrequentWords)
 OURS: tuple[type[Task], ...] = (Passkey, Needle, KeyValue, MultiNeedle, Distractors, PackedNeedle)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ropewalk.evaluation import words
 from ropewalk.evaluation.tasks.base import Ask, Task
+from ropewalk.text import words
 
 LINKS = 4
 

@@ -7,8 +7,8 @@ import random
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
-from ropewalk.evaluation import words
 from ropewalk.evaluation.tasks.base import Ask, Task
+from ropewalk.text import words
 
 
 class CommonWords(Task):

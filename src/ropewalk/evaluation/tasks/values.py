@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from ropewalk.evaluation import words
-from ropewalk.evaluation.tasks.pieces import Encoder
+from ropewalk.text import words
+from ropewalk.text.encoder import Encoder
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ropewalk.errors import RopewalkError, UsageError
-from ropewalk.evaluation.corpus import Document
-from ropewalk.evaluation.tasks.pieces import TokenizerEncoder
+from ropewalk.text.corpus import Document
+from ropewalk.text.encoder import TokenizerEncoder
 from ropewalk.units import format_length
 
 TokenArray = NDArray[np.int64]

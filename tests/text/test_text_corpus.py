@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ropewalk.errors import RopewalkError, UsageError
-from ropewalk.evaluation.corpus import HELD_OUT, read_documents, training_documents
+from ropewalk.text.corpus import HELD_OUT, read_documents, training_documents
 
 
 def test_the_default_corpus_is_split_and_deterministic() -> None:
