@@ -17,8 +17,8 @@ from ropewalk.attention.interface import (
 )
 from ropewalk.attention.temperature import chosen_layers
 from ropewalk.errors import UsageError, one_line
-from ropewalk.training.options import PackingOptions
-from ropewalk.training.packing import attention_inputs, fitting_engines
+from ropewalk.training.data.packing import attention_inputs, fitting_engines
+from ropewalk.training.recipe.options import PackingOptions
 
 _LENGTH = 12
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ropewalk.errors import RopewalkError
-from ropewalk.training.recipe import OptimizerPart
+from ropewalk.training.recipe.recipe import OptimizerPart
 
 Named = list[tuple[str, nn.Parameter]]
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ropewalk.errors import UsageError
-from ropewalk.training.options import PositionOptions
+from ropewalk.training.recipe.options import PositionOptions
 
 __all__ = ["PositionOptions", "check_target", "sample_positions"]
 

@@ -14,8 +14,14 @@ import torch
 from torch import Tensor
 
 from ropewalk.errors import UsageError
-from ropewalk.training.losses import IGNORE
-from ropewalk.training.options import FarDrop, InputNoise, LongTokenWeight, ShapeWeight, WeightingOptions
+from ropewalk.training.parts.losses import IGNORE
+from ropewalk.training.recipe.options import (
+    FarDrop,
+    InputNoise,
+    LongTokenWeight,
+    ShapeWeight,
+    WeightingOptions,
+)
 
 __all__ = [
     "WeightingOptions",

@@ -9,7 +9,7 @@ from itertools import groupby
 import numpy as np
 import torch
 
-from ropewalk.training.data import Sample
+from ropewalk.training.data.mixture import Sample
 
 
 @dataclass(frozen=True)

@@ -20,21 +20,21 @@ from torch import Tensor, nn
 from ropewalk.attention.interface import base_implementation
 from ropewalk.attention.options import TemperatureOptions
 from ropewalk.errors import UsageError
-from ropewalk.training.borders import check_skips, choose_engine
-from ropewalk.training.head import LossesOf, Weigher, install_head
-from ropewalk.training.losses import IGNORE, shift_labels
-from ropewalk.training.memory import activation_memory, no_effect, prepare
-from ropewalk.training.options import (
+from ropewalk.training.data.packing import attention_inputs, row_positions
+from ropewalk.training.parts.borders import check_skips, choose_engine
+from ropewalk.training.parts.head import LossesOf, Weigher, install_head
+from ropewalk.training.parts.losses import IGNORE, shift_labels
+from ropewalk.training.parts.memory import activation_memory, no_effect, prepare
+from ropewalk.training.parts.positions import sample_positions
+from ropewalk.training.parts.tempering import Tempering
+from ropewalk.training.parts.weighting import cropped_losses, drop_far, noisy_inputs, token_weights
+from ropewalk.training.recipe.options import (
     LossOptions,
     MemoryOptions,
     PackingOptions,
     PositionOptions,
     WeightingOptions,
 )
-from ropewalk.training.packing import attention_inputs, row_positions
-from ropewalk.training.positions import sample_positions
-from ropewalk.training.tempering import Tempering
-from ropewalk.training.weighting import cropped_losses, drop_far, noisy_inputs, token_weights
 
 Batch = dict[str, Tensor]
 ROW_KEYS = ("input_ids", "target_ids", "target_weights", "documents", "position_ids")

@@ -8,7 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from ropewalk.attention.options import TemperatureOptions, Way, row_multiple
 from ropewalk.errors import UsageError
-from ropewalk.training.options import (
+from ropewalk.training.recipe.options import (
     InitialiseOptions,
     LoraOptions,
     LossOptions,

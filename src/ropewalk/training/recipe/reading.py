@@ -9,12 +9,12 @@ import yaml
 from pydantic import ValidationError
 
 from ropewalk.errors import RopewalkError, UsageError, one_line
-from ropewalk.training.recipe import Recipe
+from ropewalk.training.recipe.recipe import Recipe
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 20
 MAX_NODES = 20_000
-BUNDLED = Path(__file__).parent / "recipes"
+BUNDLED = Path(__file__).parent / "bundled"
 
 
 def read_recipe(recipe: Recipe | dict[str, Any] | str | Path) -> Recipe:

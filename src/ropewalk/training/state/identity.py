@@ -12,7 +12,7 @@ from typing import Any
 
 from ropewalk._version import __version__
 from ropewalk.errors import DamagedError, RopewalkError, one_line
-from ropewalk.training.recipe import Recipe
+from ropewalk.training.recipe.recipe import Recipe
 
 FORMAT = "ropewalk-training/1"
 # What may change between two parts of a run without changing what is computed.

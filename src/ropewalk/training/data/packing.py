@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ropewalk.errors import UsageError
-from ropewalk.training.options import PackingOptions
+from ropewalk.training.recipe.options import PackingOptions
 
 __all__ = [
     "PackedRow",

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ropewalk.errors import UsageError, one_line
-from ropewalk.training.recipe import DataPart, LongDocuments, SourcePart
-from ropewalk.training.sources import documents_of, find_generator, generator_hash
+from ropewalk.text.generators import find_generator, generator_hash
+from ropewalk.training.data.sources import documents_of
+from ropewalk.training.recipe.recipe import DataPart, LongDocuments, SourcePart
 
 
 @dataclass(frozen=True)
@@ -192,6 +193,9 @@ class GeneratedSource:
     size: ClassVar[dict[str, int]] = {"documents": 0, "characters": 0}
 
     def __init__(self, part: SourcePart, tokenizer: Any, key: tuple[int, ...]) -> None:
+        # hemp registers its own generators when it is imported, as a module given with --import does.
+        import ropewalk.hemp.sources  # noqa: F401
+
         assert part.generator is not None
         self.name = part.name
         self.generator = part.generator

@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from ropewalk.attention.options import PARAMETER
 from ropewalk.errors import DamagedError, one_line
-from ropewalk.training.options import LoraOptions
+from ropewalk.training.recipe.options import LoraOptions
 
 if TYPE_CHECKING:
-    from ropewalk.training.tempering import Tempering
+    from ropewalk.training.parts.tempering import Tempering
 
 FOLDER = "training"
 OPTIMIZER = "optimizer.safetensors"
@@ -168,7 +168,7 @@ class ModelFiles:
     ) -> tuple[dict[str, torch.Tensor] | None, dict[str, torch.Tensor] | None]:
         if lora is None:
             return wholes(model.state_dict(), model), None
-        from ropewalk.training.lora import merged_weights, trained_tensors
+        from ropewalk.training.model.lora import merged_weights, trained_tensors
 
         trained = wholes(trained_tensors(model), model)
         merge = final and lora.save == "merged"
@@ -179,7 +179,7 @@ class ModelFiles:
         """Write a model folder, or an adapter with its configuration, that stock software loads."""
         base = self.model if self.trained is None else self.model.get_base_model()
         if self.weights is None:
-            from ropewalk.training.lora import save_adapter
+            from ropewalk.training.model.lora import save_adapter
 
             save_adapter(self.model, folder, self.trained)
             base.config.save_pretrained(folder)
@@ -202,7 +202,7 @@ def read_kept(folder: Path) -> dict[str, torch.Tensor]:
 def read_weights(folder: Path, model: Any) -> None:
     """Put a checkpoint's weights into the model of its recipe, bit for bit."""
     if (folder / TRAINED).is_file():
-        from ropewalk.training.lora import put_trained
+        from ropewalk.training.model.lora import put_trained
 
         put_trained(model, load_file(folder / TRAINED))
     else:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ropewalk.errors import RopewalkError, UsageError, one_line
 from ropewalk.schedule import FrequencySchedule
-from ropewalk.training.recipe import ModelPart, Recipe, RopePart, Stage
+from ropewalk.training.recipe.recipe import ModelPart, Recipe, RopePart, Stage
 
 
 def build_tokenizer(part: ModelPart) -> Any:
@@ -93,7 +93,7 @@ def _new_model(recipe: Recipe, tokenizer: Any) -> Any:
                 hint="its fields are those of the architecture's config.json",
             ) from error
     if recipe.model.initialise is not None:
-        from ropewalk.training.initialise import initialise
+        from ropewalk.training.model.initialise import initialise
 
         initialise(model, seed=recipe.seed, **recipe.model.initialise.model_dump())
     return model
