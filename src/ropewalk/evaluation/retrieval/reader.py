@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from ropewalk.errors import RopewalkError, UsageError
-from ropewalk.evaluation import scores
 from ropewalk.evaluation.forward.caches import croppable
 from ropewalk.evaluation.forward.engine import Context, Engine, token_loss
-from ropewalk.evaluation.grid import Node, tree_of
-from ropewalk.evaluation.scores import SampleScore, Told
+from ropewalk.evaluation.retrieval import scores
+from ropewalk.evaluation.retrieval.grid import Node, tree_of
+from ropewalk.evaluation.retrieval.scores import SampleScore, Told
 from ropewalk.evaluation.tasks.haystack import IdArray
 from ropewalk.evaluation.tasks.sample import Sample
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from ropewalk.errors import UsageError
 from ropewalk.evaluation.forward.engine import Engine
-from ropewalk.evaluation.intervals import Interval, paired_interval
-from ropewalk.evaluation.loss import LengthLoss, Reading, means, tail_start
-from ropewalk.evaluation.sliding import LossArray, plan_windows, windows_loss
+from ropewalk.evaluation.loss.reading import LengthLoss, Reading, means, tail_start
+from ropewalk.evaluation.loss.sliding import LossArray, plan_windows, windows_loss
+from ropewalk.evaluation.statistics.intervals import Interval, paired_interval
 from ropewalk.text.segments import Segment
 
 

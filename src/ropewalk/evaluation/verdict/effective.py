@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ropewalk.evaluation.controls import tail_difference
-from ropewalk.evaluation.loss import Reading, perplexity
-from ropewalk.evaluation.scores import by_length as retrieval_by_length
-from ropewalk.evaluation.scores import wilson
+from ropewalk.evaluation.loss.controls import tail_difference
+from ropewalk.evaluation.loss.reading import Reading, perplexity
+from ropewalk.evaluation.retrieval.scores import by_length as retrieval_by_length
+from ropewalk.evaluation.retrieval.scores import wilson
 from ropewalk.text.segments import TokenArray
 from ropewalk.units import format_length
 

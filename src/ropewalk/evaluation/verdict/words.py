@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ropewalk.evaluation.effective import TOLERANCE
 from ropewalk.evaluation.result import Controls, LossRow
+from ropewalk.evaluation.verdict.effective import TOLERANCE
 from ropewalk.units import format_length
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ropewalk.errors import DamagedError, RopewalkError, one_line
-from ropewalk.evaluation.sliding import LossArray
+from ropewalk.evaluation.loss.sliding import LossArray
 from ropewalk.files import write_bytes, write_json
 
 FOLDER = "cells"

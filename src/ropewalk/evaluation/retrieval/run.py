@@ -10,8 +10,8 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from ropewalk.errors import UsageError
-from ropewalk.evaluation import scores
-from ropewalk.evaluation.scores import SampleScore, rows_of
+from ropewalk.evaluation.retrieval import scores
+from ropewalk.evaluation.retrieval.scores import SampleScore, rows_of
 from ropewalk.evaluation.tasks.base import Question, Setting
 from ropewalk.evaluation.tasks.registry import even_depths, find_kinds, make_groups
 from ropewalk.evaluation.tasks.sample import Sample
@@ -134,7 +134,7 @@ def run_plan(
     A group is always walked whole in the same order, so the numbers do not depend on how groups are shared out.
     """
     from ropewalk.evaluation.forward.engine import Engine
-    from ropewalk.evaluation.reader import Reader
+    from ropewalk.evaluation.retrieval.reader import Reader
 
     engine = model if isinstance(model, Engine) else Engine(model)
     reader = Reader(engine, tokenizer, plan.scoring)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from ropewalk.errors import RopewalkError
-from ropewalk.evaluation.cells import Cells
-from ropewalk.evaluation.controls import Crop, read_cropped
 from ropewalk.evaluation.forward.engine import Engine
-from ropewalk.evaluation.loss import Reading, forwards_needed, read_prefix
-from ropewalk.evaluation.processes import Processes
-from ropewalk.evaluation.sliding import LossArray, plan_windows, window_mean, windows_loss
+from ropewalk.evaluation.loss.controls import Crop, read_cropped
+from ropewalk.evaluation.loss.reading import Reading, forwards_needed, read_prefix
+from ropewalk.evaluation.loss.sliding import LossArray, plan_windows, window_mean, windows_loss
+from ropewalk.evaluation.work.cells import Cells
+from ropewalk.evaluation.work.processes import Processes
 from ropewalk.text.segments import Segment, Segments
 
 OnTokens = Callable[[int], None]
