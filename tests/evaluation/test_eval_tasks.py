@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from retrieval_models import ByteTokenizer, byte_level_tokenizer, space_marking_tokenizer
 
 from ropewalk.errors import RopewalkError, UsageError
-from ropewalk.evaluation.grid import common_prefix
-from ropewalk.evaluation.retrieval import plan_tasks
+from ropewalk.evaluation.retrieval.grid import common_prefix
+from ropewalk.evaluation.retrieval.run import plan_tasks
 from ropewalk.evaluation.tasks import (
     GROUPS,
     KINDS,
