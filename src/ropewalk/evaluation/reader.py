@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
+from ropewalk.attention.caches import croppable
 from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.evaluation import scores
-from ropewalk.evaluation.forward.caches import croppable
 from ropewalk.evaluation.forward.engine import Context, Engine, token_loss
 from ropewalk.evaluation.grid import Node, tree_of
 from ropewalk.evaluation.scores import SampleScore, Told
