@@ -117,7 +117,7 @@ def start(wanted: argparse.Namespace, name: str) -> subprocess.Popen[bytes]:
 def pack(output: Path, name: str) -> None:
     """The newest checkpoint as a folder that stock software loads; a model that is packed stays."""
     from ropewalk.hemp.ship import ship
-    from ropewalk.training.checkpoint import list_checkpoints
+    from ropewalk.training.state.checkpoint import list_checkpoints
 
     target = output / "models" / name
     checkpoints = list_checkpoints(output / "runs" / name / "checkpoints")
@@ -139,10 +139,9 @@ def standing(output: Path, name: str) -> str:
     held_out = [f"{line['loss']:.3f}" for line in found if line["kind"] == "evaluation"][-1:]
     last = train_lines[-1] if train_lines else found[-1]
     state = "finished" if finished(output, name) else "unfinished"
-    return (
-        f"{state} step {last.get('step')} length {last.get('length')} tokens {last.get('tokens')} "
-        f"loss {last.get('loss'):.3f} held-out {', '.join(held_out) or '-'} {last.get('tokens_per_s') or 0:.0f} tokens/s"
-    )
+    speed = f"{last.get('tokens_per_s') or 0:.0f} tokens/s"
+    place = f"step {last.get('step')} length {last.get('length')} tokens {last.get('tokens')}"
+    return f"{state} {place} loss {last.get('loss'):.3f} held-out {', '.join(held_out) or '-'} {speed}"
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from ropewalk.training.reading import find_recipe
+from ropewalk.training.recipe.reading import find_recipe
 from ropewalk.units import parse_length
 
 TABLE = Path(__file__).parent / "geometries.yaml"
@@ -75,7 +75,7 @@ def model_fields(shape: dict[str, Any], common: dict[str, Any]) -> dict[str, Any
 def _stages(
     stages: list[dict[str, Any]], length: int, table: dict[str, Any], scale: float
 ) -> list[dict[str, Any]]:
-    """hemp's stages up to `length`, a copy of the mixed one for each length beyond 256, and a last one without mixture."""
+    """hemp's stages up to `length`, the mixed one again for each beyond 256, and a last one by the recipe's shares."""
     mixed = next(stage for stage in stages if stage["length"] == 256)
     kept = [stages[0]]
     for step, tokens in table["stage_tokens"].items():

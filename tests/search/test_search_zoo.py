@@ -13,8 +13,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "bench" / "zoo"))
 import train_all
 import zoo_recipes
 
-from ropewalk.training.build import build_model, build_tokenizer
-from ropewalk.training.reading import read_recipe
+from ropewalk.training.model.build import build_model, build_tokenizer
+from ropewalk.training.recipe.reading import read_recipe
 
 
 @pytest.mark.parametrize("name", zoo_recipes.zoo_names())
