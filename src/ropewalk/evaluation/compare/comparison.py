@@ -207,7 +207,7 @@ def _questions(
     tokenizer: Any, tasks: Sequence[str], lengths: Sequence[int], depths: int, samples: int, seed: int
 ) -> tuple[Any, list[str], list[LeftOutRow]]:
     """The plan of all questions. Where the window is too short to hold a task, only the target is asked."""
-    from ropewalk.evaluation.retrieval import plan_tasks
+    from ropewalk.evaluation.retrieval.run import plan_tasks
 
     if not tasks:
         return None, [], []
