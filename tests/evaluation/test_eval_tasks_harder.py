@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import pytest
 from retrieval_models import ByteTokenizer, UniformModel
+from ropewalk.evaluation.scores import forced_choice, generated
 
 from ropewalk.evaluation.retrieval import plan_tasks, run_tasks
-from ropewalk.evaluation.scores import forced_choice, generated
 from ropewalk.evaluation.tasks import (
     ByteEncoder,
     Sample,
