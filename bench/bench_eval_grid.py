@@ -18,8 +18,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from harness import Comparison, compare_series, write_results
-from ropewalk.evaluation.grid import tree_of
-from ropewalk.evaluation.retrieval import plan_tasks, run_tasks
+from ropewalk.evaluation.retrieval.grid import tree_of
+from ropewalk.evaluation.retrieval.run import plan_tasks, run_tasks
 from ropewalk.text import words
 from train_model import MODEL, VOCABULARY
 

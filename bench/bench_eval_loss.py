@@ -9,8 +9,8 @@ import numpy as np
 from eval_model import bare_forward, make_ids, make_model, plain_loss, plain_sliding
 from harness import compare_functions, write_results
 from ropewalk.evaluation.forward.engine import Engine
-from ropewalk.evaluation.loss import Reading, by_length, read_prefix
-from ropewalk.evaluation.sliding import plan_windows, token_mean, windows_loss
+from ropewalk.evaluation.loss.reading import Reading, by_length, read_prefix
+from ropewalk.evaluation.loss.sliding import plan_windows, token_mean, windows_loss
 from ropewalk.text.segments import Segment
 
 ROOT = Path(__file__).parents[1]

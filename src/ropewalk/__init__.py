@@ -33,7 +33,7 @@ _PUBLIC = {
     "evaluate": ("ropewalk.evaluation.evaluate", "evaluate"),
     "eval": ("ropewalk.evaluation.evaluate", "evaluate"),
     "train": ("ropewalk.training.run", "train"),
-    "initialise": ("ropewalk.training.initialise", "initialise"),
+    "initialise": ("ropewalk.training.model.initialise", "initialise"),
     "plot": ("ropewalk.report.plotting", "plot"),
     "report": ("ropewalk.report.report", "report"),
 }

@@ -6,6 +6,8 @@ command line never has to guess.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class RopewalkError(Exception):
     """A handled failure: exit code 1."""
@@ -47,3 +49,50 @@ def one_line(text: object, limit: int = 300) -> str:
     """Foreign text (an exception's message, a file's content) made safe to show inside one line."""
     flat = " ".join(str(text).split())
     return flat if len(flat) <= limit else flat[: limit - 1] + "…"
+
+
+def near_miss(
+    word: object, known: Iterable[object], *, otherwise: str, count: int = 2, cutoff: float = 0.5
+) -> str:
+    """The way out of an unknown name, for `hint=`: the nearest known ones, or `otherwise` where none is near.
+
+    Case, dashes and underscores do not count: `YaRN` is near `yarn`, `ntk_su` near `ntk-su`.
+
+    >>> near_miss("yarm", ["yarn", "linear"], otherwise="`ropewalk methods` lists them")
+    'did you mean yarn?'
+    """
+    import difflib
+
+    spelled = {_plain_name(name): str(name) for name in known}
+    near = difflib.get_close_matches(_plain_name(word), spelled, n=count, cutoff=cutoff)
+    return f"did you mean {' or '.join(spelled[name] for name in near)}?" if near else otherwise
+
+
+def _plain_name(name: object) -> str:
+    return str(name).casefold().replace("_", "-").replace(" ", "-")
+
+
+def shown_command(command: str, *arguments: object, **options: object) -> str:
+    """A command line of ours as a shell takes it: every word quoted where it must be, ready to be pasted.
+
+    Options are given by name, underscores for dashes, one letter for a short one; None and False leave an option out,
+    True gives the bare flag, a list repeats it. An argument that begins with a dash would be read as an option, so
+    that it gets the ./ that makes it a path.
+
+    >>> shown_command("extend", "my model", target="32k", p=["beta_fast=4"], force=True, o="OUT")
+    "ropewalk extend 'my model' --target 32k -p beta_fast=4 --force -o OUT"
+    >>> shown_command("inspect", "-model")
+    'ropewalk inspect ./-model'
+    """
+    import shlex
+
+    words = [f"./{word}" if str(word).startswith("-") else str(word) for word in arguments]
+    for name, value in options.items():
+        flag = f"-{name}" if len(name) == 1 else f"--{name.replace('_', '-')}"
+        for item in value if isinstance(value, list | tuple) else [value]:
+            if item is None or item is False:
+                continue
+            words.append(flag)
+            if item is not True:
+                words.append(str(item))
+    return " ".join(["ropewalk", command, *(shlex.quote(word) for word in words)])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ropewalk.errors import DamagedError, RopewalkError
-from ropewalk.evaluation.cells import Cells
+from ropewalk.evaluation.work.cells import Cells
 
 
 def test_losses_and_scores_come_back(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from eval_models import plain_loss, text_ids, tiny
 
 from ropewalk.errors import RopewalkError
 from ropewalk.evaluation.forward.engine import Engine
-from ropewalk.evaluation.health import QUERIES, attention_health, gradient_norms, output_spread
+from ropewalk.evaluation.forward.health import QUERIES, attention_health, gradient_norms, output_spread
 
 WINDOW = {"sliding_window": 24, "layer_types": ["sliding_attention", "full_attention"]}
 
@@ -84,7 +84,7 @@ def test_gradient_norm_is_that_of_a_plain_backward(kind: str) -> None:
 
 
 def test_a_gradient_that_does_not_fit_is_left_out_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ropewalk.evaluation.health.free_bytes", lambda device: 1000)
+    monkeypatch.setattr("ropewalk.evaluation.forward.health.free_bytes", lambda device: 1000)
     row = gradient_norms(Engine(tiny()), text_ids(80)[0].numpy(), [80])[0]
     assert row["norm"] is None
     assert "do not fit" in row["why"]

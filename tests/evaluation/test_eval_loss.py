@@ -11,15 +11,15 @@ import torch
 from eval_models import WORDS, byte_tokenizer, plain_loss, text_ids, tiny
 
 from ropewalk.errors import RopewalkError, UsageError
-from ropewalk.evaluation.cells import Cells
-from ropewalk.evaluation.controls import Crop, read_cropped, tail_difference
-from ropewalk.evaluation.effective import effective_length, far_repeats, long_tokens
 from ropewalk.evaluation.forward.engine import Engine
-from ropewalk.evaluation.intervals import mean_interval, paired_interval, t_quantile
-from ropewalk.evaluation.loss import Reading, by_length, by_position, read_prefix
-from ropewalk.evaluation.measure import prefix_reading, prefix_units, run_units
-from ropewalk.evaluation.processes import Processes
-from ropewalk.evaluation.sliding import plan_windows, token_mean, window_mean, windows_loss
+from ropewalk.evaluation.loss.controls import Crop, read_cropped, tail_difference
+from ropewalk.evaluation.loss.reading import Reading, by_length, by_position, read_prefix
+from ropewalk.evaluation.loss.sliding import plan_windows, token_mean, window_mean, windows_loss
+from ropewalk.evaluation.loss.units import prefix_reading, prefix_units, run_units
+from ropewalk.evaluation.statistics.intervals import mean_interval, paired_interval, t_quantile
+from ropewalk.evaluation.verdict.effective import effective_length, far_repeats, long_tokens
+from ropewalk.evaluation.work.cells import Cells
+from ropewalk.evaluation.work.processes import Processes
 from ropewalk.text.corpus import Document
 from ropewalk.text.segments import Segment, Segments, cut
 

@@ -17,9 +17,9 @@ from transformers import Lfm2Config, Lfm2ForCausalLM, LlamaConfig, LlamaForCausa
 
 from ropewalk.errors import DamagedError, RopewalkError, UsageError
 from ropewalk.evaluation.forward.engine import Engine
-from ropewalk.evaluation.grid import Node, common_prefix, tree_of
-from ropewalk.evaluation.retrieval import plan_tasks, run_plan, run_tasks
-from ropewalk.evaluation.scores import SampleScore, by_length, generated, rows_of, wilson
+from ropewalk.evaluation.retrieval.grid import Node, common_prefix, tree_of
+from ropewalk.evaluation.retrieval.run import plan_tasks, run_plan, run_tasks
+from ropewalk.evaluation.retrieval.scores import SampleScore, by_length, generated, rows_of, wilson
 
 TOKENIZER = ByteTokenizer()
 

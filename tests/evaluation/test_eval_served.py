@@ -14,7 +14,7 @@ from local_server import Behaviour, drip, serving
 from retrieval_models import ByteTokenizer
 
 from ropewalk.errors import RopewalkError, UsageError
-from ropewalk.evaluation.scores import SampleScore
+from ropewalk.evaluation.retrieval.scores import SampleScore
 from ropewalk.evaluation.served.asking import ServedResult, connect, run_served
 from ropewalk.evaluation.served.endpoint import Endpoint, EndpointError, check_url
 from ropewalk.evaluation.served.loss import document_losses, find_way, loss_table

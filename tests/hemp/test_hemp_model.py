@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 import ropewalk
 from ropewalk.evaluation.compare.measure import cut_windows
 from ropewalk.evaluation.forward.engine import Engine
-from ropewalk.evaluation.retrieval import run_tasks
+from ropewalk.evaluation.retrieval.run import run_tasks
 from ropewalk.hemp import folder
 from ropewalk.models.load import load_model, load_tokenizer
 from ropewalk.text.corpus import held_out_documents

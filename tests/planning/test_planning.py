@@ -137,7 +137,7 @@ def test_plan_reads_a_configuration_without_torch(tmp_path):
 
 
 def test_the_recipe_is_one_that_train_accepts(tmp_path):
-    from ropewalk.training.reading import read_recipe
+    from ropewalk.training.recipe.reading import read_recipe
 
     for memory, gpus in ((None, 1), ("24GB", 1), ("80GB", 8), ("24GB", 8)):
         recipe = ropewalk.plan(CONFIG | {"_name": "x"}, "8x", memory=memory, gpus=gpus).recipe()

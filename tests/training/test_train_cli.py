@@ -109,7 +109,7 @@ def test_generators_of_a_module_of_ones_own(
     cli: Cli, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "my_generators.py").write_text(
-        "from ropewalk.training.sources import source\n"
+        "from ropewalk.text.generators import source\n"
         "@source('counting')\n"
         "def counting(rng, tokenizer, length):\n"
         "    return list(range(length))\n"

@@ -231,7 +231,7 @@ def test_an_infinite_gradient_stops_before_the_step(tiny: Tiny, tmp_path: Path) 
 
 
 def test_optimizer_state_that_does_not_fit_is_named(tiny: Tiny, tmp_path: Path) -> None:
-    from ropewalk.training.weights import put_optimizer
+    from ropewalk.training.state.weights import put_optimizer
 
     parameter = torch.nn.Parameter(torch.zeros(2))
     optimizer = torch.optim.AdamW([parameter])

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
+import re
 import sys
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
 
 import click
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+# Columns of a table in a file or a pipe, where COLUMNS says nothing.
+_WITHOUT_TERMINAL = 140
 _real_stdout: list[TextIO] = []
 
 
@@ -63,10 +67,26 @@ def console(*, err: bool = False) -> Console:
     """A rich console; imported late because rich costs a tenth of the start-up budget."""
     from rich.console import Console
 
-    # Without a terminal a table must not wrap at 80 columns: a log or a pipe has no width.
     stream = sys.stderr if err else sys.stdout
-    width = None if stream.isatty() else 140
-    return Console(file=stream, width=width, highlight=False, soft_wrap=False)
+    if stream.isatty():
+        return Console(file=stream, highlight=False, soft_wrap=False)
+    # A log or a pipe has no width of its own: COLUMNS says it, and without it nothing needs to wrap at 80.
+    given = os.environ.get("COLUMNS", "")
+    width = int(given) if given.isascii() and given.isdigit() and int(given) > 0 else _WITHOUT_TERMINAL
+    return Console(file=cast(TextIO, _Unpadded(stream)), width=width, highlight=False, soft_wrap=False)
+
+
+class _Unpadded:
+    """A stream that drops the blanks with which rich fills a line up to its width; rich writes whole lines."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write(re.sub(r"[ \t]+(?=\n)", "", text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 json_option = click.option(

@@ -12,7 +12,7 @@ import click
 
 from ropewalk._version import __version__
 from ropewalk.cli.common import emit_json, json_mode, show_error
-from ropewalk.errors import RopewalkError, UsageError, one_line
+from ropewalk.errors import RopewalkError, UsageError, near_miss, one_line
 
 # name -> one line of help. The module is ropewalk.cli.<name>; it loads only when its command is used,
 # so that `--help` answers before numpy, let alone torch, has been touched.
@@ -53,10 +53,7 @@ class LazyGroup(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            import difflib
-
-            near = difflib.get_close_matches(args[0], COMMANDS, n=2)
-            hint = f"did you mean {' or '.join(near)}?" if near else "`ropewalk --help` lists the commands"
+            hint = near_miss(args[0], COMMANDS, otherwise="`ropewalk --help` lists the commands")
             raise UsageError(f"no command {one_line(args[0], 60)!r}", hint=hint) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

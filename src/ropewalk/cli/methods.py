@@ -53,27 +53,38 @@ def _marks(method: Method) -> str:
 
 
 def _show_all(found: list[Method]) -> None:
-    from rich.table import Table
+    from ropewalk.cli.tables import Column, show_table
+    from ropewalk.methods.registry import RUNTIMES
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("method", "rule", "parameters", "paper", "natively in", ""):
-        table.add_column(column, overflow="fold")
-    for method in found:
-        parameters = ", ".join(parameter.name for parameter in method.parameters) or "-"
-        native = "all" if len(method.native) == 5 else ", ".join(method.native) or "carrier"
-        table.add_row(method.name, method.rule, parameters, method.paper, native, _marks(method))
+    columns = [
+        Column("method"),
+        Column("rule", below=4),
+        Column("parameters", below=3),
+        Column("paper", below=1),
+        Column("natively in", below=2),
+        Column(""),
+    ]
+    rows = [
+        [
+            method.name,
+            method.rule,
+            ", ".join(parameter.name for parameter in method.parameters) or "-",
+            method.paper,
+            "all" if len(method.native) == len(RUNTIMES) else ", ".join(method.native) or "carrier",
+            _marks(method),
+        ]
+        for method in found
+    ]
     screen = console()
-    screen.print(table)
+    show_table(screen, columns, rows)
     screen.print(
-        "\nAny method can also run as dynamic scaling, which follows the length in view (ropewalk.dynamic)."
-    )
-    screen.print(
+        "\nAny method can also run as dynamic scaling, which follows the length in view (ropewalk.dynamic).\n"
         "Next: `ropewalk methods NAME` for one in full, `ropewalk plan MODEL --target 32k` to see them side by side."
     )
 
 
 def _show_one(method: Method) -> None:
-    from rich.table import Table
+    from ropewalk.cli.tables import Column, show_table
 
     screen = console()
     screen.print(f"{method.name}   {_marks(method)}".rstrip(), style="bold")
@@ -81,16 +92,16 @@ def _show_one(method: Method) -> None:
     screen.print(f"\npaper         {method.paper}", markup=False)
     screen.print(f"natively in   {', '.join(method.native) or 'none; the universal carrier holds it'}")
     if method.parameters:
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in ("parameter", "type", "default"):
-            table.add_column(column)
-        for parameter in method.parameters:
-            kind = (
-                f"{parameter.type} ({', '.join(parameter.choices)})" if parameter.choices else parameter.type
-            )
-            table.add_row(parameter.name, kind, str(parameter.default))
+        rows = [
+            [
+                parameter.name,
+                f"{parameter.type} ({', '.join(parameter.choices)})" if parameter.choices else parameter.type,
+                str(parameter.default),
+            ]
+            for parameter in method.parameters
+        ]
         screen.print()
-        screen.print(table)
+        show_table(screen, [Column("parameter"), Column("type", below=2), Column("default", below=1)], rows)
     first = method.parameters[0].name if method.parameters else None
     extra = f" -p {first}=..." if first else ""
     screen.print(

@@ -12,7 +12,7 @@ from typing import Any
 from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.evaluation.request import EvalRequest, make_request
 from ropewalk.evaluation.result import EvalResult
-from ropewalk.evaluation.watch import OnStep, Watcher
+from ropewalk.evaluation.work.watch import OnStep, Watcher
 
 
 def evaluate(
@@ -54,8 +54,8 @@ def _name_of(model: Any) -> str:
 def _in_run(
     request: EvalRequest, parts: dict[str, Any], run: str | Path | None, watcher: Watcher
 ) -> EvalResult:
-    from ropewalk.evaluation.cells import Cells
-    from ropewalk.evaluation.processes import Processes
+    from ropewalk.evaluation.work.cells import Cells
+    from ropewalk.evaluation.work.processes import Processes
 
     processes = Processes.join(request.device)
     started = time.monotonic()

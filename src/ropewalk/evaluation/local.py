@@ -8,15 +8,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from ropewalk.errors import RopewalkError, UsageError
-from ropewalk.evaluation import verdict
-from ropewalk.evaluation.cells import Cells
-from ropewalk.evaluation.controls import Crop, tail_difference, with_difference
-from ropewalk.evaluation.effective import effective_length, long_tokens
 from ropewalk.evaluation.forward.engine import Engine
 from ropewalk.evaluation.forward.spread import ALL, own_dtype, spread
-from ropewalk.evaluation.inputs import haystack_of, questions_of
-from ropewalk.evaluation.loss import Reading, by_length, by_position
-from ropewalk.evaluation.measure import (
+from ropewalk.evaluation.loss.controls import Crop, tail_difference, with_difference
+from ropewalk.evaluation.loss.reading import Reading, by_length, by_position
+from ropewalk.evaluation.loss.units import (
     Unit,
     cropped_reading,
     cropped_units,
@@ -26,13 +22,17 @@ from ropewalk.evaluation.measure import (
     sliding_reading,
     window_units,
 )
-from ropewalk.evaluation.processes import Processes
 from ropewalk.evaluation.request import EvalRequest
 from ropewalk.evaluation.result import Controls, CurvePoint, EvalResult, LossRow, TextUsed
-from ropewalk.evaluation.retrieval import Plan, plan_tasks, run_plan
-from ropewalk.evaluation.scores import SampleScore, rows_of
-from ropewalk.evaluation.scores import by_length as retrieval_by_length
-from ropewalk.evaluation.watch import Watcher
+from ropewalk.evaluation.retrieval.inputs import haystack_of, questions_of
+from ropewalk.evaluation.retrieval.run import Plan, plan_tasks, run_plan
+from ropewalk.evaluation.retrieval.scores import SampleScore, rows_of
+from ropewalk.evaluation.retrieval.scores import by_length as retrieval_by_length
+from ropewalk.evaluation.verdict import words as verdict
+from ropewalk.evaluation.verdict.effective import effective_length, long_tokens
+from ropewalk.evaluation.work.cells import Cells
+from ropewalk.evaluation.work.processes import Processes
+from ropewalk.evaluation.work.watch import Watcher
 from ropewalk.text.corpus import read_documents
 from ropewalk.text.segments import Segments, cut
 from ropewalk.units import format_length
@@ -305,7 +305,7 @@ class Local:
         return [score for part in self.processes.gather(found) for score in part]
 
     def _health(self) -> dict[str, Any] | None:
-        from ropewalk.evaluation.health import attention_health, gradient_norms, output_spread
+        from ropewalk.evaluation.forward.health import attention_health, gradient_norms, output_spread
 
         self.watcher.begin("health")
         if self.segments is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 import types
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, Union
 
-from ropewalk.errors import RopewalkError, UsageError, one_line
+from ropewalk.errors import RopewalkError, UsageError, near_miss, one_line
 from ropewalk.geometry import RopeGeometry, check_factor
 from ropewalk.schedule import FrequencySchedule
 
@@ -101,12 +100,10 @@ class Method:
             elif self.passes_on:
                 values[name] = value
             else:
-                near = difflib.get_close_matches(name, known, n=1)
-                options = (
-                    f"did you mean {near[0]}?" if near else f"it takes {', '.join(sorted(known)) or 'none'}"
-                )
+                takes = f"it takes {', '.join(sorted(known)) or 'none'}"
                 raise UsageError(
-                    f"method {self.name!r} has no parameter {one_line(name, 60)!r}", hint=options
+                    f"method {self.name!r} has no parameter {one_line(name, 60)!r}",
+                    hint=near_miss(name, known, otherwise=takes, count=1, cutoff=0.6),
                 )
         return values
 
@@ -163,8 +160,7 @@ def find_method(name: str) -> Method:
             f"{one_line(name, 60)!r} is a rule that picks a schedule for each length, not a schedule",
             hint="use ropewalk.dynamic(METHOD, geometry), or a static method for a checkpoint",
         )
-    near = difflib.get_close_matches(name, _METHODS, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else "`ropewalk methods` lists them"
+    hint = near_miss(name, _METHODS, otherwise="`ropewalk methods` lists them", count=3)
     raise UsageError(f"no method {one_line(name, 60)!r}", hint=hint)
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from ropewalk.attention.options import Way
 from ropewalk.attention.sharing import Sharing, check_sharing
 from ropewalk.errors import RopewalkError, UsageError, one_line
-from ropewalk.training.recipe import EnginePart
+from ropewalk.training.recipe.recipe import EnginePart
 
 Value = TypeVar("Value")
 LAUNCH = (

@@ -11,20 +11,20 @@ from typing import Any
 
 import torch
 
-from ropewalk.training.batches import StepBatch, make_step
-from ropewalk.training.build import Rope
-from ropewalk.training.checkpoint import Checkpoint
-from ropewalk.training.data import Mixture
+from ropewalk.training.data.batches import StepBatch, make_step
+from ropewalk.training.data.mixture import Mixture
+from ropewalk.training.data.stages import Curriculum
 from ropewalk.training.engine import Engine
 from ropewalk.training.metrics import Metrics
+from ropewalk.training.model.build import Rope
 from ropewalk.training.objective import Batch, shared_batch, summed_loss, target_weight
-from ropewalk.training.parts import Parts
+from ropewalk.training.parts.parts import Parts
 from ropewalk.training.progress import Progress, peak_memory_bytes
-from ropewalk.training.random_state import put_random, read_random
-from ropewalk.training.recipe import Recipe
-from ropewalk.training.stages import Curriculum
+from ropewalk.training.recipe.recipe import Recipe
+from ropewalk.training.state.checkpoint import Checkpoint
+from ropewalk.training.state.random_state import put_random, read_random
+from ropewalk.training.state.weights import names_of, optimizer_tensors, put_optimizer, read_training
 from ropewalk.training.trainer import NonFiniteError, RopewalkTrainer
-from ropewalk.training.weights import names_of, optimizer_tensors, put_optimizer, read_training
 
 Evaluate = Callable[[Any, int], dict[str, float] | None]
 

@@ -10,8 +10,16 @@ import torch
 from ropewalk.attention.sharing import share_attention
 from ropewalk.errors import DamagedError, UsageError
 from ropewalk.files import write_json
-from ropewalk.training.build import Rope, build_model, build_tokenizer
-from ropewalk.training.checkpoint import (
+from ropewalk.training.data.mixture import Mixture
+from ropewalk.training.data.stages import Curriculum
+from ropewalk.training.engine import Engine
+from ropewalk.training.held_out import HeldOut
+from ropewalk.training.loop import Loop
+from ropewalk.training.model.build import Rope, build_model, build_tokenizer
+from ropewalk.training.parts.parts import Parts, base_of
+from ropewalk.training.parts.positions import check_target
+from ropewalk.training.settings import CHECKPOINTS, RUN, Evaluate, Settings
+from ropewalk.training.state.checkpoint import (
     Checkpoint,
     clean_leftovers,
     list_checkpoints,
@@ -19,17 +27,9 @@ from ropewalk.training.checkpoint import (
     prune_checkpoints,
     write_checkpoint,
 )
-from ropewalk.training.data import Mixture
-from ropewalk.training.engine import Engine
-from ropewalk.training.held_out import HeldOut
-from ropewalk.training.identity import check_same_run, describe_run, read_run
-from ropewalk.training.loop import Loop
-from ropewalk.training.parts import Parts, base_of
-from ropewalk.training.positions import check_target
-from ropewalk.training.settings import CHECKPOINTS, RUN, Evaluate, Settings
-from ropewalk.training.stages import Curriculum
+from ropewalk.training.state.identity import check_same_run, describe_run, read_run
+from ropewalk.training.state.weights import ModelFiles, read_kept, read_weights, write_training
 from ropewalk.training.trainer import make_trainer, training_arguments
-from ropewalk.training.weights import ModelFiles, read_kept, read_weights, write_training
 
 
 def prepare(settings: Settings, engine: Engine, folder: Path) -> Loop:
@@ -43,7 +43,7 @@ def prepare(settings: Settings, engine: Engine, folder: Path) -> Loop:
     model = build_model(recipe, tokenizer)
     rope = _rope(settings, model)
     if recipe.lora is not None:
-        from ropewalk.training.lora import add_lora
+        from ropewalk.training.model.lora import add_lora
 
         model = add_lora(model, recipe.lora, seed=recipe.seed)
     described = describe_run(recipe, mixture, model)

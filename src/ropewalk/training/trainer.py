@@ -17,11 +17,11 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from ropewalk.errors import RopewalkError, UsageError, one_line
-from ropewalk.training.batches import StepBatch
+from ropewalk.training.data.batches import StepBatch
+from ropewalk.training.data.stages import LearningRate
+from ropewalk.training.model.optimisers import make_optimizer
 from ropewalk.training.objective import Batch, target_weight
-from ropewalk.training.optimisers import make_optimizer
-from ropewalk.training.recipe import Recipe
-from ropewalk.training.stages import LearningRate
+from ropewalk.training.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
     from ropewalk.training.loop import Loop

@@ -157,6 +157,7 @@ def _prepare(
 ) -> _Setup:
     from ropewalk.models.facts import read_facts
     from ropewalk.models.load import load_model, load_tokenizer
+    from ropewalk.models.stretch import kept_parameters
     from ropewalk.text.corpus import read_documents
 
     if windows < 1:
@@ -167,7 +168,7 @@ def _prepare(
     geometry = facts.geometry
     length = parse_target(target, geometry.original_length)
     candidates, left_out = choose(
-        methods, geometry, length / geometry.original_length, {"yarn": facts.rope.inherited("yarn")}
+        methods, geometry, length / geometry.original_length, kept_parameters(facts)
     )
     documents = read_documents(text)
     tokenizer = load_tokenizer(source)
@@ -206,7 +207,7 @@ def _questions(
     tokenizer: Any, tasks: Sequence[str], lengths: Sequence[int], depths: int, samples: int, seed: int
 ) -> tuple[Any, list[str], list[LeftOutRow]]:
     """The plan of all questions. Where the window is too short to hold a task, only the target is asked."""
-    from ropewalk.evaluation.retrieval import plan_tasks
+    from ropewalk.evaluation.retrieval.run import plan_tasks
 
     if not tasks:
         return None, [], []

@@ -20,7 +20,7 @@ from ropewalk.text.encoder import TokenizerEncoder
 
 if TYPE_CHECKING:
     from ropewalk.evaluation.forward.engine import Engine
-    from ropewalk.evaluation.retrieval import Plan
+    from ropewalk.evaluation.retrieval.run import Plan
 
 SPAN = 256
 CURVE_POINTS = 64
@@ -206,7 +206,7 @@ def cropped_scores(
 
 def question_scores(engine: Engine, tokenizer: Any, plan: Plan, on_tokens: OnTokens) -> Credits:
     """Credit of every question by length and depth, in the order of the samples."""
-    from ropewalk.evaluation.retrieval import run_plan
+    from ropewalk.evaluation.retrieval.run import run_plan
 
     seen = [0]
 
@@ -223,7 +223,7 @@ def question_scores(engine: Engine, tokenizer: Any, plan: Plan, on_tokens: OnTok
 
 def cropped_questions(engine: Engine, plan: Plan, original_length: int, opening: Sequence[int]) -> Credits:
     """The same questions, asked of the model that sees only the last `original_length` tokens, the answer included."""
-    from ropewalk.evaluation.scores import Told, teacher_forced
+    from ropewalk.evaluation.retrieval.scores import Told, teacher_forced
 
     credits: Credits = {}
     samples = sorted(

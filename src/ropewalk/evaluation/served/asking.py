@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ropewalk.errors import UsageError
-from ropewalk.evaluation.retrieval import DEFAULT_DEPTHS, DEFAULT_SAMPLES, GRIDS
-from ropewalk.evaluation.scores import SampleScore, generated, rows_of
+from ropewalk.evaluation.retrieval.run import DEFAULT_DEPTHS, DEFAULT_SAMPLES, GRIDS
+from ropewalk.evaluation.retrieval.scores import SampleScore, generated, rows_of
 from ropewalk.evaluation.served.endpoint import Endpoint, EndpointError, TooLongError
 from ropewalk.evaluation.served.plan import Asked, Gauge
 from ropewalk.evaluation.served.probe import Probe, findings_of, probe_lengths

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ropewalk.evaluation.scores import generated
+from ropewalk.evaluation.retrieval.scores import generated
 from ropewalk.evaluation.served.endpoint import TooLongError
 from ropewalk.evaluation.served.plan import Asked, Gauge
 from ropewalk.evaluation.served.server import Reply, Server

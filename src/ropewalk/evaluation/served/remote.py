@@ -6,15 +6,15 @@ import dataclasses
 from typing import Any
 
 from ropewalk.errors import UsageError
-from ropewalk.evaluation import verdict
-from ropewalk.evaluation.cells import Cells
-from ropewalk.evaluation.inputs import haystack_of, questions_of
 from ropewalk.evaluation.request import EvalRequest
 from ropewalk.evaluation.result import Controls, EvalResult, LossRow
-from ropewalk.evaluation.scores import SampleScore
-from ropewalk.evaluation.scores import by_length as retrieval_by_length
+from ropewalk.evaluation.retrieval.inputs import haystack_of, questions_of
+from ropewalk.evaluation.retrieval.scores import SampleScore
+from ropewalk.evaluation.retrieval.scores import by_length as retrieval_by_length
 from ropewalk.evaluation.served.asking import ServedResult, connect, run_served
-from ropewalk.evaluation.watch import Watcher
+from ropewalk.evaluation.verdict import words as verdict
+from ropewalk.evaluation.work.cells import Cells
+from ropewalk.evaluation.work.watch import Watcher
 from ropewalk.text.corpus import read_documents
 
 

@@ -13,7 +13,7 @@ _MSCALES = "longrope-mscales"
 
 
 class Vllm(Runtime):
-    """Reads `rope_parameters`; longrope's attention factor is computed unless short_mscale and long_mscale are given."""
+    """Reads `rope_parameters`; computes longrope's attention factor unless short_mscale and long_mscale are given."""
 
     name = "vllm"
     title = "vLLM"

@@ -1,0 +1,1 @@
+"""Retrieval: how questions are planned, read through one shared cache, and scored."""

@@ -1,0 +1,153 @@
+"""Retrieval tasks on a loaded model: samples that share their text are read once, answers take one forward each.
+
+Every cell of a grid is scored with the same questions, so lengths and depths are compared pairwise.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+from ropewalk.errors import UsageError
+from ropewalk.evaluation.retrieval import scores
+from ropewalk.evaluation.retrieval.scores import SampleScore, rows_of
+from ropewalk.evaluation.tasks.base import Question, Setting
+from ropewalk.evaluation.tasks.registry import even_depths, find_kinds, make_groups
+from ropewalk.evaluation.tasks.sample import Sample
+from ropewalk.text.encoder import Frame, TokenizerEncoder, chat_frame, completion_frame
+from ropewalk.text.sentences import sentences_of
+
+STYLES = ("auto", "completion", "chat")
+GRIDS = ("shared", "packed")
+DEFAULT_DEPTHS = 5
+DEFAULT_SAMPLES = 4
+
+OnScore = Callable[[SampleScore], None]
+OnTokens = Callable[[int, int], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """All samples of a run, grouped so that each group shares filler and needle; nothing of a model in it."""
+
+    groups: list[list[Sample]]
+    scoring: str
+    style: str
+
+    @property
+    def samples(self) -> int:
+        """How many samples there are."""
+        return sum(len(group) for group in self.groups)
+
+
+def plan_tasks(
+    tokenizer: Any,
+    *,
+    tasks: Sequence[str],
+    lengths: Sequence[int],
+    depths: int | Sequence[float] = DEFAULT_DEPTHS,
+    samples: int = DEFAULT_SAMPLES,
+    seed: int = 0,
+    scoring: str = "teacher-forced",
+    style: str = "auto",
+    grid: str = "shared",
+    num_choices: int = 8,
+    haystack: Sequence[str] | None = None,
+    questions: Sequence[Question] = (),
+    template: str | None = None,
+    encoder: Any | None = None,
+) -> Plan:
+    """Every sample of a run, made before anything is computed: a task that does not fit a length is refused here."""
+    scores.check_scoring(scoring)
+    if grid not in GRIDS or style not in STYLES:
+        wrong, allowed = (grid, GRIDS) if grid not in GRIDS else (style, STYLES)
+        raise UsageError(f"{wrong!r} is not one of {', '.join(allowed)}", hint="choose one of them")
+    if samples < 1 or num_choices < 2:
+        raise UsageError(
+            f"samples={samples}, num_choices={num_choices} ask nothing", hint="use 1 and 2 or more"
+        )
+    if not lengths or min(lengths) < 1:
+        raise UsageError("no length to test", hint="give at least one, --lengths 4k..32k")
+    places = even_depths(depths) if isinstance(depths, int) else tuple(float(depth) for depth in depths)
+    if not places or not all(0 <= place <= 1 for place in places) or len(set(places)) < len(places):
+        raise UsageError(f"depths {list(places)} are not distinct and between 0 and 1", hint="0 is the start")
+    used = encoder or TokenizerEncoder(tokenizer)
+    frame, chosen = choose_frame(used, style)
+    setting = Setting(
+        encoder=used,
+        frame=frame,
+        seed=seed,
+        num_choices=num_choices,
+        haystack=None if haystack is None else sentences_of(haystack),
+        questions=tuple(questions),
+    )
+    groups: list[list[Sample]] = []
+    for name in find_kinds(tasks):
+        packed = "needle-packed" if grid == "packed" and name == "needle" else name
+        ordered = sorted(set(lengths))
+        groups += make_groups(
+            packed, setting, lengths=ordered, depths=places, samples=samples, template=template
+        )
+    if scoring == "forced-choice":
+        for group in groups:
+            scores.require_choices(group[0])
+    return Plan(groups=groups, scoring=scoring, style=chosen)
+
+
+def choose_frame(encoder: Any, style: str) -> tuple[Frame, str]:
+    """`auto` takes the chat template where the tokenizer has one."""
+    has_template = bool(getattr(getattr(encoder, "tokenizer", None), "chat_template", None))
+    if style == "chat" or (style == "auto" and has_template):
+        return chat_frame(encoder), "chat"
+    return completion_frame(encoder), "completion"
+
+
+def run_tasks(
+    model: Any,
+    tokenizer: Any,
+    *,
+    finished: Collection[SampleScore] = (),
+    on_score: OnScore | None = None,
+    on_tokens: OnTokens | None = None,
+    **plan: Any,
+) -> list[dict[str, Any]]:
+    """Rows `{task, length, depth, accuracy, chance, logprob, samples, scoring, ci, template}`.
+
+    `model` is a loaded model or an `Engine`; the other keywords are those of `plan_tasks`. `finished` scores are kept
+    and not computed again; `on_score` is called as each sample ends, so that an interrupted run loses nothing.
+    """
+    return rows_of(run_plan(model, tokenizer, plan_tasks(tokenizer, **plan), finished, on_score, on_tokens))
+
+
+def run_plan(
+    model: Any,
+    tokenizer: Any,
+    plan: Plan,
+    finished: Collection[SampleScore] = (),
+    on_score: OnScore | None = None,
+    on_tokens: OnTokens | None = None,
+    share: tuple[int, int] = (0, 1),
+) -> list[SampleScore]:
+    """Scores of every sample of the plan, or of this process's share of its groups (`rank`, `world`).
+
+    A group is always walked whole in the same order, so the numbers do not depend on how groups are shared out.
+    """
+    from ropewalk.evaluation.forward.engine import Engine
+    from ropewalk.evaluation.retrieval.reader import Reader
+
+    engine = model if isinstance(model, Engine) else Engine(model)
+    reader = Reader(engine, tokenizer, plan.scoring)
+    kept = {score.key: score for score in finished if score.scoring == plan.scoring}
+    walks = [walk for group in plan.groups[share[0] :: share[1]] for walk in reader.walks(group)]
+    total = sum(walk.tree.tokens() for walk in walks)
+    done, found = 0, list[SampleScore]()
+    for walk in walks:
+        for score, read in reader.scores(walk, kept):
+            found.append(score)
+            if on_score is not None and score.key not in kept:
+                on_score(score)
+            if on_tokens is not None:
+                on_tokens(done + read, total)
+        done += walk.tree.tokens()
+    return found

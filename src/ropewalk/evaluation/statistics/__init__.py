@@ -1,0 +1,1 @@
+"""Intervals and tests over documents; nothing of a model in it."""

@@ -1,0 +1,1 @@
+"""What the numbers say: effective length, ranks and words."""

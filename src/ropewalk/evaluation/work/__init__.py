@@ -1,0 +1,1 @@
+"""How work is done: shared between processes, kept as it ends, reported on the way."""
