@@ -11,6 +11,7 @@ from typing import Any
 from ropewalk.analysis import base_bound
 from ropewalk.models.facts import ModelFacts, read_facts
 from ropewalk.models.sizes import parameters_of
+from ropewalk.models.stretch import kept_parameters
 from ropewalk.planning import (
     Advice,
     FineTuneCost,
@@ -143,7 +144,7 @@ def plan(
     facts = read_facts(source)
     target_length = parse_target(target, facts.original_length)
     shape = shape_of(facts, None if isinstance(source, Mapping) else parameters_of(source))
-    options = options_for(facts.geometry, target_length, kept={"yarn": facts.rope.inherited("yarn")})
+    options = options_for(facts.geometry, target_length, kept=kept_parameters(facts))
     memory_bytes = None if memory is None else parse_bytes(memory)
     made, setup = choose_setup(shape, target_length, dtype=dtype, devices=gpus, memory_bytes=memory_bytes)
     return Plan(

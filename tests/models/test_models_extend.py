@@ -124,7 +124,7 @@ def test_a_schedule_file_is_taken_as_it_is(llama: Path, tmp_path: Path, cli: Cal
     both = cli("extend", llama, "--schedule", file, "--factor", "2", "-o", tmp_path / "two")
     assert both.code == 2
     file.write_text("{", encoding="utf-8")
-    assert cli("extend", llama, "--schedule", file, "-o", tmp_path / "three").code == 1
+    assert cli("extend", llama, "--schedule", file, "-o", tmp_path / "three").code == 3
 
 
 def test_a_scaled_model_is_stretched_from_its_original_window_and_says_so(

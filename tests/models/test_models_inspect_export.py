@@ -99,7 +99,7 @@ def test_a_scaled_file_is_translated_as_it_is():
     result = ropewalk.export_config(EXAMPLES / "llama-3.1-8b.json")
     assert result.target_length == 131072
     assert by_name(result)["transformers"].content["rope_parameters"]["rope_type"] == "llama3"
-    with pytest.raises(ropewalk.RopewalkError, match="nothing to export"):
+    with pytest.raises(ropewalk.RopewalkError, match="no stretch in the file"):
         ropewalk.export_config(LLAMA2)
 
 
@@ -173,7 +173,7 @@ def test_the_terminal_shows_json_that_can_be_copied(cli, method):
     [
         (["--method", "yrn", "--factor", "8"], "did you mean yarn"),
         (["--method", "dynamic-ntk", "--factor", "8"], "rule that picks a schedule"),
-        (["--method", "yarn"], "needs a stretch"),
+        (["--method", "yarn"], "nothing says how far"),
         (["--factor", "8"], "without a method"),
         (["--method", "yarn", "--factor", "0.5"], "factor=0.5 shrinks"),
         (["--method", "yarn", "--factor", "nan"], "not finite"),

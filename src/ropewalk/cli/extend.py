@@ -24,7 +24,9 @@ from ropewalk.cli.common import (
 @click.option("--factor", type=float, help="Stretch of the original window, instead of or beside --target.")
 @click.option("--method", default="yarn", show_default=True, help="A method of `ropewalk methods`.")
 @param_option
-@click.option("--schedule", metavar="FILE", help="A finished schedule (JSON) instead of a method.")
+@click.option(
+    "--schedule", metavar="FILE", help="A finished schedule, or a ladder of them, instead of a method."
+)
 @click.option(
     "--weights",
     type=click.Choice(["link", "symlink", "copy", "none"]),
@@ -41,6 +43,11 @@ from ropewalk.cli.common import (
 )
 @click.option(
     "--repair", is_flag=True, help="Mend what `ropewalk inspect` finds wrong; works without a target too."
+)
+@click.option(
+    "--replace",
+    is_flag=True,
+    help="Write a new stretch even where the model's own reaches the target already.",
 )
 @click.option("--force", is_flag=True, help="Replace an existing checkpoint folder at FOLDER.")
 @trust_option

@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ropewalk.errors import RopewalkError, UsageError
-from ropewalk.methods import find_method
-from ropewalk.methods import schedule as make_schedule
+from ropewalk.errors import UsageError
 from ropewalk.models.carrier import Carried, carry
 from ropewalk.models.config import read_config
 from ropewalk.models.dialects import WRITERS, Dialect, Job
 from ropewalk.models.facts import ModelFacts, read_facts
+from ropewalk.models.stretch import Stretch, own_stretch, stretch_for
 from ropewalk.models.structure.values import shown
 from ropewalk.schedule import FrequencySchedule
-from ropewalk.units import parse_target
 
 
 @dataclass(frozen=True)
@@ -61,68 +59,31 @@ def export_config(
     writers = _writers(to)
     config = source if isinstance(source, Mapping) else read_config(source)
     facts = read_facts(config)
-    length = None if target is None else parse_target(target, facts.original_length)
-    schedule, remarks = planned(
-        facts, method, factor=factor, target_length=length, parameters=parameters or {}
-    )
-    length = length or (facts.max_position_embeddings if method is None else schedule.target_length)
+    made = _stretch(facts, method, factor=factor, target=target, parameters=parameters)
+    schedule, length = made.schedule, made.target_length
     carried = carry(config, schedule, target_length=length, layers=layers)
     job = Job(facts, schedule, carried, length)
     dialects = tuple(writer(job) for writer in writers.values())
     name = str(source) if not isinstance(source, Mapping) else facts.text_type
     return ExportResult(
-        name, schedule, length, carried.config, dialects, remarks + _left_alone(facts, carried)
+        name, schedule, length, carried.config, dialects, made.notes + _left_alone(facts, carried)
     )
 
 
-def planned(
+def _stretch(
     facts: ModelFacts,
     method: str | FrequencySchedule | None,
     *,
     factor: float | None,
-    target_length: int | None,
-    parameters: Mapping[str, Any],
-) -> tuple[FrequencySchedule, tuple[str, ...]]:
-    """The schedule that was asked for on a model's original geometry, with remarks on what it replaces or inherits."""
+    target: str | int | None,
+    parameters: Mapping[str, Any] | None,
+) -> Stretch:
+    """What was asked for; without a method, the scaling that the file already carries."""
     if isinstance(method, FrequencySchedule):
-        return method, ()
-    if method is None:
-        if factor is not None or parameters or target_length is not None:
-            raise UsageError(
-                "a stretch without a method", hint="give --method too (`ropewalk methods` lists them)"
-            )
-        if facts.rope.schedule is None or not facts.rope.is_scaled:
-            reason = facts.rope.problem or "its configuration asks for no scaling"
-            raise RopewalkError(
-                f"nothing to export: {reason}", hint="give --method with --factor or --target"
-            )
-        return facts.rope.schedule, ()
-    find_method(method)
-    if factor is None and target_length is None:
-        raise UsageError(f"method {shown(method)} needs a stretch", hint="give --factor 8, or --target 32k")
-    inherited = {
-        name: value for name, value in facts.rope.inherited(method).items() if name not in parameters
-    }
-    wanted = dict(parameters)
-    wanted |= inherited
-    stretch = factor if factor is not None else (target_length or 0) / facts.original_length
-    return make_schedule(method, facts.geometry, factor=stretch, **wanted), _remarks(facts, inherited)
-
-
-def _remarks(facts: ModelFacts, inherited: Mapping[str, Any]) -> tuple[str, ...]:
-    rope, remarks = facts.rope, []
-    if rope.is_scaled:
-        remarks.append(
-            f"the file already stretches by {rope.factor:g} ({rope.rope_type}); the new factor replaces it and "
-            f"counts from the original {facts.original_length} tokens"
-        )
-    plain = {"beta_fast": 32.0, "beta_slow": 1.0, "truncate": True}
-    kept = {name: value for name, value in inherited.items() if plain.get(name) != value}
-    if kept:
-        remarks.append(
-            "kept from the file: " + ", ".join(f"{name}={value:g}" for name, value in kept.items())
-        )
-    return tuple(remarks)
+        return stretch_for(facts, target=target, schedule=method)
+    if method is None and factor is None and target is None and not parameters:
+        return own_stretch(facts)
+    return stretch_for(facts, method, target=target, factor=factor, parameters=parameters)
 
 
 def _left_alone(facts: ModelFacts, carried: Carried) -> tuple[str, ...]:

@@ -14,7 +14,6 @@ import numpy as np
 from ropewalk._version import __version__
 from ropewalk.errors import RopewalkError, UsageError, one_line
 from ropewalk.files import sha256_of, whole_folder, write_bytes, write_json, write_text
-from ropewalk.methods import schedule as make_schedule
 from ropewalk.models.carrier import Carried, carry
 from ropewalk.models.checkpoint import companions
 from ropewalk.models.checkpoint import weights as weight_files
@@ -27,8 +26,9 @@ from ropewalk.models.facts import ModelFacts, read_facts
 from ropewalk.models.live.long_positions import AngleError, angle_errors
 from ropewalk.models.load import refuse_remote_code
 from ropewalk.models.source import config_path, resolve
+from ropewalk.models.stretch import Stretch, already_reaches, stretch_for
 from ropewalk.schedule import FrequencySchedule
-from ropewalk.units import format_bytes, parse_target
+from ropewalk.units import format_bytes
 
 
 @dataclass(frozen=True)
@@ -86,17 +86,29 @@ def extend(
     force: bool = False,
     trust_remote_code: bool = False,
     repair: bool = False,
+    replace: bool = False,
 ) -> Extended:
     """Write `source` with a longer window to the folder `out`; stock software loads it without any code of ours.
 
     Give `target` (tokens, `32k` or `8x`) or `factor`, both counted from the ORIGINAL window, or a finished `schedule`
     (an object, or the path of its JSON file). `weights` says how the weight files come along: `link` (hard links, a
     second and no space), `symlink`, `copy` or `none`. `repair=True` mends what `inspect` finds wrong in the
-    configuration, keeps the original beside it, and needs no target. The folder appears whole or not at all; the
-    source is never written to.
+    configuration, keeps the original beside it, and needs no target. A model whose own scaling reaches the target
+    is refused, since a new one would shorten it or change it for nothing; `replace=True` does so all the same. The
+    folder appears whole or not at all; the source is never written to.
     """
     request = _Request(
-        source, Path(out), target, factor, method, dict(params or {}), schedule, weights, layers, repair
+        source,
+        Path(out),
+        target,
+        factor,
+        method,
+        dict(params or {}),
+        schedule,
+        weights,
+        layers,
+        repair,
+        replace,
     )
     folder = _source_folder(request)
     check_output(request.out, folder, force=force)
@@ -104,11 +116,11 @@ def extend(
     config = read_config(folder)
     fixed, repaired = _repaired(config) if repair else (config, ())
     facts = read_facts(fixed)
-    made, notes = _schedule(request, facts)
+    made, notes = _stretch(request, facts)
     carried = None
     if made is not None:
-        carried = carry(fixed, made, target_length=request.target_length(facts, made), layers=layers)
-        _check_carried(carried.config, made)
+        carried = carry(fixed, made.schedule, target_length=made.target_length, layers=layers)
+        _check_carried(carried.config, made.schedule)
     found = _find_weights(folder, request)
     ready = _Ready(request, folder, facts, fixed, carried, made, found, repaired, notes)
     with whole_folder(request.out, force=force) as working:
@@ -129,10 +141,7 @@ class _Request:
     weights: weight_files.Mode
     layers: str
     repair: bool
-
-    def target_length(self, facts: ModelFacts, made: FrequencySchedule) -> int:
-        """The window to declare: as asked for, or what the schedule is for."""
-        return made.target_length if self.target is None else parse_target(self.target, facts.original_length)
+    replace: bool
 
     def command(self) -> str:
         """The command line that does the same again."""
@@ -151,6 +160,7 @@ class _Request:
                 "--layers": None if self.layers == "full" else self.layers,
                 "--weights": None if self.weights == "link" else self.weights,
                 "--repair": self.repair,
+                "--replace": self.replace,
             },
         )
 
@@ -164,7 +174,7 @@ class _Ready:
     facts: ModelFacts
     config: Mapping[str, Any]
     carried: Carried | None
-    made: FrequencySchedule | None
+    made: Stretch | None
     weights: weight_files.WeightFiles | None
     repaired: tuple[str, ...]
     notes: tuple[str, ...]
@@ -211,68 +221,32 @@ def _repaired(config: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
     return fixed, tuple(dict.fromkeys(finding.id for finding in before if finding.id not in still))
 
 
-def _schedule(request: _Request, facts: ModelFacts) -> tuple[FrequencySchedule | None, tuple[str, ...]]:
-    """The schedule to write, and what the user should know about how it came about."""
-    notes = []
-    if facts.rope.is_scaled and not (request.repair and request.target is None and request.factor is None):
-        notes.append(
-            f"the model is already scaled ({facts.rope.rope_type}, factor {facts.rope.factor:g}): the new stretch "
-            f"replaces it and counts from the original {facts.original_length} tokens"
-        )
+def _stretch(request: _Request, facts: ModelFacts) -> tuple[Stretch | None, tuple[str, ...]]:
+    """What to write (None for a repair alone), and what the user should know about how it came about."""
+    wanted = request.target is not None or request.factor is not None or request.schedule is not None
+    if request.repair and not wanted:
+        return None, ()
+    notes: tuple[str, ...] = ()
     if not request.repair:
         # Its window or base may be read wrongly because of a defect; that must not pass unseen.
         faults = [finding for finding in find(facts.config) if finding.severity == "error"]
-        notes += [f"inspect finds {fault.id}: {fault.message} (--repair mends first)" for fault in faults]
-    if request.schedule is not None:
-        made = _given_schedule(request)
-        return made, tuple(notes) + made.notes
-    if request.target is None and request.factor is None:
-        if request.repair:
-            return None, ()
-        raise UsageError(
-            "nothing says how far to stretch", hint="give a target (--target 32k) or a factor (--factor 8)"
-        )
-    factor = request.factor
-    if factor is None:
-        assert request.target is not None
-        factor = parse_target(request.target, facts.original_length) / facts.original_length
-    parameters = facts.rope.inherited(request.method) | dict(request.params)
-    kept = sorted(set(parameters) - set(request.params))
-    if kept:
-        notes.append(
-            f"kept from the model's own scaling: {', '.join(f'{name}={parameters[name]}' for name in kept)}"
-        )
-    made = make_schedule(request.method, facts.geometry, factor=factor, **parameters)
-    return made, tuple(notes) + made.notes
-
-
-def _given_schedule(request: _Request) -> FrequencySchedule:
-    if request.params or request.factor is not None:
-        raise UsageError(
-            "a finished schedule leaves nothing to choose: factor and parameters were given too",
-            hint="give either schedule, or method with factor and parameters",
-        )
-    if isinstance(request.schedule, FrequencySchedule):
-        return request.schedule
-    path = Path(str(request.schedule))
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not text"
-        raise RopewalkError(f"cannot read {path} ({reason})", hint="check the path") from error
-    document = _load(text, path)
-    # A result document of `tune`, or our own manifest, holds the schedule under its name.
-    inner = document.get("schedule") if isinstance(document, dict) else None
-    return FrequencySchedule.from_json(inner if isinstance(inner, dict) and "format" in inner else document)
-
-
-def _load(text: str, path: Path) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
+        notes = tuple(f"inspect finds {fault.id}: {fault.message} (--repair mends first)" for fault in faults)
+    method = None if request.schedule is not None else request.method
+    made = stretch_for(
+        facts,
+        method,
+        target=request.target,
+        factor=request.factor,
+        parameters=request.params,
+        schedule=request.schedule,
+    )
+    reached = None if request.replace else already_reaches(facts, made.target_length)
+    if reached is not None:
         raise RopewalkError(
-            f"{path} is not JSON ({one_line(error, 120)})", hint="write the schedule again"
-        ) from error
+            reached,
+            hint="use the model as it is, ask for more, or pass --replace to write a shorter or another stretch",
+        )
+    return made, notes + made.notes
 
 
 def _check_carried(config: Mapping[str, Any], made: FrequencySchedule) -> None:
@@ -294,14 +268,9 @@ def _check_carried(config: Mapping[str, Any], made: FrequencySchedule) -> None:
 
 def _write(working: Path, ready: _Ready, *, with_code: bool) -> Extended:
     """Everything that goes into OUT; the manifest last."""
-    request, folder, facts, carried, made = (
-        ready.request,
-        ready.folder,
-        ready.facts,
-        ready.carried,
-        ready.made,
-    )
-    length = facts.max_position_embeddings if made is None else request.target_length(facts, made)
+    request, folder, facts, carried = ready.request, ready.folder, ready.facts, ready.carried
+    made = None if ready.made is None else ready.made.schedule
+    length = facts.max_position_embeddings if ready.made is None else ready.made.target_length
     config = dict(ready.config) if carried is None else carried.config
     entry = None if carried is None else carried.entries[facts.main]
     kind = "" if entry is None else entry.kind

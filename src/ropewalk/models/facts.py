@@ -45,12 +45,6 @@ class RopeFacts:
         """Whether the file changes the frequencies or the temperature at all."""
         return self.schedule is None or not self.schedule.is_identity
 
-    def inherited(self, method: str) -> dict[str, Any]:
-        """Parameters of the file's own scaling that a new stretch by the same method should keep (YaRN's betas)."""
-        if method != "yarn" or self.rope_type != "yarn" or self.schedule is None:
-            return {}
-        return {name: value for name, value in self.schedule.parameters.items() if name != "attention_factor"}
-
     def to_json(self) -> dict[str, Any]:
         """For `inspect --json`."""
         return {

@@ -157,6 +157,7 @@ def _prepare(
 ) -> _Setup:
     from ropewalk.models.facts import read_facts
     from ropewalk.models.load import load_model, load_tokenizer
+    from ropewalk.models.stretch import kept_parameters
     from ropewalk.text.corpus import read_documents
 
     if windows < 1:
@@ -167,7 +168,7 @@ def _prepare(
     geometry = facts.geometry
     length = parse_target(target, geometry.original_length)
     candidates, left_out = choose(
-        methods, geometry, length / geometry.original_length, {"yarn": facts.rope.inherited("yarn")}
+        methods, geometry, length / geometry.original_length, kept_parameters(facts)
     )
     documents = read_documents(text)
     tokenizer = load_tokenizer(source)

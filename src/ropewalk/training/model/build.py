@@ -103,13 +103,13 @@ class Rope:
     """The stretch of a run: which schedule holds in which stage, applied to the model as stages change."""
 
     def __init__(self, recipe: Recipe, config: dict[str, Any]) -> None:
-        from ropewalk.models.facts import read_geometry
+        from ropewalk.models.facts import read_facts
 
         self.recipe = recipe
         self.applied: Any = None
         self.window = int(config.get("max_position_embeddings") or 0)
         parts = [stage.rope or recipe.rope for stage in recipe.stages]
-        self.geometry = None if parts == [None] * len(parts) else read_geometry(config)
+        self.facts = None if parts == [None] * len(parts) else read_facts(config)
         # Made once here, so that a wrong parameter is met before anything trains.
         self.schedules = [
             self._schedule(stage, part) for stage, part in zip(recipe.stages, parts, strict=True)
@@ -127,14 +127,14 @@ class Rope:
     def _schedule(self, stage: Stage, part: RopePart | None) -> FrequencySchedule | None:
         if part is None:
             return None
-        from ropewalk.methods import schedule
+        from ropewalk.models.stretch import stretch_for
 
-        assert self.geometry is not None
-        original = self.geometry.original_length
+        assert self.facts is not None
+        original = self.facts.original_length
         factor = part.factor if part.factor is not None else (part.target_length or 0) / original
         if part.follow == "stage":
             factor = min(factor, max(1.0, stage.longest / original))
-        return schedule(part.method, self.geometry, factor=factor, **part.parameters)
+        return stretch_for(self.facts, part.method, factor=factor, parameters=part.parameters).schedule
 
     def enter(self, model: Any, number: int) -> FrequencySchedule | None:
         """Apply the schedule of a stage to the model, in the place of the one before; the schedule, or None."""
@@ -153,8 +153,7 @@ class Rope:
         wanted = self.schedules[number]
         if wanted is None:
             return config
-        assert self.geometry is not None
         from ropewalk.models.carrier import config_with
 
-        target = max(wanted.target_length, self.geometry.original_length)
+        target = max(wanted.target_length, wanted.geometry.original_length)
         return config_with(config, wanted, target_length=target, layers=self.layers[number])
