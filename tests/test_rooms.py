@@ -21,6 +21,7 @@ ROWS = [
     {"attention"},
     {"runs"},
     {"text"},
+    {"generation"},
     {"evaluation"},
     {"hemp/text"},
     {"training"},
