@@ -27,7 +27,7 @@ _PUBLIC = {
     "load_model": ("ropewalk.models.load", "load_model"),
     "load_tokenizer": ("ropewalk.models.load", "load_tokenizer"),
     "inspect": ("ropewalk.models.inspection", "inspect"),
-    "export_config": ("ropewalk.models.export", "export_config"),
+    "export_config": ("ropewalk.runtimes.export", "export_config"),
     "plan": ("ropewalk.plan", "plan"),
     "compare": ("ropewalk.evaluation.compare.comparison", "compare"),
     "evaluate": ("ropewalk.evaluation.evaluate", "evaluate"),
