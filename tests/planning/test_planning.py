@@ -16,7 +16,6 @@ from ropewalk.planning import (
     options_for,
     training_memory,
 )
-from ropewalk.planning.carriage import carriage
 from ropewalk.planning.memory import kv_cache_bytes
 
 GIB = 1 << 30
@@ -109,20 +108,6 @@ def test_advice_says_on_what_it_rests():
         advice = advise(geometry, target, options_for(geometry, target))
         assert said in advice.why
         assert advice.train == (target / geometry.original_length > 8)
-
-
-def test_carriage_follows_what_was_measured():
-    yarn = carriage(ropewalk.schedule("yarn", LLAMA, factor=4))
-    assert {runtime for runtime, way in yarn.items() if way.way == "native"} == set(yarn)
-    betas = carriage(ropewalk.schedule("yarn", LLAMA, factor=4, beta_fast=16, beta_slow=2))
-    assert betas["vllm"].way == "native"
-    assert betas["llama.cpp"].way == "carrier"
-    quiet = carriage(ropewalk.schedule("yarn", LLAMA, factor=4, attention_factor=1.0))
-    assert not quiet["mlx"].exact
-    assert not quiet["sglang"].exact
-    assert quiet["vllm"].exact
-    carried = carriage(ropewalk.schedule("ntk-su", LLAMA, factor=4))
-    assert {runtime for runtime, way in carried.items() if way.exact} == {"transformers", "llama.cpp"}
 
 
 def test_plan_reads_a_configuration_without_torch(tmp_path):
