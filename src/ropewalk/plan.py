@@ -10,15 +10,20 @@ from typing import Any
 
 from ropewalk.analysis import base_bound
 from ropewalk.models.facts import ModelFacts, read_facts
+from ropewalk.models.feedforward import feed_forward
+from ropewalk.models.quantised import stored_bits
 from ropewalk.models.sizes import parameters_of
 from ropewalk.models.stretch import kept_parameters
 from ropewalk.planning import (
     Advice,
+    Experts,
     FineTuneCost,
     InferenceMemory,
+    Latent,
     ModelShape,
     Option,
     Setup,
+    Stored,
     advise,
     choose_setup,
     fine_tune_cost,
@@ -165,29 +170,45 @@ def plan(
 
 
 def shape_of(facts: ModelFacts, parameters: int | None = None) -> ModelShape:
-    """The sizes that memory depends on, from what config.json says."""
-    layers = facts.layers
+    """The sizes that memory depends on, from what config.json says. `parameters` is the count of unquantised weights
+    at hand."""
+    layers, widths = facts.layers, feed_forward(facts)
     sliding, without_cache = len(layers.sliding), len(layers.other)
-    experts = facts.experts or {}
-    per_token = None
-    if facts.mla is not None:
-        # Stock transformers caches the expanded keys and values of every head, not the compressed latent.
-        per_token = facts.num_attention_heads * (facts.head_dim + facts.value_dim)
+    stored = stored_bits(facts.config, facts.text)
     return ModelShape(
         num_layers=facts.num_layers,
         hidden_size=facts.hidden_size,
-        intermediate_size=facts.intermediate_size or 4 * facts.hidden_size,
+        intermediate_size=widths.width,
         vocab_size=facts.vocab_size or 0,
         num_attention_heads=facts.num_attention_heads,
-        num_kv_heads=facts.num_kv_heads,
+        # Latent attention expands its latent to a key and a value for every query head.
+        num_kv_heads=facts.num_kv_heads if facts.mla is None else facts.num_attention_heads,
         head_dim=facts.head_dim,
         tie_embeddings=facts.tie_embeddings,
         attention_layers=facts.num_layers - sliding - without_cache,
         window_layers=sliding,
         window=layers.sliding_window,
-        kv_elements=per_token,
-        num_experts=experts.get("num_experts") or 0,
-        experts_per_token=experts.get("num_experts_per_tok") or 0,
-        expert_size=experts.get("moe_intermediate_size") or 0,
-        parameters=parameters,
+        chunked="chunked_attention" in layers.layer_types,
+        value_dim=facts.value_dim,
+        latent=None if facts.mla is None else _latent(facts.mla),
+        mlp_projections=3 if widths.gated else 2,
+        experts=None if widths.experts is None else Experts(**widths.experts),
+        # Packed weights hold several values an element, so that their count says nothing.
+        parameters=parameters if stored is None else None,
+        stored=_stored(stored),
     )
+
+
+def _latent(mla: Mapping[str, int | None]) -> Latent:
+    return Latent(
+        kv_rank=mla["kv_lora_rank"] or 0,
+        rotary=mla["qk_rope_head_dim"] or 0,
+        plain=mla["qk_nope_head_dim"] or 0,
+        q_rank=mla["q_lora_rank"],
+    )
+
+
+def _stored(found: tuple[str, float | None, bool] | None) -> Stored | None:
+    if found is None or found[1] is None:
+        return None
+    return Stored(found[0], found[1], "experts" if found[2] else "projections")

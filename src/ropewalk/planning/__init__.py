@@ -2,23 +2,35 @@
 
 from ropewalk.planning.advice import Advice, advise
 from ropewalk.planning.cost import FineTuneCost, fine_tune_cost
-from ropewalk.planning.memory import InferenceMemory, TrainingMemory, inference_memory, training_memory
+from ropewalk.planning.memory import (
+    InferenceMemory,
+    TrainingMemory,
+    TrainingSetting,
+    inference_memory,
+    kv_cache_bytes,
+    training_memory,
+)
 from ropewalk.planning.options import Option, options_for
 from ropewalk.planning.setups import Setup, choose_setup
-from ropewalk.planning.shape import ModelShape
+from ropewalk.planning.shape import Experts, Latent, ModelShape, Stored
 
 __all__ = [
     "Advice",
+    "Experts",
     "FineTuneCost",
     "InferenceMemory",
+    "Latent",
     "ModelShape",
     "Option",
     "Setup",
+    "Stored",
     "TrainingMemory",
+    "TrainingSetting",
     "advise",
     "choose_setup",
     "fine_tune_cost",
     "inference_memory",
+    "kv_cache_bytes",
     "options_for",
     "training_memory",
 ]
