@@ -16,13 +16,15 @@ from typing import Any
 
 import torch
 
+from ropewalk.attention.caches import cache_bytes, new_cache
+from ropewalk.attention.interface import split_attention
+from ropewalk.attention.split import splittable
 from ropewalk.errors import RopewalkError, UsageError, one_line
-from ropewalk.evaluation.forward.caches import cache_bytes, new_cache
 from ropewalk.evaluation.forward.context import Context
-from ropewalk.evaluation.forward.heads import decoder_of, logits_from, split_works
-from ropewalk.evaluation.forward.regimes import Regime, find_regime, fixed_length
 from ropewalk.evaluation.forward.scored import Scored, check_finite, token_loss, token_loss_in_place
-from ropewalk.evaluation.forward.split import split_attention, splittable
+from ropewalk.models.live.heads import decoder_of, logits_from, split_works
+from ropewalk.models.live.regimes import Regime, find_regime, fixed_length
+from ropewalk.models.live.rotary import bare
 
 __all__ = ["Context", "Engine", "Ids", "NoRoomError", "Scored", "free_bytes", "token_loss"]
 
@@ -46,8 +48,7 @@ class Engine:
     """
 
     def __init__(self, model: Any, *, chunk: int | None = None) -> None:
-        if hasattr(model, "get_base_model"):
-            model = model.get_base_model()
+        model = bare(model)
         self.model = model.eval()
         self.device = model.get_input_embeddings().weight.device
         kind = "cpu" if self.device.type == "cpu" else "cuda"
