@@ -85,16 +85,13 @@ def _neighbours(rotary_dim: int) -> tuple[int, int, float]:
 
 def _log_bound(rotary_dim: int, length: int) -> float:
     """ln of the bound of a head of the table: the line between two lengths, the fitted one beyond what is finite."""
-    known = [(math.log(n), math.log(BASE_BOUNDS[rotary_dim, n])) for n in _LENGTHS if _finite(rotary_dim, n)]
+    lengths = [n for n in _LENGTHS if math.isfinite(BASE_BOUNDS[rotary_dim, n])]
+    log_length, log_bound = np.log(lengths), np.log([BASE_BOUNDS[rotary_dim, n] for n in lengths])
     at = math.log(length)
-    if at > known[-1][0]:
-        slope, offset = np.polyfit(*np.array(known[-_FITTED:]).T, 1)
+    if length > lengths[-1]:
+        slope, offset = np.polyfit(log_length[-_FITTED:], log_bound[-_FITTED:], 1)
         return float(slope * at + offset)
-    return float(np.interp(at, *np.array(known).T))
-
-
-def _finite(rotary_dim: int, length: int) -> bool:
-    return math.isfinite(BASE_BOUNDS[rotary_dim, length])
+    return float(np.interp(at, log_length, log_bound))
 
 
 def scan_base_bound(rotary_dim: int, length: int, *, least: float = 2.0) -> float:

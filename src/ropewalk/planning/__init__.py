@@ -1,6 +1,6 @@
 """What an extension will need before anything is run: memory, cost, options side by side, advice. Numpy only."""
 
-from ropewalk.planning.advice import Advice, advise
+from ropewalk.planning.advice import Advice, advise, keep
 from ropewalk.planning.cost import FineTuneCost, fine_tune_cost
 from ropewalk.planning.memory import (
     InferenceMemory,
@@ -10,7 +10,7 @@ from ropewalk.planning.memory import (
     kv_cache_bytes,
     training_memory,
 )
-from ropewalk.planning.options import Option, options_for
+from ropewalk.planning.options import Option, option, options_for
 from ropewalk.planning.setups import Setup, choose_setup
 from ropewalk.planning.shape import Experts, Latent, ModelShape, Stored
 
@@ -30,7 +30,9 @@ __all__ = [
     "choose_setup",
     "fine_tune_cost",
     "inference_memory",
+    "keep",
     "kv_cache_bytes",
+    "option",
     "options_for",
     "training_memory",
 ]

@@ -6,7 +6,9 @@ from __future__ import annotations
 from typing import Any
 
 
-def _config(model_type: str, layers: int, hidden: int, heads: int, vocab: int, length: int, **rest: Any) -> dict[str, Any]:
+def _config(
+    model_type: str, layers: int, hidden: int, heads: int, vocab: int, length: int, **rest: Any
+) -> dict[str, Any]:
     return {
         "model_type": model_type,
         "num_hidden_layers": layers,
@@ -18,7 +20,13 @@ def _config(model_type: str, layers: int, hidden: int, heads: int, vocab: int, l
     }
 
 
-MLA_V3 = {"q_lora_rank": 1536, "kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128}
+MLA_V3 = {
+    "q_lora_rank": 1536,
+    "kv_lora_rank": 512,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+}
 DEEPSEEK_V3 = _config(
     "deepseek_v3", 61, 7168, 128, 129280, 163840, intermediate_size=18432, moe_intermediate_size=2048,
     n_routed_experts=256, n_shared_experts=1, num_experts_per_tok=8, first_k_dense_replace=3, num_key_value_heads=128,
@@ -162,7 +170,8 @@ PUBLISHED: dict[str, tuple[dict[str, Any], float]] = {
         34.4,
     ),
     "olmoe-1b-7b": (
-        _config("olmoe", 16, 2048, 16, 50304, 4096, intermediate_size=1024, num_experts=64, num_experts_per_tok=8), 6.92,
+        _config("olmoe", 16, 2048, 16, 50304, 4096, intermediate_size=1024, num_experts=64,
+                num_experts_per_tok=8), 6.92,
     ),
     "command-r": (
         _config("cohere", 40, 8192, 64, 256000, 131072, intermediate_size=22528, num_key_value_heads=64,
