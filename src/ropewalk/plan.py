@@ -36,6 +36,8 @@ from ropewalk.planning import (
     option,
     options_for,
 )
+from ropewalk.runtimes import Answer, answers, job_for
+from ropewalk.schedule import FrequencySchedule
 from ropewalk.units import format_length, parse_bytes, parse_target
 
 # The row of the scaling that the file holds already.
@@ -214,7 +216,11 @@ def _refuse_errors(source: str, findings: Sequence[Finding]) -> None:
 
 def _advised(facts: ModelFacts, target_length: int) -> tuple[list[Option], Advice]:
     """The options, the file's own scaling first where it has one, and the one to begin with."""
-    options = options_for(facts.geometry, target_length, kept=kept_parameters(facts))
+
+    def ask(made: FrequencySchedule) -> Mapping[str, Answer]:
+        return answers(job_for(facts, made, target_length=target_length))
+
+    options = options_for(facts.geometry, target_length, kept=kept_parameters(facts), ask=ask)
     if not facts.layers.full_rope:
         reason = (
             f"no rotating layer sees more than {format_length(facts.layers.sliding_window or 0)} tokens, so that no "
@@ -224,7 +230,7 @@ def _advised(facts: ModelFacts, target_length: int) -> tuple[list[Option], Advic
         return options, keep(next(option for option in options if option.label == "none"), reason)
     if facts.rope.schedule is None or not facts.rope.is_scaled:
         return options, advise(facts.geometry, target_length, options)
-    present = option(PRESENT, facts.rope.schedule, target_length)
+    present = option(PRESENT, facts.rope.schedule, target_length, ask)
     reached = already_reaches(facts, target_length)
     if reached is not None:
         return [present, *options], keep(present, reached)

@@ -138,8 +138,9 @@ def _run(settings: Settings, engine: Any, folder: Path) -> TrainResult:
         loop = prepare(settings, engine, folder)
         try:
             if not loop.curriculum.finished:
-                loop.trainer.train()
+                loop.run()
         finally:
+            loop.engine.stop_trackers()
             loop.metrics.close()
             settings.progress.close()
     result = _finish(loop, folder)

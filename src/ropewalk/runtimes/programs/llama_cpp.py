@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from ropewalk.methods.build import temperature
 from ropewalk.models.structure.entries import factors_of
 from ropewalk.runtimes.base import Fragment, Job, Runtime, Way
+from ropewalk.runtimes.entries import STOPPED, stops_pairs
 
 GGUF_FORMS = {
     "default": "no scaling",
@@ -20,6 +21,7 @@ GGUF_FORMS = {
     "tensor-attention": "an attention factor beside that tensor, in rope.scaling.attn_factor",
     "factors": "longrope's two tensors rope_factors_short and rope_factors_long",
     "factors-attention": "an attention factor beside those, in rope.scaling.attn_factor",
+    STOPPED: "pairs that stand still, written as the factor 1e30",
     "layers-all": "every layer type stretched, not the full-attention one alone",
     "converter-linear": "linear by its own converter, from config.json",
     "converter-theta": "a changed rope_theta by its own converter",
@@ -46,7 +48,7 @@ class LlamaCpp(Runtime):
     def ways(self, job: Job) -> list[Way]:
         """Metadata for what it can say, then one tensor, then two."""
         every = job.carried is not None and bool(job.carried.entries.keys() - {job.facts.main})
-        extra = ("layers-all",) if every else ()
+        extra = (("layers-all",) if every else ()) + ((STOPPED,) if stops_pairs(job) else ())
         found = [Way(way.name, (*way.forms, *extra), way.native, way.notes) for way in self._plain(job)]
         made = job.schedule
         stays = made.is_identity

@@ -8,7 +8,15 @@ from typing import Any
 from ropewalk.methods.build import temperature
 from ropewalk.models.structure.entries import factors_of
 from ropewalk.runtimes.base import Fragment, Job, Runtime, Way
-from ropewalk.runtimes.entries import CONFIG_FORMS, config_forms, formula_factor, lengths, two_sets
+from ropewalk.runtimes.entries import (
+    CONFIG_FORMS,
+    STOPPED,
+    config_forms,
+    formula_factor,
+    lengths,
+    stops_pairs,
+    two_sets,
+)
 
 _BY_MSCALE, _BY_ORIGINAL = "yarn-attention-by-mscale", "longrope-attention-by-original"
 
@@ -43,6 +51,7 @@ class Mlx(Runtime):
             formula = formula_factor(_original(job), job.target_length)
             if not math.isclose(formula, job.schedule.attention_factor, rel_tol=1e-9):
                 carrier.add(_BY_ORIGINAL)
+            carrier |= {STOPPED} if stops_pairs(job) else set()
             notes = (self.two_sets,) if two_sets(job) else ()
             found.append(Way("longrope", tuple(sorted(carrier)), entry.native and "longrope" in forms, notes))
         return found
