@@ -1,4 +1,4 @@
-"""A position map on a model: two attentions, near and far, merged by their log-sum-exp; no mask of a whole text is made.
+"""A position map on a model: near and far attention merged by their log-sum-exp; no mask of a whole text is made.
 
 Keys stay in the cache as the model rotated them, in any cache; the far zone's keys are turned further when they are
 read, so that chunks, steps, crops and forks give what one forward gives. Axes: B rows, H heads, G key-value heads,
