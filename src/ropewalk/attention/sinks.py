@@ -48,6 +48,12 @@ class SinkLayer(DynamicLayer):
         """Tokens that are gone."""
         return max(0, self.seen - self.sinks - self.window)
 
+    @property
+    def allocated_bytes(self) -> int:
+        """What the layer holds, whether filled or not; it never grows."""
+        parts = [*(self._buffers or ()), *(self._sinks or {}).values()]
+        return sum(part.numel() * part.element_size() for part in parts)
+
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
