@@ -2,14 +2,15 @@
 
     python bench/study_zones.py MODEL --target 4096 --segments 5 [--only zones] [--keys 4]
 
-One line a candidate: mean loss between the edges 0, L/2, L, 2L, 4L, 6L, 8L of held-out text, the share of pass keys found
-at the target, seconds for the text.
+One line a candidate: mean loss between the edges 0, L/2, L, 2L, 4L, 6L, 8L of held-out text, the share of pass keys
+found at the target, seconds for the text.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import time
 from typing import Any
 
@@ -75,9 +76,7 @@ def main() -> None:
 
     def told(name: str, losses: list[Any], began: float, keys: str) -> None:
         curve = np.mean([np.asarray(row, dtype=np.float64) for row in losses], axis=0)
-        bands = " ".join(
-            f"{curve[max(0, a - 1) : b - 1].mean():.3f}" for a, b in zip(edges, edges[1:], strict=False)
-        )
+        bands = " ".join(f"{curve[max(0, a - 1) : b - 1].mean():.3f}" for a, b in itertools.pairwise(edges))
         print(f"{name:28s} {bands}   {keys}   {time.perf_counter() - began:.1f} s", flush=True)
 
     if not given.only:
