@@ -68,16 +68,14 @@ class Engine:
         value: Value = box[0]
         return value
 
-    def shard(self, model: nn.Module, device: str) -> None:
+    def shard(self, model: nn.Module) -> None:
         """Under fsdp2, split every decoder layer and what is left over the processes, in place."""
         if self.name != "fsdp2":
             return
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
-        if device == "cuda":
-            model.to(torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))))
-        mesh = init_device_mesh(device, (self.world,))
+        mesh = init_device_mesh(self.accelerator.device.type, (self.world,))
         for layer in decoder_layers(model):
             # What is gathered together has one type: float32 adapters beside bfloat16 weights are a group of their own.
             apart = _of_other_type(layer)

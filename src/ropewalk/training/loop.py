@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ropewalk.errors import RopewalkError
+from ropewalk.files import write_json
 from ropewalk.training.data.batches import StepBatch, make_step
 from ropewalk.training.data.mixture import Mixture
 from ropewalk.training.data.stages import Curriculum, LearningRate
@@ -24,8 +25,9 @@ from ropewalk.training.objective import Batch, shared_batch, summed_loss, target
 from ropewalk.training.parts.parts import Parts
 from ropewalk.training.progress import Progress, peak_memory_bytes
 from ropewalk.training.recipe.recipe import Recipe
-from ropewalk.training.settings import CHECKPOINTS
+from ropewalk.training.settings import CHECKPOINTS, RUN
 from ropewalk.training.state.checkpoint import Checkpoint, prune_checkpoints, write_checkpoint
+from ropewalk.training.state.identity import read_run
 from ropewalk.training.state.random_state import gathered_random, put_own_random
 from ropewalk.training.state.weights import (
     ModelFiles,
@@ -60,6 +62,7 @@ class Setup:
     progress: Progress
     evaluations: list[Evaluate]
     resume_from: Checkpoint | None
+    described: dict[str, Any]
 
 
 class Loop:
@@ -70,7 +73,7 @@ class Loop:
         self.model, self.parts, self.engine = setup.model, setup.parts, setup.engine
         self.mixture, self.curriculum, self.rope = setup.mixture, setup.curriculum, setup.rope
         self.progress, self.evaluations = setup.progress, setup.evaluations
-        self.resume_from = setup.resume_from
+        self.resume_from, self.described = setup.resume_from, setup.described
         self.vocabulary_size = self.model.get_input_embeddings().weight.shape[0]
         self.wrapped: Any = self.model
         self.optimizer: torch.optim.Optimizer
@@ -78,7 +81,7 @@ class Loop:
         self.metrics = Metrics(self.folder / "metrics.jsonl")
         self.step = self.tokens = 0
         self.seconds = 0.0
-        self.loss_sum, self.loss_steps = 0.0, 0
+        self.loss_sum, self.loss_steps, self.documents = 0.0, 0, 0
         self.last_loss: float | None = None
         self.last_evaluation: dict[str, float] = {}
         self.last_checkpoint: Path | None = None if self.resume_from is None else self.resume_from.path
@@ -112,8 +115,16 @@ class Loop:
             # Dropout differs between processes, as it does between the rows of one.
             torch.manual_seed(self.recipe.seed + (self.engine.rank << 32))
         if self.engine.is_main:
+            # Only now: everything that was asked for fits together, and what was put back fits the model.
+            self._describe()
             self.metrics.open(after_step=self.step)
         self._clock = self._log_clock = time.monotonic()
+
+    def _describe(self) -> None:
+        path = self.folder / RUN
+        changed = not path.is_file() or read_run(self.folder)["recipe"] != self.described["recipe"]
+        if changed or read_run(self.folder)["data"] != self.described["data"]:
+            write_json(path, self.described)
 
     def next_batch(self) -> StepBatch:
         """The data of the coming step; on entering a stage, its schedule."""
@@ -155,6 +166,7 @@ class Loop:
         self.tokens += self.batch.num_tokens
         self.loss_sum += loss
         self.loss_steps += 1
+        self.documents += len(self.batch.names)
         self.last_loss = loss
         self.curriculum.advance(loss, self.batch.num_tokens)
         now = time.monotonic()
@@ -212,23 +224,30 @@ class Loop:
             "seconds": self.seconds,
             "loss_sum": self.loss_sum,
             "loss_steps": self.loss_steps,
+            "documents": self.documents,
             "last_loss": self.last_loss,
             "last_evaluation": self.last_evaluation,
             "trained_stage": self.trained_stage,
             "curriculum": self.curriculum.to_json(),
             "data": self.mixture.state(),
+            "optimizer": self.recipe.optimizer.name,
             "random": documents,
         }
         return document, tensors, random_tensors
 
     def _restore(self, checkpoint: Path) -> None:
         tensors, random_tensors, state = read_training(checkpoint)
-        put_optimizer(self.optimizer, names_of(self.model), tensors)
+        before, now = state.get("optimizer", self.recipe.optimizer.name), self.recipe.optimizer.name
+        if before == now:
+            put_optimizer(self.optimizer, names_of(self.model), tensors)
+        else:
+            self.progress.warn(f"the state of {before} is of no use to {now}: the optimiser starts anew")
         # A checkpoint at the end of a stage names the next one, and its position still counts the stage before.
         self.mixture.share(self.curriculum.stages[state["trained_stage"]].sources)
         self.mixture.restore(state["data"])
         self._restore_counters(state)
         self.loss_sum, self.loss_steps = state["loss_sum"], state["loss_steps"]
+        self.documents = state.get("documents", 0)
         put_own_random(state["random"], random_tensors, self.engine.rank)
 
     def _restore_counters(self, state: dict[str, Any]) -> None:
@@ -269,7 +288,8 @@ class Loop:
         if not self._log_tokens and self.seconds:
             speed = self.tokens / self.seconds
         self._log_clock, self._log_tokens = now, self.tokens
-        self.loss_sum, self.loss_steps = 0.0, 0
+        documents = self.documents / self.loss_steps
+        self.loss_sum, self.loss_steps, self.documents = 0.0, 0, 0
         length = self.curriculum.stages[number].length
         self._write(
             {
@@ -281,6 +301,7 @@ class Loop:
                 "stage": number,
                 "length": length,
                 "tokens": self.tokens,
+                "documents_per_step": documents,
                 "tokens_per_s": speed,
                 "memory_bytes": peak_memory_bytes(),
                 "seconds": self.seconds,
