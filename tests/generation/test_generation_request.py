@@ -8,7 +8,7 @@ from generation_models import KINDS, LONGROPE, model_of, some_tokens, whole_logi
 
 import ropewalk
 from ropewalk.errors import RopewalkError, UsageError
-from ropewalk.generation.ladder import Ladder, Rung, ladder_for
+from ropewalk.generation.ladder import Ladder, Rung, in_force, ladder_for
 from ropewalk.generation.request import Settings, generate
 from ropewalk.generation.session import Session
 from ropewalk.models.facts import read_facts
@@ -189,3 +189,21 @@ def test_an_end_token_ends_it_and_can_be_ignored():
     assert (done.ids, done.ended) == (free.ids[:first], "end token")
     assert generate(model, ids, max_new_tokens=8, stop_at_end=False).ids == free.ids
     assert Settings().max_new_tokens == 256
+
+
+def test_beams_and_assisted_decoding_run_inside_a_rung():
+    model, assistant, ids = model_of("llama"), model_of("llama", num_hidden_layers=1), some_tokens(40)
+    before = whole_logits(model, ids)
+    options = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
+    row = torch.tensor([ids])
+    with in_force(model, ladder_for(model, method="ntk").rung_for(48)), torch.inference_mode():
+        greedy = model.generate(row, **options)[0, 40:].tolist()
+        assert greedy == list(generate(model_of("llama"), ids, max_new_tokens=8, method="ntk").ids)
+        assert model.generate(row, assistant_model=assistant, **options)[0, 40:].tolist() == greedy
+        beams = model.generate(row, num_beams=2, num_return_sequences=2, **options)[:, 40:].tolist()
+        scores = [
+            float(whole_logits(model, ids + beam)[39:-1].log_softmax(-1)[range(8), beam].sum())
+            for beam in (*beams, greedy)
+        ]
+        assert scores[0] >= max(scores[1:]) - 1e-4
+    assert torch.equal(whole_logits(model, ids), before)

@@ -94,9 +94,12 @@ def copied(cache: DynamicCache) -> DynamicCache:
 
 
 def cache_bytes(cache: DynamicCache) -> int:
-    """Bytes of the filled part of a cache, recurrent states included."""
+    """Bytes of the filled part of a cache, recurrent states included; of a layer of constant size, all of it."""
     total = 0
     for layer in cache.layers:
+        if hasattr(layer, "allocated_bytes"):
+            total += layer.allocated_bytes
+            continue
         for value in vars(layer).values():
             tensors = value if isinstance(value, list | tuple) else [value]
             if value is getattr(layer, "_buffers", None):

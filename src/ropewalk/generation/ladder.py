@@ -15,7 +15,7 @@ from ropewalk.models.apply import apply
 from ropewalk.models.facts import ModelFacts, read_facts
 from ropewalk.models.live.regimes import Regime, find_regime, fixed_length
 from ropewalk.models.live.rotary import bare
-from ropewalk.models.stretch import kept_parameters, read_schedules
+from ropewalk.models.stretch import kept_parameters, own_window, read_schedules
 from ropewalk.schedule import FrequencySchedule
 
 MAX_FACTOR = 64.0
@@ -100,16 +100,6 @@ def in_force(model: Any, rung: Rung) -> Iterator[None]:
         # A rule that looks at the length would change its mind in the middle: it is asked for the window's, once.
         stack.enter_context(fixed_length(live, rung.window if find_regime(live) is not None else None))
         yield
-
-
-def own_window(facts: ModelFacts) -> int:
-    """Tokens that the model serves as it is: its original window, or the one that its file stretches it to."""
-    rope = facts.rope
-    if not rope.is_scaled:
-        return facts.original_length
-    if rope.schedule is None:
-        return facts.max_position_embeddings
-    return max(facts.max_position_embeddings, rope.schedule.target_length)
 
 
 def _own_factor(facts: ModelFacts) -> float:
