@@ -221,7 +221,10 @@ def test_a_position_map_makes_the_wider_windows(name):
         logs = whole_logits(model, text).log_softmax(-1)
     told = [float(logs[place - 1, text[place]]) for place in range(50, 60)]
     assert told == pytest.approx(list(done.logprobs), abs=1e-4)
-    assert generate(model, ids[:20], max_new_tokens=10, method=name).ids == generate(model, ids[:20], max_new_tokens=10).ids
+    assert (
+        generate(model, ids[:20], max_new_tokens=10, method=name).ids
+        == generate(model, ids[:20], max_new_tokens=10).ids
+    )
     climbed = generate(model, ids[:30], max_new_tokens=40, method=name, dynamic=True)
     assert (climbed.switches, climbed.factor) == ((33, 65), 4.0)
     scaled = {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}

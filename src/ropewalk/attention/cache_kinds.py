@@ -1,8 +1,8 @@
 """What is kept of a long text: everything, everything rounded, or sinks and a window. One name for each way.
 
     full          every key and value as it is
-    q8, q4, q2    rounded to 8, 4 or 2 bits: keys by channel over 64 tokens, values by token over up to 64 channels, each
-                  group with its own lowest value and step; the last 64 to 127 tokens as they are
+    q8, q4, q2    rounded to 8, 4 or 2 bits: keys by channel over 64 tokens, values by token over up to 64 channels,
+                  each group with its own lowest value and step; the last 64 to 127 tokens as they are
     quanto4, quanto2, hqq8, hqq4, hqq2, fp8     transformers' own quantised caches, where their packages are there
     sinks:4+2k    the first 4 tokens and a window of 2048
 
@@ -70,7 +70,9 @@ class CacheKind:
         if self.backend is not None:
             return _stock(self, live)
         cache = DynamicCache(config=live.config)
-        layers = cache.layers or [DynamicLayer() for _ in range(live.config.get_text_config().num_hidden_layers)]
+        layers = cache.layers or [
+            DynamicLayer() for _ in range(live.config.get_text_config().num_hidden_layers)
+        ]
         bits = self.bits
         assert bits is not None
         never_masked = not masks_windows(live)

@@ -14,7 +14,6 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DummyLayer, DynamicLayer, DynamicSlidingWindowLayer
 
-
 # Where a model carries the kind of cache that it is to be read through (`attention.cache_kinds`); absent means full.
 KIND = "_ropewalk_cache_kind"
 
