@@ -44,7 +44,9 @@ def logprobs(item: dict[str, Any]) -> list[list[float | None]]:
     params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     params.warmup = False
     params.verbosity = -1
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = int(
+        os.environ.get("OMP_NUM_THREADS", "1")
+    )
     for name, value in (item.get("flags") or {}).items():
         setattr(params, name, value)
     server = xllamacpp.Server(params)
