@@ -204,7 +204,20 @@ class MapInfo:
     paper: str | None
     parameters: Mapping[str, Any]
 
-    kind = "position-map"
+    @property
+    def kind(self) -> str:
+        """What kind of candidate it is in a comparison."""
+        return "zones" if self.name == "zones" else "position-map"
+
+    def to_json(self) -> dict[str, Any]:
+        """For `methods --json`."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "summary": self.summary,
+            "paper": self.paper,
+            "parameters": dict(self.parameters),
+        }
 
 
 _SHARED = {"near": "half the window", "discount": 0.0, "far_logits": 1.0}

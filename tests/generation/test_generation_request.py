@@ -7,12 +7,14 @@ import torch
 from generation_models import KINDS, LONGROPE, model_of, some_tokens, whole_logits
 
 import ropewalk
+from ropewalk.attention.maps import applied
 from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.generation.ladder import Ladder, Rung, in_force, ladder_for
 from ropewalk.generation.request import Settings, generate
 from ropewalk.generation.session import Session
 from ropewalk.models.facts import read_facts
 from ropewalk.models.stretch import ladder_document
+from ropewalk.position_maps import map_for
 
 
 def _stock(model, ids, count):
@@ -207,3 +209,24 @@ def test_beams_and_assisted_decoding_run_inside_a_rung():
         ]
         assert scores[0] >= max(scores[1:]) - 1e-4
     assert torch.equal(whole_logits(model, ids), before)
+
+
+@pytest.mark.parametrize("name", ["zones", "self-extend", "dual-chunk"])
+def test_a_position_map_makes_the_wider_windows(name):
+    model, ids = model_of("qwen3"), some_tokens(50)
+    done = generate(model, ids, max_new_tokens=10, method=name)
+    assert (done.factor, done.window, done.ladder) == (2.0, 64, name)
+    text = [*ids, *done.ids]
+    with applied(model, map_for(name, read_facts(model.config.to_dict()).geometry, 64)):
+        logs = whole_logits(model, text).log_softmax(-1)
+    told = [float(logs[place - 1, text[place]]) for place in range(50, 60)]
+    assert told == pytest.approx(list(done.logprobs), abs=1e-4)
+    assert (
+        generate(model, ids[:20], max_new_tokens=10, method=name).ids
+        == generate(model, ids[:20], max_new_tokens=10).ids
+    )
+    climbed = generate(model, ids[:30], max_new_tokens=40, method=name, dynamic=True)
+    assert (climbed.switches, climbed.factor) == ((33, 65), 4.0)
+    scaled = {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}
+    with pytest.raises(UsageError, match="stretched already"):
+        generate(model_of("qwen3", rope_parameters=scaled), ids, method=name)
