@@ -174,7 +174,7 @@ def plan(
     facts = looked.facts
     target_length = parse_target(target, facts.original_length)
     if not despite_errors:
-        _refuse_errors(str(source) if not isinstance(source, Mapping) else looked.source, looked.findings)
+        _refuse_errors(looked.source, facts, looked.findings)
     shape = shape_of(facts, None if isinstance(source, Mapping) else parameters_of(source))
     options, advice = _advised(facts, target_length)
     memory_bytes = None if memory is None else parse_bytes(memory)
@@ -200,16 +200,19 @@ def plan(
     )
 
 
-def _refuse_errors(source: str, findings: Sequence[Finding]) -> None:
+def _refuse_errors(source: str, facts: ModelFacts, findings: Sequence[Finding]) -> None:
     errors = [finding for finding in findings if finding.severity == "error"]
-    if not errors:
+    said = [f"{finding.id}: {finding.message}" for finding in errors]
+    if facts.rope.problem and not said:
+        said.append(facts.rope.problem)
+    if not said:
         return
-    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-    way = f"`{shown_command('inspect', source)}` lists them"
+    more = f" (and {len(said) - 1} more)" if len(said) > 1 else ""
+    way = f"`{shown_command('inspect', source)}` lists what it finds"
     mended = shown_command("extend", source, repair=True, o="OUT")
-    way += f", `{mended}` mends them" if any(finding.repairable for finding in errors) else ""
+    way += f", `{mended}` mends it" if any(finding.repairable for finding in errors) else ""
     raise RopewalkError(
-        f"{source} is not planned, since its configuration is wrong: {errors[0].id}: {errors[0].message}{more}",
+        f"{source} is not planned, since its configuration is wrong: {said[0]}{more}",
         hint=f"{way}; --despite-errors plans all the same",
     )
 

@@ -72,9 +72,14 @@ def parse_target(text: str | int, original_length: int) -> int:
             multiple = float(written[:-1])
         except ValueError:
             multiple = math.nan
-        if not 0 < multiple <= MAX_LENGTH / original_length:
+        if not multiple > 0:
             raise UsageError(
                 f"target {written[:60]!r} is not a multiple", hint="write 8x, or a length such as 32k"
+            )
+        if multiple > MAX_LENGTH / original_length:
+            raise UsageError(
+                f"target {written[:60]!r} of original_length={original_length} is beyond 2**40 tokens",
+                hint="choose a shorter target",
             )
         target = round(multiple * original_length)
     else:
