@@ -236,7 +236,8 @@ def _claimed(server: Server) -> int | None:
     rows = listed.get("data") if isinstance(listed, dict) else None
     for row in rows or []:
         if isinstance(row, dict) and row.get("id") == server.model:
-            meta = row.get("meta") if isinstance(row.get("meta"), dict) else {}
+            meta = row.get("meta")
+            meta = meta if isinstance(meta, dict) else {}
             for value in (row.get("max_model_len"), meta.get("n_ctx"), meta.get("n_ctx_train")):
                 if isinstance(value, int) and value > 0:
                     return value

@@ -150,7 +150,7 @@ class References:
         device = next(self.model.parameters()).device
         places = torch.tensor([place - 1 for place, _, _ in self.said.values], device=device)
         tokens = torch.tensor([token for _, token, _ in self.said.values], device=device)
-        unique, back = places.unique(return_inverse=True)
+        unique, back = torch.unique(places, return_inverse=True)
         with torch.inference_mode():
             logits = self.model(
                 input_ids=torch.tensor([self.said.ids], device=device), use_cache=False
