@@ -17,6 +17,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "src"))
 
+from ropewalk.runtimes.base import Runtime  # noqa: E402
 from ropewalk.runtimes.known import TOLERANCE, Evidence, Fact, Facts, file_stem  # noqa: E402
 from ropewalk.runtimes.registry import facts_about, find_runtime  # noqa: E402
 
@@ -27,7 +28,6 @@ _WORDS = {
     "yarn-attention": "yarn's attention_factor is not read",
     "yarn-attention-by-mscale": "yarn's mscale is not read",
     "yarn-mscale": "yarn's mscale and mscale_all_dim are not computed as in transformers",
-    "longrope-two-sets": "one set is used for every prompt",
     "longrope-attention-by-original": "longrope's attention factor does not follow the given original window",
     "longrope-mscales": "short_mscale and long_mscale do not carry the attention factor",
 }
@@ -40,13 +40,13 @@ def main(program: str, zoo: str, date: str) -> None:
     known = {(fact.architecture, form): fact for fact in facts_about(runtime).rows for form in fact.forms}
     for path in sorted(Path(zoo).glob(f"*/{program}.jsonl")):
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        for fact in measured(rows, runtime.packages, date):
+        for fact in measured(rows, runtime, date) if rows else ():
             known[fact.architecture, fact.forms[0]] = fact
     path = ROOT / "src" / "ropewalk" / "runtimes" / "facts" / f"{file_stem(program)}.json"
     path.write_text(Facts(program, joined(known.values(), known)).dump(), encoding="utf-8")
 
 
-def measured(rows: list[dict[str, Any]], packages: Iterable[str], date: str) -> list[Fact]:
+def measured(rows: list[dict[str, Any]], runtime: Runtime, date: str) -> list[Fact]:
     """One fact a form of one architecture."""
     name = rows[0]["architecture"]
     plain = next((row for row in rows if row["case"] == "none"), None)
@@ -62,7 +62,7 @@ def measured(rows: list[dict[str, Any]], packages: Iterable[str], date: str) -> 
     found = []
     for form in sorted(exact):
         size = max(max(row["differences"]) for row in good if form in row["forms"])
-        found.append(Fact(name, (form,), "exact", None, _evidence(rows[0], packages, date, size)))
+        found.append(Fact(name, (form,), "exact", None, _evidence(rows[0], runtime, date, size)))
     blamed: dict[str, dict[str, Any]] = {}
     for row in shown:
         if row in good:
@@ -74,27 +74,29 @@ def measured(rows: list[dict[str, Any]], packages: Iterable[str], date: str) -> 
             # The run that needs least besides says most about a form.
             if form not in blamed or len(row["forms"]) < len(blamed[form]["forms"]):
                 blamed[form] = row
-    return found + [_fault(name, form, row, packages, date) for form, row in sorted(blamed.items())]
+    return found + [_fault(name, form, row, runtime, date) for form, row in sorted(blamed.items())]
 
 
-def _fault(name: str, form: str, row: dict[str, Any], packages: Iterable[str], date: str) -> Fact:
+def _fault(name: str, form: str, row: dict[str, Any], runtime: Runtime, date: str) -> Fact:
     if "error" in row:
         said = row["error"].splitlines()[0][:160]
-        evidence = _evidence(row, packages, date, None, note=said)
+        evidence = _evidence(row, runtime, date, None, note=said)
         return Fact(name, (form,), "refused", f"the program refuses it at load ({said})", evidence)
     size = max(row["differences"])
-    evidence = _evidence(row, packages, date, size)
+    evidence = _evidence(row, runtime, date, size)
     if row["from_plain"] <= TOLERANCE:
         return Fact(name, (form,), "ignored", _UNSCALED, evidence)
+    if form == "longrope-two-sets":
+        return Fact(name, (form,), "ignored", runtime.two_sets, evidence)
     if form in _WORDS:
         return Fact(name, (form,), "ignored", _WORDS[form], evidence)
     return Fact(name, (form,), "approximate", "it computes other frequencies than transformers", evidence)
 
 
 def _evidence(
-    row: dict[str, Any], packages: Iterable[str], date: str, size: float | None, note: str | None = None
+    row: dict[str, Any], runtime: Runtime, date: str, size: float | None, note: str | None = None
 ) -> Evidence:
-    versions = {name: row["versions"][name] for name in packages if name in row["versions"]}
+    versions = {name: row["versions"][name] for name in runtime.packages if name in row["versions"]}
     details: dict[str, Any] = {"versions": versions | {"transformers": "5.23.0"}}
     if size is not None:
         details["max_logprob_difference"] = min(float(f"{size:.1e}"), 99.0)
