@@ -24,6 +24,7 @@ ROWS = [
     {"evaluation"},
     {"hemp/text"},
     {"training"},
+    {"search"},
     {"hemp/ship"},
     {"report"},
     {"cli", "__main__"},
