@@ -32,6 +32,7 @@ _PUBLIC = {
     "compare": ("ropewalk.evaluation.compare.comparison", "compare"),
     "evaluate": ("ropewalk.evaluation.evaluate", "evaluate"),
     "eval": ("ropewalk.evaluation.evaluate", "evaluate"),
+    "tune": ("ropewalk.search.tune", "tune"),
     "train": ("ropewalk.training.run", "train"),
     "initialise": ("ropewalk.training.model.initialise", "initialise"),
     "plot": ("ropewalk.report.plotting", "plot"),

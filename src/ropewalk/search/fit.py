@@ -1,8 +1,10 @@
 """The gradient fit: Adam on the family's numbers, profiles brought back to monotone ones after each step.
 
-Each pair moves by about the learning rate a step, whatever the size of its gradient: a fast pair's gradient is large
-and mostly noise, a slow one's small and steady. Pooling falling neighbours averages that noise away where a profile is
-flat. What is validated is the running mean of the iterates, for the same reason.
+A pair that turns often has a large gradient that is mostly noise and holds over a tiny distance (its angle at the far
+end changes by many radians), a pair that never turns has almost none. So the rate falls with a pair's rotations, and
+gradients below a floor count as what they are instead of being scaled up: otherwise pairs that do not matter drift.
+Neighbours share their steps, pooling averages where a profile is flat, and what is validated is the running mean of
+the iterates: all three against the same noise.
 """
 
 from __future__ import annotations
@@ -21,6 +23,12 @@ from ropewalk.search.reading import Reader, Slope
 
 FIRST_MOMENT, SECOND_MOMENT = 0.8, 0.95
 EPSILON = 1e-10
+# Nats per unit of the profile: a gradient below this moves its pair in proportion.
+FLOOR = 0.01
+# Rotations in the window at which a pair's rate is half of the slowest pairs'.
+HALF_RATE = 4.0
+# A pair's step is shared with its neighbours in this measure.
+SHARED = (0.25, 0.5, 0.25)
 # Two halves of a step's rows whose gradients point apart say little: rows are added until they agree, up to a limit.
 AGREEMENT = 0.1
 
@@ -29,8 +37,8 @@ AGREEMENT = 0.1
 class Settings:
     """How the fit steps. `pairs` is the least number of (text, planted) rows a step, `most_pairs` the limit."""
 
-    learning_rate: float = 0.03
-    heat_rate: float = 0.004
+    learning_rate: float = 0.04
+    heat_rate: float = 0.008
     final_share: float = 0.1
     temper: float = 0.02
     average: float = 0.8
@@ -84,9 +92,7 @@ def flat_of(family: Family) -> FloatArray:
 def with_flat(family: Family, values: FloatArray) -> Family:
     """The family with the numbers of a vector, made monotone."""
     count = len(family.top)
-    return family.moved(
-        values[:count], values[count : 2 * count], float(values[-2]), float(values[-1])
-    )
+    return family.moved(values[:count], values[count : 2 * count], float(values[-2]), float(values[-1]))
 
 
 def advance(state: State, start: Family, slope: Slope, share: float, settings: Settings) -> State:
@@ -99,19 +105,33 @@ def advance(state: State, start: Family, slope: Slope, share: float, settings: S
     first = FIRST_MOMENT * state.first + (1 - FIRST_MOMENT) * gradient
     second = SECOND_MOMENT * state.second + (1 - SECOND_MOMENT) * gradient**2
     unbiased = first / (1 - FIRST_MOMENT**step)
-    spread = np.sqrt(second / (1 - SECOND_MOMENT**step)) + EPSILON
+    scaled = unbiased / (np.sqrt(second / (1 - SECOND_MOMENT**step)) + FLOOR)
     decay = settings.final_share + (1 - settings.final_share) * (1 + math.cos(math.pi * min(1.0, share))) / 2
-    rates = np.full(len(gradient), settings.learning_rate)
-    rates[-2:] = settings.heat_rate
-    moved = with_flat(state.family, flat_of(state.family) - decay * rates * unbiased / spread)
+    moved = with_flat(state.family, flat_of(state.family) - decay * _steps(state.family, scaled, settings))
     # The mean forgets its beginning: with few steps behind it, it follows closely.
     keep = min(settings.average, step / (step + 3.0))
     mean = with_flat(moved, keep * flat_of(state.mean) + (1 - keep) * flat_of(moved))
     return State(moved, mean, step, first, second)
 
 
+def _steps(family: Family, scaled: FloatArray, settings: Settings) -> FloatArray:
+    """Scaled gradients as steps: shared with neighbours, slower for pairs that turn often."""
+    count = len(family.top)
+    turns = family.geometry.rotations[:count]
+    rate = settings.learning_rate / (1.0 + turns / HALF_RATE)
+    parts = []
+    for values in (scaled[:count], scaled[count : 2 * count]):
+        padded = np.concatenate([values[:1], values, values[-1:]])
+        parts.append(rate * np.convolve(padded, SHARED, mode="valid"))
+    return np.concatenate([*parts, settings.heat_rate * scaled[-2:]])
+
+
 def step_slope(
-    reader: Reader, family: Family, factor: float, text: Sequence[Weighed], planted: Sequence[Weighed],
+    reader: Reader,
+    family: Family,
+    factor: float,
+    text: Sequence[Weighed],
+    planted: Sequence[Weighed],
     settings: Settings,
 ) -> tuple[Slope, int]:
     """The gradient of J over a step's rows, and how many rows it took.

@@ -142,9 +142,7 @@ def add_keys(reader: Reader, rung: Rung, objective: Objective) -> None:
     rung.keyed = True
 
 
-def _with_keys(
-    reader: Reader, rung: Rung, rows: Sequence[Weighed], objective: Objective
-) -> list[Weighed]:
+def _with_keys(reader: Reader, rung: Rung, rows: Sequence[Weighed], objective: Objective) -> list[Weighed]:
     far, _ = reader.read(rung.start, [item.row.ids for item in rows])
     window = reader.original_length
     near = [near_losses(reader, item.row, window) for item in rows]

@@ -113,9 +113,7 @@ def run_fit(
                 break
             rung = job.rungs[-1 - progress.state.step % len(job.rungs)]
             text, planted = rung.step_rows(progress.state.step // len(job.rungs), settings.most_pairs)
-            slope, rows = step_slope(
-                job.reader, progress.state.family, rung.factor, text, planted, settings
-            )
+            slope, rows = step_slope(job.reader, progress.state.family, rung.factor, text, planted, settings)
             progress.state = advance(progress.state, start, slope, share, settings)
             progress.passes += rows
             progress.seconds = time.monotonic() - began
@@ -148,9 +146,7 @@ def _validate(job: Job, progress: Progress, began: float, on_point: OnPoint) -> 
         progress.bad += 1
         return
     value = float(np.mean([terms.value for terms in found]))
-    kept = all(
-        keeps_answers(rung.before, terms) for rung, terms in zip(job.rungs, found, strict=True)
-    )
+    kept = all(keeps_answers(rung.before, terms) for rung, terms in zip(job.rungs, found, strict=True))
     better = kept and (progress.best_value is None or value < progress.best_value)
     if better:
         progress.best, progress.best_value, progress.best_step = (

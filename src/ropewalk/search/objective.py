@@ -60,7 +60,7 @@ def token_weights(
 
 
 def key_tokens(row: Row, far_losses: FloatArray, near_losses: FloatArray, original_length: int) -> FloatArray:
-    """1 for each token beyond the window whose loss the far context lowers by KEY_GAIN nats, and leaves below KEY_LOSS."""
+    """1 for each token beyond the window whose loss far context lowers by KEY_GAIN nats, to below KEY_LOSS."""
     gain = near_losses - far_losses
     keys = (gain > KEY_GAIN) & (far_losses < KEY_LOSS)
     keys[:original_length] = False
@@ -143,15 +143,15 @@ def terms_of(
     """The terms of rows that were read. `losses[i][t]` is the loss of token t of row i; entry 0 is not used."""
     by_row = [float(item.weights @ loss) for item, loss in zip(rows, losses, strict=True)]
     texts = [(item, loss) for item, loss in zip(rows, losses, strict=True) if not item.planted]
-    planted = [
-        (item, loss, hit) for item, loss, hit in zip(rows, losses, found, strict=True) if item.planted
-    ]
+    planted = [(item, loss, hit) for item, loss, hit in zip(rows, losses, found, strict=True) if item.planted]
     hits: dict[str, list[float]] = {}
     for item, _, hit in planted:
         hits.setdefault(item.row.task, []).append(float(hit))
     parts = [value for item, value in zip(rows, by_row, strict=True) if not item.planted]
     answers = [value for item, value in zip(rows, by_row, strict=True) if item.planted]
-    keyed = [float(loss[item.keys > 0].mean()) for item, loss in texts if item.keys is not None and item.keys.any()]
+    keyed = [
+        float(loss[item.keys > 0].mean()) for item, loss in texts if item.keys is not None and item.keys.any()
+    ]
     beyond = [loss[original_length:] if len(loss) > original_length else loss[1:] for _, loss in texts]
     return Terms(
         value=(_mean(parts) or 0.0) + (_mean(answers) or 0.0),

@@ -129,7 +129,7 @@ class Reader:
         kept_first: int = 0,
         answers: Sequence[tuple[int, ...]] | None = None,
     ) -> tuple[list[FloatArray], list[bool]]:
-        """For each row the loss of every token (entry 0 is 0), and whether its answer is what greedy decoding writes."""
+        """For each row the loss of every token (entry 0 is 0), and whether greedy decoding would write its answer."""
         losses: list[FloatArray] = [np.zeros(0)] * len(rows)
         right = [False] * len(rows)
         by_length: dict[int, list[int]] = {}
@@ -241,7 +241,7 @@ class Reader:
                 f"no gradient reaches the frequencies of {type(self.model).__name__}",
                 hint="use --search sweep, or --search cma",
             )
-        # Weights are frozen: backward goes through activations alone, about one forward's work, and recomputing is another.
+        # Weights are frozen: backward goes through activations alone, about a forward's work; recomputing is one more.
         self.tokens += item.row.length * (3 if self._recomputed else 2)
         return float(loss.detach())
 

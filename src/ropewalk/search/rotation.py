@@ -87,13 +87,12 @@ class Rotation:
     ) -> None:
         module, name = place.module, key(place.label, BUFFER)
         buffer = module._buffers[name]
-        own = torch.tensor(self.geometry.inv_freq, dtype=torch.float64).to(torch.float32).to(buffer.device)
         wanted = inv_freq.to(torch.float32).to(buffer.device)
         patch.set(module._buffers, name, wanted)
         patch.set(vars(module), key(place.label, "attention_scaling"), attention_factor)
         previous = module.forward
         patch.set(
-            vars(module), "forward", _Forward(module, previous, place.label, kept_first, name, own, wanted)
+            vars(module), "forward", _Forward(module, previous, place.label, kept_first, name, buffer, wanted)
         )
 
 

@@ -20,8 +20,8 @@ from ropewalk.search.family import band_profile, tuned_schedule
 from ropewalk.search.objective import Terms, Weighed
 from ropewalk.search.reading import NonFiniteLossError, Reader
 
-# Bands in rotations, fast then slow. On a window of 256 tokens and rope_theta 1e4 the best lies near 4 .. 0.5, on longer
-# windows near the published 32 .. 1; a slow end below 1 keeps pairs that never turned from full interpolation.
+# Bands in rotations, fast then slow. On a window of 256 tokens and rope_theta 1e4 the best lies near 4 .. 0.5, on
+# longer windows near the published 32 .. 1; a slow end below 1 spares pairs that nearly turned once.
 FAST = (32.0, 8.0, 4.0)
 SLOW = (1.0, 0.5)
 COOLER = 0.5
@@ -89,7 +89,10 @@ def candidates(geometry: RopeGeometry, factor: float, *, defaults_only: bool = F
 
 
 def sweep(
-    reader: Reader, offered: Sequence[Candidate], rows: Sequence[Weighed], on_measured: OnMeasured | None = None
+    reader: Reader,
+    offered: Sequence[Candidate],
+    rows: Sequence[Weighed],
+    on_measured: OnMeasured | None = None,
 ) -> list[Measured]:
     """Candidates best first, as far as they came; the first KEEP of them were measured on all rows.
 
@@ -118,9 +121,7 @@ def sweep(
         names = [item.name for item in measured[:size]]
         left = [candidate for candidate in left if candidate.name in names]
     if not standing:
-        raise RopewalkError(
-            "no candidate gives a finite loss", hint="try --dtype float32 and --attn eager"
-        )
+        raise RopewalkError("no candidate gives a finite loss", hint="try --dtype float32 and --attn eager")
     return list(standing.values())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from ropewalk.search.fit import Settings, State
 from ropewalk.search.job import Job, Rung, add_keys, make_rungs, skilled_tasks
 from ropewalk.search.loop import Point, Progress, measure, reason_to_keep_start, run_fit
 from ropewalk.search.objective import Objective, Terms
+from ropewalk.search.opponents import run_opponent
 from ropewalk.search.reading import Reader
+from ropewalk.search.request import Request, opened
 from ropewalk.search.result import RungResult, TuneResult
 from ropewalk.search.rows import TASKS, Amounts, gather
 from ropewalk.search.sweep import KEEP, Measured, at_factor, candidates, sweep
@@ -38,39 +40,6 @@ class Told:
 OnTold = Callable[[Told], None]
 
 
-@dataclass(frozen=True)
-class Request:
-    """Everything that makes two searches the same."""
-
-    model: str
-    target_length: int
-    factors: tuple[float, ...]
-    text: str | None
-    search: str
-    budget: Budget
-    tasks: tuple[str, ...]
-    seed: int
-    dtype: str
-    start: str | None
-    objective: Objective = field(default_factory=Objective)
-    amounts: Amounts = field(default_factory=Amounts)
-
-    def to_json(self) -> dict[str, Any]:
-        """For the run folder. The budget is left out: a search may go on with a larger one."""
-        return {
-            "model": self.model,
-            "target_length": self.target_length,
-            "factors": list(self.factors),
-            "text": self.text,
-            "search": self.search,
-            "tasks": list(self.tasks),
-            "seed": self.seed,
-            "dtype": self.dtype,
-            "start": self.start,
-            "objective": self.objective.to_json(),
-        }
-
-
 def tune(
     source: str | Path | Any,
     *,
@@ -81,6 +50,7 @@ def tune(
     budget: str | int | Budget = DEFAULT,
     tasks: Sequence[str] = TASKS,
     start: str | None = None,
+    storage: str | None = None,
     output: str | Path | None = None,
     seed: int = 0,
     objective: Objective | None = None,
@@ -123,11 +93,12 @@ def tune(
         seed=seed,
         dtype=str(model.dtype).removeprefix("torch."),
         start=start,
+        storage=storage,
         objective=objective or Objective(),
         amounts=amounts or Amounts(),
     )
     tell = on_told or (lambda told: None)
-    with Reader(model, checkpointing=checkpointing) as reader, _opened(request, output) as run:
+    with Reader(model, checkpointing=checkpointing) as reader, opened(request, output) as run:
         return _tuned(request, run, reader, load_tokenizer(source), settings or Settings(), tell)
 
 
@@ -142,25 +113,6 @@ def _factors(target: str | int, ladder: Sequence[float] | None, original: int) -
             hint="give a --target beyond the window, or a --ladder of factors above 1",
         )
     return factors
-
-
-def _opened(request: Request, output: str | Path | None) -> Any:
-    """A new run folder, or an unfinished one of the same request."""
-    from ropewalk.runs import create_run
-    from ropewalk.runs.documents import read_document
-
-    if output is not None and (Path(output) / "request.json").is_file():
-        before = read_document(Path(output) / "request.json").get("request")
-        if not isinstance(before, dict):
-            raise DamagedError(f"{output}/request.json has no request", hint="choose another output")
-        asked = request.to_json()
-        changed = sorted(key for key in asked if before.get(key) != asked[key])
-        if changed:
-            raise UsageError(
-                f"the run in {output} was asked for something else ({', '.join(changed)} differ)",
-                hint="repeat the first call to complete it, or choose another output",
-            )
-    return create_run("tune", request.to_json(), path=output, seed=request.seed, resume=True)
 
 
 def _tuned(
@@ -199,26 +151,18 @@ def _tuned(
         run.write_json("progress.json", state.to_json())
 
     try:
-        searched(request, job, family, progress, settings, on_point, keep)
+        if request.search == "fit":
+            run_fit(job, family, progress, request.budget, settings, on_point, keep)
+        else:
+            run_opponent(
+                request.search, job, progress, request.budget, run, request.seed, request.storage, on_point
+            )
     except KeyboardInterrupt:
         tell(Told("stop", "interrupted: measuring the best so far"))
         progress.stopped = "interrupted"
         _finished(job, facts, progress, family, complete=False)
         raise
     return _finished(job, facts, progress, family)
-
-
-def searched(
-    request: Request,
-    job: Job,
-    family: Family,
-    progress: Progress,
-    settings: Settings,
-    on_point: Callable[[Point], None],
-    keep: Callable[[Progress], None],
-) -> None:
-    """Run the search that was asked for; its best is in `progress.best`."""
-    run_fit(job, family, progress, request.budget, settings, on_point, keep)
 
 
 @dataclass(frozen=True)
