@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 import ropewalk
 from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.methods import find_method
-from ropewalk.methods.registry import RUNTIMES
 
 NAMES = sorted(ropewalk.methods())
 
@@ -71,7 +70,7 @@ def test_every_method_says_what_it_is(name):
     assert known.rule
     assert len(known.rule) <= 120
     assert known.paper
-    assert set(document["native"]) == set(RUNTIMES)
+    assert document["name"] == name
     assert ropewalk.schedule(name, ropewalk.RopeGeometry(64, 1e4, 512), factor=4).method == name
 
 
@@ -121,7 +120,7 @@ def test_dynamic_is_told_apart_from_a_schedule():
         ("longrope", {"long_factors": [1.0, 2.0]}, "2 entries"),
         ("longrope", {"long_factors": [2.0] + [1.0] * 31}, "non-decreasing"),
         ("longrope", {"long_factors": ["a"] * 32}, "list of numbers"),
-        ("llama3", {"high_freq_factor": 1}, "does not lie above"),
+        ("llama3", {"high_freq_factor": 0.9}, "does not lie above"),
         ("resonance", {"inner": "resonance"}, "nothing more"),
         ("resonance", {"inner": "nope"}, "no method"),
         ("cope", {"share": -1}, "not a share"),

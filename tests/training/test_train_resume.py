@@ -78,7 +78,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     real = loop_module.Loop.end_step
 
     def end_step(self: Any) -> bool:
-        if self.trainer.state.global_step == step:
+        if self.step == step:
             raise Stopped
         return real(self)
 
@@ -201,7 +201,7 @@ def test_a_poisoned_weight_stops_with_step_documents_and_checkpoint(tiny: Tiny, 
         real = loop_module.Loop.end_step
 
         def end_step(self: Any) -> bool:
-            if self.trainer.state.global_step == 5:
+            if self.step == 5:
                 with torch.no_grad():
                     self.model.get_input_embeddings().weight.fill_(math.nan)
             return real(self)

@@ -70,6 +70,7 @@ def command(as_json: bool, quiet: bool, model: str, params: tuple[str, ...], **o
 
 
 def _show(result: Any) -> None:
+    from ropewalk.errors import shown_command
     from ropewalk.units import format_length
 
     out = console()
@@ -90,11 +91,6 @@ def _show(result: Any) -> None:
     for note in result.notes:
         out.print(f"note: {note}", markup=False)
     if made is not None:
-        errors = ", ".join(
-            f"{error.stock_rounding:.1g} rad at {format_length(error.position)}"
-            for error in result.angle_errors
-        )
-        out.print(
-            f"float32 angle error: {errors} (ropewalk.exact_positions computes in float64)", markup=False
-        )
-        out.print(f"next: ropewalk verify {result.output}", markup=False)
+        for error in result.angle_errors:
+            out.print(f"angle error at {error}", markup=False)
+        out.print(f"next: {shown_command('verify', result.output)}", markup=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -17,21 +18,21 @@ from ropewalk.schedule import FrequencySchedule
 
 ENTRY_POINTS = "ropewalk.methods"
 _NOT_PARAMETERS = ("geometry", "factor", "return")
-RUNTIMES = ("transformers", "vllm", "sglang", "llama.cpp", "mlx")
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One keyword of a method, read off its signature."""
+    """One keyword of a method, read off its signature; `about` is its line under "Parameters:" in the docstring."""
 
     name: str
     type: str
     default: Any
     choices: tuple[str, ...] = ()
+    about: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """For `methods --json`."""
-        document = {"name": self.name, "type": self.type, "default": self.default}
+        document = {"name": self.name, "type": self.type, "default": self.default, "about": self.about}
         return document | ({"choices": list(self.choices)} if self.choices else {})
 
 
@@ -49,7 +50,6 @@ class Method:
     paper: str
     needs_training: bool = False
     contrib: bool = False
-    native: tuple[str, ...] = ()
     monotone: bool = True
     faster: bool = False
     stops_pairs: bool = False
@@ -63,6 +63,17 @@ class Method:
     def doc(self) -> str:
         """The whole docstring."""
         return inspect.getdoc(self.function) or ""
+
+    @cached_property
+    def summary(self) -> str:
+        """The docstring up to its parameters and its example."""
+        return self.doc.partition("\nParameters:")[0].partition(">>>")[0].rstrip()
+
+    @cached_property
+    def _abouts(self) -> dict[str, str]:
+        """Name -> text of the lines "    name: text" under "Parameters:"."""
+        section = self.doc.partition("\nParameters:\n")[2].partition("\n\n")[0]
+        return dict(re.findall(r"^    (\w+): (.+)$", section, flags=re.MULTILINE))
 
     @cached_property
     def _hints(self) -> dict[str, Any]:
@@ -81,7 +92,7 @@ class Method:
             if name in _NOT_PARAMETERS or parameter.kind is parameter.VAR_KEYWORD:
                 continue
             text, choices = _type_name(self._hints[name])
-            found.append(Parameter(name, text, parameter.default, choices))
+            found.append(Parameter(name, text, parameter.default, choices, self._abouts.get(name, "")))
         return tuple(found)
 
     @cached_property
@@ -108,7 +119,7 @@ class Method:
         return values
 
     def to_json(self) -> dict[str, Any]:
-        """One row of `methods --json`."""
+        """One row of `methods --json`; who carries it is for the runtimes to say."""
         return {
             "name": self.name,
             "rule": self.rule,
@@ -116,7 +127,6 @@ class Method:
             "paper": self.paper,
             "needs_training": self.needs_training,
             "contrib": self.contrib,
-            "native": {runtime: runtime in self.native for runtime in RUNTIMES},
         }
 
 
@@ -141,11 +151,9 @@ def method(name: str, *, paper: str, **traits: Any) -> Callable[[Callable[..., F
 
 
 def methods() -> dict[str, Method]:
-    """Every method by name, plug-ins included: the widely carried first, those that need training and contrib last."""
+    """Every method by name, plug-ins included: those that need training and contrib last."""
     _load_plugins()
-    ranked = sorted(
-        _METHODS.values(), key=lambda known: (known.contrib, known.needs_training, -len(known.native))
-    )
+    ranked = sorted(_METHODS.values(), key=lambda known: (known.contrib, known.needs_training))
     return {known.name: known for known in ranked}
 
 

@@ -1,4 +1,4 @@
-"""Everything that stands before the first step: model, data, schedule, checkpoint to resume from, trainer."""
+"""Everything that stands before the first step: model, data, schedule, checkpoint to resume from."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import set_seed
 
 from ropewalk.attention.sharing import share_attention
 from ropewalk.errors import DamagedError, UsageError
-from ropewalk.files import write_json
 from ropewalk.training.data.mixture import Mixture
 from ropewalk.training.data.stages import Curriculum
 from ropewalk.training.engine import Engine
 from ropewalk.training.held_out import HeldOut
-from ropewalk.training.loop import Loop
+from ropewalk.training.loop import Loop, Setup
 from ropewalk.training.model.build import Rope, build_model, build_tokenizer
 from ropewalk.training.parts.parts import Parts, base_of
 from ropewalk.training.parts.positions import check_target
@@ -25,20 +25,19 @@ from ropewalk.training.state.checkpoint import (
     list_checkpoints,
     newest_checkpoint,
     prune_checkpoints,
-    write_checkpoint,
 )
 from ropewalk.training.state.identity import check_same_run, describe_run, read_run
-from ropewalk.training.state.weights import ModelFiles, read_kept, read_weights, write_training
-from ropewalk.training.trainer import make_trainer, training_arguments
+from ropewalk.training.state.weights import read_kept, read_weights
 
 
 def prepare(settings: Settings, engine: Engine, folder: Path) -> Loop:
-    """The loop of a run, its trainer ready, its state that of the checkpoint where it is resumed."""
+    """The loop of a run, ready to begin where it stopped."""
     recipe = settings.recipe
+    engine = engine.with_accelerator(recipe, settings.device, folder)
     if engine.sharing is not None:
         recipe.check_sharing(engine.sharing.size, engine.sharing.multiple_of)
     tokenizer = build_tokenizer(recipe.model)
-    mixture = Mixture(recipe.data, tokenizer, recipe.seed)
+    mixture = Mixture(recipe.data, tokenizer, recipe.seed, recipe.packing.rows)
     curriculum = Curriculum(recipe, lambda: mixture.tokens_per_epoch)
     model = build_model(recipe, tokenizer)
     rope = _rope(settings, model)
@@ -46,56 +45,37 @@ def prepare(settings: Settings, engine: Engine, folder: Path) -> Loop:
         from ropewalk.training.model.lora import add_lora
 
         model = add_lora(model, recipe.lora, seed=recipe.seed)
-    described = describe_run(recipe, mixture, model)
-    checkpoint = engine.share(lambda: _start_or_resume(folder, settings, described))
+    described, checkpoint = engine.share(lambda: _start_or_resume(folder, settings, mixture, model))
     if checkpoint is not None:
         read_weights(checkpoint.path, model)
+    # What the parts try on the model, they try where it will be trained: kernels differ between devices.
+    model.to(engine.accelerator.device)
     parts = _parts(settings, folder, model, mixture, checkpoint)
     if engine.sharing is not None:
         share_attention(base_of(model), engine.sharing)
-    engine.shard(model, settings.device)
+    engine.shard(model)
     loop = Loop(
-        recipe,
-        folder,
-        model=model,
-        parts=parts,
-        engine=engine,
-        mixture=mixture,
-        curriculum=curriculum,
-        rope=rope,
-        progress=settings.progress,
-        save=lambda loop: save(loop, tokenizer),
-        evaluations=_evaluations(settings, tokenizer, engine),
-        resume_from=checkpoint,
+        Setup(
+            recipe,
+            folder,
+            model=model,
+            tokenizer=tokenizer,
+            parts=parts,
+            engine=engine,
+            mixture=mixture,
+            curriculum=curriculum,
+            rope=rope,
+            progress=settings.progress,
+            evaluations=_evaluations(settings, tokenizer, engine),
+            resume_from=checkpoint,
+            described=described,
+        )
     )
-    arguments = training_arguments(recipe, folder, curriculum.max_steps, settings.device)
-    loop.trainer = make_trainer(loop, model, arguments)
+    # From here on dropout draws: what was drawn to build the model no longer counts.
+    set_seed(recipe.seed)
     if checkpoint is not None and checkpoint.manifest.get("finished"):
         loop.restore_finished()
     return loop
-
-
-def save(loop: Loop, tokenizer: Any) -> Path:
-    """Write the checkpoint of the step that has just ended, then remove what `keep_last` lets go."""
-    state, tensors, random_tensors = loop.state()
-    finished = loop.curriculum.finished
-    lora, tempering, main = loop.recipe.lora, loop.parts.tempering, loop.engine.is_main
-    files = ModelFiles.of(loop.model, lora, final=finished, tempering=tempering, keep=main)
-    root = loop.folder / CHECKPOINTS
-    target = root / f"step-{loop.step:06d}"
-    if loop.engine.is_main:
-        loop.metrics.sync()
-
-        def fill(working: Path) -> None:
-            files.write(working, tokenizer)
-            loop.write_config(working)
-            write_training(working, tensors, random_tensors, state)
-
-        facts = {"tokens": loop.tokens, "loss": loop.last_loss, "finished": finished}
-        write_checkpoint(root, loop.step, fill, facts)
-        prune_checkpoints(root, loop.recipe.checkpoints.keep_last, target)
-    loop.engine.share(lambda: None)
-    return target
 
 
 def _rope(settings: Settings, model: Any) -> Rope:
@@ -113,16 +93,7 @@ def _parts(
     settings: Settings, folder: Path, model: Any, mixture: Mixture, checkpoint: Checkpoint | None
 ) -> Parts:
     recipe = settings.recipe
-    parts = Parts(
-        loss=recipe.loss,
-        memory=recipe.memory,
-        positions=recipe.positions,
-        packing=recipe.packing,
-        weighting=recipe.weighting,
-        temperature=recipe.temperature,
-        scratch=folder / "activations",
-        seed=recipe.seed,
-    )
+    parts = Parts(recipe, scratch=folder / "activations")
     for remark in parts.install(model, some_ids=lambda: _text_ids(mixture, recipe.longest)):
         settings.progress.warn(remark)
     if parts.tempering is not None and checkpoint is not None:
@@ -148,19 +119,18 @@ def _evaluations(settings: Settings, tokenizer: Any, engine: Engine) -> list[Eva
     return [own] if evaluate is None else [own, evaluate]
 
 
-def _start_or_resume(folder: Path, settings: Settings, described: dict[str, Any]) -> Checkpoint | None:
-    """On the main process: write run.json, or check it and find the checkpoint to go on from."""
+def _start_or_resume(
+    folder: Path, settings: Settings, mixture: Mixture, model: Any
+) -> tuple[dict[str, Any], Checkpoint | None]:
+    """On the main process: (run.json as it is to be, the checkpoint to go on from). Nothing is written yet."""
     progress, root = settings.progress, folder / CHECKPOINTS
+    described = describe_run(settings.recipe, mixture, model)
     if not settings.resume or not (folder / RUN).is_file():
         if list_checkpoints(root):
             raise DamagedError(f"{folder} has checkpoints and no {RUN}", hint="restore it from a copy")
-        write_json(folder / RUN, described)
-        return None
-    changes = check_same_run(read_run(folder), described, settings.allow_changes)
-    if changes:
-        for change in changes:
-            progress.warn(f"CHANGED since the run began: {change}")
-        write_json(folder / RUN, described)
+        return described, None
+    for change in check_same_run(read_run(folder), described, settings.allow_changes):
+        progress.warn(f"CHANGED since the run began: {change}")
     clean_leftovers(root)
     checkpoint = newest_checkpoint(root, progress.warn)
     if checkpoint is None:
@@ -169,4 +139,4 @@ def _start_or_resume(folder: Path, settings: Settings, described: dict[str, Any]
         # Killed between the last save and its pruning, a finished run would keep one too many for ever.
         prune_checkpoints(root, settings.recipe.checkpoints.keep_last, checkpoint.path)
         progress.say(f"resuming from {checkpoint.path.name}")
-    return checkpoint
+    return described, checkpoint

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 from ropewalk.evaluation.tasks.base import Ask, Task
+from ropewalk.evaluation.tasks.values import alike
 from ropewalk.text import words
 
 PETS = (
@@ -27,7 +28,7 @@ PETS = (
     "rabbit",
     "tortoise",
 )
-COUNTS = ("one", "two", "three", "four", "five", "six")
+COUNTS = ("1", "2", "3", "4", "5", "6")
 YEARS = range(1200, 2000)
 COMPARED = 4
 
@@ -50,10 +51,7 @@ class Biographies(Task):
         self.places = sorted(self.rng.random() for _ in self.people)
 
     def _distinct_people(self, count: int) -> list[str]:
-        found: dict[str, None] = {}
-        while len(found) < count:
-            found[words.person(self.rng)] = None
-        return list(found)
+        return alike(self.setting.encoder, lambda: words.person(self.rng), count)
 
     def life(self, name: str, year: int, pet: str, rng: random.Random) -> str:
         """One person's sentence."""
@@ -195,12 +193,12 @@ class Count(Biographies):
     templates = {  # noqa: RUF012
         "full": {
             "head": "Lives of many people follow. Remember who kept which animal.\n",
-            "question": "\nHow many people kept a {pet}: one, two, three, four, five or six?",
+            "question": "\nHow many people kept a {pet}: 1, 2, 3, 4, 5 or 6?",
             "lead": " The number of people who kept a {pet} is",
         },
         "compact": {
             "head": "",
-            "question": "\nHow many kept a {pet}: one, two, three, four, five or six?",
+            "question": "\nHow many kept a {pet}: 1, 2, 3, 4, 5 or 6?",
             "lead": " A {pet} was kept by",
         },
     }

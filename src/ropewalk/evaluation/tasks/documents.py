@@ -11,6 +11,7 @@ import random
 from collections.abc import Iterator, Sequence
 
 from ropewalk.evaluation.tasks.base import Ask, Task
+from ropewalk.evaluation.tasks.values import alike
 from ropewalk.text import words
 
 BUILDINGS = (
@@ -55,12 +56,11 @@ class Documents(Task):
     def draw(self) -> None:
         count = 1 + NEAR[self.setting.template]
         titles: dict[tuple[str, str], None] = {}
-        names: dict[str, None] = {}
         while len(titles) < count:
             titles[self.rng.choice(BUILDINGS), self._place(self.rng)] = None
-        while len(names) < count + self.setting.num_choices:
-            names[words.person(self.rng)] = None
-        self.titles, every = list(titles), list(names)
+        wanted = count + self.setting.num_choices
+        self.titles = list(titles)
+        every = alike(self.setting.encoder, lambda: words.person(self.rng), wanted)
         self.builders, self.strangers = every[:count], every[count:]
         self.texts = [
             self._document(self.rng, title, name)

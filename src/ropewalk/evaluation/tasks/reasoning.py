@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterator, Sequence
 
 from ropewalk.evaluation.tasks.base import Ask, Task
-from ropewalk.evaluation.tasks.values import distinct_keys
+from ropewalk.evaluation.tasks.values import alike, distinct_keys
 from ropewalk.text import words
 
 # What stands in the text, and what the question calls it. No word is shared between the two columns.
@@ -37,7 +37,8 @@ LINKS = (
     ("lorry", "vehicle"),
     ("potato", "vegetable"),
 )
-ROOMS = ("attic", "cellar", "garden", "kitchen", "library", "office", "stable", "workshop")
+# Of one length: a model that knows nothing likes the shortest.
+ROOMS = ("attic", "cabin", "foyer", "lobby", "patio", "porch", "study", "vault")
 ORDINALS = ("first", "second", "third", "fourth")
 STEPS = {"full": 3, "compact": 2}
 
@@ -66,10 +67,8 @@ class HiddenLink(Task):
 
     def draw(self) -> None:
         pairs = self.rng.sample(LINKS, self.num_people)
-        names: dict[str, None] = {}
-        while len(names) < self.num_people + self.setting.num_choices:
-            names[words.person(self.rng)] = None
-        every = list(names)
+        wanted = self.num_people + self.setting.num_choices
+        every = alike(self.setting.encoder, lambda: words.person(self.rng), wanted)
         self.people, self.strangers = every[: self.num_people], every[self.num_people :]
         self.kind = pairs[0][1]
         self.needles = [

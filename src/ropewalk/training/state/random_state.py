@@ -33,3 +33,27 @@ def put_random(document: dict[str, Any], tensors: dict[str, torch.Tensor]) -> No
     cuda = [tensors[f"cuda.{number}"] for number in range(len(tensors) - 1)]
     if cuda and torch.cuda.device_count() == len(cuda):
         torch.cuda.set_rng_state_all(cuda)
+
+
+def gathered_random(world: int) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """`read_random` of every process, by rank; every one of them must call."""
+    gathered = [read_random()]
+    if world > 1:
+        from accelerate.utils import gather_object
+
+        gathered = gather_object(gathered)
+    documents = {str(rank): document for rank, (document, _) in enumerate(gathered)}
+    named = {
+        f"{rank}/{name}": tensor
+        for rank, (_, tensors) in enumerate(gathered)
+        for name, tensor in tensors.items()
+    }
+    return documents, named
+
+
+def put_own_random(documents: dict[str, Any], tensors: dict[str, torch.Tensor], rank: int) -> None:
+    """Put back this process's part of what `gathered_random` gave; a process that had none keeps its own."""
+    if str(rank) not in documents:
+        return
+    own = {name.partition("/")[2]: value for name, value in tensors.items() if name.startswith(f"{rank}/")}
+    put_random(documents[str(rank)], own)

@@ -49,7 +49,8 @@ def _replaced(decoder: Any, hidden_BTE: torch.Tensor) -> Iterator[None]:
 def logits_from(model: Any, decoder: Any, ids_BT: torch.Tensor, hidden_BTE: torch.Tensor) -> torch.Tensor:
     """Logits of given hidden states by the model's own output path."""
     with _replaced(decoder, hidden_BTE):
-        return model(input_ids=ids_BT, use_cache=False).logits
+        logits_BTV: torch.Tensor = model(input_ids=ids_BT, use_cache=False).logits
+    return logits_BTV
 
 
 def split_works(model: Any, decoder: Any | None, ids_BT: torch.Tensor) -> bool:

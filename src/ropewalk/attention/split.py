@@ -9,21 +9,16 @@ Axes: B rows, H heads, K key-value heads, T chunk tokens, D head width.
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import torch
-from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import causal_mask_function, sdpa_mask
 
-NAME = "ropewalk_split"
 
-
-def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
+def unmasked(*args: Any, **kwargs: Any) -> torch.Tensor | None:
     """No mask where the pattern is plain causal; the stock mask everywhere else (windows, chunks, padding)."""
     plain = (
         not args
@@ -35,7 +30,7 @@ def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
     return None if plain else sdpa_mask(*args, **kwargs)
 
 
-def _attention(
+def split_forward(
     module: Any,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -43,6 +38,7 @@ def _attention(
     attention_mask: torch.Tensor | None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
+    """transformers' sdpa, but for a chunk behind a cache without a mask: on a CPU joined from two kernels."""
     tokens, total = query.shape[2], key.shape[2]
     plain = (
         query.device.type == "cpu"
@@ -60,10 +56,10 @@ def _attention(
             )
         output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
         return output, None
-    return _joined(query, key, value, kwargs.get("scaling")).transpose(1, 2).contiguous(), None
+    return joined(query, key, value, kwargs.get("scaling")).transpose(1, 2).contiguous(), None
 
 
-def _joined(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None) -> torch.Tensor:
+def joined(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None) -> torch.Tensor:
     kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     rows, heads, tokens, width = query.shape
     groups, past = heads // key.shape[1], key.shape[2] - tokens
@@ -91,25 +87,3 @@ def splittable(model: Any, decoder: Any) -> bool:
         return False
     own_ways = ("_attn_implementation ==", "index_topk")
     return "ALL_ATTENTION_FUNCTIONS" in source and not any(word in source for word in own_ways)
-
-
-@contextlib.contextmanager
-def split_attention(model: Any) -> Iterator[None]:
-    """Inside the block, the parts of a model that use stock `sdpa` on a CPU attend without masks."""
-    configs = {id(module.config): module.config for module in model.modules() if hasattr(module, "config")}
-    changed = [
-        config
-        for config in configs.values()
-        if getattr(config, "_attn_implementation_internal", None) == "sdpa"
-    ]
-    try:
-        for config in changed:
-            config._attn_implementation_internal = NAME
-        yield
-    finally:
-        for config in changed:
-            config._attn_implementation_internal = "sdpa"
-
-
-AttentionInterface.register(NAME, _attention)
-AttentionMaskInterface.register(NAME, _mask)
