@@ -17,9 +17,9 @@ from torch import Tensor
 
 from ropewalk.errors import RopewalkError, one_line
 from ropewalk.evaluation.forward.engine import NoRoomError, free_bytes
-from ropewalk.evaluation.forward.heads import decoder_of, logits_from, split_works
 from ropewalk.evaluation.forward.scored import token_loss
 from ropewalk.geometry import FloatArray
+from ropewalk.models.live.heads import decoder_of, logits_from, split_works
 from ropewalk.schedule import FrequencySchedule
 from ropewalk.search.family import Family
 from ropewalk.search.objective import Terms, Weighed, terms_of
