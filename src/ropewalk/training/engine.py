@@ -137,7 +137,8 @@ class Engine:
     def check_rows(self, model: Any, vocabulary_size: int, device: Any) -> None:
         """Refuse a model that computes something else on shared rows."""
         if self.sharing is not None:
-            check_sharing(model, self.sharing, vocabulary_size, device)
+            mixed = self.accelerator.mixed_precision != "no"
+            check_sharing(model, self.sharing, vocabulary_size, device, mixed=mixed)
             self.settle(model)
 
     def close(self) -> None:

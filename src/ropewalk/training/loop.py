@@ -29,6 +29,7 @@ from ropewalk.training.settings import CHECKPOINTS, RUN
 from ropewalk.training.state.checkpoint import Checkpoint, prune_checkpoints, write_checkpoint
 from ropewalk.training.state.identity import read_run
 from ropewalk.training.state.random_state import gathered_random, put_own_random
+from ropewalk.training.state.served import base_path, declared_dtype, finish_config, write_base
 from ropewalk.training.state.weights import (
     ModelFiles,
     names_of,
@@ -75,6 +76,7 @@ class Loop:
         self.progress, self.evaluations = setup.progress, setup.evaluations
         self.resume_from, self.described = setup.resume_from, setup.described
         self.vocabulary_size = self.model.get_input_embeddings().weight.shape[0]
+        self.declared_dtype = declared_dtype(self.recipe.model)
         self.wrapped: Any = self.model
         self.optimizer: torch.optim.Optimizer
         self.rate = LearningRate.of(self.recipe.optimizer, self.curriculum.max_steps)
@@ -183,17 +185,19 @@ class Loop:
         """Write the checkpoint of the step that has just ended, then remove what `keep_last` lets go."""
         state, tensors, random_tensors = self._state()
         finished, main = self.curriculum.finished, self.engine.is_main
-        files = ModelFiles.of(
-            self.model, self.recipe.lora, final=finished, tempering=self.parts.tempering, keep=main
-        )
+        files = ModelFiles.of(self.model, self.recipe.lora, tempering=self.parts.tempering, keep=main)
         root = self.folder / CHECKPOINTS
         target = root / f"step-{self.step:06d}"
         if main:
             self.metrics.sync()
 
+            base = base_path(self.folder, self.trained_stage)
+
             def fill(working: Path) -> None:
-                files.write(working, self.tokenizer)
+                files.write(working, self.tokenizer, base)
                 self._write_config(working)
+                if files.adapter:
+                    write_base(Path(base), working, self.recipe.model, self.model)
                 write_training(working, tensors, random_tensors, state)
 
             facts = {"tokens": self.tokens, "loss": self.last_loss, "finished": finished}
@@ -262,10 +266,8 @@ class Loop:
 
     def _write_config(self, folder: Path) -> None:
         """Write the schedule of the stage just trained into the config.json of a checkpoint."""
-        path = folder / "config.json"
-        document = self.rope.config_for(json.loads(path.read_text(encoding="utf-8")), self.trained_stage)
-        document["use_cache"] = True
-        path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        document = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        finish_config(folder, self.rope.config_for(document, self.trained_stage), self.declared_dtype)
 
     # What is said of a run.
 
