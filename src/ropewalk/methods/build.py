@@ -65,6 +65,14 @@ def positive(name: str, value: float) -> float:
     return value
 
 
+def not_below(name: str, value: float, bound_name: str, bound: float) -> None:
+    """A parameter that must not lie below another one."""
+    if value < bound:
+        raise UsageError(
+            f"{name}={value:g} lies below {bound_name}={bound:g}", hint=f"give {name} >= {bound_name}"
+        )
+
+
 def above(name: str, value: float, bound_name: str, bound: float) -> None:
     """A parameter that must lie above another one."""
     if value <= bound:

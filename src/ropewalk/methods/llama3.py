@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ropewalk.geometry import RopeGeometry
-from ropewalk.methods.build import above, from_frequencies, positive, rotating
+from ropewalk.methods.build import from_frequencies, not_below, positive, rotating
 from ropewalk.methods.registry import RUNTIMES, method
 from ropewalk.schedule import FrequencySchedule
 
@@ -19,9 +19,13 @@ def llama3(
     r = L/wavelength are the rotations in the original window. Llama 3.1 ships low 1, high 4, s 8, L 8192.
     """
     positive("llama3: low_freq_factor", low_freq_factor)
-    above("llama3: high_freq_factor", high_freq_factor, "low_freq_factor", low_freq_factor)
+    not_below("llama3: high_freq_factor", high_freq_factor, "low_freq_factor", low_freq_factor)
     turns = geometry.rotations[: geometry.num_rotating]
-    smooth = np.clip((turns - low_freq_factor) / (high_freq_factor - low_freq_factor), 0.0, 1.0)
+    if high_freq_factor == low_freq_factor:
+        # No band between the two: a step, as Llama 4 Scout ships it.
+        smooth = np.asarray(turns >= low_freq_factor, dtype=np.float64)
+    else:
+        smooth = np.clip((turns - low_freq_factor) / (high_freq_factor - low_freq_factor), 0.0, 1.0)
     base = rotating(geometry)
     parameters = {"low_freq_factor": low_freq_factor, "high_freq_factor": high_freq_factor}
     return from_frequencies(

@@ -9,7 +9,7 @@ import numpy as np
 
 from ropewalk.errors import UsageError
 from ropewalk.geometry import FloatArray, RopeGeometry
-from ropewalk.methods.build import above, from_frequencies, positive, rotating, temperature
+from ropewalk.methods.build import from_frequencies, not_below, positive, rotating, temperature
 from ropewalk.methods.registry import method
 from ropewalk.schedule import FrequencySchedule
 
@@ -22,6 +22,8 @@ _FEWEST, _MOST = 1e-9, 1e12
 def rotations_ramp(geometry: RopeGeometry, beta_fast: float, beta_slow: float) -> FloatArray:
     """1 - gamma(r_i): 0 for pairs that turn beta_fast times or more in the window, 1 for beta_slow or fewer (paper)."""
     turns = geometry.rotations[: geometry.num_rotating]
+    if beta_fast == beta_slow:
+        return np.asarray(turns < beta_slow, dtype=np.float64)
     return np.asarray(
         1.0 - np.clip((turns - beta_slow) / (beta_fast - beta_slow), 0.0, 1.0), dtype=np.float64
     )
@@ -42,7 +44,8 @@ def index_ramp(geometry: RopeGeometry, beta_fast: float, beta_slow: float, trunc
 
 def _check_betas(name: str, fast_name: str, beta_fast: float, slow_name: str, beta_slow: float) -> None:
     positive(f"{name}: {slow_name}", beta_slow)
-    above(f"{name}: {fast_name}", beta_fast, slow_name, beta_slow)
+    # Equal betas make the ramp a step, as Kimi K2 ships them.
+    not_below(f"{name}: {fast_name}", beta_fast, slow_name, beta_slow)
     if beta_slow < _FEWEST or beta_fast > _MOST:
         raise UsageError(
             f"{name}: {slow_name}={beta_slow:g} and {fast_name}={beta_fast:g} are no numbers of rotations",
