@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "ropewalk"
 ROWS = [
     {"_version", "errors", "units", "files", "manifests"},
     {"geometry", "schedule", "notations"},
-    {"methods", "temperature", "dynamic"},
+    {"methods", "temperature", "dynamic", "position_maps"},
     {"analysis"},
     {"planning"},
     {"hemp"},
@@ -22,6 +22,7 @@ ROWS = [
     {"attention"},
     {"runs"},
     {"text"},
+    {"generation"},
     {"evaluation"},
     {"hemp/text", "runtimes/fingerprint"},
     {"training"},
@@ -38,6 +39,7 @@ NUMPY_ONLY = {
     "notations",
     "methods",
     "temperature",
+    "position_maps",
     "analysis",
     "planning",
 }

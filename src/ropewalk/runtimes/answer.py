@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ropewalk.errors import RopewalkError
+from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.models.carrier import carry
 from ropewalk.models.facts import ModelFacts, read_facts
 from ropewalk.runtimes.base import Job, Runtime, Way
@@ -80,11 +80,16 @@ def job_for(
     target_length: int | None = None,
     layers: str = "full",
 ) -> Job:
-    """A schedule on its way into programs: written into the model's configuration where that can hold it."""
+    """A schedule on its way into programs: written into the model's configuration where that can hold it.
+
+    UsageError for what can never be meant (another model's schedule, a window of no tokens).
+    """
     facts = source if isinstance(source, ModelFacts) else read_facts(source)
     target = schedule.target_length if target_length is None else target_length
     try:
         carried = carry(facts.config, schedule, target_length=target, layers=layers)
+    except UsageError:
+        raise
     except RopewalkError as error:
         return Job(facts, schedule, target, None, error.message, layers)
     return Job(facts, schedule, target, carried, None, layers)

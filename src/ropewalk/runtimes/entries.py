@@ -6,11 +6,15 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from ropewalk.methods.build import temperature
 from ropewalk.methods.longrope import longrope_attention_factor
 from ropewalk.models.structure.ropes import DEFAULT
+from ropewalk.models.structure.scaling import STOPPED_FACTOR
 from ropewalk.runtimes.base import Job
 
+STOPPED = "stopped-pairs"
 CONFIG_FORMS = {
     "default": "no scaling",
     "theta": "a changed rope_theta",
@@ -26,6 +30,7 @@ CONFIG_FORMS = {
     "longrope-two-sets": "longrope's two sets, the one for short prompts and the one for long ones",
     "proportional": "type proportional: a zero tail",
     "dynamic": "type dynamic",
+    STOPPED: "pairs that stand still, written as the factor 1e30",
     "layers-all": "every layer type stretched, not the full-attention one alone",
 }
 
@@ -79,6 +84,8 @@ def longrope_forms(entry: Mapping[str, Any], target_length: int) -> list[str]:
         found.append("longrope-attention")
     if entry.get("short_factor") != entry.get("long_factor"):
         found.append("longrope-two-sets")
+    if STOPPED_FACTOR in [*(entry.get("short_factor") or ()), *(entry.get("long_factor") or ())]:
+        found.append(STOPPED)
     return found
 
 
@@ -112,3 +119,10 @@ def two_sets(job: Job) -> bool:
 
 def _same(one: Any, other: Any) -> bool:
     return math.isclose(float(one), float(other), rel_tol=1e-9)
+
+
+def stops_pairs(job: Job) -> bool:
+    """Whether the schedule stops pairs that turn in the model."""
+    made = job.schedule
+    sets = [made.inv_freq] if made.short_inv_freq is None else [made.inv_freq, made.short_inv_freq]
+    return any(bool(np.any((inv_freq == 0) & (made.geometry.inv_freq > 0))) for inv_freq in sets)

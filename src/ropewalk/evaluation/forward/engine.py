@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,8 @@ from typing import Any
 
 import torch
 
-from ropewalk.attention.caches import cache_bytes, new_cache
+from ropewalk.attention.caches import KIND, cache_bytes, new_cache
+from ropewalk.attention.chunks import chunks_agree
 from ropewalk.attention.interface import split_attention
 from ropewalk.attention.split import splittable
 from ropewalk.errors import RopewalkError, UsageError, one_line
@@ -85,21 +85,23 @@ class Engine:
 
     def _chunks_agree(self, ids_BT: torch.Tensor, whole: torch.Tensor) -> bool:
         """Whether two chunks through a cache give the logits of one forward."""
-        pieces = []
-        try:
-            cache = new_cache(self.model, ids_BT.shape[1], forkable=True)
-            with self._guard(), fixed_length(self.model, self._rope_length(ids_BT.shape[1])):
-                for piece_BT in ids_BT.split(ids_BT.shape[1] // 2, dim=1):
-                    output = self.model(input_ids=piece_BT, past_key_values=cache, use_cache=True)
-                    pieces.append(output.logits.float())
-        except (AttributeError, TypeError, ValueError, RuntimeError, NotImplementedError, IndexError):
-            # A model with a cache of its own kind is read whole: slower, never different.
-            return False
-        self._kv_bytes_per_token = cache_bytes(cache) / ids_BT.shape[1]
-        tolerance = 1e-4 if self.model.dtype == torch.float32 else 5e-2
-        drift = float((torch.cat(pieces, dim=1) - whole).abs().max())
-        # Where even these few tokens give NaN there is nothing to compare; the measurement itself will say so.
-        return math.isnan(drift) or drift <= tolerance * max(1e-6, float(whole.abs().max()))
+        running = contextlib.ExitStack()
+        running.enter_context(self._guard())
+        running.enter_context(fixed_length(self.model, self._rope_length(ids_BT.shape[1])))
+        agree, cache = chunks_agree(self.model, ids_BT, whole, running)
+        if cache is not None:
+            self._kv_bytes_per_token = cache_bytes(cache) / ids_BT.shape[1]
+        return agree
+
+    @property
+    def chunk(self) -> int:
+        """Tokens of one forward; fewer where the cache in force wants to be asked more often."""
+        kind = vars(self.model).get(KIND)
+        return self._chunk if kind is None else min(self._chunk, kind.piece)
+
+    @chunk.setter
+    def chunk(self, tokens: int) -> None:
+        self._chunk = tokens
 
     @property
     def kv_bytes_per_token(self) -> float:
@@ -149,6 +151,11 @@ class Engine:
 
     def _nll(self, ids_BT: torch.Tensor, start: int, rope_length: int | None) -> torch.Tensor:
         length = ids_BT.shape[1]
+        if not self.chunkable and vars(self.model).get(KIND) is not None:
+            raise RopewalkError(
+                f"{type(self.model).__name__} cannot be read through a cache in pieces, so no kind of cache shows",
+                hint="leave out --cache",
+            )
         chunk = self.chunk if self.chunkable else length
         cache = new_cache(self.model, length - 1, forkable=False) if length - 1 > chunk else None
         scored_BS = torch.empty(ids_BT.shape[0], length - start, dtype=torch.float32)

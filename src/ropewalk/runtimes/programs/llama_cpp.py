@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from ropewalk.methods.build import temperature
 from ropewalk.models.structure.entries import factors_of
 from ropewalk.runtimes.base import Fragment, Job, Runtime, Way
+from ropewalk.runtimes.entries import STOPPED, stops_pairs
 
 GGUF_FORMS = {
     "default": "no scaling",
@@ -20,6 +21,7 @@ GGUF_FORMS = {
     "tensor-attention": "an attention factor beside that tensor, in rope.scaling.attn_factor",
     "factors": "longrope's two tensors rope_factors_short and rope_factors_long",
     "factors-attention": "an attention factor beside those, in rope.scaling.attn_factor",
+    STOPPED: "pairs that stand still, written as the factor 1e30",
     "layers-all": "every layer type stretched, not the full-attention one alone",
     "converter-linear": "linear by its own converter, from config.json",
     "converter-theta": "a changed rope_theta by its own converter",
@@ -42,11 +44,12 @@ class LlamaCpp(Runtime):
     two_sets = "the slot's context (-c, -np, unified cache) decides for every prompt"
     # Launch flags exist here; a program that only reads the file has none.
     flags: ClassVar[bool] = True
+    output = "gguf"
 
     def ways(self, job: Job) -> list[Way]:
         """Metadata for what it can say, then one tensor, then two."""
         every = job.carried is not None and bool(job.carried.entries.keys() - {job.facts.main})
-        extra = ("layers-all",) if every else ()
+        extra = (("layers-all",) if every else ()) + ((STOPPED,) if stops_pairs(job) else ())
         found = [Way(way.name, (*way.forms, *extra), way.native, way.notes) for way in self._plain(job)]
         made = job.schedule
         stays = made.is_identity
@@ -93,29 +96,24 @@ class LlamaCpp(Runtime):
 
 
 def metadata(job: Job, way: Way) -> dict[str, Any]:
-    """The keys to set, under the architecture's name in the file; None removes one that an earlier scaling left."""
+    """The keys to set, under the architecture's name in the file. Any older scaling must be removed from it first."""
     made, form = job.schedule, way.forms[0]
     native = made.native or {}
-    keys: dict[str, Any] = {
-        "context_length": job.target_length,
-        "rope.freq_base": float(native.get("rope_theta", made.geometry.rope_theta))
-        if form in ("theta", "default")
-        else made.geometry.rope_theta,
-        "rope.scaling.type": {"linear": "linear", "yarn": "yarn", "factors": "longrope"}.get(form),
-        "rope.scaling.factor": made.factor if form in ("linear", "yarn") else None,
-        "rope.scaling.original_context_length": made.geometry.original_length
-        if form in ("yarn", "factors")
-        else None,
-        "rope.scaling.attn_factor": None,
-        "rope.scaling.finetuned": None,
-        "rope.scaling.yarn_log_multiplier": None,
-        "rope.scale_linear": None,
-    }
+    base = (
+        float(native.get("rope_theta", made.geometry.rope_theta))
+        if form == "theta"
+        else made.geometry.rope_theta
+    )
+    keys: dict[str, Any] = {"context_length": job.target_length, "rope.freq_base": float(base)}
+    if form in ("linear", "yarn"):
+        keys |= {"rope.scaling.type": form, "rope.scaling.factor": float(made.factor)}
+    elif form in ("tensor", "factors"):
+        keys["rope.scaling.type"] = "none" if form == "tensor" else "longrope"
+        keys["rope.scaling.attn_factor"] = float(made.attention_factor)
+    if form in ("yarn", "factors"):
+        keys["rope.scaling.original_context_length"] = made.geometry.original_length
     if "yarn-attention" in way.forms:
         keys["rope.scaling.attn_factor"] = made.attention_factor / temperature(made.factor)
-    elif form in ("tensor", "factors"):
-        keys["rope.scaling.attn_factor"] = made.attention_factor
-        keys["rope.scaling.type"] = "none" if form == "tensor" else "longrope"
     return keys
 
 

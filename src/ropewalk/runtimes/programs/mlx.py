@@ -8,7 +8,15 @@ from typing import Any
 from ropewalk.methods.build import temperature
 from ropewalk.models.structure.entries import factors_of
 from ropewalk.runtimes.base import Fragment, Job, Runtime, Way
-from ropewalk.runtimes.entries import CONFIG_FORMS, config_forms, formula_factor, lengths, two_sets
+from ropewalk.runtimes.entries import (
+    CONFIG_FORMS,
+    STOPPED,
+    config_forms,
+    formula_factor,
+    lengths,
+    stops_pairs,
+    two_sets,
+)
 
 _BY_MSCALE, _BY_ORIGINAL = "yarn-attention-by-mscale", "longrope-attention-by-original"
 
@@ -43,6 +51,7 @@ class Mlx(Runtime):
             formula = formula_factor(_original(job), job.target_length)
             if not math.isclose(formula, job.schedule.attention_factor, rel_tol=1e-9):
                 carrier.add(_BY_ORIGINAL)
+            carrier |= {STOPPED} if stops_pairs(job) else set()
             notes = (self.two_sets,) if two_sets(job) else ()
             found.append(Way("longrope", tuple(sorted(carrier)), entry.native and "longrope" in forms, notes))
         return found
@@ -93,7 +102,12 @@ class Mlx(Runtime):
             theta = content.get("rope_theta", job.entry.get("rope_theta"))
             new = {name: value for name, value in (scaling or {}).items() if name != "type"}
             content["rope_parameters"] = {"rope_type": "default"} | new | {"rope_theta": theta}
-        notes = (*way.notes, "mlx_lm.convert copies config.json: write the keys before converting")
+        detour: tuple[str, ...] = ()
+        if _BY_ORIGINAL in way.forms:
+            detour = (
+                "its original window is a means to the attention factor: serve this folder with MLX only",
+            )
+        notes = (*way.notes, *detour, "mlx_lm.convert copies config.json: write the keys before converting")
         return Fragment("config.json", job.inside(content | lengths(job)), notes=notes)
 
 
