@@ -77,6 +77,12 @@ def _show_head(screen: Console, result: InspectResult) -> None:
         theta = facts.rope.parameters["rope_theta"]
         holds = "is above it" if theta >= result.base_bound else "is below it"
         rows["base bound"] = f"{result.base_bound:.3g} at {at}; rope_theta {theta:g} {holds}"
+    stored = result.quantised
+    if stored is not None:
+        bits = f", {stored['bits']:.3g} bits a value" if stored["bits"] is not None else ""
+        rows["weights"] = (
+            f"quantised by {plain(stored['method'])}{bits}; rotation is configuration all the same"
+        )
     screen.print(plain(result.source, 200), style="bold", markup=False)
     for name, value in rows.items():
         screen.print(f"  {name:<19}{value}", markup=False)

@@ -18,6 +18,7 @@ from ropewalk.models.defects.tidy import tidy
 from ropewalk.models.drafts import companion_remarks
 from ropewalk.models.facts import ModelFacts, read_facts
 from ropewalk.models.observations import Observation, observe
+from ropewalk.models.quantised import stored_bits
 from ropewalk.models.source import CONFIG_NAME, config_path, resolve
 from ropewalk.models.structure.values import naming
 from ropewalk.schedule import FrequencySchedule
@@ -72,6 +73,12 @@ class InspectResult:
         return self.geometry.critical_dim
 
     @property
+    def quantised(self) -> dict[str, Any] | None:
+        """How the weights are stored where they are quantised; the rotary part is configuration all the same."""
+        found = stored_bits(self.facts.config, self.facts.text)
+        return None if found is None else {"method": found[0], "bits": found[1]}
+
+    @property
     def worst(self) -> str | None:
         """The gravest severity found."""
         return self.findings[0].severity if self.findings else None
@@ -94,6 +101,7 @@ class InspectResult:
             "findings": [finding.to_json() for finding in self.findings],
             "observations": [each.to_json() for each in self.observations],
             "companions": list(self.companions),
+            "quantised": self.quantised,
         }
 
 
