@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,6 @@ from search_models import WINDOW, make_model
 
 import ropewalk
 from ropewalk.errors import RopewalkError, UsageError
-from ropewalk.evaluation.compare.candidates import Candidate
 from ropewalk.search import evolution
 from ropewalk.search.cma import START, schedule_at
 from ropewalk.search.evolution import EvolutionSettings, Individual, Population, crossed, evolve, mutated
@@ -56,7 +56,10 @@ class Judged:
 def test_successive_halving_measures_the_best_on_all_rows() -> None:
     heats = [1.0 + 0.05 * number for number in range(20)]
     flat = np.zeros(GEOMETRY.half_dim)
-    offered = [Candidate(f"{heat:.2f}", "band", tuned_schedule(GEOMETRY, 8.0, flat, heat)) for heat in heats]
+    offered = [
+        SimpleNamespace(name=f"{heat:.2f}", schedule=tuned_schedule(GEOMETRY, 8.0, flat, heat))
+        for heat in heats
+    ]
     reader: Any = Judged()
     found = sweep(reader, offered, list(range(20)))  # type: ignore[arg-type]
     assert [item.name for item in found[:3]] in (["1.30", "1.25", "1.35"], ["1.30", "1.35", "1.25"])
