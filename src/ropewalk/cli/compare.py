@@ -15,6 +15,7 @@ from ropewalk.cli.common import (
     device_option,
     dtype_option,
     emit_json,
+    keeping,
     quiet_option,
     seed_option,
     trust_option,
@@ -82,7 +83,12 @@ def command(
     from ropewalk.cli.compare_view import Watch, show
     from ropewalk.evaluation.compare.comparison import compare
 
-    with Watch(quiet=quiet) as watch:
+    kept = (
+        None
+        if output is None
+        else f"methods that had ended are kept in {output}: the same line goes on there"
+    )
+    with keeping(kept), Watch(quiet=quiet) as watch:
         result = compare(
             model,
             target=target,
@@ -93,7 +99,7 @@ def command(
             depths=depths,
             samples=samples,
             seed=seed,
-            run=output,
+            output=output,
             device=device,
             dtype=dtype,
             attn=attn,
