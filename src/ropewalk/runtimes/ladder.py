@@ -39,7 +39,9 @@ class Rung:
     def command(self) -> str | None:
         """The launch line of this rung on its own port; None for programs without one."""
         launch = self.result.exports[0].launch
-        return None if launch is None or launch.startswith(("ollama", "cd ")) else f"{launch} --port {self.port}"
+        return (
+            None if launch is None or launch.startswith(("ollama", "cd ")) else f"{launch} --port {self.port}"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """One rung, for people's routers."""
@@ -65,7 +67,9 @@ class Ladder:
         """Which prompt goes where, a line a rung."""
         lines = []
         for rung in self.rungs:
-            lines.append(f"prompt and reply of up to {rung.up_to} tokens -> factor {rung.factor:g}, port {rung.port}")
+            lines.append(
+                f"prompt and reply of up to {rung.up_to} tokens -> factor {rung.factor:g}, port {rung.port}"
+            )
         return tuple(lines)
 
     def to_json(self) -> dict[str, Any]:
@@ -130,7 +134,9 @@ def _schedule(
         return make_schedule("none", facts.geometry, factor=1.0)
     if isinstance(method, ScheduleFile):
         if not method.is_ladder:
-            raise UsageError(f"{method.path} holds one schedule, not a ladder", hint="give --method, or a ladder file")
+            raise UsageError(
+                f"{method.path} holds one schedule, not a ladder", hint="give --method, or a ladder file"
+            )
         found = next((rung for rung in method.rungs if math.isclose(rung.factor, factor)), None)
         if found is None:
             have = ", ".join(f"{rung.factor:g}" for rung in method.rungs)

@@ -15,11 +15,16 @@ from ropewalk.runtimes.answer import answer
 from ropewalk.runtimes.base import Job
 
 
+def _reply(job: Job) -> int:
+    """Tokens of the window that blocks set aside for the answer."""
+    return max(1, min(1024, job.target_length // 4))
+
+
 def _trl(job: Job, model: str) -> str:
     return f"""# TRL: the same folder for the trainer and for its vLLM server.
 #   trl vllm-serve --model {model} --max-model-len {job.target_length}
 from trl import GRPOConfig, GRPOTrainer
-arguments = GRPOConfig(use_vllm=True, vllm_mode="server", max_completion_length=1024)
+arguments = GRPOConfig(use_vllm=True, vllm_mode="server", max_completion_length={_reply(job)})
 trainer = GRPOTrainer(model="{model}", args=arguments, ...)
 # supervised: SFTConfig(max_length={job.target_length}) and SFTTrainer(model="{model}", ...)
 """
@@ -34,8 +39,8 @@ actor_rollout_ref:
     name: vllm
     max_model_len: {job.target_length}
 data:
-  max_prompt_length: {job.target_length - 1024}
-  max_response_length: 1024
+  max_prompt_length: {job.target_length - _reply(job)}
+  max_response_length: {_reply(job)}
 """
 
 
@@ -74,7 +79,9 @@ def training_block(stack: str, job: Job, model: str | Path) -> str:
     if rollout.exact and rollout.way is not None and "longrope-mscales" in rollout.way.forms:
         # The plain folder lacks the two names under which vLLM takes the attention factor.
         entry = {"short_mscale": job.schedule.attention_factor, "long_mscale": job.schedule.attention_factor}
-        lines.append(f"# before that, add to rope_parameters and rope_scaling in config.json: {json.dumps(entry)}")
+        lines.append(
+            f"# before that, add to rope_parameters and rope_scaling in config.json: {json.dumps(entry)}"
+        )
         lines.append("# (stock transformers warns of them once and computes the same)")
     elif not rollout.exact:
         lines.append(f"# WARNING: {rollout.describe()}")

@@ -84,12 +84,12 @@ def export(
 
 
 def write_export(
-    result: ExportResult, materials: Materials, out: Path, *, force: bool = False
+    result: ExportResult, materials: Materials, out: Path, *, force: bool = False, final: Path | None = None
 ) -> ExportResult:
     """Write every program's part of a result to `out`; nothing is left behind where any part fails.
 
     One program: `out` is its folder, or its file where the name ends in .gguf or .json. Several: one folder each
-    inside `out`.
+    inside `out`. `final` is where `out` will be in the end, where a caller moves it.
     """
     materials.check()
     alone = len(result.exports) == 1
@@ -97,21 +97,23 @@ def write_export(
         return replace(
             result, exports=(_one_file(result.job, result.exports[0], materials, out, force=force),)
         )
-    _check_folder(out, materials.place.folder, force=force)
+    check_folder(out, materials.place.folder, force=force)
     written = []
     with whole_folder(out, force=force) as working:
         for made in result.exports:
             inside = Path() if alone else Path(made.runtime)
             (working / inside).mkdir(exist_ok=True)
-            names, command = _write_one(result.job, made, materials, working / inside, out / inside)
-            written.append(with_files(made, [str(out / inside / name) for name in names], command))
+            place = (final or out) / inside
+            names, command = _write_one(result.job, made, materials, working / inside, place)
+            written.append(with_files(made, [str(place / name) for name in names], command))
         finished = replace(result, exports=tuple(written))
         if not (alone and find_runtime(written[0].runtime).output == "folder"):
             write_json(working / RESULT, finished.to_json())
     return finished
 
 
-def _check_folder(out: Path, source: Path, *, force: bool) -> None:
+def check_folder(out: Path, source: Path, *, force: bool) -> None:
+    """Refuse an output that would touch the source, or replace what no export of ours and no checkpoint is."""
     if force and (out / RESULT).is_file():
         # An earlier export of ours is no checkpoint, and may be replaced all the same.
         return
