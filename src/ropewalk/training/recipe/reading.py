@@ -14,6 +14,28 @@ from ropewalk.training.recipe.recipe import Recipe
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 20
 MAX_NODES = 20_000
+# What other trainers call it.
+ELSEWHERE = {
+    "lr": "learning_rate",
+    "warmup": "warmup_steps",
+    "scheduler": "decay",
+    "lr_scheduler": "decay",
+    "eps": "epsilon",
+    "max_grad_norm": "clip",
+    "max_steps": "steps",
+    "num_train_epochs": "epochs",
+    "seq_len": "length",
+    "max_length": "length",
+    "batch_size": "tokens_per_step",
+    "gradient_checkpointing": "memory",
+    "bf16": "precision",
+    "r": "rank",
+    "target_modules": "targets",
+    "save_steps": "checkpoints",
+    "eval_steps": "evaluation",
+    "logging_steps": "log_every",
+    "datasets": "sources",
+}
 BUNDLED = Path(__file__).parent / "bundled"
 
 
@@ -147,6 +169,9 @@ def _near(where: tuple[str | int, ...]) -> str:
     names = list(getattr(model, "model_fields", {}))
     if not names:
         return ""
+    meant = ELSEWHERE.get(str(where[-1]))
+    if meant in names:
+        return f"; it is called {meant} here"
     otherwise = f"the keys here are {', '.join(names)}"
     return "; " + near_miss(where[-1], names, otherwise=otherwise, count=1, cutoff=0.6)
 
