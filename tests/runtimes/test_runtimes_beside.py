@@ -14,7 +14,7 @@ from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.hemp import folder as hemp_folder
 from ropewalk.models.facts import read_facts
 from ropewalk.models.stretch import ladder_document, read_schedules
-from ropewalk.runtimes.drafts import find_drafts, matched, own_head
+from ropewalk.runtimes.drafts import matched
 from ropewalk.runtimes.export import export_config
 from ropewalk.runtimes.ladder import export_ladder
 from ropewalk.runtimes.trainers import training_block
@@ -23,7 +23,7 @@ HEMP = json.loads((hemp_folder() / "config.json").read_text())
 
 
 def test_a_ladder_sends_each_length_to_the_lowest_rung_that_holds_it(tmp_path):
-    made = export_ladder("hemp", "yarn", [4, 1, 8, 2], to="vllm", out=tmp_path / "out")
+    made = export_ladder("hemp", "yarn", [4, 1, 8, 2], to="vllm", output=tmp_path / "out")
     assert [(rung.factor, rung.up_to, rung.port) for rung in made.rungs] == [
         (1.0, 512, 8001),
         (2.0, 1024, 8002),
@@ -43,7 +43,7 @@ def test_a_ladder_sends_each_length_to_the_lowest_rung_that_holds_it(tmp_path):
 
 def test_a_ladder_of_gguf_files_has_one_a_rung(tmp_path):
     gguf = pytest.importorskip("gguf")
-    made = export_ladder("hemp", "by-parts", [1, 4], to="llama.cpp", out=tmp_path / "out")
+    made = export_ladder("hemp", "by-parts", [1, 4], to="llama.cpp", output=tmp_path / "out")
     readers = [gguf.GGUFReader(tmp_path / "out" / name / "model.gguf") for name in ("x1", "x4")]
     contexts = [reader.fields["llama.context_length"].contents() for reader in readers]
     assert contexts == [512, 2048]
@@ -117,14 +117,27 @@ def test_what_cannot_be_repeated_on_a_draft_is_said(tmp_path):
     assert not matched(made.job.facts, made.schedule, made.target_length, tmp_path).alike
 
 
-def test_drafts_are_found_in_the_folder_and_heads_in_the_file(tmp_path):
-    for name in ("draft", "eagle-head", "other", "mtp"):
-        (tmp_path / name).mkdir()
-    for name in ("draft", "eagle-head", "other"):
-        (tmp_path / name / "config.json").write_text("{}")
-    assert [path.name for path in find_drafts(tmp_path)] == ["draft", "eagle-head"]
-    assert own_head({"num_nextn_predict_layers": 0}) is None
-    assert "1 prediction layers" in own_head({"text_config": {"num_nextn_predict_layers": 1}})
+def test_drafts_in_the_folder_are_stretched_too_and_layers_in_the_file_are_named(tmp_path, cli):
+    import shutil
+
+    shutil.copytree(hemp_folder(), tmp_path / "model")
+    shutil.copytree(hemp_folder(), tmp_path / "model" / "eagle")
+    (tmp_path / "model" / "config.json").write_text(json.dumps(HEMP | {"num_nextn_predict_layers": 1}))
+    words = (
+        "--method",
+        "yarn",
+        "--factor",
+        "8",
+        "--to",
+        "transformers",
+        "-o",
+        str(tmp_path / "out"),
+        "--json",
+    )
+    drafts = cli("export", str(tmp_path / "model"), *words).json["drafts"]
+    assert [draft["alike"] for draft in drafts] == [True, True]
+    assert "share this configuration" in drafts[1]["detail"]
+    assert read_facts(tmp_path / "out" / "draft").max_position_embeddings == 4096
 
 
 def test_export_writes_the_draft_beside_the_model(tmp_path, cli):

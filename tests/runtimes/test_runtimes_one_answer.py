@@ -87,7 +87,7 @@ def test_every_method_and_program_has_a_row():
 def written(method: str, **given):
     """What `extend` writes."""
     made = ropewalk.schedule(method, ropewalk.read_geometry(LLAMA), factor=8.0, **given)
-    from ropewalk.models.carrier import config_with
+    from ropewalk.models.writing.carrier import config_with
 
     return config_with(LLAMA, made), made
 

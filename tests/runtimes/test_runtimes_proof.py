@@ -121,7 +121,7 @@ def test_a_program_that_fails_says_why(tmp_path, monkeypatch, body, said):
 
 def test_a_program_that_is_not_installed_leaves_the_question_open(cli, tmp_path, monkeypatch):
     monkeypatch.setenv(proof.ENVIRONMENTS, str(tmp_path))
-    ropewalk.extend("hemp", out=tmp_path / "out", factor=8.0)
+    ropewalk.extend("hemp", output=tmp_path / "out", factor=8.0)
     outcome = cli("verify", str(tmp_path / "out"), "--runtime", "vllm", "--json")
     (check,) = outcome.json["checks"]
     assert (check["name"], check["status"]) == ("runtime:vllm", "skip")

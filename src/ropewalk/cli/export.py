@@ -54,7 +54,9 @@ _STYLE = {
 )
 @click.option(
     "-o",
+    "--output",
     "--out",
+    "output",
     type=click.Path(path_type=Path),
     default=None,
     metavar="FILE|DIR",
@@ -123,7 +125,10 @@ def command(model: str, to: tuple[str, ...], params: tuple[str, ...], as_json: b
     result = export(model, chosen, to=_names(to) or None, parameters=parse_params(params), **options)
     from ropewalk.cli.export_extras import drafts_of, show_drafts, show_training, training_of
 
-    drafts, blocks = drafts_of(result, draft, options["out"]), training_of(result, training, options["out"])
+    drafts, blocks = (
+        drafts_of(result, draft, options["output"]),
+        training_of(result, training, options["output"]),
+    )
     if as_json:
         extra: dict[str, Any] = {"drafts": [found.to_json() for found in drafts]} if drafts else {}
         emit_json(result.to_json() | extra | ({"training": blocks} if blocks else {}))

@@ -39,7 +39,7 @@ def ladder_of(
         raise UsageError(
             f"--ladder {one_line(factors, 40)!r} is not a list of factors", hint="write 1,2,4,8"
         ) from error
-    names_taken = ("out", "gguf", "gguf_type", "allow_approximate", "force")
+    names_taken = ("output", "gguf", "gguf_type", "allow_approximate", "force")
     taken = {name: options[name] for name in names_taken}
     return export_ladder(model, method, wanted, to=names[0], parameters=parameters, **taken)
 
@@ -58,11 +58,11 @@ def show_ladder(screen: Console, made: Ladder) -> None:
         screen.print(f"note: {note}", markup=False, soft_wrap=True)
 
 
-def drafts_of(result: ExportResult, given: str | None, out: Path | None) -> list[Draft]:
+def drafts_of(result: ExportResult, given: str | None, output: Path | None) -> list[Draft]:
     """The companions of the model, stretched alike; with an output each is written to OUT/draft."""
     from ropewalk.runtimes.companions import companions_of
 
-    return companions_of(result, given, None if out is None or out.suffix else out)
+    return companions_of(result, given, None if output is None or output.suffix else output)
 
 
 def show_drafts(screen: Console, drafts: Sequence[Draft]) -> None:
@@ -72,7 +72,7 @@ def show_drafts(screen: Console, drafts: Sequence[Draft]) -> None:
         screen.print(f"\ncompanion {draft.source}: {mark}; {draft.detail}", markup=False, soft_wrap=True)
 
 
-def training_of(result: ExportResult, stacks: str | None, out: Path | None) -> dict[str, str]:
+def training_of(result: ExportResult, stacks: str | None, output: Path | None) -> dict[str, str]:
     """The blocks of the training stacks that were named, over the folder that was written, or the model."""
     from ropewalk.runtimes.trainers import training_block
 

@@ -3,7 +3,6 @@ past the original window."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,6 @@ from ropewalk.methods import schedule as make_schedule
 from ropewalk.models.config import read_config
 from ropewalk.models.facts import ModelFacts, read_facts
 from ropewalk.schedule import FrequencySchedule
-
-_FOLDERS = ("draft*", "eagle*", "mtp*", "speculator*", "assistant*")
-# Heads inside the model's own file, by the key that counts their layers: they read its rotary entry.
-_OWN_HEADS = ("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_layers")
 
 
 @dataclass(frozen=True)
@@ -39,25 +34,6 @@ class Draft:
             "alike": self.alike,
             "detail": self.detail,
         }
-
-
-def find_drafts(folder: Path) -> list[Path]:
-    """Companion models inside a model's folder, by the names that they are shipped under."""
-    found = {
-        path for pattern in _FOLDERS for path in folder.glob(pattern) if (path / "config.json").is_file()
-    }
-    return sorted(found)
-
-
-def own_head(config: Mapping[str, Any]) -> str | None:
-    """What is to be said of prediction heads inside the model's own checkpoint, or None where it has none."""
-    places = [config, *(value for value in config.values() if isinstance(value, Mapping))]
-    for name in _OWN_HEADS:
-        for place in places:
-            count = place.get(name)
-            if isinstance(count, int) and not isinstance(count, bool) and count > 0:
-                return f"its {count} prediction layers ({name}) read the same rotary entry and rotate alike"
-    return None
 
 
 def matched(facts: ModelFacts, schedule: FrequencySchedule, target_length: int, source: str | Path) -> Draft:

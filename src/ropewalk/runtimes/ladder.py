@@ -88,15 +88,15 @@ def export_ladder(
     factors: Sequence[float],
     *,
     to: str,
-    out: str | Path | None = None,
+    output: str | Path | None = None,
     gguf: str | Path | None = None,
     gguf_type: str = "auto",
     parameters: dict[str, Any] | None = None,
     allow_approximate: bool = False,
     force: bool = False,
 ) -> Ladder:
-    """One profile a factor for one program; with `out` each is written to OUT/xFACTOR, and OUT/router.json says which
-    prompt length goes where."""
+    """One profile a factor for one program; with `output` each is written to OUT/xFACTOR, and OUT/router.json says
+    which prompt length goes where."""
     program, facts = find_runtime(to), read_facts(read_config(source))
     wanted = _factors(factors)
     rungs = []
@@ -109,10 +109,10 @@ def export_ladder(
     notes = [f"{program.title}: {program.two_sets}"] if two_sets else []
     if program.output == "folder":
         notes.append("one checkpoint a rung; their weights are links to the same bytes")
-    if out is not None:
-        rungs = _write(rungs, source, Path(out), gguf, gguf_type, force=force)
+    if output is not None:
+        rungs = _write(rungs, source, Path(output), gguf, gguf_type, force=force)
         write_notes = Ladder(program.name, tuple(rungs), tuple(notes))
-        write_json(Path(out) / "router.json", write_notes.to_json())
+        write_json(Path(output) / "router.json", write_notes.to_json())
     return Ladder(program.name, tuple(rungs), tuple(notes))
 
 

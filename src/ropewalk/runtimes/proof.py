@@ -81,7 +81,7 @@ def verify_runtimes(checkpoint: str | Path, names: Sequence[str]) -> tuple[Runti
             made = export(
                 place.folder,
                 to=program.name,
-                out=Path(work) / file_stem(program.name),
+                output=Path(work) / file_stem(program.name),
                 gguf_type="float32",
                 weights="symlink",
                 allow_approximate=True,

@@ -10,9 +10,9 @@ from typing import Any
 from ropewalk.errors import RopewalkError
 from ropewalk.methods import schedule as make_schedule
 from ropewalk.methods.longrope import longrope_attention_factor
-from ropewalk.models.carrier import Carried
 from ropewalk.models.facts import ModelFacts, read_facts
-from ropewalk.models.structure.entries import Entry
+from ropewalk.models.writing.carrier import Carried
+from ropewalk.models.writing.entries import Entry
 from ropewalk.runtimes.answer import Answer, judge
 from ropewalk.runtimes.base import Job, Way
 from ropewalk.runtimes.registry import find_runtime

@@ -56,22 +56,22 @@ def export(
     method: str | FrequencySchedule | ScheduleFile | None = None,
     *,
     to: str | Sequence[str] | None = None,
-    out: str | Path | None = None,
+    output: str | Path | None = None,
     gguf: str | Path | None = None,
     gguf_type: str = "auto",
     weights: Mode = "link",
     force: bool = False,
     **stretch: Any,
 ) -> ExportResult:
-    """A model's stretch for the programs that serve it: described, and with `out` written.
+    """A model's stretch for the programs that serve it: described, and with `output` written.
 
     `stretch` takes what `export_config` takes: factor, target, parameters, layers, allow_approximate. `gguf` is an
     existing file of this very model to copy for llama.cpp and ollama; without it the checkpoint is converted.
     """
-    if out is not None and to is None:
+    if output is not None and to is None:
         raise UsageError("nothing says for which program to write", hint="name it: --to vllm")
     result = export_config(source, method, to=to, **stretch)
-    if out is None:
+    if output is None:
         return result
     empty = [made for made in result.exports if made.fragment is None]
     if empty:
@@ -80,7 +80,7 @@ def export(
             hint="" if empty[0].nearest is None else empty[0].nearest.describe(),
         )
     materials = materials_for(source, result.exports, gguf, weights, gguf_type)
-    return write_export(result, materials, Path(out), force=force)
+    return write_export(result, materials, Path(output), force=force)
 
 
 def write_export(

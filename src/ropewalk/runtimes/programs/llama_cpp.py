@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from ropewalk.methods.build import temperature
 from ropewalk.models.facts import ModelFacts
-from ropewalk.models.structure.entries import factors_of
+from ropewalk.models.writing.entries import factors_of
 from ropewalk.runtimes.base import Fragment, Job, Runtime, Way
 from ropewalk.runtimes.entries import STOPPED, config_forms, stops_pairs
 
