@@ -29,7 +29,7 @@ _PUBLIC = {
     "inspect": ("ropewalk.models.inspection", "inspect"),
     "export_config": ("ropewalk.models.export", "export_config"),
     "plan": ("ropewalk.plan", "plan"),
-    "compare": ("ropewalk.evaluation.compare.comparison", "compare"),
+    "compare": ("ropewalk.evaluation.compare", "compare"),
     "evaluate": ("ropewalk.evaluation.evaluate", "evaluate"),
     "eval": ("ropewalk.evaluation.evaluate", "evaluate"),
     "train": ("ropewalk.training.run", "train"),
