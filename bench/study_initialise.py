@@ -21,10 +21,10 @@ from ropewalk.attention.interface import (
     remove_attention,
     remove_query_hook,
 )
-from ropewalk.training.initialise import initialise
-from ropewalk.training.losses import IGNORE, shift_labels
-from ropewalk.training.options import LossOptions, MemoryOptions
-from ropewalk.training.parts import Parts
+from ropewalk.training.model.initialise import initialise
+from ropewalk.training.parts.losses import IGNORE, shift_labels
+from ropewalk.training.parts.parts import Parts
+from ropewalk.training.recipe.options import LossOptions, MemoryOptions
 
 REFERENCE = 512
 RULES = (None, "critical", "variance", "entropy")

@@ -17,7 +17,7 @@ from rich.table import Table
 
 import ropewalk
 from ropewalk.training.metrics import read_metrics
-from ropewalk.training.reading import read_recipe
+from ropewalk.training.recipe.reading import read_recipe
 
 ARMS = (("adamw", 1e-3), ("adamw", 2.5e-3), ("muon", 2.5e-3))
 EVERY = 25

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -56,3 +58,33 @@ def test_nan_never_reaches_a_json_file(tmp_path):
     with pytest.raises(ValueError, match="JSON compliant"):
         files.write_json(tmp_path / "x.json", {"loss": float("nan")})
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_of_writers_that_meet_one_wins_and_nothing_is_mixed(tmp_path, force):
+    target, line = tmp_path / "out", threading.Barrier(4, timeout=60)
+
+    def write(name):
+        try:
+            with files.whole_folder(target, force=force) as working:
+                for part in ("one", "two"):
+                    (working / part).write_text(name)
+                # Everybody has seen that the place is free before anybody takes it.
+                line.wait()
+        except RopewalkError as error:
+            return "already exists" not in error.message
+        return True
+
+    with ThreadPoolExecutor(4) as pool:
+        won = list(pool.map(write, "abcd"))
+    assert sum(won) == (4 if force else 1)
+    assert (target / "one").read_text() == (target / "two").read_text()
+    assert [item.name for item in tmp_path.iterdir()] == ["out"]
+
+
+def test_force_replaces_a_file_of_that_name_too(tmp_path):
+    (tmp_path / "out").write_text("old")
+    with files.whole_folder(tmp_path / "out", force=True) as working:
+        (working / "new").write_text("new")
+    assert (tmp_path / "out" / "new").read_text() == "new"
+    assert [item.name for item in tmp_path.iterdir()] == ["out"]

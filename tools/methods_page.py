@@ -6,13 +6,15 @@ from pathlib import Path
 
 import ropewalk
 from ropewalk.methods import Method
+from ropewalk.runtimes.general import written_as
 from ropewalk.temperature import RULES
 
 TARGET = Path(__file__).parents[1] / "docs" / "methods.md"
 HEAD = """# The methods
 
 Made from the code by `tools/methods_page.py`; `ropewalk methods NAME` prints the same. Derivations are in
-[the formulas](formulas.md). Every method returns the model's own frequencies at factor 1.
+[the formulas](formulas.md). "Written as" is what config.json holds; which program then computes it depends on the
+architecture: [runtimes](runtimes.md). Every method returns the model's own frequencies at factor 1.
 
 """
 
@@ -20,17 +22,13 @@ Made from the code by `tools/methods_page.py`; `ropewalk methods NAME` prints th
 def page() -> str:
     """The whole page."""
     found = list(ropewalk.methods().values())
-    rows = ["| method | paper | natively carried by | |", "|---|---|---|---|"]
+    rows = ["| method | paper | written as | |", "|---|---|---|---|"]
     rows += [
-        f"| [`{known.name}`](#{known.name}) | {known.paper} | {_native(known)} | {_marks(known)} |"
+        f"| [`{known.name}`](#{known.name}) | {known.paper} | {written_as(known.name)} | {_marks(known)} |"
         for known in found
     ]
     sections = [_section(known) for known in found]
     return HEAD + "\n".join(rows) + "\n\n" + "\n".join(sections) + _temperatures()
-
-
-def _native(known: Method) -> str:
-    return "all" if len(known.native) == 5 else ", ".join(known.native) or "the universal carrier"
 
 
 def _marks(known: Method) -> str:

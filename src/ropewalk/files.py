@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -66,13 +67,12 @@ def sha256_of(path: Path) -> str:
 def whole_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
     """A temporary folder beside `target` that becomes it when the block ends well, and vanishes otherwise.
 
-    An existing target is refused without `force`; with it, the old folder is only removed once the new one is whole.
+    An existing target is refused without `force`, also one that another process made meanwhile: of several writers one
+    wins. With `force` the old folder is only removed once the new one is whole, and of several the last one wins.
     """
     target = Path(target)
     if (target.exists() or target.is_symlink()) and not force:
-        raise RopewalkError(
-            f"{target} already exists", hint="choose another output, or pass --force to replace it"
-        )
+        raise _already_there(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         working = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp"))
@@ -82,7 +82,7 @@ def whole_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
         yield working
         os.chmod(working, 0o755)
         _fsync_tree(working)
-        _swap_in(working, target)
+        _swap_in(working, target, force)
         fsync_folder(target.parent)
     except OSError as error:
         raise _cannot_write(target, error) from error
@@ -90,18 +90,49 @@ def whole_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
         shutil.rmtree(working, ignore_errors=True)
 
 
-def _swap_in(working: Path, target: Path) -> None:
-    if not (target.exists() or target.is_symlink()):
-        os.rename(working, target)
+# What a rename onto a folder that holds something, or onto a file, answers.
+_TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
+
+
+def _swap_in(working: Path, target: Path, force: bool) -> None:
+    """Rename `working` to `target`. The rename itself is the claim: it fails where another writer was first."""
+    while True:
+        try:
+            os.rename(working, target)
+            return
+        except OSError as error:
+            if error.errno not in _TAKEN:
+                raise
+            if not force:
+                raise _already_there(target) from error
+        aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old.", suffix=".tmp"))
+        try:
+            _replace(working, target, aside)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        if not working.exists():
+            return
+
+
+def _replace(working: Path, target: Path, aside: Path) -> None:
+    """The old target aside and the new one in its place; another writer's step in between leaves `working` to retry."""
+    try:
+        os.rename(target, aside / target.name)
+    except FileNotFoundError:
         return
-    aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old.", suffix=".tmp"))
-    os.rename(target, aside / target.name)
     try:
         os.rename(working, target)
-    except OSError:
+    except OSError as error:
+        if error.errno in _TAKEN:
+            return
         os.rename(aside / target.name, target)
         raise
-    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _already_there(target: Path) -> RopewalkError:
+    return RopewalkError(
+        f"{target} already exists", hint="choose another output, or pass --force to replace it"
+    )
 
 
 def _fsync_tree(folder: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from ropewalk.analysis import base_bound
 from ropewalk.models.facts import ModelFacts, read_facts
 from ropewalk.models.sizes import parameters_of
+from ropewalk.models.stretch import kept_parameters
 from ropewalk.planning import (
     Advice,
     FineTuneCost,
@@ -24,6 +25,8 @@ from ropewalk.planning import (
     inference_memory,
     options_for,
 )
+from ropewalk.runtimes import Answer, answers, job_for
+from ropewalk.schedule import FrequencySchedule
 from ropewalk.units import format_length, parse_bytes, parse_target
 
 
@@ -143,7 +146,11 @@ def plan(
     facts = read_facts(source)
     target_length = parse_target(target, facts.original_length)
     shape = shape_of(facts, None if isinstance(source, Mapping) else parameters_of(source))
-    options = options_for(facts.geometry, target_length, kept={"yarn": facts.rope.inherited("yarn")})
+
+    def ask(made: FrequencySchedule) -> Mapping[str, Answer]:
+        return answers(job_for(facts, made, target_length=target_length))
+
+    options = options_for(facts.geometry, target_length, kept=kept_parameters(facts), ask=ask)
     memory_bytes = None if memory is None else parse_bytes(memory)
     made, setup = choose_setup(shape, target_length, dtype=dtype, devices=gpus, memory_bytes=memory_bytes)
     return Plan(

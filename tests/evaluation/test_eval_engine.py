@@ -8,10 +8,10 @@ import pytest
 import torch
 from eval_models import WORDS, plain_loss, text_ids, tiny
 
+from ropewalk.attention.caches import BufferedLayer, croppable, new_cache
+from ropewalk.attention.interface import split_attention
 from ropewalk.errors import RopewalkError, UsageError
-from ropewalk.evaluation.forward.caches import BufferedLayer, croppable, new_cache
 from ropewalk.evaluation.forward.engine import Engine
-from ropewalk.evaluation.forward.split import split_attention
 from ropewalk.evaluation.forward.spread import spread
 
 GEMMA = {"sliding_window": 24, "layer_types": ["sliding_attention", "full_attention"]}

@@ -150,10 +150,10 @@ def test_the_answer_stands_in_the_text_and_wrong_answers_are_wrong(name: str) ->
         for span in sample.answer:
             if span.scored:
                 assert span.text.strip() in sample.content
-        assert len(sample.choices) == 5
+        assert len(sample.choices) == min(5, (KINDS[name].offered or 6) - 1)
         texts = [choice.text for choice in sample.choices]
         assert sample.answer_text not in texts
-        assert len(set(texts)) == 5
+        assert len(set(texts)) == len(sample.choices)
 
 
 @pytest.mark.parametrize("name", ["passkey", "needle", "kv", "niah_multikey_2"])

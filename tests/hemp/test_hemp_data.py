@@ -18,7 +18,7 @@ from ropewalk.hemp.sources import hemp_copy, hemp_planted, hemp_tasks
 from ropewalk.hemp.text import excerpt, filler, grass, library_texts, salad, span
 from ropewalk.hemp.tokenizer import END_OF_TEXT, NUM_BYTES, VOCAB_SIZE, build_tokenizer, byte_letters
 from ropewalk.text.corpus import held_out_documents, training_documents
-from ropewalk.training.sources import find_generator
+from ropewalk.text.generators import find_generator
 
 TEXTS = ("import os\n" * 30, "a short text", "def answer():\n    return 42\n" * 20)
 

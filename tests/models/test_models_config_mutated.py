@@ -15,10 +15,10 @@ from ropewalk.models.carrier import carry
 from ropewalk.models.config import parse_json
 from ropewalk.models.defects.findings import find
 from ropewalk.models.defects.repair import repaired_config
-from ropewalk.models.export import export_config
 from ropewalk.models.facts import read_facts
 from ropewalk.models.inspection import inspect
 from ropewalk.models.structure.table import known_types
+from ropewalk.runtimes.export import export_config
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples" / "configs").glob("*.json"))
 COUNT = 1000

@@ -6,7 +6,9 @@ import errno
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +126,7 @@ def test_a_schedule_file_is_taken_as_it_is(llama: Path, tmp_path: Path, cli: Cal
     both = cli("extend", llama, "--schedule", file, "--factor", "2", "-o", tmp_path / "two")
     assert both.code == 2
     file.write_text("{", encoding="utf-8")
-    assert cli("extend", llama, "--schedule", file, "-o", tmp_path / "three").code == 1
+    assert cli("extend", llama, "--schedule", file, "-o", tmp_path / "three").code == 3
 
 
 def test_a_scaled_model_is_stretched_from_its_original_window_and_says_so(
@@ -221,7 +223,7 @@ BAD_MODELS: dict[str, tuple[Callable[[Path], None], int, str]] = {
     "config not JSON": (_not_json, 1, "is not JSON"),
     "not a RoPE model": (_wrong_type, 1, "has no rotary embeddings"),
     "weights missing": (_no_weights, 1, "holds no weights"),
-    "a shard missing": (_one_shard_gone, 1, "is missing"),
+    "a shard missing": (_one_shard_gone, 3, "is missing"),
     "a shard cut short": (_cut_short, 3, "cut short"),
     "index outside the folder": (_index_outside, 1, "not a safetensors file inside the folder"),
     "index absolute": (_index_absolute, 1, "not a safetensors file inside the folder"),
@@ -407,3 +409,99 @@ def test_a_defect_in_the_source_is_said_aloud(llama: Path, tmp_path: Path, cli: 
     assert mended.json["schedule"]["original_length"] == 64
     assert mended.json["target_length"] == 512
     assert (tmp_path / "mended" / "config.json.original").exists()
+
+
+# -- a file that is named takes config.json's place ---------------------------------------------------------------
+
+
+def test_the_file_that_was_named_is_the_one_that_is_extended(llama: Path, tmp_path: Path, cli: Call) -> None:
+    other = _json(llama / "config.json") | {"rope_theta": 5e5}
+    other["rope_parameters"] = {"rope_type": "default", "rope_theta": 5e5}
+    (llama / "other.json").write_text(json.dumps(other), encoding="utf-8")
+    out = tmp_path / "out"
+    assert cli("extend", llama / "other.json", "--target", "8x", "--method", "linear", "-o", out).code == 0
+    written = _json(out / "config.json")
+    assert written["rope_theta"] == written["rope_parameters"]["rope_theta"] == 5e5
+    assert not (out / "other.json").exists()
+    assert (out / "tokenizer.json").is_file()
+    assert sorted(path.name for path in out.glob("*.safetensors"))
+    assert _json(out / "ropewalk.json")["base"]["config_file"] == "other.json"
+
+
+def test_a_lone_configuration_is_extended_and_mended_as_inspect_prints(tmp_path: Path, cli: Call) -> None:
+    examples = Path(__file__).parents[2] / "examples" / "configs"
+    looked = cli("inspect", examples / "broken.json")
+    assert f"`ropewalk extend {examples}/broken.json --repair -o OUT`" in looked.out
+    mended = cli("extend", examples / "broken.json", "--repair", "-o", tmp_path / "mended", "--json")
+    assert mended.code == 0, mended.err
+    assert mended.json["weights"] == "none"
+    assert any("no weights beside the file" in note for note in mended.json["notes"])
+    assert sorted(path.name for path in (tmp_path / "mended").iterdir()) == [
+        "config.json",
+        "config.json.original",
+        "ropewalk.json",
+    ]
+    assert not any(
+        finding["severity"] == "error"
+        for finding in cli("inspect", tmp_path / "mended", "--json").json["findings"]
+    )
+
+
+def test_of_several_that_write_to_one_place_at_once_one_wins(llama: Path, tmp_path: Path) -> None:
+    out, line = tmp_path / "out", threading.Barrier(4, timeout=60)
+
+    def write(factor: int) -> str:
+        line.wait()
+        try:
+            return ropewalk.extend(llama, out=out, factor=float(factor), method="linear").command
+        except ropewalk.RopewalkError as error:
+            return error.message
+
+    with ThreadPoolExecutor(4) as pool:
+        said = list(pool.map(write, (2, 3, 4, 5)))
+    won = [text for text in said if text.startswith("ropewalk extend")]
+    assert len(won) == 1, said
+    assert sum("already exists" in text for text in said) == 3
+    assert _json(out / "ropewalk.json")["command"] == won[0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["llama", "out"]
+
+
+# -- what the command line says of a file -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"rope_theta": -10000.0, "rope_parameters": None}, "rope_theta=-10000 would make"),
+        ({"head_dim": 17}, "rotary_dim=17"),
+        ({"rope_theta": 10**29, "max_position_embeddings": 10**29}, "an integer of about 30 digits"),
+    ],
+)
+def test_a_bad_value_in_a_file_is_no_usage_error_and_names_the_file(
+    change: dict[str, Any], says: str, llama: Path, tmp_path: Path, cli: Call
+) -> None:
+    (llama / "mine.json").write_text(json.dumps(_json(llama / "config.json") | change), encoding="utf-8")
+    for line in (
+        ("inspect",),
+        ("plan", "--target", "1k"),
+        ("extend", "--factor", "2", "-o", tmp_path / "out"),
+    ):
+        done = cli(line[0], llama / "mine.json", *line[1:])
+        assert done.code == 1, done.err
+        assert f"{llama}/mine.json: " in done.complaint
+        assert says in done.complaint
+
+
+def test_bare_infinities_are_shown_as_they_stand(llama: Path, cli: Call) -> None:
+    text = (llama / "config.json").read_text(encoding="utf-8")
+    config = json.loads(text) | {"rope_theta": "@", "rope_parameters": None}
+    (llama / "config.json").write_text(json.dumps(config).replace('"@"', "NaN"), encoding="utf-8")
+    done = cli("inspect", llama)
+    assert done.code == 1
+    assert "rope_theta=NaN is not a finite number" in done.complaint
+
+
+def test_the_next_command_can_be_pasted(llama: Path, tmp_path: Path, cli: Call) -> None:
+    out = tmp_path / "my model"
+    done = cli("extend", llama, "--target", "8x", "-o", out)
+    assert f"next: ropewalk verify '{out}'" in done.out.splitlines()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -172,3 +173,19 @@ def test_every_finding_stands_in_the_docs():
     )
     assert len(known) > 45
     assert known <= written
+
+
+def test_strict_exits_4_on_errors_alone(cli):
+    assert cli("inspect", EXAMPLES / "broken.json", "--strict").code == 4
+    assert cli("inspect", EXAMPLES / "broken.json", "--strict", "--json").code == 4
+    assert cli("inspect", EXAMPLES / "broken.json").code == 0
+    assert cli("inspect", EXAMPLES / "llama-3.1-8b.json", "--strict").code == 0
+
+
+def test_a_configuration_comes_from_standard_input(cli, monkeypatch):
+    content = (EXAMPLES / "llama-3.1-8b.json").read_bytes()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content), encoding="utf-8"))
+    assert cli("inspect", "-", "--json").json["geometry"]["original_length"] == 8192
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"{"), encoding="utf-8"))
+    failed = cli("inspect", "-")
+    assert (failed.code, "standard input is not JSON" in failed.complaint) == (1, True)

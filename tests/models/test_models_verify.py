@@ -9,20 +9,30 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 
 import ropewalk
-from ropewalk.models.checkpoint.companions import read_manifest
+from ropewalk.models.checkpoint.manifest import read_manifest
 from ropewalk.models.config import read_config
 from ropewalk.models.facts import read_facts
 from ropewalk.models.load import quiet_transformers
 from ropewalk.models.proof import probe
-from ropewalk.models.proof.checks import dialects, weights_of
+from ropewalk.models.proof.checks import Outcome, compare_runs, dialects, weights_of
 from ropewalk.models.proof.original import original_of
+from ropewalk.models.proof.stock import StockRun
 from ropewalk.models.verify import NAMES
 
 Call = Callable[..., Any]
+PLAIN = {
+    "model_type": "llama",
+    "hidden_size": 512,
+    "num_attention_heads": 8,
+    "num_hidden_layers": 2,
+    "rope_theta": 10000.0,
+    "max_position_embeddings": 1024,
+}
 
 
 def _extended(llama: Path, out: Path, method: str = "yarn", **options: Any) -> Path:
@@ -103,7 +113,12 @@ def test_a_checkpoint_without_weights_still_gets_the_checks_that_need_none(
 ) -> None:
     out = _extended(llama, tmp_path / "out", weights="none")
     done = cli("verify", out, "--json")
-    assert done.code == 0
+    assert done.code == 4
+    assert done.json["passed"] is True
+    assert done.json["unproven"] == ["active", "stock-parity", "identity"]
+    assert done.complaint.startswith("ropewalk: not shown: active, stock-parity, identity")
+    allowed = cli("verify", out, "--allow-unproven", "-q")
+    assert (allowed.code, allowed.out) == (0, "")
     statuses = _statuses(done.json)
     assert statuses["dialects"] == "pass"
     assert statuses["active"] == statuses["stock-parity"] == "skip"
@@ -143,10 +158,48 @@ def test_weights_are_compared_by_content_and_by_name(llama: Path, tmp_path: Path
 
 def test_a_damaged_manifest_is_named(llama: Path, tmp_path: Path, cli: Call) -> None:
     out = _extended(llama, tmp_path / "out", weights="none")
-    _edit(out / "ropewalk.json", format="something else")
+    for spoil in (
+        {"format": "something else"},
+        {"base": {"source": "x"}},
+        {"base": {"source": "x", "folder": "/", "config_sha256": "x", "config": {}, "config_file": "../x"}},
+    ):
+        whole = (out / "ropewalk.json").read_text(encoding="utf-8")
+        _edit(out / "ropewalk.json", **spoil)
+        done = cli("verify", out)
+        assert done.code == 3, done.err
+        (out / "ropewalk.json").write_text(whole, encoding="utf-8")
+    (out / "ropewalk.json").write_text("{", encoding="utf-8")
     done = cli("verify", out)
-    assert done.code == 1
+    assert done.code == 3
     assert "ropewalk.json" in done.complaint
+
+
+def test_damaged_weights_are_damage_and_no_missed_gate(llama: Path, tmp_path: Path, cli: Call) -> None:
+    out = _extended(llama, tmp_path / "out", weights="copy")
+    shard = sorted(out.glob("*.safetensors"))[0]
+    shard.write_bytes(shard.read_bytes()[:-8])
+    cut = cli("verify", out)
+    assert (cut.code, "cut short" in cut.complaint) == (3, True)
+    shard.unlink()
+    gone = cli("verify", out)
+    assert (gone.code, "is missing" in gone.complaint) == (3, True)
+
+
+def test_equal_logits_past_the_window_are_not_active() -> None:
+    facts = read_facts(PLAIN)
+    schedule = ropewalk.schedule("ntk", facts.geometry, factor=4.0)
+    probes = [probe.Probe("short", (1,), None, 0, 1), probe.Probe("contiguous", (1, 2, 3), None, 0, 1)]
+    same = [np.zeros((1, 4)), np.zeros((3, 4))]
+    far = [same[0], np.array([[9.0] * 4, [0.0] * 4, [0.0, 0.25, 0.0, 0.0]])]
+    for logits, status in ((same, "fail"), (far, "pass")):
+        outcome = Outcome(facts, schedule, probes, "cpu", "float32")
+        outcome.base = same
+        outcome.applied = outcome.after = logits
+        outcome.stock = StockRun(logits, {}, (), "5")
+        check = compare_runs(outcome)["active"]
+        assert check.status == status, check
+    # The first token differs by 9 and does not count: it stands before `far_from`.
+    assert check.detail == "largest logit difference from the base past 1024 tokens: 0.25"
 
 
 def test_inputs_reach_past_the_window_and_stay_affordable(llama: Path) -> None:
@@ -170,3 +223,37 @@ def test_mla_experts_sinks_and_layer_types_pass_too(model_type: str, tmp_path: P
     done = cli("verify", tmp_path / "out", "--json")
     assert done.code == 0, done.json
     assert _statuses(done.json) == dict.fromkeys(NAMES, "pass")
+
+
+def test_another_file_of_the_folder_is_not_what_stock_software_loads(
+    llama: Path, tmp_path: Path, cli: Call
+) -> None:
+    (llama / "other.json").write_text((llama / "config.json").read_text(encoding="utf-8"), encoding="utf-8")
+    done = cli("verify", llama / "other.json")
+    assert done.code == 2
+    assert "other.json is not what stock software would load" in done.complaint
+
+
+def test_a_checkpoint_of_another_file_of_the_base_is_proven_against_that_file(
+    llama: Path, tmp_path: Path, cli: Call
+) -> None:
+    other = json.loads((llama / "config.json").read_text(encoding="utf-8"))
+    other |= {"rope_theta": 5e5, "rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}
+    (llama / "other.json").write_text(json.dumps(other), encoding="utf-8")
+    out = ropewalk.extend(llama / "other.json", out=tmp_path / "out", target="8x", method="linear").output
+    done = cli("verify", out, "--json")
+    assert done.code == 0, done.json
+    assert _statuses(done.json) == dict.fromkeys(NAMES, "pass")
+    assert ropewalk.load_model(llama / "other.json", device="cpu").config.rope_parameters["rope_theta"] == 5e5
+
+
+def test_both_commands_say_the_same_of_the_angles(llama: Path, tmp_path: Path, cli: Call) -> None:
+    out = tmp_path / "out"
+    extended = cli("extend", llama, "--target", "8x", "-o", out)
+    verified = cli("verify", out)
+    lines = [
+        [line for line in said.out.splitlines() if line.startswith("angle error at")]
+        for said in (extended, verified)
+    ]
+    assert lines[0] == lines[1]
+    assert [line.split(":")[0].split()[-1] for line in lines[0]] == ["128k", "1m", "10m"]

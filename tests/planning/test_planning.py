@@ -16,7 +16,6 @@ from ropewalk.planning import (
     options_for,
     training_memory,
 )
-from ropewalk.planning.carriage import carriage
 from ropewalk.planning.memory import kv_cache_bytes
 
 GIB = 1 << 30
@@ -111,20 +110,6 @@ def test_advice_says_on_what_it_rests():
         assert advice.train == (target / geometry.original_length > 8)
 
 
-def test_carriage_follows_what_was_measured():
-    yarn = carriage(ropewalk.schedule("yarn", LLAMA, factor=4))
-    assert {runtime for runtime, way in yarn.items() if way.way == "native"} == set(yarn)
-    betas = carriage(ropewalk.schedule("yarn", LLAMA, factor=4, beta_fast=16, beta_slow=2))
-    assert betas["vllm"].way == "native"
-    assert betas["llama.cpp"].way == "carrier"
-    quiet = carriage(ropewalk.schedule("yarn", LLAMA, factor=4, attention_factor=1.0))
-    assert not quiet["mlx"].exact
-    assert not quiet["sglang"].exact
-    assert quiet["vllm"].exact
-    carried = carriage(ropewalk.schedule("ntk-su", LLAMA, factor=4))
-    assert {runtime for runtime, way in carried.items() if way.exact} == {"transformers", "llama.cpp"}
-
-
 def test_plan_reads_a_configuration_without_torch(tmp_path):
     made = ropewalk.plan(CONFIG, "8x", memory="24GB", gpus=2)
     document = made.to_json()
@@ -137,7 +122,7 @@ def test_plan_reads_a_configuration_without_torch(tmp_path):
 
 
 def test_the_recipe_is_one_that_train_accepts(tmp_path):
-    from ropewalk.training.reading import read_recipe
+    from ropewalk.training.recipe.reading import read_recipe
 
     for memory, gpus in ((None, 1), ("24GB", 1), ("80GB", 8), ("24GB", 8)):
         recipe = ropewalk.plan(CONFIG | {"_name": "x"}, "8x", memory=memory, gpus=gpus).recipe()

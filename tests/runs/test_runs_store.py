@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -128,7 +130,7 @@ def test_non_finite_numbers_become_null_and_numpy_plain(tmp_path: Path) -> None:
 def test_names_stay_inside(tmp_path: Path) -> None:
     with create_run("eval", REQUEST, root=tmp_path) as run:
         for name in ("../escape.json", "/tmp/escape.json", ""):
-            with pytest.raises(DamagedError, match="leaves the run folder"):
+            with pytest.raises(DamagedError, match="leaves the folder of run"):
                 run.write_json(name, {})
 
 
@@ -137,7 +139,7 @@ def test_a_hostile_manifest_cannot_point_outside(tmp_path: Path) -> None:
     manifest = json.loads((path / "manifest.json").read_text())
     manifest["files"]["../../etc/passwd"] = {"bytes": 1, "sha256": "0"}
     (path / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(DamagedError, match="leaves the run folder"):
+    with pytest.raises(DamagedError, match="leaves the folder of run"):
         open_run(path)
 
 
@@ -146,7 +148,7 @@ def test_a_link_cannot_lead_outside(tmp_path: Path) -> None:
     (tmp_path / "elsewhere.json").write_bytes((path / "result.json").read_bytes())
     (path / "result.json").unlink()
     (path / "result.json").symlink_to(tmp_path / "elsewhere.json")
-    with pytest.raises(DamagedError, match="leaves the run folder"):
+    with pytest.raises(DamagedError, match="leaves the folder of run"):
         open_run(path)
 
 
@@ -209,7 +211,7 @@ def damage_type(path: Path) -> None:
 DAMAGES = {
     "'seconds' of the wrong type": damage_type,
     "not what was written": damage_flip,
-    "bytes, its manifest says": damage_cut,
+    "bytes, the manifest says": damage_cut,
     "has lost result.json": damage_lose,
     "manifest.json is not JSON": damage_manifest,
     "is not JSON": damage_nesting,
@@ -293,3 +295,25 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_list_runs_finds_what_was_made(tmp_path: Path) -> None:
     path = make(tmp_path)
     assert [entry.path for entry in list_runs(tmp_path)] == [str(path)]
+
+
+def test_of_processes_that_begin_one_run_at_once_one_gets_it(tmp_path: Path) -> None:
+    line = threading.Barrier(4, timeout=60)
+
+    def begin(number: int) -> bool:
+        line.wait()
+        try:
+            with create_run("eval", {"number": number}, path=tmp_path / "run") as run:
+                run.write_json("result.json", {"number": number})
+        except RopewalkError as error:
+            return "never changes" not in str(error)
+        return True
+
+    with ThreadPoolExecutor(4) as pool:
+        won = list(pool.map(begin, range(4)))
+    assert sum(won) == 1
+    assert (
+        open_run(tmp_path / "run").request
+        == open_run(tmp_path / "run").read_json()
+        == {"number": won.index(True)}
+    )

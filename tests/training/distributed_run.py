@@ -21,7 +21,7 @@ def main(recipe: str, output: str, *words: str) -> None:
     real = loop.Loop.end_step
 
     def end_step(self: Any) -> bool:
-        if self.trainer.state.global_step == stop:
+        if self.step == stop:
             os.kill(os.getpid(), signal.SIGKILL)
         return real(self)
 

@@ -12,7 +12,7 @@ import pytest
 from killing import KILLER, Killed
 
 from ropewalk.errors import DamagedError
-from ropewalk.training.checkpoint import (
+from ropewalk.training.state.checkpoint import (
     MANIFEST,
     check_checkpoint,
     clean_leftovers,

@@ -109,7 +109,7 @@ def test_generators_of_a_module_of_ones_own(
     cli: Cli, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "my_generators.py").write_text(
-        "from ropewalk.training.sources import source\n"
+        "from ropewalk.text.generators import source\n"
         "@source('counting')\n"
         "def counting(rng, tokenizer, length):\n"
         "    return list(range(length))\n"
@@ -151,19 +151,31 @@ def test_recipes_validate(cli: Cli, recipe: Path, tmp_path: Path) -> None:
 def test_report_to_gets_the_metrics(
     cli: Cli, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from transformers import TrainerCallback, integrations
+    from accelerate import tracking
+    from accelerate.utils import LoggerType
 
     seen: list[dict[str, float]] = []
 
-    class Recorder(TrainerCallback):
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-            seen.append(logs)
+    class Recorder(tracking.GeneralTracker):  # type: ignore[misc]
+        name, requires_logging_directory, tracker = "tensorboard", True, None
 
-    monkeypatch.setitem(integrations.integration_utils.INTEGRATION_TO_CALLBACK, "tensorboard", Recorder)
+        def __init__(self, run_name: str, logging_dir: str) -> None:
+            super().__init__()
+            assert logging_dir == str(tmp_path / "run" / "trackers")
+
+        def log(self, values: dict[str, float], step: int | None = None, **kwargs: Any) -> None:
+            seen.append(values)
+
+        def finish(self) -> None:
+            seen.append({"finished": 1})
+
+    monkeypatch.setattr(tracking, "_available_trackers", [LoggerType.TENSORBOARD])
+    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "tensorboard", Recorder)
     path = tmp_path / "r.yaml"
     path.write_text(yaml.safe_dump(tiny(stages=[{"length": 32, "steps": 3}], report_to=["tensorboard"])))
     assert cli("train", path, "-o", tmp_path / "run", "-q").code == 0
     assert [line["tokens"] for line in seen if "grad_norm" in line] == [128, 256, 384]
+    assert seen[-1] == {"finished": 1}
     path.write_text(yaml.safe_dump(tiny(report_to=["nonsense"])))
     done = cli("train", path, "-o", tmp_path / "other", "-q")
     assert done.code == 2

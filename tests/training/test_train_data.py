@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from ropewalk.errors import RopewalkError, UsageError
-from ropewalk.training import sources
-from ropewalk.training.batches import make_step
-from ropewalk.training.data import Documents, Mixture, Sample
-from ropewalk.training.recipe import DataPart
-from ropewalk.training.sources import find_generator, source
+from ropewalk.text import generators
+from ropewalk.text.generators import find_generator, source
+from ropewalk.training.data.batches import make_step
+from ropewalk.training.data.mixture import Documents, Mixture, Sample
+from ropewalk.training.recipe.recipe import DataPart
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """`registered(name, function)` for the length of one test."""
 
     def register(name: str, function: Callable[..., Any]) -> None:
-        monkeypatch.setitem(sources._GENERATORS, name, function)
+        monkeypatch.setitem(generators._GENERATORS, name, function)
 
     return register
 

@@ -18,7 +18,7 @@ from test_train_resume import metrics_of
 
 from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.training.engine import Engine, engine_of, start_engine
-from ropewalk.training.recipe import EnginePart
+from ropewalk.training.recipe.recipe import EnginePart
 from ropewalk.training.run import train
 
 Tiny = Callable[..., dict[str, Any]]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ropewalk.training.presets import validate_recipe
+from ropewalk.training.recipe.presets import validate_recipe
 
 PAGE = Path(__file__).parents[2] / "docs" / "train.md"
 BLOCKS = re.findall(r"^```yaml\n(.*?)^```", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)

@@ -12,7 +12,13 @@ from transformers import AutoModelForCausalLM
 
 from ropewalk.attention.temperature import measure_logit_std
 from ropewalk.errors import UsageError
-from ropewalk.training.initialise import _unit_inputs, attention_modules, gain_for, initialise, logit_std_for
+from ropewalk.training.model.initialise import (
+    _unit_inputs,
+    attention_modules,
+    gain_for,
+    initialise,
+    logit_std_for,
+)
 
 
 def _new(kind="llama", **fields):

@@ -8,8 +8,7 @@ from peft import PeftModel
 from tinymodels import small_model, some_tokens
 
 from ropewalk.errors import DamagedError, UsageError
-from ropewalk.training.head import install_head
-from ropewalk.training.lora import (
+from ropewalk.training.model.lora import (
     add_lora,
     is_lora,
     merged_weights,
@@ -17,8 +16,9 @@ from ropewalk.training.lora import (
     save_adapter,
     trained_tensors,
 )
-from ropewalk.training.losses import shift_labels
-from ropewalk.training.options import LoraOptions, LossOptions
+from ropewalk.training.parts.head import install_head
+from ropewalk.training.parts.losses import shift_labels
+from ropewalk.training.recipe.options import LoraOptions, LossOptions
 
 
 @torch.no_grad()

@@ -13,9 +13,9 @@ from test_train_resume import assert_same_run, staged, stopped_run
 from torch import nn
 
 from ropewalk.errors import RopewalkError, UsageError
-from ropewalk.training.optimisers import OPTIMISERS, make_optimizer
-from ropewalk.training.reading import read_recipe
-from ropewalk.training.recipe import OptimizerPart
+from ropewalk.training.model.optimisers import OPTIMISERS, make_optimizer
+from ropewalk.training.recipe.reading import read_recipe
+from ropewalk.training.recipe.recipe import OptimizerPart
 from ropewalk.training.run import train
 
 Tiny = Callable[..., dict[str, Any]]

@@ -11,10 +11,7 @@ from tinymodels import small_model, some_tokens
 
 from ropewalk.attention.interface import install_attention, remove_attention
 from ropewalk.errors import UsageError
-from ropewalk.training import borders
-from ropewalk.training.borders import check_skips, choose_engine
-from ropewalk.training.options import PackingOptions
-from ropewalk.training.packing import (
+from ropewalk.training.data.packing import (
     PADDING,
     attention_inputs,
     fitting_engines,
@@ -22,6 +19,9 @@ from ropewalk.training.packing import (
     row_labels,
     row_positions,
 )
+from ropewalk.training.parts import borders
+from ropewalk.training.parts.borders import check_skips, choose_engine
+from ropewalk.training.recipe.options import PackingOptions
 
 DOCUMENTS = st.lists(st.integers(0, 30), min_size=0, max_size=12)
 

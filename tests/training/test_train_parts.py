@@ -10,16 +10,16 @@ from tinymodels import VOCABULARY, small_model, some_tokens
 from torch.nn import functional
 
 from ropewalk.errors import UsageError
-from ropewalk.training.head import install_head, remove_head
-from ropewalk.training.losses import IGNORE, shift_labels
-from ropewalk.training.options import (
+from ropewalk.training.parts.head import install_head, remove_head
+from ropewalk.training.parts.losses import IGNORE, shift_labels
+from ropewalk.training.parts.parts import Parts
+from ropewalk.training.recipe.options import (
     LossOptions,
     MemoryOptions,
     PackingOptions,
     PositionOptions,
     WeightingOptions,
 )
-from ropewalk.training.parts import Parts
 
 SPECIAL = {
     "gemma2": {"head_dim": 8, "final_logit_softcapping": 3.0, "query_pre_attn_scalar": 8},
@@ -171,7 +171,7 @@ def test_random_choices_follow_seed_step_and_rank():
 
 
 def test_memory_options_change_nothing_in_the_gradient(tmp_path, monkeypatch):
-    monkeypatch.setattr("ropewalk.training.memory._refuse_memory", lambda root: None)
+    monkeypatch.setattr("ropewalk.training.parts.memory._refuse_memory", lambda root: None)
     parts = {"weighting": WeightingOptions(long_tokens={"context": 8}), "packing": PackingOptions()}
     _, loss, grads = _run(Parts(**parts))
     options = MemoryOptions(

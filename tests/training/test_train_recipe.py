@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from ropewalk.errors import RopewalkError, UsageError
-from ropewalk.training.presets import list_recipes, validate_recipe
-from ropewalk.training.reading import BUNDLED, read_recipe
-from ropewalk.training.recipe import Recipe
+from ropewalk.training.recipe.presets import list_recipes, validate_recipe
+from ropewalk.training.recipe.reading import BUNDLED, read_recipe
+from ropewalk.training.recipe.recipe import Recipe
 
 GOOD = """\
 model: {path: hemp}
@@ -135,6 +135,9 @@ def test_bundled_recipes_say_what_they_do() -> None:
 
 
 def test_reading_recipes_needs_no_torch() -> None:
-    code = "import sys; from ropewalk.training.presets import list_recipes as ls; ls(); print('torch' in sys.modules)"
+    code = (
+        "import sys; from ropewalk.training.recipe.presets import list_recipes; "
+        "list_recipes(); print('torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

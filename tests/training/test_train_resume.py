@@ -78,7 +78,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     real = loop_module.Loop.end_step
 
     def end_step(self: Any) -> bool:
-        if self.trainer.state.global_step == step:
+        if self.step == step:
             raise Stopped
         return real(self)
 
@@ -201,7 +201,7 @@ def test_a_poisoned_weight_stops_with_step_documents_and_checkpoint(tiny: Tiny, 
         real = loop_module.Loop.end_step
 
         def end_step(self: Any) -> bool:
-            if self.trainer.state.global_step == 5:
+            if self.step == 5:
                 with torch.no_grad():
                     self.model.get_input_embeddings().weight.fill_(math.nan)
             return real(self)
@@ -231,7 +231,7 @@ def test_an_infinite_gradient_stops_before_the_step(tiny: Tiny, tmp_path: Path) 
 
 
 def test_optimizer_state_that_does_not_fit_is_named(tiny: Tiny, tmp_path: Path) -> None:
-    from ropewalk.training.weights import put_optimizer
+    from ropewalk.training.state.weights import put_optimizer
 
     parameter = torch.nn.Parameter(torch.zeros(2))
     optimizer = torch.optim.AdamW([parameter])

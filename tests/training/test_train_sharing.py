@@ -14,8 +14,8 @@ from test_train_resume import metrics_of
 from ropewalk.attention.sharing import Sharing, _attend, _pieces, borders_of
 from ropewalk.errors import UsageError
 from ropewalk.training.engine import _ways
-from ropewalk.training.reading import read_recipe
-from ropewalk.training.recipe import EnginePart
+from ropewalk.training.recipe.reading import read_recipe
+from ropewalk.training.recipe.recipe import EnginePart
 from ropewalk.training.run import train
 
 Tiny = Callable[..., dict[str, Any]]

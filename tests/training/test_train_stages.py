@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from ropewalk.errors import UsageError
-from ropewalk.training.recipe import Recipe
-from ropewalk.training.stages import Curriculum, LearningRate
+from ropewalk.training.data.stages import Curriculum, LearningRate
+from ropewalk.training.recipe.recipe import Recipe
 
 
 def curriculum(

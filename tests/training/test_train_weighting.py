@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from ropewalk.errors import UsageError
-from ropewalk.training.losses import IGNORE
-from ropewalk.training.options import FarDrop, InputNoise, LongTokenWeight, ShapeWeight, WeightingOptions
-from ropewalk.training.weighting import (
+from ropewalk.training.parts.losses import IGNORE
+from ropewalk.training.parts.weighting import (
     context_of,
     cropped_losses,
     drop_far,
@@ -22,6 +21,13 @@ from ropewalk.training.weighting import (
     repeat_distance,
     shape_weight,
     token_weights,
+)
+from ropewalk.training.recipe.options import (
+    FarDrop,
+    InputNoise,
+    LongTokenWeight,
+    ShapeWeight,
+    WeightingOptions,
 )
 
 REACH = torch.tensor([[0, 1, 2, 3, 4, 5, 6, 7]])

@@ -1,15 +1,18 @@
-"""Our place in transformers' attention interface: the chosen implementation, wrapped, never a modeling file edited.
+"""Our one place in transformers' attention interface: the chosen implementation, wrapped, never a modeling file edited.
 
 `ropewalk_<name>` is registered beside every implementation that is used. It runs the query hooks of its module
-(temperature), then the implementation itself, document by document where a batch says where documents end, or over
-rows that several processes share (`ropewalk.attention.sharing`).
-Axes: B rows, H heads, T tokens, D head size.
+(temperature), then the module's routes (a probe, shared rows, zones, position maps), of which the first that answers
+computes the attention, and where none does the implementation itself, document by document where a batch says where
+documents end. `ropewalk_split` is sdpa that is given no mask where the pattern is plain causal (`attention.split`).
+Axes: B rows, H heads, T tokens, K keys, D head size.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -17,12 +20,45 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ropewalk.attention.split import split_forward, unmasked
 from ropewalk.errors import RopewalkError, UsageError
+from ropewalk.models.live.rotary import bare
 
 PREFIX = "ropewalk_"
+SPLIT = "split"
 Implementation = Callable[..., tuple[Tensor, Tensor | None]]
 # (attention module, query_BHTD, key_BHTD, keyword arguments of the implementation) -> query and keyword arguments
 QueryHook = Callable[[nn.Module, Tensor, Tensor, dict[str, Any]], tuple[Tensor, dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of one module's attention: what the implementation would be given."""
+
+    module: nn.Module
+    query_BHTD: Tensor
+    key_BHKD: Tensor
+    value_BHKD: Tensor
+    mask: Any
+    options: dict[str, Any]
+
+    @property
+    def layer(self) -> int:
+        """The layer that the module belongs to."""
+        return int(self.module.layer_idx)  # type: ignore[arg-type]
+
+
+# The attention's output (B, T, H, D), or None to leave the call to whoever comes next.
+Route = Callable[[Call], Tensor | None]
+
+
+@dataclass
+class _Installed:
+    """Which of a model's configurations are renamed, and for how many users."""
+
+    bases: list[tuple[Any, str]] = field(default_factory=list)
+    users: int = 0
+    splitting: int = 0
 
 
 def attention_modules(model: nn.Module) -> dict[int, nn.Module]:
@@ -46,31 +82,63 @@ def attention_modules(model: nn.Module) -> dict[int, nn.Module]:
 
 def base_implementation(model: Any) -> str:
     """The name of the implementation in use, our prefix taken off."""
-    return str(model.config.get_text_config()._attn_implementation).removeprefix(PREFIX)
+    name = str(model.config.get_text_config()._attn_implementation).removeprefix(PREFIX)
+    return "sdpa" if name == SPLIT else name
 
 
 def install_attention(model: Any) -> None:
-    """Route the model's attention through our wrapper; with no hooks and no borders it computes the same.
+    """Route the model's attention through our wrapper; with no hooks, routes and borders it computes the same.
 
     May be called by several users; each calls `remove_attention` once.
     """
-    users = getattr(model, "_ropewalk_attention_users", 0)
-    if users == 0:
-        if not model._can_set_attn_implementation():
-            raise UsageError(
-                f"{type(model).__name__} does not use transformers' attention interface",
-                hint="temperature and packed attention need an architecture that does",
-            )
-        _rename(model, lambda name: _registered(name))
-    model._ropewalk_attention_users = users + 1
+    if not model._can_set_attn_implementation():
+        raise UsageError(
+            f"{type(model).__name__} does not use transformers' attention interface",
+            hint="temperature, zones, position maps and packed attention need an architecture that does",
+        )
+    _change(model, users=1)
 
 
 def remove_attention(model: Any) -> None:
     """Undo one `install_attention`; with the last one the model's own implementation is back."""
-    users = getattr(model, "_ropewalk_attention_users", 0)
-    if users <= 1:
-        _rename(model, lambda name: name.removeprefix(PREFIX))
-    model._ropewalk_attention_users = max(0, users - 1)
+    _change(model, users=-1)
+
+
+@contextlib.contextmanager
+def split_attention(model: Any) -> Iterator[None]:
+    """Inside the block, the parts of a model that use stock `sdpa` attend without masks of plain causal patterns."""
+    _change(model, splitting=1)
+    try:
+        yield
+    finally:
+        _change(model, splitting=-1)
+
+
+@contextlib.contextmanager
+def routed(model: Any, routes: Mapping[int, Route], *, split: bool = False) -> Iterator[None]:
+    """Inside the block each given layer's attention asks its route first. `split`: without plain causal masks."""
+    modules = attention_modules(model)
+    install_attention(model)
+    for index, route in routes.items():
+        add_route(modules[index], route)
+    try:
+        with split_attention(model) if split else contextlib.nullcontext():
+            yield
+    finally:
+        for index, route in routes.items():
+            remove_route(modules[index], route)
+        remove_attention(model)
+
+
+def add_route(module: nn.Module, route: Route) -> None:
+    """Ask `route` for this module's attention, before the routes already there: the latest is the outermost."""
+    module._ropewalk_routes = (route, *getattr(module, "_ropewalk_routes", ()))  # type: ignore[assignment]
+
+
+def remove_route(module: nn.Module, route: Route) -> None:
+    """Take a route out again; one that is not there is no error."""
+    routes: tuple[Route, ...] = getattr(module, "_ropewalk_routes", ())
+    module._ropewalk_routes = tuple(item for item in routes if item is not route)  # type: ignore[assignment]
 
 
 def add_query_hook(module: nn.Module, hook: QueryHook) -> None:
@@ -84,14 +152,30 @@ def remove_query_hook(module: nn.Module, hook: QueryHook) -> None:
     module._ropewalk_hooks = tuple(item for item in hooks if item is not hook)  # type: ignore[assignment]
 
 
-def _rename(model: nn.Module, rename: Callable[[str], str]) -> None:
-    configs: dict[int, Any] = {
-        id(item.config): item.config for item in model.modules() if hasattr(item, "config")
-    }
-    for config in configs.values():
-        name = getattr(config, "_attn_implementation_internal", None)
-        if isinstance(name, str):
-            config._attn_implementation_internal = rename(name)
+def _change(model: Any, *, users: int = 0, splitting: int = 0) -> None:
+    """Count a user more or less, and give every configuration the name that its users ask for."""
+    # Wrapped or bare, a model has one set of configurations: the count belongs to the bare one.
+    owner = bare(model)
+    state: _Installed | None = vars(owner).get("_ropewalk_attention")
+    if state is None:
+        if users + splitting < 0:
+            return
+        state = owner._ropewalk_attention = _Installed(_bases(owner))
+    state.users = max(0, state.users + users)
+    state.splitting = max(0, state.splitting + splitting)
+    for config, base in state.bases:
+        if state.splitting and base == "sdpa":
+            config._attn_implementation_internal = _registered(SPLIT)
+        else:
+            config._attn_implementation_internal = _registered(base) if state.users else base
+    if not state.users and not state.splitting:
+        del owner._ropewalk_attention
+
+
+def _bases(model: nn.Module) -> list[tuple[Any, str]]:
+    configs = {id(item.config): item.config for item in model.modules() if hasattr(item, "config")}
+    named = [(config, getattr(config, "_attn_implementation_internal", None)) for config in configs.values()]
+    return [(config, name) for config, name in named if isinstance(name, str)]
 
 
 def _registered(base: str) -> str:
@@ -99,12 +183,12 @@ def _registered(base: str) -> str:
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    if base.startswith(PREFIX):
-        return base
     name = PREFIX + base
     if name not in ALL_ATTENTION_FUNCTIONS.valid_keys():
         AttentionInterface.register(name, partial(_attention, base))
-        if base in ALL_MASK_ATTENTION_FUNCTIONS.valid_keys():
+        if base == SPLIT:
+            AttentionMaskInterface.register(name, unmasked)
+        elif base in ALL_MASK_ATTENTION_FUNCTIONS.valid_keys():
             AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[base])
     return name
 
@@ -121,14 +205,16 @@ def _attention(
     hooks: tuple[QueryHook, ...] = getattr(module, "_ropewalk_hooks", ())
     for hook in hooks:
         query_BHTD, kwargs = hook(module, query_BHTD, key_BHTD, kwargs)
-    sharing = getattr(module, "_ropewalk_sharing", None)
-    if sharing is not None and sharing.active:
-        return sharing.attend(module, query_BHTD, key_BHTD, value_BHTD, kwargs), None
+    routes: tuple[Route, ...] = getattr(module, "_ropewalk_routes", ())
+    for route in routes:
+        attended = route(Call(module, query_BHTD, key_BHTD, value_BHTD, attention_mask, kwargs))
+        if attended is not None:
+            return attended, None
     run = _implementation(base, module)
     bounds = kwargs.get("cu_seq_lens_q")
     if bounds is None or base.startswith("flash"):
         return run(module, query_BHTD, key_BHTD, value_BHTD, attention_mask, **kwargs)
-    if base != "sdpa":
+    if base not in ("sdpa", SPLIT):
         raise RopewalkError(
             f"attention {base!r} cannot read where documents end", hint="use sdpa or flash_attention_2"
         )
@@ -138,6 +224,8 @@ def _attention(
 def _implementation(base: str, module: nn.Module) -> Implementation:
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+    if base == SPLIT:
+        return split_forward
     if base != "eager":
         found: Implementation = ALL_ATTENTION_FUNCTIONS[base]
         return found

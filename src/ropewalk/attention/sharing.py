@@ -20,6 +20,8 @@ from torch.nn import functional as F
 from torch.nn.attention.bias import causal_lower_right
 
 from ropewalk.attention.interface import (
+    Call,
+    add_route,
     attention_modules,
     base_implementation,
     install_attention,
@@ -80,6 +82,12 @@ class Sharing:
     def active(self) -> bool:
         """Whether rows are being shared at the moment."""
         return bool(self._borders)
+
+    def route(self, call: Call) -> Tensor | None:
+        """The attention of a module while rows are being shared; otherwise whatever it does alone."""
+        if not self.active:
+            return None
+        return self.attend(call.module, call.query_BHTD, call.key_BHKD, call.value_BHKD, call.options)
 
     def attend(
         self,
@@ -263,7 +271,7 @@ def share_attention(model: nn.Module, sharing: Sharing) -> None:
         )
     install_attention(model)
     for module in modules.values():
-        module._ropewalk_sharing = sharing  # type: ignore[assignment]
+        add_route(module, sharing.route)
 
 
 @torch.no_grad()

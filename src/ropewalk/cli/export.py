@@ -1,4 +1,4 @@
-"""`ropewalk export --format config MODEL --method yarn --factor 8`: the stretch in another program's own words."""
+"""`ropewalk export MODEL --to vllm`: a stretch as each program wants it written, and what it will make of it."""
 
 from __future__ import annotations
 
@@ -13,23 +13,26 @@ from ropewalk.cli.common import console, contract, emit_json, param_option, pars
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ropewalk.models.dialects import Dialect
-    from ropewalk.models.export import ExportResult
-    from ropewalk.schedule import FrequencySchedule
+    from ropewalk.runtimes.export import Exported, ExportResult
 
-_LONG_LIST = 8
+_STYLE = {
+    "exact": "green",
+    "approximate": "yellow",
+    "unknown": "yellow",
+    "ignored": "bold red",
+    "refused": "bold red",
+}
 
 
 @click.command("export")
 @click.argument("model")
 @click.option(
-    "--format",
-    "form",
-    type=click.Choice(["config"]),
-    default="config",
-    show_default=True,
-    help="What to print.",
+    "--to",
+    multiple=True,
+    metavar="PROGRAM",
+    help="transformers, vllm, sglang, llama.cpp, mlx, ollama, exllama; several at once. Default: show all.",
 )
+@click.option("--format", "form", type=click.Choice(["config"]), default="config", hidden=True)
 @click.option(
     "--method", default=None, help="A scaling method; without it, the scaling that MODEL already carries."
 )
@@ -40,10 +43,7 @@ _LONG_LIST = 8
     "file",
     type=click.Path(path_type=Path),
     default=None,
-    help="A schedule file instead of a method.",
-)
-@click.option(
-    "--to", default=None, help="One reader only: transformers, transformers-4, vllm, sglang, llama.cpp, mlx."
+    help="A schedule or ladder file instead of a method.",
 )
 @click.option(
     "--layers",
@@ -52,34 +52,45 @@ _LONG_LIST = 8
     show_default=True,
     help="Models with frequencies for each layer type: their full-attention layers, or all.",
 )
+@click.option(
+    "--allow-approximate",
+    is_flag=True,
+    help="Also write what a program will not, or may not, compute exactly.",
+)
 @param_option
 @contract
 def command(
     model: str,
+    to: tuple[str, ...],
     form: str,
     method: str | None,
     factor: float | None,
     target: str | None,
     file: Path | None,
-    to: str | None,
     layers: str,
+    allow_approximate: bool,
     params: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """The configuration of a stretched model as each program reads it, with what is exact and what is not.
+    """A stretched model as each program reads it, with what is exact on this architecture and how that is known.
 
-    MODEL is a folder, a config.json, hemp, or a Hub id. Nothing is written.
+    MODEL is a folder, a config.json, hemp, or a Hub id.
     """
     from ropewalk.errors import UsageError
-    from ropewalk.models.export import export_config
+    from ropewalk.models.stretch import read_schedules
+    from ropewalk.runtimes.export import export_config
 
-    if file is not None and (method is not None or factor is not None or params):
-        raise UsageError(
-            "--schedule already holds method, factor and parameters", hint="give one or the other"
-        )
-    chosen = method if file is None else _schedule(file)
+    if file is not None and (method is not None or params):
+        raise UsageError("--schedule already holds method and parameters", hint="give one or the other")
     result = export_config(
-        model, chosen, factor=factor, target=target, parameters=parse_params(params), to=to, layers=layers
+        model,
+        method if file is None else read_schedules(file),
+        factor=factor,
+        target=target,
+        parameters=parse_params(params),
+        to=_names(to) or None,
+        layers=layers,
+        allow_approximate=allow_approximate,
     )
     if as_json:
         emit_json(result.to_json())
@@ -87,11 +98,9 @@ def command(
     _show(console(), result)
 
 
-def _schedule(file: Path) -> FrequencySchedule:
-    from ropewalk.models.config import read_json
-    from ropewalk.schedule import FrequencySchedule as Schedule
-
-    return Schedule.from_json(read_json(file))
+def _names(given: tuple[str, ...]) -> list[str]:
+    """`--to vllm --to mlx` and `--to vllm,mlx` alike."""
+    return [name.strip() for names in given for name in names.split(",") if name.strip()]
 
 
 def _show(screen: Console, result: ExportResult) -> None:
@@ -107,27 +116,31 @@ def _show(screen: Console, result: ExportResult) -> None:
     )
     for note in result.notes:
         screen.print(note, markup=False, soft_wrap=True)
-    for dialect in result.dialects:
-        _show_one(screen, dialect)
+    for exported in result.exports:
+        _show_one(screen, exported, alone=len(result.exports) == 1)
 
 
-def _show_one(screen: Console, dialect: Dialect) -> None:
+def _show_one(screen: Console, made: Exported, *, alone: bool) -> None:
     from rich.text import Text
 
-    head = Text(f"\n{dialect.title}", style="bold")
-    if dialect.exact:
-        head.append("  exact", style="green")
-        head.append("" if dialect.basis == "measured" else f" ({dialect.basis}, not run)", style="dim")
-    else:
-        head.append(f"  not exact: {dialect.reason}", style="yellow")
+    head = Text(f"\n{made.title}", style="bold")
+    head.append(f"  {made.answer.outcome}", style=_STYLE[made.answer.outcome])
+    known = made.answer.known_by
+    if made.answer.exact and known is not None:
+        head.append(f" ({known.describe()})", style="dim")
+    elif made.answer.reason:
+        head.append(f": {made.answer.reason}", style="yellow")
     screen.print(head, soft_wrap=True)
-    if dialect.content and dialect.how:
-        screen.print(f"{dialect.how}:", style="dim", markup=False)
-    if dialect.command is not None:
-        screen.print(dialect.command, markup=False, soft_wrap=True)
-    elif dialect.content:
-        screen.print(_pretty(dict(dialect.content)), markup=False, soft_wrap=True)
-    for note in dialect.notes:
+    if made.nearest is not None:
+        screen.print(f"instead: {made.nearest.describe()}", markup=False, soft_wrap=True)
+    if made.fragment is None or not (made.answer.exact or alone):
+        return
+    screen.print(f"{made.fragment.where}:", style="dim", markup=False)
+    if made.launch is None or "GGUF" in made.fragment.where:
+        screen.print(_pretty(dict(made.fragment.content)), markup=False, soft_wrap=True)
+    if made.launch is not None:
+        screen.print(made.launch, markup=False, soft_wrap=True)
+    for note in made.fragment.notes:
         screen.print(f"note: {note}", style="dim", markup=False, soft_wrap=True)
 
 

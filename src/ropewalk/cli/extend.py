@@ -24,7 +24,9 @@ from ropewalk.cli.common import (
 @click.option("--factor", type=float, help="Stretch of the original window, instead of or beside --target.")
 @click.option("--method", default="yarn", show_default=True, help="A method of `ropewalk methods`.")
 @param_option
-@click.option("--schedule", metavar="FILE", help="A finished schedule (JSON) instead of a method.")
+@click.option(
+    "--schedule", metavar="FILE", help="A finished schedule, or a ladder of them, instead of a method."
+)
 @click.option(
     "--weights",
     type=click.Choice(["link", "symlink", "copy", "none"]),
@@ -41,6 +43,11 @@ from ropewalk.cli.common import (
 )
 @click.option(
     "--repair", is_flag=True, help="Mend what `ropewalk inspect` finds wrong; works without a target too."
+)
+@click.option(
+    "--replace",
+    is_flag=True,
+    help="Write a new stretch even where the model's own reaches the target already.",
 )
 @click.option("--force", is_flag=True, help="Replace an existing checkpoint folder at FOLDER.")
 @trust_option
@@ -63,6 +70,7 @@ def command(as_json: bool, quiet: bool, model: str, params: tuple[str, ...], **o
 
 
 def _show(result: Any) -> None:
+    from ropewalk.errors import shown_command
     from ropewalk.units import format_length
 
     out = console()
@@ -83,11 +91,6 @@ def _show(result: Any) -> None:
     for note in result.notes:
         out.print(f"note: {note}", markup=False)
     if made is not None:
-        errors = ", ".join(
-            f"{error.stock_rounding:.1g} rad at {format_length(error.position)}"
-            for error in result.angle_errors
-        )
-        out.print(
-            f"float32 angle error: {errors} (ropewalk.exact_positions computes in float64)", markup=False
-        )
-        out.print(f"next: ropewalk verify {result.output}", markup=False)
+        for error in result.angle_errors:
+            out.print(f"angle error at {error}", markup=False)
+        out.print(f"next: {shown_command('verify', result.output)}", markup=False)

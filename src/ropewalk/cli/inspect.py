@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import sys
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,23 +24,33 @@ _SHORT_TABLE = 24
 @click.option(
     "--pairs", "all_pairs", is_flag=True, help="Every pair, not only the first, the last and the bounds."
 )
+@click.option("--strict", is_flag=True, help="Exit code 4 where an error is found, for use in CI.")
 @contract
-def command(model: str, target: str | None, all_pairs: bool, as_json: bool) -> None:
+def command(model: str, target: str | None, all_pairs: bool, strict: bool, as_json: bool) -> None:
     """What a model's RoPE is, which pairs break past the window, and what is wrong in its config.json.
 
-    MODEL is a folder, a config.json, hemp, or a Hub id. Only configuration is read.
+    MODEL is a folder, a config.json, hemp, a Hub id, or - for a configuration on standard input. Only configuration
+    is read.
     """
     from ropewalk.models.inspection import inspect
 
-    result = inspect(model, target)
+    result = inspect(_from_stdin() if model == "-" else model, target)
     if as_json:
         emit_json(result.to_json())
-        return
-    screen = console()
-    _show_head(screen, result)
-    _show_layers(screen, result)
-    _show_pairs(screen, result, all_pairs)
-    _show_findings(screen, result)
+    else:
+        screen = console()
+        _show_head(screen, result)
+        _show_layers(screen, result)
+        _show_pairs(screen, result, all_pairs)
+        _show_findings(screen, result, model)
+    if strict and result.worst == "error":
+        raise click.exceptions.Exit(4)
+
+
+def _from_stdin() -> dict[str, Any]:
+    from ropewalk.models.config import MAX_BYTES, parse_json
+
+    return parse_json(sys.stdin.buffer.read(MAX_BYTES), "standard input")
 
 
 def _show_head(screen: Console, result: InspectResult) -> None:
@@ -163,8 +174,10 @@ def _chosen(pairs: tuple[Pair, ...]) -> list[Pair]:
     return [pair for pair in pairs if pair.index in near]
 
 
-def _show_findings(screen: Console, result: InspectResult) -> None:
+def _show_findings(screen: Console, result: InspectResult, model: str) -> None:
     from rich.text import Text
+
+    from ropewalk.errors import shown_command
 
     if not result.findings:
         screen.print("\nNo findings: the configuration says one thing to every reader.")
@@ -176,7 +189,10 @@ def _show_findings(screen: Console, result: InspectResult) -> None:
         line.append(finding.message, style="default")
         screen.print(line, soft_wrap=True)
         screen.print(Text(f"    -> {finding.fix}", style="default"), soft_wrap=True)
-    if any(finding.repairable for finding in result.findings):
+    if any(finding.repairable for finding in result.findings) and model != "-":
+        line = shown_command("extend", model, repair=True, o="OUT")
         screen.print(
-            "\n`ropewalk extend MODEL --repair -o OUT` mends what can be mended, and keeps the original beside it."
+            f"\n`{line}` mends what can be mended, and keeps the original beside it.",
+            markup=False,
+            soft_wrap=True,
         )

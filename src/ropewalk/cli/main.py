@@ -26,6 +26,7 @@ COMMANDS = {
     "train": "long-context fine-tuning, or training from scratch, from a recipe",
     "recipes": "the bundled training recipes: ls, show, validate",
     "eval": "loss by length, retrieval, effective length, of a model or a served endpoint",
+    "generate": "text past the window: a factor for each request, exact dynamic scaling, endless streams",
     "export": "the extended configuration in another program's own words",
     "plot": "one figure of a model's geometry or of a run, as SVG, PNG or PDF",
     "report": "one self-contained HTML page from one run or several",

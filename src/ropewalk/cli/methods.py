@@ -10,6 +10,7 @@ from ropewalk.cli.common import console, contract, emit_json
 
 if TYPE_CHECKING:
     from ropewalk.methods import Method
+    from ropewalk.runtimes import Answer
 
 
 @click.command("methods")
@@ -21,11 +22,25 @@ def command(name: str | None, as_json: bool) -> None:
 
     found = [find_method(name)] if name else list(methods().values())
     if as_json:
-        emit_json({"methods": [method.to_json() for method in found], "temperatures": _temperatures()})
+        rows = [method.to_json() | _carried(method) for method in found]
+        emit_json({"methods": rows, "temperatures": _temperatures()})
     elif name:
         _show_one(found[0])
     else:
         _show_all(found)
+
+
+def _carried(method: Method) -> dict[str, object]:
+    """How a method is written, and where natively. No model is given: the answers are for a Llama, and say so."""
+    from ropewalk.runtimes.general import REFERENCE, in_general, written_as
+
+    found = in_general(method.name)
+    return {
+        "written_as": written_as(method.name),
+        "native": {name: answer.native for name, answer in found.items()},
+        "outcome": {name: answer.outcome for name, answer in found.items()},
+        "native_on": REFERENCE["model_type"],
+    }
 
 
 def _temperatures() -> list[dict[str, object]]:
@@ -54,14 +69,15 @@ def _marks(method: Method) -> str:
 
 def _show_all(found: list[Method]) -> None:
     from ropewalk.cli.tables import Column, show_table
-    from ropewalk.methods.registry import RUNTIMES
+    from ropewalk.runtimes.general import in_general, written_as
 
     columns = [
         Column("method"),
         Column("rule", below=4),
         Column("parameters", below=3),
         Column("paper", below=1),
-        Column("natively in", below=2),
+        Column("written as", below=2),
+        Column("exact on a Llama in", below=2),
         Column(""),
     ]
     rows = [
@@ -70,7 +86,8 @@ def _show_all(found: list[Method]) -> None:
             method.rule,
             ", ".join(parameter.name for parameter in method.parameters) or "-",
             method.paper,
-            "all" if len(method.native) == len(RUNTIMES) else ", ".join(method.native) or "carrier",
+            written_as(method.name),
+            _exact_in(in_general(method.name)),
             _marks(method),
         ]
         for method in found
@@ -78,19 +95,28 @@ def _show_all(found: list[Method]) -> None:
     screen = console()
     show_table(screen, columns, rows)
     screen.print(
-        "\nAny method can also run as dynamic scaling, which follows the length in view (ropewalk.dynamic).\n"
+        "\nWhere a method is exact depends on the architecture: `ropewalk plan MODEL` asks for yours.\n"
+        "Any method can also run as dynamic scaling, which follows the length in view (ropewalk.dynamic).\n"
         "Next: `ropewalk methods NAME` for one in full, `ropewalk plan MODEL --target 32k` to see them side by side."
     )
 
 
+def _exact_in(found: dict[str, Answer]) -> str:
+    return ", ".join(name for name, answer in found.items() if answer.exact) or "-"
+
+
 def _show_one(method: Method) -> None:
     from ropewalk.cli.tables import Column, show_table
+    from ropewalk.runtimes.general import in_general, written_as
 
     screen = console()
     screen.print(f"{method.name}   {_marks(method)}".rstrip(), style="bold")
     screen.print(method.doc, markup=False)
     screen.print(f"\npaper         {method.paper}", markup=False)
-    screen.print(f"natively in   {', '.join(method.native) or 'none; the universal carrier holds it'}")
+    screen.print(f"written as    {written_as(method.name)}")
+    screen.print("on a Llama    (other architectures: `ropewalk plan MODEL`)", markup=False)
+    for name, answer in in_general(method.name).items():
+        screen.print(f"  {name:<14}{answer.describe()}", markup=False, soft_wrap=True)
     if method.parameters:
         rows = [
             [

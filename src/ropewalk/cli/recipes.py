@@ -17,7 +17,7 @@ def command() -> None:
 @contract
 def list_command(as_json: bool) -> None:
     """List the bundled recipes."""
-    from ropewalk.training.presets import list_recipes
+    from ropewalk.training.recipe.presets import list_recipes
 
     rows = list_recipes()
     if as_json:
@@ -37,8 +37,8 @@ def list_command(as_json: bool) -> None:
 @contract
 def show_command(recipe: str, as_json: bool) -> None:
     """Print a recipe: its text, or with --json the resolved recipe with every default written out."""
-    from ropewalk.training.presets import show_recipe
-    from ropewalk.training.reading import find_recipe, read_recipe
+    from ropewalk.training.recipe.presets import show_recipe
+    from ropewalk.training.recipe.reading import find_recipe, read_recipe
 
     if as_json:
         emit_json({"path": str(find_recipe(recipe)), "recipe": read_recipe(recipe).to_json()})
@@ -51,7 +51,7 @@ def show_command(recipe: str, as_json: bool) -> None:
 @contract
 def validate_command(recipes: tuple[str, ...], as_json: bool) -> None:
     """Check recipes and explain every fault with its line and field; exit code 2 when one is wrong."""
-    from ropewalk.training.presets import validate_recipe
+    from ropewalk.training.recipe.presets import validate_recipe
 
     results = [validate_recipe(recipe) for recipe in recipes]
     valid = all(result["valid"] for result in results)

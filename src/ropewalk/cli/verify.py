@@ -28,21 +28,29 @@ _STYLE = {"pass": "green", "fail": "bold red", "skip": "yellow"}
 @click.option(
     "-o", "--output", metavar="RUN", help="Keep the outcome as a run folder, for `ropewalk report`."
 )
+@click.option(
+    "--allow-unproven", is_flag=True, help="Exit 0 also where nothing failed but the model could not be run."
+)
 @device_option
 @dtype_option
 @attn_option
 @trust_option
 @quiet_option
 @contract
-def command(as_json: bool, quiet: bool, checkpoint: str, output: str | None, **options: Any) -> None:
+def command(
+    as_json: bool, quiet: bool, checkpoint: str, output: str | None, allow_unproven: bool, **options: Any
+) -> None:
     """Check an extended CHECKPOINT: active, bit-equal in stock transformers, identical where nothing should change,
-    both dialects alike, weights the base's. Exit code 4 when a check fails."""
+    both dialects alike, weights the base's. Exit code 4 when a check fails, or could not be run at all."""
     result = _verified(checkpoint, output, options)
     if as_json:
         emit_json(result.to_json())
     elif not quiet or not result.passed:
         _show(result)
-    if not result.passed:
+    if result.unproven and result.passed:
+        way = "" if allow_unproven else " (--allow-unproven lets that pass)"
+        click.echo(f"ropewalk: not shown: {', '.join(result.unproven)}{way}", err=True)
+    if not result.passed or (result.unproven and not allow_unproven):
         raise click.exceptions.Exit(4)
 
 
@@ -65,8 +73,6 @@ def _show(result: Any) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from ropewalk.units import format_length
-
     table = Table(box=None, pad_edge=False)
     for title in ("check", "", "detail"):
         table.add_column(title, overflow="fold")
@@ -77,8 +83,4 @@ def _show(result: Any) -> None:
     out.print(table)
     out.print(f"ran {result.used}", markup=False)
     for error in result.angle_errors:
-        out.print(
-            f"angle error at {format_length(error.position)}: float32 {error.stock:.2g} rad "
-            f"({error.stock_rounding:.2g} from rounding positions), float64 {error.float64:.1g} rad",
-            markup=False,
-        )
+        out.print(f"angle error at {error}", markup=False)

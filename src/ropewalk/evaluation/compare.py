@@ -1,4 +1,4 @@
-"""`compare`: for each candidate the segments, readings, questions and intervals of `eval`; then the order and a verdict."""
+"""`compare`: for each candidate the segments, readings, questions and intervals of `eval`; then a verdict."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def compare(
     """Measure candidates at `target` (a length, or a multiple such as `8x`) and say which is best for what.
 
     Rows: the named methods with their variants, finished schedules (files), whatever `candidates` puts on the model
-    (zones, position maps, caches), and the present schedule where the model is stretched already. All other keywords are
-    those of `CompareRequest`, with the defaults of the command line. Results go to a run folder cell by cell: after an
-    interruption the same call with the same `run` measures only what is missing.
+    (zones, position maps, caches), and the present schedule where the model is stretched already. All other keywords
+    are those of `CompareRequest`, with the defaults of the command line. Results go to a run folder cell by cell: after
+    an interruption the same call with the same `run` measures only what is missing.
     """
     from ropewalk.evaluation.evaluate import given_parts
     from ropewalk.models.facts import read_facts
@@ -95,7 +95,9 @@ def _check(request: CompareRequest) -> None:
         ("base", request.base is not None, "for `ropewalk eval`: here all rows have the same weights"),
     ):
         if wrong:
-            raise UsageError(f"a comparison does not take {name}={getattr(request, name)}", hint=f"it is {way}")
+            raise UsageError(
+                f"a comparison does not take {name}={getattr(request, name)}", hint=f"it is {way}"
+            )
 
 
 @dataclass(frozen=True)
@@ -109,16 +111,15 @@ class Queue:
     target: int
 
     @classmethod
-    def of(
-        cls, request: CompareRequest, facts: ModelFacts, target: int, given: Sequence[Candidate]
-    ) -> Queue:
+    def of(cls, request: CompareRequest, facts: ModelFacts, target: int, given: Sequence[Candidate]) -> Queue:
         """Controls first: everything else is held against them."""
         from ropewalk.evaluation.candidates.choose import choose, from_files, merged
         from ropewalk.evaluation.candidates.controls import as_is, controls
+        from ropewalk.models.stretch import kept_parameters
 
         factor = target / facts.original_length
         alone = bool(given or request.schedules) and request.methods == ["none"]
-        kept = {"yarn": facts.rope.inherited("yarn")}
+        kept = kept_parameters(facts)
         found, left_out = ([], []) if alone else choose(request.methods, facts.geometry, factor, kept)
         rows = merged([*as_is(facts), *found, *from_files(request.schedules, facts, target), *given])
         names = [row.name for row in [*controls(facts), *rows]]
@@ -127,9 +128,7 @@ class Queue:
             raise UsageError(
                 f"two rows are called {', '.join(twice)}", hint="rename the file or the candidate"
             )
-        return cls(
-            controls(facts), rows, [LeftOut(name=i.name, why=i.why) for i in left_out], facts, target
-        )
+        return cls(controls(facts), rows, [LeftOut(name=i.name, why=i.why) for i in left_out], facts, target)
 
     @property
     def all(self) -> list[Candidate]:

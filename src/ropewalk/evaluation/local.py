@@ -1,4 +1,4 @@
-"""One measurer: a loaded model, one text, one set of questions. `eval` and `compare` differ in what they measure with it.
+"""One measurer: a loaded model, one text, one set of questions. `eval` and `compare` differ in what they measure.
 
 Every reader (the model, a candidate of a comparison, a control) reads the same segments and answers the same
 questions; cells are kept under its name.

@@ -134,9 +134,9 @@ class Row(Strict):
     """One measured candidate, or a control.
 
     `loss_at_target` is over the last quarter of tokens before the target, `loss_in_window` over all tokens of the
-    original window, `key_token_loss` over the tokens that far context helps. `retrieval_at_target` counts the tasks that
-    the model can do inside its window. `length_score` is retrieval at the target as a share of that inside the window.
-    `curve` is the loss along the text, in equal parts of the target length. `group`: not to be told apart from the best.
+    original window, `key_token_loss` over the tokens that far context helps. `retrieval_at_target` counts the tasks
+    that the model can do inside its window. `length_score` is retrieval at the target as a share of that inside it.
+    `curve` is the loss along the text, in equal parts of the target length. `group`: not told apart from the best.
     """
 
     name: str
@@ -184,9 +184,9 @@ class ContextStep(Strict):
 class FineTuning(Strict):
     """What context is worth inside the window, measured, and what that says about training at the target.
 
-    The unscaled model reads the same tokens with a quarter, half and all of its window. `slope` is the worth of the last
-    doubling; `expected_loss` what the cropped control would come to if every doubling up to the target were worth as
-    much, which is the most that the text shows: doublings are worth less and less. `told`: the interval of the slope
+    The unscaled model reads the same tokens with a quarter, half and all of its window. `slope` is the worth of the
+    last doubling; `expected_loss` what the cropped control would come to if every doubling up to the target were worth
+    as much, which is the most that the text shows: doublings are worth less and less. `told`: the interval of the slope
     holds no zero; otherwise nothing is said.
     """
 

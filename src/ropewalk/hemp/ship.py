@@ -23,7 +23,7 @@ LOGGED = ("step", "kind", "loss", "learning_rate", "length", "tokens", "tokens_p
 
 def ship(runs: list[Path], target: Path) -> Path:
     """Write the model folder from the last run's newest checkpoint; an existing README.md is kept."""
-    from ropewalk.training.checkpoint import newest_checkpoint
+    from ropewalk.training.state.checkpoint import newest_checkpoint
 
     run = runs[-1]
     checkpoint = newest_checkpoint(run / "checkpoints", print)

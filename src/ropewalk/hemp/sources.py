@@ -13,7 +13,7 @@ from ropewalk.evaluation.tasks import TokenizerEncoder, text_sample
 from ropewalk.hemp.copying import copy_text
 from ropewalk.hemp.planted import planted_spans
 from ropewalk.hemp.text import excerpt, library_texts
-from ropewalk.training.sources import source
+from ropewalk.text.generators import source
 
 TASKS = ("passkey", "kv", "needle", "multi-needle")
 TEMPLATES = ("compact", "compact", "full")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from ropewalk.geometry import RopeGeometry
 from ropewalk.methods.build import from_frequencies, rotating
-from ropewalk.methods.registry import RUNTIMES, method
+from ropewalk.methods.registry import method
 from ropewalk.schedule import FrequencySchedule
 
 
-@method("none", paper="-", native=RUNTIMES)
+@method("none", paper="-")
 def none(geometry: RopeGeometry, *, factor: float) -> FrequencySchedule:
     """theta'_i = theta_i: the model's own frequencies at whatever length (m = 0).
 
@@ -17,7 +17,7 @@ def none(geometry: RopeGeometry, *, factor: float) -> FrequencySchedule:
     return from_frequencies("none", geometry, factor, rotating(geometry), native={"type": "none"})
 
 
-@method("linear", paper="arXiv:2306.15595", native=RUNTIMES)
+@method("linear", paper="arXiv:2306.15595")
 def linear(geometry: RopeGeometry, *, factor: float) -> FrequencySchedule:
     """theta'_i = theta_i / s for every pair (Position Interpolation, eq. 4; m = 1).
 

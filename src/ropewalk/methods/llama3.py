@@ -6,11 +6,11 @@ import numpy as np
 
 from ropewalk.geometry import RopeGeometry
 from ropewalk.methods.build import above, from_frequencies, positive, rotating
-from ropewalk.methods.registry import RUNTIMES, method
+from ropewalk.methods.registry import method
 from ropewalk.schedule import FrequencySchedule
 
 
-@method("llama3", paper="arXiv:2407.21783", native=RUNTIMES)
+@method("llama3", paper="arXiv:2407.21783")
 def llama3(
     geometry: RopeGeometry, *, factor: float, low_freq_factor: float = 1.0, high_freq_factor: float = 4.0
 ) -> FrequencySchedule:

@@ -13,7 +13,7 @@ from ropewalk.methods.registry import method
 from ropewalk.schedule import FrequencySchedule
 
 
-@method("longrope", paper="arXiv:2402.13753", native=("transformers", "vllm", "sglang", "llama.cpp", "mlx"))
+@method("longrope", paper="arXiv:2402.13753")
 def longrope(
     geometry: RopeGeometry,
     *,

@@ -10,11 +10,8 @@ from ropewalk import notations
 from ropewalk.errors import UsageError
 from ropewalk.geometry import RopeGeometry
 from ropewalk.methods.build import from_frequencies, from_profile, positive, rotating, share_of
-from ropewalk.methods.registry import RUNTIMES, method
+from ropewalk.methods.registry import method
 from ropewalk.schedule import FrequencySchedule
-
-# A changed rope_theta needs no code anywhere, so every runtime carries it.
-_BY_THETA = RUNTIMES
 
 
 def _changed_base(
@@ -47,7 +44,7 @@ def _powered(rope_theta: float, factor: float, exponent: float) -> float:
         return math.inf
 
 
-@method("ntk", paper="NTK-aware scaled RoPE, 2023", native=_BY_THETA)
+@method("ntk", paper="NTK-aware scaled RoPE, 2023")
 def ntk(
     geometry: RopeGeometry, *, factor: float, step: float | None = None, rope_theta: float | None = None
 ) -> FrequencySchedule:
@@ -79,7 +76,7 @@ def ntk(
     )
 
 
-@method("ntk-d", paper="NTK-aware scaled RoPE, 2023 (as many posts print it)", native=_BY_THETA)
+@method("ntk-d", paper="NTK-aware scaled RoPE, 2023 (as many posts print it)")
 def ntk_d(geometry: RopeGeometry, *, factor: float) -> FrequencySchedule:
     """theta'_i = theta_i * s**(-2i/d), that is rope_theta' = rope_theta * s; the last pair stops at s**-((d-2)/d).
 
@@ -88,7 +85,7 @@ def ntk_d(geometry: RopeGeometry, *, factor: float) -> FrequencySchedule:
     return _changed_base("ntk-d", geometry, factor, geometry.rope_theta * factor, {})
 
 
-@method("ntk-power", paper="NTK-aware scaled RoPE, 2023 (exponent form)", native=_BY_THETA)
+@method("ntk-power", paper="NTK-aware scaled RoPE, 2023 (exponent form)")
 def ntk_power(
     geometry: RopeGeometry,
     *,
@@ -128,7 +125,7 @@ def ntk_power(
     return _changed_base("ntk-power", geometry, factor, new_theta, parameters)
 
 
-@method("ntk-mixed", paper="Yi recipes, 2023", native=())
+@method("ntk-mixed", paper="Yi recipes, 2023")
 def ntk_mixed(geometry: RopeGeometry, *, factor: float, share: float = 0.5) -> FrequencySchedule:
     """NTK with s_a, then linear with s_b, s_a * s_b = s and s_a = s**share: m_i = share * i/(d/2-1) + 1 - share.
 
@@ -155,7 +152,7 @@ def ntk_su(geometry: RopeGeometry, *, factor: float, b: float = 0.625) -> Freque
     return from_profile("ntk-su", geometry, factor, profile, parameters={"b": b})
 
 
-@method("abf", paper="arXiv:2309.16039", native=_BY_THETA, faster=True)
+@method("abf", paper="arXiv:2309.16039", faster=True)
 def abf(
     geometry: RopeGeometry, *, factor: float, rope_theta: float | None = None, pair: int | None = None
 ) -> FrequencySchedule:

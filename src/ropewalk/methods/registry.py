@@ -17,7 +17,6 @@ from ropewalk.schedule import FrequencySchedule
 
 ENTRY_POINTS = "ropewalk.methods"
 _NOT_PARAMETERS = ("geometry", "factor", "return")
-RUNTIMES = ("transformers", "vllm", "sglang", "llama.cpp", "mlx")
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,6 @@ class Method:
     paper: str
     needs_training: bool = False
     contrib: bool = False
-    native: tuple[str, ...] = ()
     monotone: bool = True
     faster: bool = False
     stops_pairs: bool = False
@@ -108,7 +106,7 @@ class Method:
         return values
 
     def to_json(self) -> dict[str, Any]:
-        """One row of `methods --json`."""
+        """One row of `methods --json`; who carries it is for the runtimes to say."""
         return {
             "name": self.name,
             "rule": self.rule,
@@ -116,7 +114,6 @@ class Method:
             "paper": self.paper,
             "needs_training": self.needs_training,
             "contrib": self.contrib,
-            "native": {runtime: runtime in self.native for runtime in RUNTIMES},
         }
 
 
@@ -141,11 +138,9 @@ def method(name: str, *, paper: str, **traits: Any) -> Callable[[Callable[..., F
 
 
 def methods() -> dict[str, Method]:
-    """Every method by name, plug-ins included: the widely carried first, those that need training and contrib last."""
+    """Every method by name, plug-ins included: those that need training and contrib last."""
     _load_plugins()
-    ranked = sorted(
-        _METHODS.values(), key=lambda known: (known.contrib, known.needs_training, -len(known.native))
-    )
+    ranked = sorted(_METHODS.values(), key=lambda known: (known.contrib, known.needs_training))
     return {known.name: known for known in ranked}
 
 

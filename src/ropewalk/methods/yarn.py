@@ -72,7 +72,7 @@ def by_parts(
     )
 
 
-@method("yarn", paper="arXiv:2309.00071", native=("transformers", "vllm", "sglang", "llama.cpp", "mlx"))
+@method("yarn", paper="arXiv:2309.00071")
 def yarn(
     geometry: RopeGeometry,
     *,

@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from ropewalk._version import __version__
-from ropewalk.errors import RopewalkError, UsageError, one_line
-from ropewalk.files import sha256_of, whole_folder, write_bytes, write_json, write_text
-from ropewalk.methods import schedule as make_schedule
+from ropewalk.errors import RopewalkError, UsageError, one_line, shown_command
+from ropewalk.files import whole_folder, write_bytes, write_json, write_text
 from ropewalk.models.carrier import Carried, carry
 from ropewalk.models.checkpoint import companions
 from ropewalk.models.checkpoint import weights as weight_files
-from ropewalk.models.checkpoint.card import card_with, redo_command
+from ropewalk.models.checkpoint.card import card_with
+from ropewalk.models.checkpoint.manifest import write_manifest
 from ropewalk.models.checkpoint.output import check_output
 from ropewalk.models.config import read_config
 from ropewalk.models.defects.findings import find
@@ -26,9 +25,11 @@ from ropewalk.models.defects.repair import repaired_config
 from ropewalk.models.facts import ModelFacts, read_facts
 from ropewalk.models.live.long_positions import AngleError, angle_errors
 from ropewalk.models.load import refuse_remote_code
-from ropewalk.models.source import config_path, resolve
+from ropewalk.models.source import Place, locate
+from ropewalk.models.stretch import Stretch, already_reaches, stretch_for
+from ropewalk.models.structure.values import naming
 from ropewalk.schedule import FrequencySchedule
-from ropewalk.units import format_bytes, parse_target
+from ropewalk.units import format_bytes
 
 
 @dataclass(frozen=True)
@@ -86,31 +87,35 @@ def extend(
     force: bool = False,
     trust_remote_code: bool = False,
     repair: bool = False,
+    replace: bool = False,
 ) -> Extended:
     """Write `source` with a longer window to the folder `out`; stock software loads it without any code of ours.
 
     Give `target` (tokens, `32k` or `8x`) or `factor`, both counted from the ORIGINAL window, or a finished `schedule`
     (an object, or the path of its JSON file). `weights` says how the weight files come along: `link` (hard links, a
     second and no space), `symlink`, `copy` or `none`. `repair=True` mends what `inspect` finds wrong in the
-    configuration, keeps the original beside it, and needs no target. The folder appears whole or not at all; the
-    source is never written to.
+    configuration, keeps the original beside it, and needs no target. A model whose own scaling reaches the target
+    is refused, since a new one would shorten it or change it for nothing; `replace=True` does so all the same. The
+    folder appears whole or not at all; the source is never written to.
     """
     request = _Request(
-        source, Path(out), target, factor, method, dict(params or {}), schedule, weights, layers, repair
+        source,
+        Path(out),
+        target,
+        factor,
+        method,
+        dict(params or {}),
+        schedule,
+        weights,
+        layers,
+        repair,
+        replace,
     )
-    folder = _source_folder(request)
-    check_output(request.out, folder, force=force)
-    refuse_remote_code(folder, trust_remote_code)
-    config = read_config(folder)
-    fixed, repaired = _repaired(config) if repair else (config, ())
-    facts = read_facts(fixed)
-    made, notes = _schedule(request, facts)
-    carried = None
-    if made is not None:
-        carried = carry(fixed, made, target_length=request.target_length(facts, made), layers=layers)
-        _check_carried(carried.config, made)
-    found = _find_weights(folder, request)
-    ready = _Ready(request, folder, facts, fixed, carried, made, found, repaired, notes)
+    place = _place(request)
+    check_output(request.out, place.folder, force=force)
+    refuse_remote_code(place.config, trust_remote_code)
+    with naming(str(place.config)):
+        ready = _ready(request, place)
     with whole_folder(request.out, force=force) as working:
         return _write(working, ready, with_code=trust_remote_code)
 
@@ -129,29 +134,29 @@ class _Request:
     weights: weight_files.Mode
     layers: str
     repair: bool
+    replace: bool
 
-    def target_length(self, facts: ModelFacts, made: FrequencySchedule) -> int:
-        """The window to declare: as asked for, or what the schedule is for."""
-        return made.target_length if self.target is None else parse_target(self.target, facts.original_length)
+    @property
+    def stretches(self) -> bool:
+        """Whether a stretch was asked for, and not a repair alone."""
+        return self.target is not None or self.factor is not None or self.schedule is not None
 
     def command(self) -> str:
         """The command line that does the same again."""
-        given = [f"{name}={json.dumps(value)}" for name, value in self.params.items()]
         file = self.schedule if isinstance(self.schedule, str | Path) else None
-        own = file is None and not (self.repair and self.target is None and self.factor is None)
-        return redo_command(
-            str(self.source),
-            self.out,
-            {
-                "--target": self.target,
-                "--factor": self.factor,
-                "--method": self.method if own else None,
-                "-p": given,
-                "--schedule": file,
-                "--layers": None if self.layers == "full" else self.layers,
-                "--weights": None if self.weights == "link" else self.weights,
-                "--repair": self.repair,
-            },
+        return shown_command(
+            "extend",
+            self.source,
+            target=self.target,
+            factor=self.factor,
+            method=self.method if file is None and (self.stretches or not self.repair) else None,
+            p=[f"{name}={json.dumps(value)}" for name, value in self.params.items()],
+            schedule=file,
+            layers=None if self.layers == "full" else self.layers,
+            weights=None if self.weights == "link" else self.weights,
+            repair=self.repair,
+            replace=self.replace,
+            o=self.out,
         )
 
 
@@ -160,25 +165,43 @@ class _Ready:
     """Everything that is read and checked before the first file is written."""
 
     request: _Request
-    folder: Path
+    place: Place
     facts: ModelFacts
     config: Mapping[str, Any]
     carried: Carried | None
-    made: FrequencySchedule | None
+    made: Stretch | None
     weights: weight_files.WeightFiles | None
     repaired: tuple[str, ...]
     notes: tuple[str, ...]
 
 
-def _source_folder(request: _Request) -> Path:
+def _place(request: _Request) -> Place:
     if request.weights not in weight_files.MODES:
         raise UsageError(
             f"weights={one_line(request.weights, 40)!r} is not a choice",
             hint=f"use {', '.join(weight_files.MODES)}",
         )
-    if request.weights != "none":
-        return resolve(request.source, need_weights=True)
-    return config_path(resolve(request.source)).parent
+    place = locate(request.source)
+    if request.weights == "none" or place.is_lone_file:
+        return place
+    return locate(request.source, need_weights=True)
+
+
+def _ready(request: _Request, place: Place) -> _Ready:
+    config = read_config(place.config)
+    fixed, repaired = _repaired(config) if request.repair else (config, ())
+    facts = read_facts(fixed)
+    made, notes = _stretch(request, facts)
+    carried = None
+    if made is not None:
+        carried = carry(fixed, made.schedule, target_length=made.target_length, layers=request.layers)
+        _check_carried(carried.config, made.schedule)
+    found = None
+    if place.is_lone_file and request.weights != "none":
+        notes += ("no weights beside the file: the configuration alone is written",)
+    else:
+        found = _find_weights(place.folder, request)
+    return _Ready(request, place, facts, fixed, carried, made, found, repaired, notes)
 
 
 def _find_weights(folder: Path, request: _Request) -> weight_files.WeightFiles | None:
@@ -211,68 +234,31 @@ def _repaired(config: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
     return fixed, tuple(dict.fromkeys(finding.id for finding in before if finding.id not in still))
 
 
-def _schedule(request: _Request, facts: ModelFacts) -> tuple[FrequencySchedule | None, tuple[str, ...]]:
-    """The schedule to write, and what the user should know about how it came about."""
-    notes = []
-    if facts.rope.is_scaled and not (request.repair and request.target is None and request.factor is None):
-        notes.append(
-            f"the model is already scaled ({facts.rope.rope_type}, factor {facts.rope.factor:g}): the new stretch "
-            f"replaces it and counts from the original {facts.original_length} tokens"
-        )
+def _stretch(request: _Request, facts: ModelFacts) -> tuple[Stretch | None, tuple[str, ...]]:
+    """What to write (None for a repair alone), and what the user should know about how it came about."""
+    if request.repair and not request.stretches:
+        return None, ()
+    notes: tuple[str, ...] = ()
     if not request.repair:
         # Its window or base may be read wrongly because of a defect; that must not pass unseen.
         faults = [finding for finding in find(facts.config) if finding.severity == "error"]
-        notes += [f"inspect finds {fault.id}: {fault.message} (--repair mends first)" for fault in faults]
-    if request.schedule is not None:
-        made = _given_schedule(request)
-        return made, tuple(notes) + made.notes
-    if request.target is None and request.factor is None:
-        if request.repair:
-            return None, ()
-        raise UsageError(
-            "nothing says how far to stretch", hint="give a target (--target 32k) or a factor (--factor 8)"
-        )
-    factor = request.factor
-    if factor is None:
-        assert request.target is not None
-        factor = parse_target(request.target, facts.original_length) / facts.original_length
-    parameters = facts.rope.inherited(request.method) | dict(request.params)
-    kept = sorted(set(parameters) - set(request.params))
-    if kept:
-        notes.append(
-            f"kept from the model's own scaling: {', '.join(f'{name}={parameters[name]}' for name in kept)}"
-        )
-    made = make_schedule(request.method, facts.geometry, factor=factor, **parameters)
-    return made, tuple(notes) + made.notes
-
-
-def _given_schedule(request: _Request) -> FrequencySchedule:
-    if request.params or request.factor is not None:
-        raise UsageError(
-            "a finished schedule leaves nothing to choose: factor and parameters were given too",
-            hint="give either schedule, or method with factor and parameters",
-        )
-    if isinstance(request.schedule, FrequencySchedule):
-        return request.schedule
-    path = Path(str(request.schedule))
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not text"
-        raise RopewalkError(f"cannot read {path} ({reason})", hint="check the path") from error
-    document = _load(text, path)
-    # A result document of `tune`, or our own manifest, holds the schedule under its name.
-    inner = document.get("schedule") if isinstance(document, dict) else None
-    return FrequencySchedule.from_json(inner if isinstance(inner, dict) and "format" in inner else document)
-
-
-def _load(text: str, path: Path) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
+        notes = tuple(f"inspect finds {fault.id}: {fault.message} (--repair mends first)" for fault in faults)
+    method = None if request.schedule is not None else request.method
+    made = stretch_for(
+        facts,
+        method,
+        target=request.target,
+        factor=request.factor,
+        parameters=request.params,
+        schedule=request.schedule,
+    )
+    reached = None if request.replace else already_reaches(facts, made.target_length)
+    if reached is not None:
         raise RopewalkError(
-            f"{path} is not JSON ({one_line(error, 120)})", hint="write the schedule again"
-        ) from error
+            reached,
+            hint="use the model as it is, ask for more, or pass --replace to write a shorter or another stretch",
+        )
+    return made, notes + made.notes
 
 
 def _check_carried(config: Mapping[str, Any], made: FrequencySchedule) -> None:
@@ -294,31 +280,27 @@ def _check_carried(config: Mapping[str, Any], made: FrequencySchedule) -> None:
 
 def _write(working: Path, ready: _Ready, *, with_code: bool) -> Extended:
     """Everything that goes into OUT; the manifest last."""
-    request, folder, facts, carried, made = (
-        ready.request,
-        ready.folder,
-        ready.facts,
-        ready.carried,
-        ready.made,
-    )
-    length = facts.max_position_embeddings if made is None else request.target_length(facts, made)
-    config = dict(ready.config) if carried is None else carried.config
+    request, place, facts, carried = ready.request, ready.place, ready.facts, ready.carried
+    made = None if ready.made is None else ready.made.schedule
+    length = facts.max_position_embeddings if ready.made is None else ready.made.target_length
     entry = None if carried is None else carried.entries[facts.main]
     kind = "" if entry is None else entry.kind
-    companions.check_inside(folder / companions.CONFIG, folder)
-    write_json(working / companions.CONFIG, config)
+    companions.check_inside(place.config, place.folder)
+    write_json(working / companions.CONFIG, dict(ready.config) if carried is None else carried.config)
     if request.repair:
-        write_bytes(working / f"{companions.CONFIG}.original", (folder / companions.CONFIG).read_bytes())
-    names = companions.copy_companions(
-        folder, working, target_length=length, old_length=facts.max_position_embeddings, with_code=with_code
-    )
+        write_bytes(working / f"{companions.CONFIG}.original", place.config.read_bytes())
+    lengths = companions.Lengths(length, facts.max_position_embeddings)
+    names = companions.copy_companions(place, working, lengths, with_code=with_code)
     if made is not None:
-        companions.check_inside(folder / companions.CARD, folder)
-        card = card_with(folder / companions.CARD, str(request.source), made, length, request.command(), kind)
+        base_card = place.folder / companions.CARD
+        companions.check_inside(base_card, place.folder)
+        card = card_with(base_card, str(request.source), made, length, request.command(), kind)
         write_text(working / companions.CARD, card)
     shards: list[str] = []
     mode, remarks = request.weights, tuple[str, ...]()
-    if ready.weights is not None:
+    if ready.weights is None:
+        mode = "none"
+    else:
         shards, mode, remarks = weight_files.bring_all(ready.weights, working, request.weights)
     result = Extended(
         output=request.out,
@@ -332,34 +314,17 @@ def _write(working: Path, ready: _Ready, *, with_code: bool) -> Extended:
         angle_errors=() if made is None else tuple(angle_errors(made)),
         command=request.command(),
     )
-    write_json(working / companions.MANIFEST, _manifest(working, folder, request, result))
-    return result
-
-
-def _manifest(working: Path, folder: Path, request: _Request, result: Extended) -> dict[str, Any]:
-    """What was done, from what, and the size and hash of every file. Linked weights keep their size only: hashing a
-    large model would cost more than the whole extension, and `verify` compares them with the base's."""
-    files: dict[str, Any] = {}
-    for path in sorted(working.rglob("*")):
-        if path.is_file():
-            entry: dict[str, Any] = {"bytes": path.stat().st_size}
-            if path.suffix != ".safetensors":
-                entry["sha256"] = sha256_of(path)
-            files[path.relative_to(working).as_posix()] = entry
-    return {
-        "format": companions.FORMAT,
-        "ropewalk": __version__,
-        "command": result.command,
-        "base": {
+    write_manifest(
+        working,
+        place,
+        {
             "source": str(request.source),
-            "folder": str(folder.resolve()),
-            "config_sha256": sha256_of(folder / companions.CONFIG),
-            "config": read_config(folder),
+            "command": result.command,
+            "schedule": None if made is None else made.to_json(),
+            "target_length": length,
+            "layers": request.layers,
+            "repaired": list(ready.repaired),
+            "weights": mode,
         },
-        "schedule": None if result.schedule is None else result.schedule.to_json(),
-        "target_length": result.target_length,
-        "layers": request.layers,
-        "repaired": list(result.repaired),
-        "weights": result.weights,
-        "files": files,
-    }
+    )
+    return result

@@ -7,14 +7,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ropewalk.errors import RopewalkError
+from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.geometry import RopeGeometry
 from ropewalk.models.config import read_config
+from ropewalk.models.source import config_path, resolve
 from ropewalk.models.structure.layers import LayerFacts, is_sliding, layers_of
 from ropewalk.models.structure.record import Recorded, recorded
 from ropewalk.models.structure.ropes import DEFAULT, rope_entries
 from ropewalk.models.structure.scaling import current_schedule, factor_of, softmax_scale
-from ropewalk.models.structure.values import is_whole, number, optional_whole, shown, whole
+from ropewalk.models.structure.values import is_whole, naming, number, optional_whole, shown, whole
 from ropewalk.models.structure.view import TextView, require_rope, view_of
 from ropewalk.schedule import FrequencySchedule
 
@@ -44,12 +45,6 @@ class RopeFacts:
     def is_scaled(self) -> bool:
         """Whether the file changes the frequencies or the temperature at all."""
         return self.schedule is None or not self.schedule.is_identity
-
-    def inherited(self, method: str) -> dict[str, Any]:
-        """Parameters of the file's own scaling that a new stretch by the same method should keep (YaRN's betas)."""
-        if method != "yarn" or self.rope_type != "yarn" or self.schedule is None:
-            return {}
-        return {name: value for name, value in self.schedule.parameters.items() if name != "attention_factor"}
 
     def to_json(self) -> dict[str, Any]:
         """For `inspect --json`."""
@@ -149,7 +144,14 @@ def read_facts(source: str | Path | Mapping[str, Any]) -> ModelFacts:
     Values that the file leaves to its class come from the table of class defaults. Raises RopewalkError for a model
     without rotary embeddings and for values that no reader could use.
     """
-    config = source if isinstance(source, Mapping) else read_config(source)
+    if isinstance(source, Mapping):
+        return _facts(source)
+    path = config_path(resolve(source))
+    with naming(str(path)):
+        return _facts(read_config(path))
+
+
+def _facts(config: Mapping[str, Any]) -> ModelFacts:
     view = view_of(config)
     require_rope(view)
     layers = layers_of(view)
@@ -218,13 +220,17 @@ def _rope(view: TextView, layers: LayerFacts, label: str, entry: dict[str, Any])
 
 
 def _geometry(view: TextView, layers: LayerFacts, label: str, entry: Mapping[str, Any]) -> RopeGeometry:
-    return RopeGeometry(
-        head_dim=_rotary_head(view, layers, label),
-        rope_theta=entry["rope_theta"],
-        original_length=_original_length(view, label, entry),
-        partial_rotary_factor=_share(view, entry),
-        proportional=entry["rope_type"] == "proportional",
-    )
+    try:
+        return RopeGeometry(
+            head_dim=_rotary_head(view, layers, label),
+            rope_theta=entry["rope_theta"],
+            original_length=_original_length(view, label, entry),
+            partial_rotary_factor=_share(view, entry),
+            proportional=entry["rope_type"] == "proportional",
+        )
+    except UsageError as error:
+        # The value stands in a file: nothing on the command line is wrong.
+        raise RopewalkError(f"config.json: {error.message}", hint=error.hint) from error
 
 
 def _changed_base(record: Recorded, rope_theta: float) -> FrequencySchedule:

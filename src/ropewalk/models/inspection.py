@@ -17,7 +17,8 @@ from ropewalk.models.defects.finding import Finding
 from ropewalk.models.defects.findings import find
 from ropewalk.models.defects.tidy import tidy
 from ropewalk.models.facts import ModelFacts, read_facts
-from ropewalk.models.source import config_path, resolve
+from ropewalk.models.source import CONFIG_NAME, config_path, resolve
+from ropewalk.models.structure.values import naming
 from ropewalk.schedule import FrequencySchedule
 from ropewalk.units import parse_target
 
@@ -127,18 +128,22 @@ def inspect(source: str | Path | Mapping[str, Any], target: str | int | None = N
     `target` is a length in tokens (32768, "32k") or a multiple of the original window ("8x"); with it the result says
     which pairs go out of bound there under the file's own scaling, and the base bound. Nothing heavy is imported.
     """
-    config, tokenizer, name = _read(source)
-    fixed, _ = tidy(config)
-    facts = read_facts(fixed)
+    config, tokenizer, name, path = _read(source)
+    with naming(str(path)):
+        facts = read_facts(tidy(config)[0])
     length = None if target is None else parse_target(target, facts.original_length)
     bound = None if length is None else base_bound(facts.geometry.rotary_dim, length)
     findings = find(config, facts, target_length=length, tokenizer=tokenizer, base_bound=bound)
     return InspectResult(name, facts, _pairs(facts, length), tuple(findings), length, bound)
 
 
-def _read(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any] | None, str]:
+def _read(
+    source: str | Path | Mapping[str, Any],
+) -> tuple[dict[str, Any], dict[str, Any] | None, str, Path]:
+    """The configuration, the tokenizer's settings beside it, a name for the model, and the file."""
     if isinstance(source, Mapping):
-        return dict(source), None, str(source.get("_name_or_path") or source.get("model_type") or "config")
+        name = str(source.get("_name_or_path") or source.get("model_type") or "config")
+        return dict(source), None, name, Path(CONFIG_NAME)
     path = config_path(resolve(source))
     beside = path.parent / TOKENIZER_NAME
     tokenizer = None
@@ -148,7 +153,7 @@ def _read(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Any], dict[
         except RopewalkError:
             # A broken tokenizer file is its own command's matter; the rotary facts do not depend on it.
             tokenizer = None
-    return read_config(path), tokenizer, str(source)
+    return read_config(path), tokenizer, str(source), path
 
 
 def _pairs(facts: ModelFacts, target: int | None) -> tuple[Pair, ...]:

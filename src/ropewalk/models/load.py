@@ -26,16 +26,18 @@ def load_model(
     attn: str = "sdpa",
     trust_remote_code: bool = False,
 ) -> Any:
-    """The causal language model of `source` (folder, `hemp`, Hub id) in evaluation mode, on its device.
+    """The causal language model of `source` (folder, `hemp`, Hub id) in evaluation mode, on its device. A JSON file
+    that is named takes config.json's place, with the weights of its folder.
 
     `device="auto"` is CUDA, then MPS, then CPU. `dtype="auto"` is the checkpoint's own type on an accelerator and
     float32 on a CPU. An architecture without `attn="sdpa"` runs eager and says so; any other wish that cannot be
     met is refused.
     """
-    from ropewalk.models.source import resolve
+    from ropewalk.models.source import locate
 
-    folder = resolve(source, need_weights=True)
-    refuse_remote_code(folder, trust_remote_code)
+    place = locate(source, need_weights=True)
+    folder = place.folder
+    refuse_remote_code(place.config, trust_remote_code)
     find_weights(folder)
     wanted = pick_device(device)
     kind = pick_dtype(dtype, wanted)
@@ -45,7 +47,9 @@ def load_model(
     with quiet_transformers():
         try:
             config = AutoConfig.from_pretrained(
-                folder, trust_remote_code=trust_remote_code, local_files_only=True
+                place.config if place.was_named else folder,
+                trust_remote_code=trust_remote_code,
+                local_files_only=True,
             )
             attn = _attention_for(config, attn)
             model = AutoModelForCausalLM.from_pretrained(

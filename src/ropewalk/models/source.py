@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from ropewalk.errors import RopewalkError, UsageError
@@ -14,6 +15,32 @@ HEMP = "hemp"
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?$")
 # What a reader of configurations wants; weights come only on request.
 _SMALL_FILES = ["config.json", "generation_config.json", "tokenizer_config.json"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A model on this machine: its folder, and the JSON file in it that describes the model.
+
+    The file is config.json unless another one was named; then that one counts, with the folder's weights.
+    """
+
+    folder: Path
+    config: Path
+    was_named: bool
+
+    @property
+    def is_lone_file(self) -> bool:
+        """A configuration that was named itself and has no weights beside it."""
+        return self.was_named and not any(self.folder.glob("*.safetensors"))
+
+
+def locate(source: str | Path, *, need_weights: bool = False) -> Place:
+    """Folder and configuration file of a model, see `resolve`."""
+    if need_weights:
+        resolve(source, need_weights=True)
+    found = resolve(source)
+    config = config_path(found)
+    return Place(config.parent, config, was_named=not found.is_dir())
 
 
 def resolve(source: str | Path, *, need_weights: bool = False) -> Path:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ropewalk.errors import RopewalkError, one_line
-from ropewalk.models.checkpoint.companions import read_manifest
+from ropewalk.errors import DamagedError, RopewalkError, UsageError, one_line
+from ropewalk.models.checkpoint.companions import CONFIG
+from ropewalk.models.checkpoint.manifest import read_manifest
 from ropewalk.models.checkpoint.weights import check_shard, find_weights
 from ropewalk.models.config import read_config
 from ropewalk.models.facts import read_facts
@@ -25,15 +26,19 @@ from ropewalk.models.proof.probe import (
     takes_positions,
 )
 from ropewalk.models.proof.stock import stock_run
-from ropewalk.models.source import resolve
+from ropewalk.models.source import locate
 from ropewalk.schedule import FrequencySchedule
 
 NAMES = ("active", "stock-parity", "identity", "dialects", "weights")
+FORWARDS = NAMES[:3]
 
 
 @dataclass(frozen=True)
 class Verified:
-    """The outcome of `verify`: one check per name, in the order of `NAMES`."""
+    """The outcome of `verify`: one check per name, in the order of `NAMES`.
+
+    `passed` says that no check failed, `unproven` names what no forward has shown: a gate takes both.
+    """
 
     folder: Path
     base: str
@@ -47,6 +52,11 @@ class Verified:
         """No check failed (a skipped one says why it could not run)."""
         return all(check.status != "fail" for check in self.checks)
 
+    @property
+    def unproven(self) -> tuple[str, ...]:
+        """The checks that need a forward and got none. A schedule that changes nothing has no activity to show."""
+        return tuple(check.name for check in self.checks if check.name in FORWARDS and check.was_not_run)
+
     def to_json(self) -> dict[str, Any]:
         """The document of `verify --json`."""
         return {
@@ -54,6 +64,7 @@ class Verified:
             "base": self.base,
             "checks": [check.to_json() for check in self.checks],
             "passed": self.passed,
+            "unproven": list(self.unproven),
             "used": self.used,
             "angle_error": [error.to_json() for error in self.angle_errors],
         }
@@ -79,8 +90,13 @@ def verify(
     `base` defaults to what the checkpoint's manifest names; without it, to the checkpoint's own weights under the
     unscaled configuration. `dtype="auto"` is float32 where it fits into memory, else bfloat16.
     """
-    folder = resolve(checkpoint)
-    folder = folder.parent if folder.is_file() else folder
+    place = locate(checkpoint)
+    if place.config.name != CONFIG:
+        raise UsageError(
+            f"{place.config} is not what stock software would load from {place.folder}, which is its {CONFIG}",
+            hint="give the folder, or extend the file into a folder of its own first",
+        )
+    folder = place.folder
     refuse_remote_code(folder, trust_remote_code)
     config = read_config(folder)
     manifest = read_manifest(folder)
@@ -89,10 +105,12 @@ def verify(
     used = "no forward was run"
     try:
         outcome = _run(folder, config, manifest, original, (device, dtype, attn, trust_remote_code))
+    except DamagedError:
+        raise
     except RopewalkError as error:
         detail = one_line(error, 400)
         status: Status = "skip" if isinstance(error, _CannotRunError) else "fail"
-        checks |= {name: Check(name, status, detail) for name in NAMES[:3]}
+        checks |= {name: Check(name, status, detail, was_not_run=status == "skip") for name in FORWARDS}
     else:
         used = outcome.used
         checks |= compare_runs(outcome)
@@ -124,6 +142,8 @@ def _run(
         headers = {shard: check_shard(shard, folder) for shard in found.shards}
         parameters = number_of_parameters(headers)
         chosen = dtype_that_fits(parameters, found.total_bytes, device) if dtype == "auto" else dtype
+    except DamagedError:
+        raise
     except RopewalkError as error:
         raise _CannotRunError(error.message, hint=error.hint) from error
     target = read_facts(config).max_position_embeddings

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from ropewalk.analysis import (
     effective_factor,
@@ -16,9 +16,27 @@ from ropewalk.analysis import (
 from ropewalk.errors import RopewalkError
 from ropewalk.geometry import RopeGeometry
 from ropewalk.methods import methods
-from ropewalk.planning.carriage import Carriage, carriage
 from ropewalk.planning.variants import default_of, fitted, reaching
 from ropewalk.schedule import FrequencySchedule
+
+
+class Carrying(Protocol):
+    """What one program makes of a schedule, as the runtimes room answers it."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether the program is known to compute this very schedule."""
+
+    @property
+    def native(self) -> bool:
+        """Whether it does so by a type of its own."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The whole answer."""
+
+
+# Asks the runtimes about one schedule; this room comes before theirs and is handed the question.
+Ask = Callable[[FrequencySchedule], Mapping[str, Carrying]]
 
 
 @dataclass(frozen=True)
@@ -31,7 +49,7 @@ class Option:
     effective_factor: float
     distortion: float
     resolution: float
-    carried: dict[str, Carriage]
+    carried: Mapping[str, Carrying]
     needs_training: bool
     contrib: bool
 
@@ -48,23 +66,25 @@ class Option:
             "effective_factor": effective if math.isfinite(effective) else None,
             "distortion": self.distortion,
             "neighbour_resolution": self.resolution,
-            "native": {runtime: way.way == "native" and way.exact for runtime, way in self.carried.items()},
-            "carried": {
-                runtime: {"way": way.way, "exact": way.exact, "note": way.note}
-                for runtime, way in self.carried.items()
-            },
+            "native": {runtime: found.native for runtime, found in self.carried.items()},
+            "carried": {runtime: found.to_json() for runtime, found in self.carried.items()},
             "needs_training": self.needs_training,
             "contrib": self.contrib,
         }
 
 
 def options_for(
-    geometry: RopeGeometry, target_length: int, *, kept: Mapping[str, Mapping[str, Any]] | None = None
+    geometry: RopeGeometry,
+    target_length: int,
+    *,
+    kept: Mapping[str, Mapping[str, Any]] | None = None,
+    ask: Ask | None = None,
 ) -> list[Option]:
     """Every registered method with its defaults, then the variants that this geometry asks for: NTK at the nominal
     factor that really reaches the target, and by-rotations methods with betas that fit a small window.
 
-    `kept` holds, by method, parameters that the model's own configuration sets (a YaRN model's mscales).
+    `kept` holds, by method, parameters that the model's own configuration sets (a YaRN model's mscales). `ask` says
+    what each runtime makes of a schedule; without it nothing is said about runtimes.
     """
     kept = kept or {}
     factor = target_length / geometry.original_length
@@ -79,10 +99,10 @@ def options_for(
         found += reaching("ntk", geometry, factor)
     for name in methods():
         found += fitted(name, geometry, factor, kept.get(name, {}))
-    return [option(variant.label, variant.schedule, target_length) for variant in found]
+    return [option(variant.label, variant.schedule, target_length, ask) for variant in found]
 
 
-def option(label: str, made: FrequencySchedule, target_length: int) -> Option:
+def option(label: str, made: FrequencySchedule, target_length: int, ask: Ask | None = None) -> Option:
     """The figures of one schedule at a target length."""
     known = methods()[made.method]
     return Option(
@@ -92,7 +112,7 @@ def option(label: str, made: FrequencySchedule, target_length: int) -> Option:
         effective_factor=effective_factor(made),
         distortion=kernel_distortion(made),
         resolution=neighbour_resolution(made),
-        carried=carriage(made),
+        carried={} if ask is None else ask(made),
         needs_training=known.needs_training,
         contrib=known.contrib,
     )

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.errors import DamagedError, GateMissedError, RopewalkError, UsageError, one_line
-from ropewalk.files import sha256_of, write_bytes, write_json, write_text
+from ropewalk.files import write_bytes, write_json, write_text
+from ropewalk.manifests import check_entries, entries_of, inside
 from ropewalk.runs import environment
 from ropewalk.runs.documents import finite, read_document
 
@@ -68,7 +69,7 @@ class Run:
 
     def file(self, name: str) -> Path:
         """The path of a file of this run; names that leave the folder are refused."""
-        return _inside(self.path, name)
+        return inside(self.path, name, what=f"run {self.id}")
 
     def write_json(self, name: str, document: Any) -> Path:
         """One JSON document, written whole. NaN and infinities become null, as on the command line."""
@@ -131,7 +132,7 @@ class StoredRun:
         """A JSON file of the run; a missing or damaged one is named."""
         if name not in self.files:
             raise DamagedError(f"run {self.id} has no {name} (status {self.status})", hint=AGAIN)
-        return read_document(_inside(self.path, name))
+        return read_document(inside(self.path, name, what=f"run {self.id}"))
 
 
 @contextmanager
@@ -192,8 +193,7 @@ def open_run(path: Path | str, *, verify: bool = True) -> StoredRun:
         raise DamagedError(f"run {folder} is an empty folder", hint=AGAIN)
     manifest = read_manifest(folder)
     if verify:
-        for name, expected in manifest["files"].items():
-            _check_file(folder, name, expected)
+        check_entries(folder, manifest["files"], what=f"run {folder}", hint=AGAIN)
     return StoredRun(folder, manifest)
 
 
@@ -231,7 +231,18 @@ def _enter(kind: str, path: Path | str | None, root: Path | str | None, resume: 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RopewalkError(f"{folder} already exists", hint=ANOTHER)
     _make(folder)
+    _claim(folder)
     return Run(folder, kind, stamp)
+
+
+def _claim(folder: Path) -> None:
+    """Of several processes that begin the same run at once, one gets it: making the request file is the claim."""
+    try:
+        os.close(os.open(folder / REQUEST, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+    except FileExistsError as error:
+        raise RopewalkError(f"{folder} already exists", hint=ANOTHER) from error
+    except OSError as error:
+        raise _cannot_make(folder, error) from error
 
 
 def _fresh_folder(root: Path, kind: str, created: datetime) -> Path:
@@ -287,52 +298,11 @@ def _close(run: Run, opening: dict[str, Any], status: str, failure: dict[str, An
         "ended": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         "versions": environment.versions(),
         "hardware": environment.hardware(),
-        "files": _covered(run.path),
+        "files": entries_of(run.path, MANIFEST),
     }
     if failure is not None:
         manifest["error"] = failure
     write_json(run.path / MANIFEST, finite(manifest))
-
-
-def _covered(folder: Path) -> dict[str, Any]:
-    """Size and hash of every file. A subfolder with its own manifest is covered by that manifest's hash."""
-    files: dict[str, Any] = {}
-    for parent, folders, names in os.walk(folder):
-        here = Path(parent)
-        folders.sort()
-        nested = here != folder and MANIFEST in names
-        for name in [MANIFEST] if nested else sorted(names):
-            path = here / name
-            temporary = name.startswith(".") and name.endswith(".tmp")
-            if path == folder / MANIFEST or path.is_symlink() or temporary:
-                continue
-            relative = path.relative_to(folder).as_posix()
-            files[relative] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
-        if nested:
-            folders.clear()
-    return files
-
-
-def _check_file(folder: Path, name: str, expected: Any) -> None:
-    path = _inside(folder, name)
-    if not isinstance(expected, dict) or not {"bytes", "sha256"} <= expected.keys():
-        raise DamagedError(f"{folder / MANIFEST} has no size and hash for {name!r}", hint=AGAIN)
-    if not path.is_file():
-        raise DamagedError(f"run {folder} has lost {name}", hint=AGAIN)
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise DamagedError(f"{path} is a link that leaves the run folder", hint=AGAIN)
-    size = path.stat().st_size
-    if size != expected["bytes"]:
-        raise DamagedError(f"{path} has {size} bytes, its manifest says {expected['bytes']}", hint=AGAIN)
-    if sha256_of(path) != expected["sha256"]:
-        raise DamagedError(f"{path} is not what was written (SHA-256 differs)", hint=AGAIN)
-
-
-def _inside(folder: Path, name: str) -> Path:
-    path = folder / name
-    if Path(name).is_absolute() or ".." in Path(name).parts or not name:
-        raise DamagedError(f"file name {name!r} leaves the run folder {folder}", hint="name a file inside it")
-    return path
 
 
 def _failure(error: BaseException) -> dict[str, Any]:

@@ -71,6 +71,17 @@ PLACES = _words(
     """
 )
 
+NAMES = _words(
+    """
+    Ada Agnes Albert Alma Amos Anna Arne Astrid Aldo Bea Bertha Boris Bruno Cara Carl Celia Clara Cyril
+    Dora Edgar Edith Elias Ella Elsa Emil Enid Erik Esther Ezra Fay Felix Flora Frida Gerda Gilbert Greta
+    Hanna Harald Hedda Henry Hilda Hugo Ida Igor Ines Irma Ivan Jonas Judith Julia Karin Kurt Laura Lena
+    Leo Lina Lothar Lucy Mabel Magda Marta Max Milo Mina Nadia Ned Nora Olga Olive Oscar Otto Paula Pia
+    Quentin Ralph Rhoda Rita Roland Rosa Rufus Ruth Selma Signe Simon Stella Sven Thea Theo Tilda Tobias
+    Ulla Ursula Vera Victor Walda Wanda Wilma Xenia Yvonne Zelda
+    """
+)
+
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -98,6 +109,11 @@ def short_sentence(rng: random.Random) -> str:
 def key(rng: random.Random) -> str:
     """A two-word name such as `amber-lake`; there are more than fifty thousand."""
     return f"{rng.choice(ADJECTIVES)}-{rng.choice(NOUNS)}"
+
+
+def person(rng: random.Random) -> str:
+    """A full name such as `Ada Walnut`; there are more than thirty thousand."""
+    return f"{rng.choice(NAMES)} {rng.choice(NOUNS).title()}"
 
 
 def number(rng: random.Random, digits: int) -> str:

@@ -6,7 +6,8 @@ import atexit
 import contextlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -15,7 +16,7 @@ from torch import nn
 from ropewalk.attention.options import Way
 from ropewalk.attention.sharing import Sharing, check_sharing
 from ropewalk.errors import RopewalkError, UsageError, one_line
-from ropewalk.training.recipe import EnginePart
+from ropewalk.training.recipe.recipe import EnginePart, Recipe
 
 Value = TypeVar("Value")
 LAUNCH = (
@@ -31,6 +32,7 @@ class Engine:
     rank: int = 0
     world: int = 1
     sharing: Sharing | None = None
+    accelerator: Any = field(default=None, repr=False)
 
     @property
     def data_rank(self) -> int:
@@ -84,14 +86,50 @@ class Engine:
             fully_shard(layer, mesh=mesh)
         fully_shard(model, mesh=mesh)
 
-    def without_sync(self, model: Any) -> contextlib.AbstractContextManager[Any]:
-        """For every micro-batch of a step but the last: gradients stay where they are."""
-        if self.name == "fsdp2":
-            return _unsynced(model)
-        if self.name == "ddp":
-            held: contextlib.AbstractContextManager[Any] = model.no_sync()
-            return held
-        return contextlib.nullcontext()
+    def with_accelerator(self, recipe: Recipe, device: str, folder: Path) -> Engine:
+        """This engine with accelerate's object for devices, mixed precision, clipping and trackers."""
+        return replace(self, accelerator=_accelerator(recipe, device, folder))
+
+    def wrap(self, model: nn.Module) -> Any:
+        """The model on its device under mixed precision, and in DDP where that is the engine."""
+        return self.accelerator.prepare_model(model, evaluation_mode=self.name == "fsdp2")
+
+    def placed(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """A micro-batch on this process's device."""
+        device = self.accelerator.device
+        return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+
+    def total(self, value: torch.Tensor) -> torch.Tensor:
+        """The sum of a number over all processes."""
+        value = value.to(self.accelerator.device)
+        summed: torch.Tensor = self.accelerator.reduce(value, "sum") if self.world > 1 else value
+        return summed
+
+    def gradient_sync(self, model: Any, *, last: bool) -> contextlib.AbstractContextManager[Any]:
+        """DDP sums gradients over processes in the last micro-batch of a step only.
+
+        fsdp2 does in each: gradients that wait would be whole on every process, which is what sharding is to avoid.
+        """
+        if last or self.name != "ddp":
+            return contextlib.nullcontext()
+        held: contextlib.AbstractContextManager[Any] = model.no_sync()
+        return held
+
+    def start_trackers(self, recipe: Recipe) -> None:
+        """Open the recipe's `report_to`."""
+        if recipe.report_to:
+            self.accelerator.init_trackers(recipe.name)
+
+    def track(self, line: dict[str, Any]) -> None:
+        """Send a line of the metrics to the trackers, if there are any."""
+        if self.accelerator.trackers:
+            values = {key: value for key, value in line.items() if key not in ("step", "kind")}
+            self.accelerator.log(values, step=line["step"])
+
+    def stop_trackers(self) -> None:
+        """Let the trackers finish."""
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
 
     def settle(self, model: Any) -> None:
         """Under fsdp2 an evaluation leaves the outermost weights gathered: give each process its part back."""
@@ -147,6 +185,30 @@ def start_engine(part: EnginePart, device: str) -> Engine:
     return Engine(name, state.process_index, state.num_processes, sharing)
 
 
+def _accelerator(recipe: Recipe, device: str, folder: Path) -> Any:
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+    from accelerate.tracking import get_available_trackers
+    from accelerate.utils import ProjectConfiguration
+
+    here = [str(name) for name in get_available_trackers()]
+    missing = [name for name in recipe.report_to if name not in here]
+    if missing:
+        known = ", ".join(here) or "none"
+        raise UsageError(
+            f"report_to: {missing[0]} cannot be had: installed here are {known}",
+            hint="install it, or leave report_to empty: metrics.jsonl is always written",
+        )
+    # One process may train twice, on another device or in another precision; accelerate keeps the first for ever.
+    AcceleratorState._reset_state(reset_partial_state=int(os.environ.get("WORLD_SIZE", "1")) == 1)
+    return Accelerator(
+        cpu=device == "cpu",
+        mixed_precision="bf16" if recipe.precision == "bfloat16" else "no",
+        log_with=list(recipe.report_to) or None,
+        project_config=ProjectConfiguration(str(folder), logging_dir=str(folder / "trackers")),
+    )
+
+
 def _ways(part: EnginePart) -> tuple[Way, int]:
     """How rows are shared: what the recipe says, or else what `accelerate launch` was told."""
     from accelerate import ParallelismConfig
@@ -157,7 +219,7 @@ def _ways(part: EnginePart) -> tuple[Way, int]:
         raise UsageError(
             f"the launcher's parallelism makes no sense ({one_line(error)})", hint="correct its sizes"
         ) from error
-    # Trainer would read the same words and attach hooks of its own.
+    # accelerate would read the same words again and attach hooks of its own.
     for name in [name for name in os.environ if name.startswith("PARALLELISM_CONFIG_")]:
         del os.environ[name]
     os.environ.pop("ACCELERATE_USE_PARALLELISM_CONFIG", None)
@@ -225,12 +287,3 @@ def _of_other_type(layer: nn.Module) -> list[nn.Module]:
         for module in layer.modules()
         if any(tensor.dtype != usual for tensor in module.parameters(recurse=False))
     ]
-
-
-@contextlib.contextmanager
-def _unsynced(model: Any) -> Any:
-    model.set_requires_gradient_sync(False)
-    try:
-        yield
-    finally:
-        model.set_requires_gradient_sync(True)

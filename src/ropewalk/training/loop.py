@@ -1,4 +1,4 @@
-"""What happens between two optimiser steps: data, stages, metrics, evaluation, checkpoints. One object, one run."""
+"""The run between two steps: data, stages, metrics, evaluation, checkpoints. One object, one run."""
 
 from __future__ import annotations
 
@@ -6,110 +6,114 @@ import contextlib
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ropewalk.training.batches import StepBatch, make_step
-from ropewalk.training.build import Rope
-from ropewalk.training.checkpoint import Checkpoint
-from ropewalk.training.data import Mixture
+from ropewalk.errors import RopewalkError
+from ropewalk.training.data.batches import StepBatch, make_step
+from ropewalk.training.data.mixture import Mixture
+from ropewalk.training.data.stages import Curriculum, LearningRate
 from ropewalk.training.engine import Engine
 from ropewalk.training.metrics import Metrics
+from ropewalk.training.model.build import Rope
+from ropewalk.training.model.optimisers import make_optimizer
 from ropewalk.training.objective import Batch, shared_batch, summed_loss, target_weight
-from ropewalk.training.parts import Parts
+from ropewalk.training.parts.parts import Parts
 from ropewalk.training.progress import Progress, peak_memory_bytes
-from ropewalk.training.random_state import put_random, read_random
-from ropewalk.training.recipe import Recipe
-from ropewalk.training.stages import Curriculum
-from ropewalk.training.trainer import NonFiniteError, RopewalkTrainer
-from ropewalk.training.weights import names_of, optimizer_tensors, put_optimizer, read_training
+from ropewalk.training.recipe.recipe import Recipe
+from ropewalk.training.settings import CHECKPOINTS
+from ropewalk.training.state.checkpoint import Checkpoint, prune_checkpoints, write_checkpoint
+from ropewalk.training.state.random_state import gathered_random, put_own_random
+from ropewalk.training.state.weights import (
+    ModelFiles,
+    names_of,
+    optimizer_tensors,
+    put_optimizer,
+    read_training,
+    write_training,
+)
+from ropewalk.training.step import Stepped, train_step
 
 Evaluate = Callable[[Any, int], dict[str, float] | None]
 
 
-class Loop:
-    """Everything of a run that has to survive a kill, and the hooks by which Trainer drives it."""
+class NonFiniteError(RopewalkError):
+    """A loss or a gradient that is not a number: the run stops, its last checkpoint is good."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        folder: Path,
-        *,
-        model: Any,
-        parts: Parts,
-        engine: Engine,
-        mixture: Mixture,
-        curriculum: Curriculum,
-        rope: Rope,
-        progress: Progress,
-        save: Callable[[Loop], Path],
-        evaluations: list[Evaluate],
-        resume_from: Checkpoint | None,
-    ) -> None:
-        self.recipe, self.folder = recipe, folder
-        self.model, self.mixture, self.curriculum, self.rope = model, mixture, curriculum, rope
-        self.parts, self.engine = parts, engine
-        self.vocabulary_size = model.get_input_embeddings().weight.shape[0]
-        self.progress, self.save, self.evaluations = progress, save, evaluations
-        self.resume_from = resume_from
-        self.metrics = Metrics(folder / "metrics.jsonl")
-        self.trainer: RopewalkTrainer
+
+@dataclass(frozen=True)
+class Setup:
+    """What stands before the first step: all that a loop needs, made by `prepare`."""
+
+    recipe: Recipe
+    folder: Path
+    model: Any
+    tokenizer: Any
+    parts: Parts
+    engine: Engine
+    mixture: Mixture
+    curriculum: Curriculum
+    rope: Rope
+    progress: Progress
+    evaluations: list[Evaluate]
+    resume_from: Checkpoint | None
+
+
+class Loop:
+    """Everything of a run that has to survive a kill, and the walk from step to step."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.recipe, self.folder, self.tokenizer = setup.recipe, setup.folder, setup.tokenizer
+        self.model, self.parts, self.engine = setup.model, setup.parts, setup.engine
+        self.mixture, self.curriculum, self.rope = setup.mixture, setup.curriculum, setup.rope
+        self.progress, self.evaluations = setup.progress, setup.evaluations
+        self.resume_from = setup.resume_from
+        self.vocabulary_size = self.model.get_input_embeddings().weight.shape[0]
+        self.wrapped: Any = self.model
+        self.optimizer: torch.optim.Optimizer
+        self.rate = LearningRate.of(self.recipe.optimizer, self.curriculum.max_steps)
+        self.metrics = Metrics(self.folder / "metrics.jsonl")
         self.step = self.tokens = 0
         self.seconds = 0.0
         self.loss_sum, self.loss_steps = 0.0, 0
         self.last_loss: float | None = None
         self.last_evaluation: dict[str, float] = {}
-        self.last_checkpoint: Path | None = None if resume_from is None else resume_from.path
+        self.last_checkpoint: Path | None = None if self.resume_from is None else self.resume_from.path
         self.entered: int | None = None
         self.trained_stage = 0
         self.batch: StepBatch | None = None
-        self.step_loss: torch.Tensor | None = None
-        self._clock = time.monotonic()
-        self._log_clock, self._log_tokens = self._clock, 0
+        self.stepped: Stepped | None = None
+        self._clock = self._log_clock = time.monotonic()
+        self._log_tokens = 0
 
-    # What the trainer calls, in the order of a run.
+    def run(self) -> None:
+        """From the beginning, or from the checkpoint, to the end."""
+        self._begin()
+        while True:
+            self.batch = self.next_batch()
+            self.stepped = train_step(self, self.batch)
+            self.step += 1
+            if self.end_step():
+                return
 
-    def prepared(self, wrapped: Any) -> None:
-        """The model is wrapped and the optimiser exists: on resume, put back what a checkpoint kept."""
-        self.engine.check(wrapped)
-        with self.trainer.compute_loss_context_manager():
-            self.engine.check_rows(wrapped, self.vocabulary_size, self.trainer.args.device)
-        if self.resume_from is None:
-            return
-        tensors, random_tensors, state = read_training(self.resume_from.path)
-        put_optimizer(self.trainer.optimizer, names_of(self.model), tensors)
-        self.trainer.lr_scheduler.load_state_dict(state["scheduler"])
-        for group, rate in zip(self.trainer.optimizer.param_groups, state["learning_rates"], strict=True):
-            group["lr"] = rate
-        self.curriculum.restore(state["curriculum"])
-        # A checkpoint at the end of a stage names the next one, and its position still counts the stage before.
-        self.mixture.share(self.curriculum.stages[state["trained_stage"]].sources)
-        self.mixture.restore(state["data"])
-        self.step, self.tokens, self.seconds = state["step"], state["tokens"], state["seconds"]
-        self.loss_sum, self.loss_steps = state["loss_sum"], state["loss_steps"]
-        self.last_loss, self.last_evaluation = state["last_loss"], state["last_evaluation"]
-        self._random = (state["random"], random_tensors)
-
-    def begin(self) -> None:
-        """Before the first step: counters and random states as they were."""
-        self.trainer.state.global_step = self.step
+    def _begin(self) -> None:
+        """Wrap the model, make the optimiser, and put back what a checkpoint kept."""
+        self.wrapped = self.engine.wrap(self.model)
+        self.optimizer = make_optimizer(self.recipe.optimizer, self.model)
+        self.engine.check(self.wrapped)
+        self.engine.check_rows(self.wrapped, self.vocabulary_size, self.engine.accelerator.device)
+        self.engine.start_trackers(self.recipe)
+        if self.resume_from is not None:
+            self._restore(self.resume_from.path)
+        elif self.engine.rank:
+            # Dropout differs between processes, as it does between the rows of one.
+            torch.manual_seed(self.recipe.seed + (self.engine.rank << 32))
         if self.engine.is_main:
             self.metrics.open(after_step=self.step)
         self._clock = self._log_clock = time.monotonic()
-        rank = self.engine.rank
-        if self.resume_from is None and rank:
-            torch.manual_seed(self.recipe.seed + (rank << 32))
-        if self.resume_from is not None:
-            documents, tensors = self._random
-            own = {
-                name.partition("/")[2]: value
-                for name, value in tensors.items()
-                if name.startswith(f"{rank}/")
-            }
-            if str(rank) in documents:
-                put_random(documents[str(rank)], own)
 
     def next_batch(self) -> StepBatch:
         """The data of the coming step; on entering a stage, its schedule."""
@@ -118,8 +122,7 @@ class Loop:
             self._enter(number)
         samples = [self.mixture.take(length) for length in self.curriculum.plan(self.step)]
         micro = self.recipe.micro_batch_tokens or self.recipe.tokens_per_step
-        self.batch = make_step(samples, micro, self.engine.data_rank, self.engine.data_world)
-        return self.batch
+        return make_step(samples, micro, self.engine.data_rank, self.engine.data_world)
 
     def transform(self, batch: Batch, number: int) -> Batch:
         """This process's part of micro-batch `number` of a step, after all that the recipe does to it."""
@@ -139,21 +142,16 @@ class Loop:
             return contextlib.nullcontext()
         return self.engine.sharing.rows(batch["row_documents"])
 
-    def activations(self) -> contextlib.AbstractContextManager[Any]:
-        """Where activations live between forward and backward."""
-        return self.parts.activations(self.model)
-
     def objective(self, model: Any, batch: Batch) -> torch.Tensor:
         """The summed loss of a transformed micro-batch."""
         return summed_loss(model, self.parts.model_inputs(batch), target_weight(batch))
 
     def end_step(self) -> bool:
         """After an optimiser step; True when the run is finished."""
-        assert self.step_loss is not None
+        assert self.stepped is not None
         assert self.batch is not None
-        loss = float(self.step_loss)
+        loss = self.stepped.loss
         number = self.trained_stage = self.curriculum.state.stage
-        self.step = self.trainer.state.global_step
         self.tokens += self.batch.num_tokens
         self.loss_sum += loss
         self.loss_steps += 1
@@ -163,11 +161,34 @@ class Loop:
         self.seconds += now - self._clock
         self._clock = now
         if self.step % self.recipe.log_every == 0 or self.curriculum.finished:
-            self._log(number)
+            self._log(number, self.stepped)
         self._evaluate()
         if self.step % self.recipe.checkpoints.every == 0 or self.curriculum.finished:
-            self.last_checkpoint = self.save(self)
+            self.save()
         return self.curriculum.finished
+
+    def save(self) -> None:
+        """Write the checkpoint of the step that has just ended, then remove what `keep_last` lets go."""
+        state, tensors, random_tensors = self._state()
+        finished, main = self.curriculum.finished, self.engine.is_main
+        files = ModelFiles.of(
+            self.model, self.recipe.lora, final=finished, tempering=self.parts.tempering, keep=main
+        )
+        root = self.folder / CHECKPOINTS
+        target = root / f"step-{self.step:06d}"
+        if main:
+            self.metrics.sync()
+
+            def fill(working: Path) -> None:
+                files.write(working, self.tokenizer)
+                self._write_config(working)
+                write_training(working, tensors, random_tensors, state)
+
+            facts = {"tokens": self.tokens, "loss": self.last_loss, "finished": finished}
+            write_checkpoint(root, self.step, fill, facts)
+            prune_checkpoints(root, self.recipe.checkpoints.keep_last, target)
+        self.engine.share(lambda: None)
+        self.last_checkpoint = target
 
     def non_finite(self, what: str) -> NonFiniteError:
         """The error of a step whose loss or gradient is no number."""
@@ -181,16 +202,10 @@ class Loop:
 
     # What a checkpoint keeps beside the weights.
 
-    def state(self) -> tuple[dict[str, Any], dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    def _state(self) -> tuple[dict[str, Any], dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """(JSON, optimiser tensors, random tensors). Every rank must call: states are gathered."""
-        optimizer = self.trainer.optimizer
-        tensors = optimizer_tensors(
-            getattr(optimizer, "optimizer", optimizer), names_of(self.model), keep=self.engine.is_main
-        )
-        documents, random_tensors = self._gathered_random()
-        scheduler = self.trainer.lr_scheduler.state_dict() | {
-            "lr_lambdas": [None] * len(optimizer.param_groups)
-        }
+        tensors = optimizer_tensors(self.optimizer, names_of(self.model), keep=self.engine.is_main)
+        documents, random_tensors = gathered_random(self.engine.world)
         document = {
             "step": self.step,
             "tokens": self.tokens,
@@ -202,41 +217,38 @@ class Loop:
             "trained_stage": self.trained_stage,
             "curriculum": self.curriculum.to_json(),
             "data": self.mixture.state(),
-            "scheduler": scheduler,
-            "learning_rates": [group["lr"] for group in optimizer.param_groups],
             "random": documents,
         }
         return document, tensors, random_tensors
 
-    def _gathered_random(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-        document, tensors = read_random()
-        gathered = [(document, tensors)]
-        if self.engine.world > 1:
-            from accelerate.utils import gather_object
+    def _restore(self, checkpoint: Path) -> None:
+        tensors, random_tensors, state = read_training(checkpoint)
+        put_optimizer(self.optimizer, names_of(self.model), tensors)
+        # A checkpoint at the end of a stage names the next one, and its position still counts the stage before.
+        self.mixture.share(self.curriculum.stages[state["trained_stage"]].sources)
+        self.mixture.restore(state["data"])
+        self._restore_counters(state)
+        self.loss_sum, self.loss_steps = state["loss_sum"], state["loss_steps"]
+        put_own_random(state["random"], random_tensors, self.engine.rank)
 
-            gathered = gather_object([(document, tensors)])
-        documents = {str(rank): item[0] for rank, item in enumerate(gathered)}
-        named = {
-            f"{rank}/{name}": tensor for rank, item in enumerate(gathered) for name, tensor in item[1].items()
-        }
-        return documents, named
-
-    def restore_finished(self) -> None:
-        """Take up the counters of a run that is already finished: there is nothing left to train."""
-        assert self.resume_from is not None
-        state = read_training(self.resume_from.path)[2]
+    def _restore_counters(self, state: dict[str, Any]) -> None:
         self.curriculum.restore(state["curriculum"])
         self.step, self.tokens, self.seconds = state["step"], state["tokens"], state["seconds"]
         self.last_loss, self.last_evaluation = state["last_loss"], state["last_evaluation"]
 
-    def write_config(self, folder: Path) -> None:
+    def restore_finished(self) -> None:
+        """Take up the counters of a run that is already finished: there is nothing left to train."""
+        assert self.resume_from is not None
+        self._restore_counters(read_training(self.resume_from.path)[2])
+
+    def _write_config(self, folder: Path) -> None:
         """Write the schedule of the stage just trained into the config.json of a checkpoint."""
         path = folder / "config.json"
         document = self.rope.config_for(json.loads(path.read_text(encoding="utf-8")), self.trained_stage)
         document["use_cache"] = True
         path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
-    # Details.
+    # What is said of a run.
 
     def _enter(self, number: int) -> None:
         stage = self.curriculum.stages[number]
@@ -248,7 +260,7 @@ class Loop:
             f"stage {number + 1}/{len(self.curriculum.stages)}: samples of {stage.length} tokens{about}"
         )
 
-    def _log(self, number: int) -> None:
+    def _log(self, number: int, stepped: Stepped) -> None:
         now = time.monotonic()
         mean = self.loss_sum / self.loss_steps
         speed = (
@@ -259,23 +271,21 @@ class Loop:
         self._log_clock, self._log_tokens = now, self.tokens
         self.loss_sum, self.loss_steps = 0.0, 0
         length = self.curriculum.stages[number].length
-        line = {
-            "step": self.step,
-            "kind": "train",
-            "loss": mean,
-            "learning_rate": self.trainer.used_rate,
-            "grad_norm": self.trainer.grad_norm,
-            "stage": number,
-            "length": length,
-            "tokens": self.tokens,
-            "tokens_per_s": speed,
-            "memory_bytes": peak_memory_bytes(),
-            "seconds": self.seconds,
-        }
-        self._write(line)
-        if self.recipe.report_to:
-            self.trainer.log({key: value for key, value in line.items() if key not in ("step", "kind")})
-            self.trainer.state.log_history.clear()
+        self._write(
+            {
+                "step": self.step,
+                "kind": "train",
+                "loss": mean,
+                "learning_rate": stepped.learning_rate,
+                "grad_norm": stepped.grad_norm,
+                "stage": number,
+                "length": length,
+                "tokens": self.tokens,
+                "tokens_per_s": speed,
+                "memory_bytes": peak_memory_bytes(),
+                "seconds": self.seconds,
+            }
+        )
         self.progress.step(
             self.step,
             self.curriculum.max_steps,
@@ -310,3 +320,4 @@ class Loop:
     def _write(self, line: dict[str, Any]) -> None:
         if self.engine.is_main:
             self.metrics.write(line)
+        self.engine.track(line)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ropewalk.attention.sharing import Sharing
-from ropewalk.training.losses import shift_labels
+from ropewalk.training.parts.losses import shift_labels
 
 Batch = dict[str, torch.Tensor]
 

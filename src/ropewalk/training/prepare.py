@@ -1,4 +1,4 @@
-"""Everything that stands before the first step: model, data, schedule, checkpoint to resume from, trainer."""
+"""Everything that stands before the first step: model, data, schedule, checkpoint to resume from."""
 
 from __future__ import annotations
 
@@ -6,35 +6,35 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import set_seed
 
 from ropewalk.attention.sharing import share_attention
 from ropewalk.errors import DamagedError, UsageError
 from ropewalk.files import write_json
-from ropewalk.training.build import Rope, build_model, build_tokenizer
-from ropewalk.training.checkpoint import (
+from ropewalk.training.data.mixture import Mixture
+from ropewalk.training.data.stages import Curriculum
+from ropewalk.training.engine import Engine
+from ropewalk.training.held_out import HeldOut
+from ropewalk.training.loop import Loop, Setup
+from ropewalk.training.model.build import Rope, build_model, build_tokenizer
+from ropewalk.training.parts.parts import Parts, base_of
+from ropewalk.training.parts.positions import check_target
+from ropewalk.training.settings import CHECKPOINTS, RUN, Evaluate, Settings
+from ropewalk.training.state.checkpoint import (
     Checkpoint,
     clean_leftovers,
     list_checkpoints,
     newest_checkpoint,
     prune_checkpoints,
-    write_checkpoint,
 )
-from ropewalk.training.data import Mixture
-from ropewalk.training.engine import Engine
-from ropewalk.training.held_out import HeldOut
-from ropewalk.training.identity import check_same_run, describe_run, read_run
-from ropewalk.training.loop import Loop
-from ropewalk.training.parts import Parts, base_of
-from ropewalk.training.positions import check_target
-from ropewalk.training.settings import CHECKPOINTS, RUN, Evaluate, Settings
-from ropewalk.training.stages import Curriculum
-from ropewalk.training.trainer import make_trainer, training_arguments
-from ropewalk.training.weights import ModelFiles, read_kept, read_weights, write_training
+from ropewalk.training.state.identity import check_same_run, describe_run, read_run
+from ropewalk.training.state.weights import read_kept, read_weights
 
 
 def prepare(settings: Settings, engine: Engine, folder: Path) -> Loop:
-    """The loop of a run, its trainer ready, its state that of the checkpoint where it is resumed."""
+    """The loop of a run, ready to begin where it stopped."""
     recipe = settings.recipe
+    engine = engine.with_accelerator(recipe, settings.device, folder)
     if engine.sharing is not None:
         recipe.check_sharing(engine.sharing.size, engine.sharing.multiple_of)
     tokenizer = build_tokenizer(recipe.model)
@@ -43,7 +43,7 @@ def prepare(settings: Settings, engine: Engine, folder: Path) -> Loop:
     model = build_model(recipe, tokenizer)
     rope = _rope(settings, model)
     if recipe.lora is not None:
-        from ropewalk.training.lora import add_lora
+        from ropewalk.training.model.lora import add_lora
 
         model = add_lora(model, recipe.lora, seed=recipe.seed)
     described = describe_run(recipe, mixture, model)
@@ -55,47 +55,26 @@ def prepare(settings: Settings, engine: Engine, folder: Path) -> Loop:
         share_attention(base_of(model), engine.sharing)
     engine.shard(model, settings.device)
     loop = Loop(
-        recipe,
-        folder,
-        model=model,
-        parts=parts,
-        engine=engine,
-        mixture=mixture,
-        curriculum=curriculum,
-        rope=rope,
-        progress=settings.progress,
-        save=lambda loop: save(loop, tokenizer),
-        evaluations=_evaluations(settings, tokenizer, engine),
-        resume_from=checkpoint,
+        Setup(
+            recipe,
+            folder,
+            model=model,
+            tokenizer=tokenizer,
+            parts=parts,
+            engine=engine,
+            mixture=mixture,
+            curriculum=curriculum,
+            rope=rope,
+            progress=settings.progress,
+            evaluations=_evaluations(settings, tokenizer, engine),
+            resume_from=checkpoint,
+        )
     )
-    arguments = training_arguments(recipe, folder, curriculum.max_steps, settings.device)
-    loop.trainer = make_trainer(loop, model, arguments)
+    # From here on dropout draws: what was drawn to build the model no longer counts.
+    set_seed(recipe.seed)
     if checkpoint is not None and checkpoint.manifest.get("finished"):
         loop.restore_finished()
     return loop
-
-
-def save(loop: Loop, tokenizer: Any) -> Path:
-    """Write the checkpoint of the step that has just ended, then remove what `keep_last` lets go."""
-    state, tensors, random_tensors = loop.state()
-    finished = loop.curriculum.finished
-    lora, tempering, main = loop.recipe.lora, loop.parts.tempering, loop.engine.is_main
-    files = ModelFiles.of(loop.model, lora, final=finished, tempering=tempering, keep=main)
-    root = loop.folder / CHECKPOINTS
-    target = root / f"step-{loop.step:06d}"
-    if loop.engine.is_main:
-        loop.metrics.sync()
-
-        def fill(working: Path) -> None:
-            files.write(working, tokenizer)
-            loop.write_config(working)
-            write_training(working, tensors, random_tensors, state)
-
-        facts = {"tokens": loop.tokens, "loss": loop.last_loss, "finished": finished}
-        write_checkpoint(root, loop.step, fill, facts)
-        prune_checkpoints(root, loop.recipe.checkpoints.keep_last, target)
-    loop.engine.share(lambda: None)
-    return target
 
 
 def _rope(settings: Settings, model: Any) -> Rope:

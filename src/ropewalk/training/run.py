@@ -13,12 +13,12 @@ from ropewalk.files import write_json
 from ropewalk.runs import create_run, open_run
 from ropewalk.runs.documents import read_document
 from ropewalk.runs.store import MANIFEST, REQUEST
-from ropewalk.training.checkpoint import list_checkpoints
-from ropewalk.training.identity import read_run, recipe_changes
 from ropewalk.training.progress import Progress
-from ropewalk.training.reading import read_recipe
-from ropewalk.training.recipe import Recipe
+from ropewalk.training.recipe.reading import read_recipe
+from ropewalk.training.recipe.recipe import Recipe
 from ropewalk.training.settings import CHECKPOINTS, RUN, Evaluate, Settings
+from ropewalk.training.state.checkpoint import list_checkpoints
+from ropewalk.training.state.identity import read_run, recipe_changes
 
 
 @dataclass(frozen=True)
@@ -138,8 +138,9 @@ def _run(settings: Settings, engine: Any, folder: Path) -> TrainResult:
         loop = prepare(settings, engine, folder)
         try:
             if not loop.curriculum.finished:
-                loop.trainer.train()
+                loop.run()
         finally:
+            loop.engine.stop_trackers()
             loop.metrics.close()
             settings.progress.close()
     result = _finish(loop, folder)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ropewalk.training.progress import Progress
-from ropewalk.training.recipe import Recipe
+from ropewalk.training.recipe.recipe import Recipe
 
 CHECKPOINTS = "checkpoints"
 RUN = "run.json"

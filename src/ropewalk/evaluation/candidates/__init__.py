@@ -1,1 +1,1 @@
-"""What is measured: a model changed in some way, each under one name. Schedules, zones, position maps, caches, controls."""
+"""What is measured, each under one name: schedules, zones, position maps, caches, controls."""

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ropewalk.attention.caches import cache_bytes, copied, croppable, new_cache
 from ropewalk.errors import UsageError
-from ropewalk.evaluation.forward.caches import cache_bytes, copied, croppable, new_cache
-from ropewalk.evaluation.forward.regimes import fixed_length
 from ropewalk.evaluation.forward.scored import Scored, check_finite, token_loss
+from ropewalk.models.live.regimes import fixed_length
 
 if TYPE_CHECKING:
     from ropewalk.evaluation.forward.engine import Engine, Ids

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,13 +15,16 @@ from typing import Any
 
 import torch
 
+from ropewalk.attention.caches import cache_bytes, new_cache
+from ropewalk.attention.chunks import chunks_agree
+from ropewalk.attention.interface import split_attention
+from ropewalk.attention.split import splittable
 from ropewalk.errors import RopewalkError, UsageError, one_line
-from ropewalk.evaluation.forward.caches import cache_bytes, new_cache
 from ropewalk.evaluation.forward.context import Context
-from ropewalk.evaluation.forward.heads import decoder_of, logits_from, split_works
-from ropewalk.evaluation.forward.regimes import Regime, find_regime, fixed_length
 from ropewalk.evaluation.forward.scored import Scored, check_finite, token_loss, token_loss_in_place
-from ropewalk.evaluation.forward.split import split_attention, splittable
+from ropewalk.models.live.heads import decoder_of, logits_from, split_works
+from ropewalk.models.live.regimes import Regime, find_regime, fixed_length
+from ropewalk.models.live.rotary import bare
 
 __all__ = ["Context", "Engine", "Ids", "NoRoomError", "Scored", "free_bytes", "token_loss"]
 
@@ -46,8 +48,7 @@ class Engine:
     """
 
     def __init__(self, model: Any, *, chunk: int | None = None) -> None:
-        if hasattr(model, "get_base_model"):
-            model = model.get_base_model()
+        model = bare(model)
         self.model = model.eval()
         self.device = model.get_input_embeddings().weight.device
         kind = "cpu" if self.device.type == "cpu" else "cuda"
@@ -84,21 +85,13 @@ class Engine:
 
     def _chunks_agree(self, ids_BT: torch.Tensor, whole: torch.Tensor) -> bool:
         """Whether two chunks through a cache give the logits of one forward."""
-        pieces = []
-        try:
-            cache = new_cache(self.model, ids_BT.shape[1], forkable=True)
-            with self._guard(), fixed_length(self.model, self._rope_length(ids_BT.shape[1])):
-                for piece_BT in ids_BT.split(ids_BT.shape[1] // 2, dim=1):
-                    output = self.model(input_ids=piece_BT, past_key_values=cache, use_cache=True)
-                    pieces.append(output.logits.float())
-        except (AttributeError, TypeError, ValueError, RuntimeError, NotImplementedError, IndexError):
-            # A model with a cache of its own kind is read whole: slower, never different.
-            return False
-        self._kv_bytes_per_token = cache_bytes(cache) / ids_BT.shape[1]
-        tolerance = 1e-4 if self.model.dtype == torch.float32 else 5e-2
-        drift = float((torch.cat(pieces, dim=1) - whole).abs().max())
-        # Where even these few tokens give NaN there is nothing to compare; the measurement itself will say so.
-        return math.isnan(drift) or drift <= tolerance * max(1e-6, float(whole.abs().max()))
+        running = contextlib.ExitStack()
+        running.enter_context(self._guard())
+        running.enter_context(fixed_length(self.model, self._rope_length(ids_BT.shape[1])))
+        agree, cache = chunks_agree(self.model, ids_BT, whole, running)
+        if cache is not None:
+            self._kv_bytes_per_token = cache_bytes(cache) / ids_BT.shape[1]
+        return agree
 
     @property
     def kv_bytes_per_token(self) -> float:

@@ -9,24 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import math
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from ropewalk.errors import RopewalkError
+from ropewalk.attention.interface import Call, attention_modules, routed
+from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.evaluation.forward.engine import Engine, free_bytes
 from ropewalk.text.segments import TokenArray
 
-NAME = "ropewalk_health"
 QUERIES = 16
 FIRST_TOKENS = 4
 _BLOCK_BYTES = 128 << 20
@@ -36,7 +32,6 @@ _BLOCK_BYTES = 128 << 20
 class _Probe:
     """What is being collected: which query positions, and the rows found so far by (layer, length)."""
 
-    attention: str
     lengths: Sequence[int]
     seen: int = 0
     rows: dict[tuple[int, int], list[dict[str, Any]]] = field(default_factory=dict)
@@ -49,8 +44,15 @@ class _Probe:
             if chosen:
                 yield length, chosen
 
-
-_active: list[_Probe] = []
+    def report(self, call: Call) -> None:
+        """Measure the wanted queries of this call; its attention is computed by whoever comes next."""
+        total, tokens = call.key_BHKD.shape[2], call.query_BHTD.shape[2]
+        # A window layer holds fewer keys than the text is long; its cache here keeps everything, so positions agree.
+        for length, positions in self.wanted(total - tokens, total):
+            chosen = [position - (total - tokens) for position in positions]
+            masks = None if call.mask is None else call.mask[..., chosen, :]
+            rows = _measure(call.query_BHTD[:, :, chosen], call.key_BHKD, positions, masks, call.options)
+            self.rows.setdefault((call.layer, length), []).append(rows)
 
 
 def attention_health(
@@ -61,68 +63,36 @@ def attention_health(
     `entropy` is in nats and `entropy_share` divides it by that of uniform attention (1: uniform, 0: one peak), the mean
     over heads with the lowest and highest head beside it. `distance` is the mass on keys 0, 1, 2-3, 4-7, ... back.
     """
-    probe = _Probe("", sorted(lengths))
+    probe = _Probe(sorted(lengths))
     with _probing(engine, probe), torch.inference_mode():
         for ids in segments:
             context = engine.context(capacity=len(ids), rope_length=len(ids))
             context.extend(np.append(ids[: max(lengths)], ids[-1]))
     if not probe.rows:
-        raise RopewalkError(
-            "this model's attention does not run through the attention interface, so it cannot be looked into",
-            hint="leave out --health",
-        )
+        raise _cannot_look()
     return [_merged(layer, length, probe.rows[layer, length]) for layer, length in sorted(probe.rows)]
 
 
 @contextlib.contextmanager
 def _probing(engine: Engine, probe: _Probe) -> Iterator[None]:
     """Every attention module reports to the probe while it does what it always does."""
-    configs = {id(m.config): m.config for m in engine.model.modules() if hasattr(m, "config")}
-    before = {key: getattr(config, "_attn_implementation_internal", None) for key, config in configs.items()}
-    used = sorted({name for name in before.values() if name is not None})
-    if len(used) != 1:
-        raise RopewalkError(
-            f"attention implementations differ inside the model: {used}", hint="leave out --health"
-        )
-    probe.attention = used[0]
-    split, engine._split = engine._split, False
-    AttentionMaskInterface.register(NAME, ALL_MASK_ATTENTION_FUNCTIONS[probe.attention])
-    _active.append(probe)
     try:
-        for key, config in configs.items():
-            if before[key] is not None:
-                config._attn_implementation_internal = NAME
-        yield
+        route = dict.fromkeys(attention_modules(engine.model), probe.report)
+    except UsageError as error:
+        raise _cannot_look() from error
+    split, engine._split = engine._split, False
+    try:
+        with routed(engine.model, route):
+            yield
     finally:
-        _active.remove(probe)
         engine._split = split
-        for key, config in configs.items():
-            config._attn_implementation_internal = before[key]
 
 
-def _reporting(
-    module: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    probe = _active[-1]
-    eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
-    function = ALL_ATTENTION_FUNCTIONS.get_interface(probe.attention, eager)
-    layer, total, tokens = getattr(module, "layer_idx", None), key.shape[2], query.shape[2]
-    # A window layer holds fewer keys than the text is long; its cache here keeps everything, so positions agree.
-    if layer is not None:
-        for length, positions in probe.wanted(total - tokens, total):
-            chosen = [position - (total - tokens) for position in positions]
-            masks = None if attention_mask is None else attention_mask[..., chosen, :]
-            rows = _measure(query[:, :, chosen], key, positions, masks, kwargs)
-            probe.rows.setdefault((int(layer), length), []).append(rows)
-    result: tuple[torch.Tensor, torch.Tensor | None] = function(
-        module, query, key, value, attention_mask, **kwargs
+def _cannot_look() -> RopewalkError:
+    return RopewalkError(
+        "this model's attention does not run through the attention interface, so it cannot be looked into",
+        hint="leave out --health",
     )
-    return result
 
 
 def _measure(
@@ -274,8 +244,8 @@ def _gradient(engine: Engine, ids: TokenArray, length: int) -> dict[str, Any]:
 def _backward(engine: Engine, ids_BT: torch.Tensor) -> None:
     from torch.utils.checkpoint import checkpoint
 
-    from ropewalk.evaluation.forward.heads import logits_from
     from ropewalk.evaluation.forward.scored import token_loss
+    from ropewalk.models.live.heads import logits_from
 
     model, length = engine.model, ids_BT.shape[1]
     supports = getattr(model, "supports_gradient_checkpointing", False)
@@ -307,6 +277,3 @@ def _backward(engine: Engine, ids_BT: torch.Tensor) -> None:
         if supports:
             model.gradient_checkpointing_disable()
             model.eval()
-
-
-AttentionInterface.register(NAME, _reporting)

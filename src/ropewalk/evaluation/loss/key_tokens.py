@@ -1,13 +1,13 @@
 """Key tokens: those that far context helps, chosen by one reference reader (LongPPL, arXiv:2410.23771).
 
-A token beyond the original window is a key token when the reference gains at least `gain` nats on it from the whole text
-over its cropped end, log p(x | long) - log p(x | short) >= gain, and then finds it likely enough,
+A token beyond the original window is a key token when the reference gains at least `gain` nats on it from the whole
+text over its cropped end, log p(x | long) - log p(x | short) >= gain, and then finds it likely enough,
 log p(x | long) >= floor. One set serves every reader of a run.
 
 The set flatters the reference, most of all against the cropped control: tokens on which it happened to do well against
 exactly that control were picked. So key-token loss ranks readers beside each other; whether a reader beats cropping is
-asked of tokens that nobody picked. `reverse` counts tokens that the same rule finds with long and short exchanged: where
-it is as large as the set itself, the text holds nothing far away that this reference uses.
+asked of tokens that nobody picked. `reverse` counts tokens that the same rule finds with long and short exchanged:
+where it is as large as the set itself, the text holds nothing far away that this reference uses.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from ropewalk.attention.caches import croppable
 from ropewalk.errors import RopewalkError, UsageError
-from ropewalk.evaluation.forward.caches import croppable
 from ropewalk.evaluation.forward.engine import Context, Engine, token_loss
 from ropewalk.evaluation.retrieval import scores
 from ropewalk.evaluation.retrieval.grid import Node, tree_of

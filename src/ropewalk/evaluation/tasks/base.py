@@ -80,6 +80,8 @@ class Task(ABC):
     summary: ClassVar[str]
     by_depth: ClassVar[bool] = False
     least_sentences: ClassVar[int] = 2
+    # How many answers the question itself offers; forced choice then chooses among these and no others.
+    offered: ClassVar[int | None] = None
     templates: ClassVar[dict[str, dict[str, str]]]
 
     def __init__(self, setting: Setting, index: int) -> None:

@@ -10,10 +10,13 @@ from typing import Any
 
 from ropewalk.errors import UsageError, one_line
 from ropewalk.evaluation.tasks.base import Question, Setting, Task
+from ropewalk.evaluation.tasks.biographies import KINDS_OF_LIVES
+from ropewalk.evaluation.tasks.documents import Documents
 from ropewalk.evaluation.tasks.kv import KeyValue
 from ropewalk.evaluation.tasks.needle import Distractors, MultiNeedle, Needle, PackedNeedle
 from ropewalk.evaluation.tasks.passkey import Passkey
 from ropewalk.evaluation.tasks.qa import QuestionAnswering
+from ropewalk.evaluation.tasks.reasoning import REASONING
 from ropewalk.evaluation.tasks.ruler_niah import NIAH
 from ropewalk.evaluation.tasks.ruler_trace import VariableTracking
 from ropewalk.evaluation.tasks.ruler_words import CommonWords, FrequentWords
@@ -22,9 +25,15 @@ from ropewalk.text.encoder import ByteEncoder, Encoder, Frame, completion_frame
 
 RULER: tuple[type[Task], ...] = (*NIAH, VariableTracking, CommonWords, FrequentWords)
 OURS: tuple[type[Task], ...] = (Passkey, Needle, KeyValue, MultiNeedle, Distractors, PackedNeedle)
-EVERY: tuple[type[Task], ...] = (*OURS, *RULER, QuestionAnswering)
+HARDER: tuple[type[Task], ...] = (*KINDS_OF_LIVES, *REASONING, Documents)
+EVERY: tuple[type[Task], ...] = (*OURS, *HARDER, *RULER, QuestionAnswering)
 KINDS: dict[str, type[Task]] = {kind.name: kind for kind in EVERY}
-GROUPS: dict[str, tuple[str, ...]] = {"ruler": tuple(kind.name for kind in RULER)}
+# `ladder` climbs from looking one thing up to sorting and counting (RULERv2's idea): where a model stops is the answer.
+GROUPS: dict[str, tuple[str, ...]] = {
+    "ruler": tuple(kind.name for kind in RULER),
+    "harder": tuple(kind.name for kind in HARDER),
+    "ladder": ("needle", "bio", "mentions", "bio-compare", "bio-order", "bio-count"),
+}
 TEMPLATES = {name: kind.templates for name, kind in KINDS.items()}
 
 # A full wording may take up to this share of the shortest length; beyond it every length gets the compact one.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ropewalk.text import words
@@ -58,6 +59,22 @@ def draw_wrong(encoder: Encoder, rng: random.Random, right: str, form: Form, cou
         if value != right and value not in wrong:
             wrong.append(value)
     return wrong
+
+
+def alike(encoder: Encoder, draw: Callable[[], str], count: int) -> list[str]:
+    """`count` different draws of one number of tokens, where a thousand draws hold them.
+
+    To a model that knows nothing the shortest answer is the likeliest, so answers that compete are equally long.
+    """
+    by_size: dict[int, dict[str, None]] = {}
+    for _ in range(1000):
+        value = draw()
+        found = by_size.setdefault(len(encoder.ids(f" {value}")), {})
+        found[value] = None
+        if len(found) == count:
+            return list(found)
+    every = sorted(by_size.items(), key=lambda item: -len(item[1]))
+    return [value for _, values in every for value in values][:count]
 
 
 def distinct_keys(rng: random.Random, count: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""Many rows measured on the same tokens and questions: their figures, their order, the verdict. The body of `compare`."""
+"""Many rows measured on the same tokens and questions: figures, order, verdict. The body of `compare`."""
 
 from __future__ import annotations
 
@@ -277,9 +277,7 @@ class Many:
             group=placed.group,
             text=_first(rows, "rank_text"),
             key_tokens=_first(rows, "rank_key") if self.keys is not None and self.keys.told else None,
-            retrieval=next(
-                (r.name for r in rows if r.rank_retrieval == 1 and r.retrieval_at_target), None
-            ),
+            retrieval=next((r.name for r in rows if r.rank_retrieval == 1 and r.retrieval_at_target), None),
             beats_cropping=bool(text),
             text_beats_cropping=text,
             retrieval_beats_cropping=answers,
@@ -349,4 +347,3 @@ def _places(rows: Sequence[Row], key: str, sign: int) -> dict[str, int]:
 
 def _first(rows: Sequence[Row], key: str) -> str | None:
     return next((row.name for row in rows if getattr(row, key) == 1), None)
-

@@ -21,7 +21,7 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Figures:
-    """What a row is ranked by: losses a segment, losses a key token, credits a question; the same order in every row."""
+    """What a row is ranked by: losses of segments and key tokens, credits of questions, in one order."""
 
     tail: FloatArray | None = None
     inside: FloatArray | None = None
@@ -65,7 +65,9 @@ class Criterion:
         return (paired_shares if self.part == "credits" else paired_interval)(one, two, self.owners)
 
 
-def criteria_of(rank: str, rows: Mapping[str, Figures], owners: Owners, *, keys_told: bool) -> list[Criterion]:
+def criteria_of(
+    rank: str, rows: Mapping[str, Figures], owners: Owners, *, keys_told: bool
+) -> list[Criterion]:
     """The criteria in their order. `use`: retrieval, then key tokens where they say something, loss where not."""
     known = {
         "retrieval": Criterion("retrieval", "credits", 1, owners.questions),

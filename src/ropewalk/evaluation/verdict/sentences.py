@@ -76,7 +76,7 @@ def _winner(draft: Verdict, rows: Sequence[Row]) -> Row | None:
 
 
 def _closing(draft: Verdict, rows: Sequence[Row], winner: Row | None) -> str:
-    """`extend` where a row beats cropping; else `measure` where nothing is sure, `tune` on a draw, `train` otherwise."""
+    """`extend` where a row beats cropping; else `measure` where nothing is sure, `tune` on a draw, or `train`."""
     if winner is not None:
         return "extend"
     gaps = [gap for row in rows for gap in (row.loss_vs_cropped, row.retrieval_vs_cropped) if gap is not None]
@@ -118,7 +118,9 @@ def _retrieval_words(draft: Verdict, taken: Row, controls: Mapping[str, Row], ab
     near, plain = controls[about.cropped], controls["unmodified"]
     if draft.retrieval is None:
         return f"No row retrieves anything at {about.target} tokens."
-    inside = "" if plain.retrieval_in_window is None else f", {plain.retrieval_in_window:.0%} inside the window"
+    inside = (
+        "" if plain.retrieval_in_window is None else f", {plain.retrieval_in_window:.0%} inside the window"
+    )
     gap = taken.retrieval_vs_cropped
     sure = "" if gap is None else _sure(gap, better="more", worse="less")
     return (
@@ -159,8 +161,8 @@ def _key_words(taken: Row, controls: Mapping[str, Row], about: About) -> str:
         return ""
     if not keys.told:
         return (
-            f"Key tokens say nothing here: {keys.count} tokens gain {keys.gain:g} nats from far context, {keys.reverse} "
-            "lose as much by it."
+            f"Key tokens say nothing here: {keys.count} tokens gain {keys.gain:g} nats from far context, "
+            f"{keys.reverse} lose as much by it."
         )
     near = controls[about.cropped].key_token_loss or 0.0
     return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Hashable, Sequence
 
@@ -34,7 +35,7 @@ def fine_tuning(
     if len(contexts) < 2:
         return None
     steps = []
-    for short, long in zip(contexts, contexts[1:], strict=False):
+    for short, long in itertools.pairwise(contexts):
         found = paired_interval(by_context[short], by_context[long], owners)
         steps.append(ContextStep(context=long, gain=found.mean, ci=found.pair))
     last, window = steps[-1], contexts[-1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
 
 from ropewalk._version import __version__
@@ -50,15 +49,3 @@ def _section(source: str, schedule: FrequencySchedule, target_length: int, comma
         END,
     ]
     return "\n".join(lines) + "\n"
-
-
-def redo_command(source: str, output: Path, options: dict[str, object]) -> str:
-    """The command line of this extension, quoted for a shell. `options` maps flags to values; True is a bare flag."""
-    words = ["ropewalk", "extend", source]
-    for flag, value in options.items():
-        if value is None or value is False:
-            continue
-        values = value if isinstance(value, list) else [value]
-        for each in values:
-            words += [flag] if each is True else [flag, str(each)]
-    return shlex.join([*words, "-o", str(output)])

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ropewalk.errors import RopewalkError, one_line
+from ropewalk.errors import RopewalkError
 from ropewalk.files import write_json
+from ropewalk.models.checkpoint.manifest import MANIFEST
 from ropewalk.models.config import read_json
+from ropewalk.models.source import Place
 
-CONFIG, CARD, MANIFEST = "config.json", "README.md", "ropewalk.json"
+CONFIG, CARD = "config.json", "README.md"
 TEMPLATES = "additional_chat_templates"
 _WEIGHTS = (
     ".safetensors",
@@ -33,14 +35,25 @@ MAX_BYTES = 256 * 1024**2
 NO_LIMIT = 10**12
 
 
-def companions(folder: Path, *, with_code: bool) -> Iterator[Path]:
-    """The files beside the weights that belong to the model, relative to `folder`. Code only when it is trusted.
+@dataclass(frozen=True)
+class Lengths:
+    """The window to declare, and the one that the source declares."""
 
-    Raises RopewalkError for a link that leads out of the folder: its content is none of the model's.
+    target: int
+    old: int
+
+
+def companions(place: Place, *, with_code: bool) -> Iterator[Path]:
+    """The files beside the weights that belong to the model, relative to its folder. Code only when it is trusted.
+
+    A configuration that was named by itself, with no weights beside it, has none. Raises RopewalkError for a link
+    that leads out of the folder: its content is none of the model's.
     """
-    inside = [
-        path for path in sorted(folder.iterdir()) if path.name not in _OWN and not path.name.startswith(".")
-    ]
+    folder = place.folder
+    if place.is_lone_file and place.config.name != CONFIG:
+        return
+    own = (*_OWN, place.config.name)
+    inside = [path for path in sorted(folder.iterdir()) if path.name not in own and path.name[0] != "."]
     inside += sorted((folder / TEMPLATES).glob("*.jinja")) if (folder / TEMPLATES).is_dir() else []
     for path in inside:
         if (
@@ -73,17 +86,15 @@ def check_inside(path: Path, folder: Path) -> None:
     )
 
 
-def copy_companions(
-    folder: Path, output: Path, *, target_length: int, old_length: int, with_code: bool
-) -> list[str]:
+def copy_companions(place: Place, output: Path, lengths: Lengths, *, with_code: bool) -> list[str]:
     """Copy the companions; lengths in tokenizer and generation settings follow. Returns the names."""
-    names = []
-    for relative in companions(folder, with_code=with_code):
+    names, folder = [], place.folder
+    for relative in companions(place, with_code=with_code):
         target = output / relative
         target.parent.mkdir(parents=True, exist_ok=True)
         changed = None
         if relative.name in ("tokenizer_config.json", "generation_config.json"):
-            changed = _with_length(folder / relative, target_length, old_length)
+            changed = _with_length(folder / relative, lengths)
         if changed is None:
             shutil.copyfile(folder / relative, target)
         else:
@@ -92,7 +103,7 @@ def copy_companions(
     return names
 
 
-def _with_length(path: Path, target_length: int, old_length: int) -> dict[str, Any] | None:
+def _with_length(path: Path, lengths: Lengths) -> dict[str, Any] | None:
     """The settings with their length raised, or None where nothing has to change."""
     settings = read_json(path)
     if path.name == "tokenizer_config.json":
@@ -101,28 +112,11 @@ def _with_length(path: Path, target_length: int, old_length: int) -> dict[str, A
             not isinstance(value, int | float)
             or isinstance(value, bool)
             or value >= NO_LIMIT
-            or value == target_length
+            or value == lengths.target
         ):
             return None
-        return settings | {"model_max_length": target_length}
+        return settings | {"model_max_length": lengths.target}
     # A generation limit that was the window follows it; any other is the model maker's choice.
-    if settings.get("max_length") == old_length != target_length:
-        return settings | {"max_length": target_length}
+    if settings.get("max_length") == lengths.old != lengths.target:
+        return settings | {"max_length": lengths.target}
     return None
-
-
-def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of an extended checkpoint, or None in any other folder."""
-    path = folder / MANIFEST
-    if not path.is_file():
-        return None
-    document = read_json(path)
-    if document.get("format") != FORMAT:
-        raise RopewalkError(
-            f"{path} has format {one_line(json.dumps(document.get('format')), 60)}, expected {FORMAT!r}",
-            hint="extend the model again with this version",
-        )
-    return document
-
-
-FORMAT = "ropewalk-checkpoint/1"

@@ -116,7 +116,7 @@ def _no_weights(folder: Path, found: list[str]) -> RopewalkError:
 def check_shard(shard: Path, folder: Path) -> dict[str, Any]:
     """The safetensors header of a shard; a missing, foreign or truncated file is refused by name."""
     if not shard.is_file():
-        raise RopewalkError(f"the weight file {shard} is missing", hint="fetch the model again")
+        raise DamagedError(f"the weight file {shard} is missing", hint="fetch the model again")
     if not shard.is_symlink() and not shard.resolve().is_relative_to(folder.resolve()):
         raise RopewalkError(f"the weight file {shard} lies outside {folder}", hint="copy it into the folder")
     size = shard.stat().st_size

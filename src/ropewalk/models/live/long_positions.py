@@ -15,6 +15,7 @@ import numpy as np
 
 from ropewalk.geometry import FloatArray
 from ropewalk.schedule import FrequencySchedule
+from ropewalk.units import format_length
 
 POSITIONS = (128 * 1024, 1024**2, 10 * 1024**2)
 _SAMPLES = 256
@@ -35,6 +36,12 @@ class AngleError:
     stock: float
     stock_rounding: float
     float64: float
+
+    def __str__(self) -> str:
+        return (
+            f"{format_length(self.position)}: float32 {self.stock:.2g} rad ({self.stock_rounding:.2g} of it from "
+            f"rounding positions), float64 {self.float64:.1g} rad"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """For the `angle_error` list of `extend` and `verify`."""

@@ -27,11 +27,12 @@ _NEW, _OLD = ("rope_parameters",), ("rope_scaling",)
 
 @dataclass(frozen=True)
 class Check:
-    """One verdict and its grounds."""
+    """One verdict and its grounds. `was_not_run` tells a skip for want of a run from one with nothing to check."""
 
     name: str
     status: Status
     detail: str
+    was_not_run: bool = False
 
     def to_json(self) -> dict[str, str]:
         """For `verify --json`."""
@@ -81,7 +82,7 @@ def _active(outcome: Outcome) -> Check:
     if outcome.schedule.is_identity:
         return Check(name, "skip", "the schedule changes nothing (factor 1): there is nothing to be active")
     if len(outcome.probes) < 2:
-        return Check(name, "skip", "no input past the original window is affordable here")
+        return Check(name, "skip", "no input past the original window is affordable here", was_not_run=True)
     probe, base, ours = outcome.probes[-1], outcome.base[-1], stock.logits[-1]
     if not (np.isfinite(ours).all() and np.isfinite(base).all()):
         return Check(name, "fail", "logits past the original window are not finite")

@@ -11,13 +11,14 @@ from typing import Any
 
 from ropewalk.errors import RopewalkError
 from ropewalk.files import sha256_of, write_json
+from ropewalk.manifests import inside
 from ropewalk.methods import schedule as make_schedule
 from ropewalk.models.carrier import carry
 from ropewalk.models.checkpoint.companions import CONFIG
 from ropewalk.models.checkpoint.weights import INDEX, find_weights
 from ropewalk.models.config import read_config
 from ropewalk.models.facts import ModelFacts, read_facts
-from ropewalk.models.source import resolve
+from ropewalk.models.source import locate
 from ropewalk.models.structure.record import RECORD
 from ropewalk.schedule import FrequencySchedule
 
@@ -25,6 +26,7 @@ from ropewalk.schedule import FrequencySchedule
 @dataclass(frozen=True)
 class Original:
     """The base of a checkpoint. `folder` is where its own weights are, None when only its configuration is known.
+    `loads_as_is` says that this folder's config.json is the base's configuration, and not another file of it.
 
     `schedule` is what was applied to it, None with the `problem` when the checkpoint does not say.
     """
@@ -37,19 +39,21 @@ class Original:
     schedule: FrequencySchedule | None
     problem: str | None
     layers: str
+    loads_as_is: bool = True
 
     @contextlib.contextmanager
     def model_folder(self) -> Iterator[Path]:
         """A folder to load the base from: its own, or the checkpoint's weights under the base's configuration."""
-        if self.folder is not None:
+        if self.folder is not None and self.loads_as_is:
             yield self.folder
             return
+        weights = self.checkpoint if self.folder is None else self.folder
         with tempfile.TemporaryDirectory(prefix="ropewalk-") as place:
             rebuilt = Path(place)
             write_json(rebuilt / CONFIG, dict(self.config))
-            found = find_weights(self.checkpoint)
+            found = find_weights(weights)
             for shard in found.shards:
-                target = rebuilt / shard.relative_to(self.checkpoint)
+                target = rebuilt / shard.relative_to(weights)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.symlink_to(shard.resolve())
             if found.index is not None:
@@ -62,14 +66,17 @@ def original_of(
 ) -> Original:
     """The base that was given, or that the manifest names, or the checkpoint with its scaling taken out."""
     schedule, problem, layers = _applied(config, manifest)
-    name, folder, own = "", None, None
+    name, folder, own, config_name = "", None, None, CONFIG
     if base is not None:
-        folder = resolve(base, need_weights=True)
-        name, own = str(base), read_config(folder)
+        given = locate(base, need_weights=True)
+        folder, config_name = given.folder, given.config.name
+        name, own = str(base), read_config(given.config)
     elif manifest is not None:
         entry = manifest["base"]
-        place = Path(str(entry["folder"]))
-        here = (place / CONFIG).is_file() and sha256_of(place / CONFIG) == entry["config_sha256"]
+        place = Path(entry["folder"])
+        config_name = str(entry.get("config_file", CONFIG))
+        file = inside(place, config_name, what=f"the base of {checkpoint}")
+        here = file.is_file() and sha256_of(file) == entry["config_sha256"]
         folder = place if here and any(place.glob("*.safetensors")) else None
         name = (
             f"{entry['source']}"
@@ -79,7 +86,8 @@ def original_of(
         own = dict(entry["config"])
     else:
         name, own = "the checkpoint itself with its scaling taken out", _without_scaling(config)
-    return Original(name, folder, checkpoint, own, read_facts(own), schedule, problem, layers)
+    facts = read_facts(own)
+    return Original(name, folder, checkpoint, own, facts, schedule, problem, layers, config_name == CONFIG)
 
 
 def _applied(

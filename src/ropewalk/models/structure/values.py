@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeGuard
 
 from ropewalk.errors import RopewalkError
 
 MAX_WHOLE = 1 << 48
+_ANY_FILE = "config.json"
 
 
 def shown(value: object, limit: int = 60) -> str:
@@ -18,7 +20,10 @@ def shown(value: object, limit: int = 60) -> str:
     "'a\\\\x1b[2Jb'"
     """
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**18:
-        return f"an integer of {len(f'{value:x}')} hexadecimal digits"
+        return f"an integer of about {int(value.bit_length() * math.log10(2)) + 1} digits"
+    if isinstance(value, Mapping) and set(value) == {"__float__"}:
+        # The strict spelling of NaN and infinities, which the file may hold bare.
+        return plain(str(value["__float__"]), limit)
     if isinstance(value, Mapping | list) and len(value) > 12:
         return f"a {'list' if isinstance(value, list) else 'mapping'} of {len(value)} entries"
     # repr() escapes whatever is not printable, bidirectional marks and lone surrogates among it.
@@ -69,6 +74,17 @@ def number(name: str, value: object) -> float:
 def optional_whole(value: object) -> int | None:
     """A positive whole number, or None where there is none to speak of."""
     return int(value) if is_whole(value) and int(value) >= 1 else None
+
+
+@contextlib.contextmanager
+def naming(path: str) -> Iterator[None]:
+    """Errors about a configuration's values name the file they were read from, in the place of `config.json`."""
+    try:
+        yield
+    except RopewalkError as error:
+        if error.message.startswith(_ANY_FILE):
+            error.message = plain(path, 200) + error.message.removeprefix(_ANY_FILE)
+        raise
 
 
 def mapping(name: str, value: object) -> dict[str, Any]:

@@ -51,6 +51,28 @@ def _line(
     )
 
 
+def clipped(curves: Sequence[Curve]) -> tuple[tuple[float, float] | None, str]:
+    """Where the loss axis ends, and what is said of the curves that leave it.
+
+    One model that breaks would flatten all others into a line. So the axis holds every curve whose highest value lies
+    within twice the spread of the lower half of them; (None, "") where that is all of them.
+    """
+    highest = {curve.name: max(row.value for row in curve.rows) for curve in curves}
+    lowest = min(row.value for curve in curves for row in curve.rows)
+    half = sorted(highest.values())[(len(highest) - 1) // 2]
+    top = lowest + 2.0 * max(half - lowest, 0.05)
+    beyond = {name: value for name, value in highest.items() if value > top}
+    if not beyond:
+        return None, ""
+    top = max([value for value in highest.values() if value <= top], default=top)
+    room = 0.06 * (top - lowest)
+    named = ", ".join(
+        f"{name} (to {value:.2f})" for name, value in sorted(beyond.items(), key=lambda item: item[1])[:4]
+    )
+    more = f" and {len(beyond) - 4} more" if len(beyond) > 4 else ""
+    return (lowest - room, top + room), f" The axis ends at {top:.2f} nats; beyond it run {named}{more}."
+
+
 def windows(views: Sequence[RunView]) -> list[tuple[float, str]]:
     """(tokens, label) of the original and the target length, each where every run that states one states the same."""
     found: list[tuple[float, str]] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ropewalk.report.figure import Axis, Figure, Guide, NoDataError, Panel, length_axis
-from ropewalk.report.figures.curves import MOST_BANDS, lines, sources, windows
+from ropewalk.report.figures.curves import MOST_BANDS, clipped, lines, sources, windows
 from ropewalk.report.reading import loss_curves
 from ropewalk.report.views import RunView
 from ropewalk.units import format_length
@@ -28,13 +28,21 @@ def figure(views: Sequence[RunView]) -> Figure:
     ]
     measured = [curve for curve in curves if curve.role == "measured"] or curves
     best = min(measured, key=lambda curve: curve.rows[-1].value)
+    limits, beyond = clipped(curves)
     return Figure(
         "loss-length",
         "Loss by length",
         "Mean next-token loss; lower is better. "
         + ("Bands are 95 % confidence intervals. " if len(curves) <= MOST_BANDS else "")
-        + "A stretch that helps stays below the cropped control, the same model that sees only its last window.",
-        (Panel((*drawn, *guides), length_axis("length", lengths), Axis("loss", "nats per token")),),
+        + "A stretch that helps stays below the cropped control, the same model that sees only its last window."
+        + beyond,
+        (
+            Panel(
+                (*drawn, *guides),
+                length_axis("length", lengths),
+                Axis("loss", "nats per token", limits=limits),
+            ),
+        ),
         alt=f"Lowest at {format_length(int(best.rows[-1].at))}: {best.name} with {best.rows[-1].value:.3f} nats.",
         sources=sources(curves),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ropewalk.report.figure import Axis, Figure, Guide, NoDataError, Panel, length_axis
-from ropewalk.report.figures.curves import lines, sources, windows
+from ropewalk.report.figures.curves import clipped, lines, sources, windows
 from ropewalk.report.reading import position_curves
 from ropewalk.report.views import RunView
 from ropewalk.units import format_length
@@ -26,12 +26,17 @@ def figure(views: Sequence[RunView]) -> Figure:
         if min(positions) < at < max(positions)
     ]
     axis = length_axis("position", positions)
+    limits, beyond = clipped(curves)
     return Figure(
         "loss-position",
         "Loss by position",
         "Next-token loss at each position; lower is better. A model that uses its context keeps falling; one that "
-        "breaks rises past its window.",
-        (Panel((*lines(curves, marker=False), *guides), axis, Axis("loss", "nats per token")),),
+        "breaks rises past its window." + beyond,
+        (
+            Panel(
+                (*lines(curves, marker=False), *guides), axis, Axis("loss", "nats per token", limits=limits)
+            ),
+        ),
         alt="; ".join(f"{curve.name} ends at {curve.rows[-1].value:.3f} nats" for curve in curves),
         sources=sources(curves),
     )

@@ -9,7 +9,9 @@ from ropewalk.report.reading import Cell, Grid, grids
 from ropewalk.report.views import RunView
 from ropewalk.units import format_length
 
-MOST_PANELS = 8
+MOST_PANELS = 12
+# From so many panels on they are drawn small, side by side on the one scale.
+SMALL = 5
 
 
 def figure(views: Sequence[RunView]) -> Figure:
@@ -25,7 +27,7 @@ def figure(views: Sequence[RunView]) -> Figure:
     chances = [cell.chance for grid in shown for cell in grid.cells if cell.chance is not None]
     chance = f" Chance is about {sum(chances) / len(chances):.2f}." if chances else ""
     left = f" {len(found) - len(shown)} more are in the table." if len(found) > len(shown) else ""
-    columns = min(2, len(shown))
+    columns = min(4 if len(shown) >= SMALL else 2, len(shown))
     rows = max(len(_depths(grid)) for grid in shown)
     return Figure(
         "retrieval",
@@ -35,20 +37,21 @@ def figure(views: Sequence[RunView]) -> Figure:
         + left,
         tuple(_panel(grid, several) for grid in shown),
         columns=columns,
-        height=max(300, 130 + 34 * rows) * -(-len(shown) // columns),
+        height=(max(210, 110 + 24 * rows) if columns > 2 else max(300, 130 + 34 * rows))
+        * -(-len(shown) // columns),
         alt="; ".join(f"{_name(grid, several)} mean {_mean(grid.cells):.2f}" for grid in shown),
         sources=tuple(dict.fromkeys(f"{grid.run.id}/result.json{grid.path}" for grid in shown)),
     )
 
 
 def _chosen(found: Sequence[Grid]) -> list[Grid]:
-    """Every grid where there is room; otherwise the controls and the best of the rest, in their order."""
-    if len(found) <= MOST_PANELS:
-        return list(found)
-    controls = [grid for grid in found if grid.role == "control"][:2]
+    """The best first, then the controls, then the others from the best down, as many as there is room for."""
     rest = sorted((grid for grid in found if grid.role != "control"), key=lambda grid: -_mean(grid.cells))
-    kept = [*rest[: MOST_PANELS - len(controls)], *controls]
-    return [grid for grid in found if grid in kept]
+    controls = [grid for grid in found if grid.role == "control"]
+    if len({grid.task for grid in found}) > 1 or not rest or not controls:
+        # Tasks of one model, or runs side by side, stay in the order in which they were asked.
+        return list(found)[:MOST_PANELS]
+    return [rest[0], *controls, *rest[1:]][:MOST_PANELS]
 
 
 def _panel(grid: Grid, several: bool) -> Panel:

@@ -155,7 +155,6 @@ def _tiles(view: RunView) -> list[Tile]:
     tiles = []
     labels = {
         "loss_at_target": ("lowest loss at the target", "nats"),
-        "loss_in_window": ("lowest loss in the window", "nats"),
         "retrieval_at_target": ("best retrieval at the target", "share found"),
     }
     for key, (label, unit) in labels.items():

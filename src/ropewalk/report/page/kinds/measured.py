@@ -32,7 +32,7 @@ def figures(view: RunView) -> tuple[Figure | Missing, ...]:
 
 
 def loss_table(view: RunView) -> Table | None:
-    """Mean loss: lengths down, everything measured across."""
+    """Mean loss: everything measured down, lengths across, so that many methods do not make a wide table."""
     note = "Mean next-token loss at each length, ± half its 95 % interval where there is one."
     return _loss_table(view, "Loss by length", note, "loss", "ci")
 
@@ -49,9 +49,9 @@ def _loss_table(view: RunView, title: str, note: str, value: str, ci: str) -> Ta
         return None
     lengths = sorted({row.at for curve in curves for row in curve.rows})
     rows = []
-    for length in lengths:
-        cells = [length_cell(length)]
-        for curve in curves:
+    for curve in curves:
+        cells = [Cell(curve.name, curve.name, tone="muted" if curve.role == "control" else "")]
+        for length in lengths:
             row = next((row for row in curve.rows if row.at == length), None)
             if row is None:
                 cells.append(Cell("–", "", tone="muted"))
@@ -61,7 +61,10 @@ def _loss_table(view: RunView, title: str, note: str, value: str, ci: str) -> Ta
                 Cell(f"{row.value:.3f}{spread}", row.value, f"{view.id}/result.json{row.path}/{value}")
             )
         rows.append(tuple(cells))
-    columns = (Column("length", "tokens"), *(Column(curve.name, "nats") for curve in curves))
+    columns = (
+        Column("model or method", numeric=False),
+        *(Column(length_cell(length).text, "nats") for length in lengths),
+    )
     return Table(title, columns, tuple(rows), note, _sources(view, [curve.path for curve in curves]))
 
 

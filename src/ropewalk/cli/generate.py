@@ -1,0 +1,160 @@
+"""`ropewalk generate MODEL PROMPT`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ropewalk.cli.common import (
+    attn_option,
+    contract,
+    device_option,
+    dtype_option,
+    emit_json,
+    param_option,
+    parse_params,
+    quiet_option,
+    seed_option,
+    trust_option,
+)
+from ropewalk.errors import RopewalkError, UsageError, one_line
+
+if TYPE_CHECKING:
+    from ropewalk.generation.request import Generated, Writing
+
+
+@click.command()
+@click.argument("model")
+@click.argument("prompt", required=False)
+@click.option("--prompt-file", metavar="FILE", help="Read the prompt from a file; - is stdin.")
+@click.option(
+    "--max-new-tokens", type=int, help="Write at most this many. Default: 256; with --dynamic no limit."
+)
+@click.option("--method", help="How windows beyond the model's own are made. Default: yarn.")
+@click.option(
+    "--schedule", metavar="FILE", help="A finished schedule, or a ladder of them, instead of a method."
+)
+@param_option
+@click.option(
+    "--max-factor", type=float, default=64.0, show_default=True, help="Highest factor of the ladder."
+)
+@click.option(
+    "--growth", type=float, default=2.0, show_default=True, help="Step from one factor to the next."
+)
+@click.option(
+    "--dynamic", is_flag=True, help="Climb as the text grows, exactly: it is read again at each step up."
+)
+@click.option(
+    "--cheap", is_flag=True, help="With --dynamic: turn cached keys instead of reading again; drift is shown."
+)
+@click.option("--temperature", type=float, default=0.0, show_default=True, help="0 is greedy.")
+@click.option(
+    "--top-p", type=float, default=1.0, show_default=True, help="Draw from the likeliest tokens only."
+)
+@click.option("--ignore-end", is_flag=True, help="Go on after an end token.")
+@click.option("--chunk", type=int, help="Tokens read at once. Default: 2048 where a text is stretched.")
+@seed_option
+@device_option
+@dtype_option
+@attn_option
+@trust_option
+@quiet_option
+@contract
+def command(model: str, **options: Any) -> None:
+    """Continue a prompt under the smallest factor whose window holds it.
+
+    A prompt that fits runs on the unmodified model. Text goes to stdout as it comes; speed, window, factor and cache
+    memory to stderr.
+    """
+    as_json, quiet = options["as_json"], options["quiet"]
+    writing = _writing(model, options)
+    try:
+        for piece in writing:
+            if not as_json and piece:
+                click.echo(piece, nl=False)
+                sys.stdout.flush()
+    finally:
+        # An interrupted text is ended like a finished one: what was written stays, on a line of its own.
+        done = writing.result()
+        if not as_json and done.text and not done.text.endswith("\n"):
+            click.echo()
+        if not quiet and done.forwarded:
+            click.echo(_summary(done), err=True)
+    if as_json:
+        emit_json(done.to_json())
+
+
+def _writing(model: str, options: dict[str, Any]) -> Writing:
+    text = _prompt(options["prompt"], options["prompt_file"])
+    limit = options["max_new_tokens"]
+    if limit is None and not options["dynamic"]:
+        limit = 256
+    from ropewalk.generation.request import Settings, Writing, prompt_rows
+    from ropewalk.models.load import load_model, load_tokenizer
+
+    settings = Settings(
+        max_new_tokens=limit,
+        method=options["method"],
+        schedule=options["schedule"],
+        parameters=parse_params(options["params"]),
+        growth=options["growth"],
+        max_factor=options["max_factor"],
+        dynamic=options["dynamic"],
+        cheap=options["cheap"],
+        temperature=options["temperature"],
+        top_p=options["top_p"],
+        seed=options["seed"],
+        stop_at_end=not options["ignore_end"],
+        chunk=options["chunk"],
+    )
+    tokenizer = load_tokenizer(model, trust_remote_code=options["trust_remote_code"])
+    rows, _ = prompt_rows(text, tokenizer)
+    loaded = load_model(
+        model,
+        device=options["device"],
+        dtype=options["dtype"],
+        attn=options["attn"],
+        trust_remote_code=options["trust_remote_code"],
+    )
+    writing = Writing(loaded, rows[0], settings, tokenizer)
+    if not writing.ends and settings.stop_at_end and not options["quiet"]:
+        click.echo("ropewalk: no end token is known, so the text ends at --max-new-tokens", err=True)
+    return writing
+
+
+def _prompt(prompt: str | None, file: str | None) -> str:
+    if (prompt is None) == (file is None):
+        raise UsageError(
+            "there is no prompt" if prompt is None else "there are two prompts",
+            hint="give PROMPT or --prompt-file FILE",
+        )
+    if prompt is not None:
+        return prompt
+    assert file is not None
+    try:
+        return sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RopewalkError(
+            f"cannot read {file} ({one_line(error, 120)})", hint="give a text file in UTF-8"
+        ) from error
+
+
+def _summary(done: Generated) -> str:
+    from ropewalk.units import format_bytes, format_length
+
+    words = [
+        f"{len(done.ids)} tokens in {done.seconds:.1f} s ({done.tokens_per_s:.1f}/s), ended by {done.ended}",
+        f"window {format_length(done.window)} at factor {done.factor:g}",
+        f"KV memory {format_bytes(done.kv_bytes)}",
+    ]
+    if done.switches:
+        places = ", ".join(map(str, done.switches))
+        words.append(f"climbed at {places} tokens, {done.forwarded} tokens forwarded in all")
+    if done.drift is not None:
+        words.append(
+            f"drift of log-probabilities since the last climb: mean {done.drift[0]:.3g}, max {done.drift[1]:.3g}"
+        )
+    return "ropewalk: " + "; ".join(words)

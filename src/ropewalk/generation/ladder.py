@@ -1,0 +1,149 @@
+"""Which factor serves how many tokens: the rungs of a ladder, lowest first, and a rung in force on a model."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ropewalk.dynamic import DynamicRule
+from ropewalk.errors import UsageError
+from ropewalk.methods import find_method
+from ropewalk.models.apply import apply
+from ropewalk.models.facts import ModelFacts, read_facts
+from ropewalk.models.live.regimes import Regime, find_regime, fixed_length
+from ropewalk.models.live.rotary import bare
+from ropewalk.models.stretch import kept_parameters, read_schedules
+from ropewalk.schedule import FrequencySchedule
+
+MAX_FACTOR = 64.0
+_METHOD = "yarn"
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A factor and the window that it serves. `make` gives its schedule; None is the model as it was loaded."""
+
+    factor: float
+    window: int
+    make: Callable[[], FrequencySchedule] | None = field(default=None, compare=False)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether this is the model as it was loaded."""
+        return self.make is None
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """Rungs by rising window. `name` says where they come from: a method, a file, the model's own rule."""
+
+    name: str
+    rungs: tuple[Rung, ...]
+
+    def rung_for(self, tokens: int) -> Rung:
+        """The lowest rung whose window holds that many tokens; UsageError where none does."""
+        found = next((rung for rung in self.rungs if rung.window >= tokens), None)
+        if found is None:
+            last = self.rungs[-1]
+            raise UsageError(
+                f"{tokens} tokens are more than the widest window here, {last.window} (factor {last.factor:g} of "
+                f"{self.name})",
+                hint="shorten the prompt or max-new-tokens, or raise max-factor",
+            )
+        return found
+
+
+def ladder_for(
+    model: Any,
+    *,
+    method: str | None = None,
+    schedule: str | Path | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    growth: float = 2.0,
+    max_factor: float = MAX_FACTOR,
+) -> Ladder:
+    """The ladder of a loaded model: as it is first, then a method at growth, growth**2, ..., or a file's rungs.
+
+    A model whose own rotation depends on the length (longrope's two sets, dynamic scaling) climbs by its own rule where
+    no method is given. Factors count from the original window, and only windows beyond the model's own are stretched.
+    """
+    facts = read_facts(bare(model).config.to_dict())
+    if schedule is not None:
+        if method is not None or parameters:
+            raise UsageError("a finished ladder leaves no method to choose", hint="give one or the other")
+        own = [Rung(_own_factor(facts), own_window(facts))]
+        return _above(str(schedule), own, _from_file(facts, Path(schedule)))
+    regime = find_regime(bare(model))
+    if regime is not None and method is None:
+        return _own_rule(facts, regime, growth, max_factor)
+    name = find_method(method or _default_method(facts)).name
+    kept = kept_parameters(facts).get(name, {})
+    rule = DynamicRule(name, facts.geometry, growth, kept | dict(parameters or {}))
+    widest = int(max_factor * facts.original_length)
+    rungs = [
+        Rung(epoch.factor, epoch.last_length, lambda length=epoch.last_length: rule.epoch_schedule(length))  # type: ignore[misc]
+        for epoch in rule.epochs(widest)
+    ]
+    return _above(name, [Rung(_own_factor(facts), own_window(facts))], rungs)
+
+
+@contextlib.contextmanager
+def in_force(model: Any, rung: Rung) -> Iterator[None]:
+    """Inside the block the model rotates by this rung for every length; afterwards it is what it was, bit for bit."""
+    with contextlib.ExitStack() as stack:
+        if rung.make is not None:
+            stack.enter_context(apply(model, rung.make(), target_length=rung.window))
+        live = bare(model)
+        # A rule that looks at the length would change its mind in the middle: it is asked for the window's, once.
+        stack.enter_context(fixed_length(live, rung.window if find_regime(live) is not None else None))
+        yield
+
+
+def own_window(facts: ModelFacts) -> int:
+    """Tokens that the model serves as it is: its original window, or the one that its file stretches it to."""
+    rope = facts.rope
+    if not rope.is_scaled:
+        return facts.original_length
+    if rope.schedule is None:
+        return facts.max_position_embeddings
+    return max(facts.max_position_embeddings, rope.schedule.target_length)
+
+
+def _own_factor(facts: ModelFacts) -> float:
+    return facts.rope.factor if facts.rope.is_scaled else 1.0
+
+
+def _default_method(facts: ModelFacts) -> str:
+    """A stretched model is stretched further by the method that it knows."""
+    kind = facts.rope.rope_type
+    return kind if facts.rope.is_scaled and kind in ("linear", "yarn", "llama3") else _METHOD
+
+
+def _above(name: str, own: list[Rung], rungs: list[Rung]) -> Ladder:
+    return Ladder(name, (*own, *(rung for rung in rungs if rung.window > own[-1].window)))
+
+
+def _from_file(facts: ModelFacts, path: Path) -> list[Rung]:
+    found = read_schedules(path)
+    for made in found.rungs:
+        if made.geometry != facts.geometry:
+            raise UsageError(
+                f"{path} was made for another geometry than the model's",
+                hint="make it from this model, or from ropewalk.read_geometry(model)",
+            )
+    return [Rung(made.factor, made.target_length, lambda made=made: made) for made in found.rungs]  # type: ignore[misc]
+
+
+def _own_rule(facts: ModelFacts, regime: Regime, growth: float, max_factor: float) -> Ladder:
+    first = Rung(1.0, regime.length)
+    if regime.kind == "switch":
+        window = own_window(facts)
+        return Ladder("the model's own switch", (first, Rung(window / regime.length, window)))
+    rungs, factor = [first], growth
+    while factor <= max_factor:
+        rungs.append(Rung(factor, int(factor * regime.length)))
+        factor *= growth
+    return Ladder("the model's own dynamic rule", tuple(rungs))

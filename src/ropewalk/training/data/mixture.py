@@ -1,0 +1,337 @@
+"""Documents to samples of any length, mixed by share, with a position that can be written down and taken up again.
+
+Nothing here keeps a random state: every random choice is made from (seed, what, number), so the position is a few
+counters. A sample names the documents in it, so that a bad batch can be traced.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ropewalk.errors import UsageError, one_line
+from ropewalk.text.generators import find_generator, generator_hash
+from ropewalk.training.data.sources import documents_of
+from ropewalk.training.recipe.recipe import DataPart, LongDocuments, SourcePart
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One row of a batch: token ids, loss weight and document number of each, and the documents' names."""
+
+    ids: NDArray[np.int64]
+    weights: NDArray[np.float32]
+    documents: NDArray[np.int32]
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def share_out(shares: Sequence[float], served: Sequence[int]) -> int:
+    """The index that is furthest behind its share of what was served; the first of equals."""
+    total = sum(served)
+    weight = sum(shares)
+    behind = [share / weight * (total + 1) - done for share, done in zip(shares, served, strict=True)]
+    return int(np.argmax(behind))
+
+
+class Documents:
+    """Texts by number, made into tokens when they are first asked for: a run starts at once, however much text it has.
+
+    Each text begins with the token that the tokenizer itself puts first, where it does, and ends with the end-of-text
+    token, where there is one.
+    """
+
+    def __init__(self, documents: Sequence[tuple[str, str]], tokenizer: Any) -> None:
+        self.names = [name for name, _ in documents]
+        self._texts = [text for _, text in documents]
+        self._tokenizer = tokenizer
+        self._ids: dict[int, NDArray[np.int32]] = {}
+        first, last = tokenizer.bos_token_id, tokenizer.eos_token_id
+        starts = first is not None and tokenizer("")["input_ids"][:1] == [first]
+        self._begin = [int(first)] if starts else []
+        self._end = [] if last is None else [int(last)]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def ids(self, number: int) -> NDArray[np.int32]:
+        """The tokens of one document."""
+        if number not in self._ids:
+            ids = self._tokenizer(self._texts[number], add_special_tokens=False, verbose=False)["input_ids"]
+            self._ids[number] = np.asarray([*self._begin, *ids, *self._end], dtype=np.int32)
+        return self._ids[number]
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of every document; needs all of them made."""
+        return np.array([len(self.ids(number)) for number in range(len(self))], dtype=np.int64)
+
+
+@dataclass
+class DocumentStream:
+    """An endless stream of tokens over documents, in a new order every epoch.
+
+    Its whole state is (epoch, rank in the order, token inside the document).
+    """
+
+    documents: Documents
+    members: NDArray[np.int64]
+    key: tuple[int, ...]
+    epoch: int = 0
+    rank: int = 0
+    offset: int = 0
+    _order: tuple[int, NDArray[np.int64]] | None = field(default=None, repr=False)
+
+    def order(self) -> NDArray[np.int64]:
+        """The documents of this epoch in their order."""
+        if self._order is None or self._order[0] != self.epoch:
+            rng = np.random.default_rng([*self.key, self.epoch])
+            self._order = (self.epoch, rng.permutation(self.members))
+        return self._order[1]
+
+    def take(self, count: int) -> Sample:
+        """The next `count` tokens, across documents and epochs."""
+        ids = np.empty(count, dtype=np.int64)
+        numbers = np.empty(count, dtype=np.int32)
+        names: list[str] = []
+        filled, last_epoch = 0, self.epoch + count
+        while filled < count:
+            if self.epoch > last_epoch:
+                raise UsageError(
+                    "the documents of a source have no tokens", hint="check its text and the tokenizer"
+                )
+            document = int(self.order()[self.rank])
+            tokens = self.documents.ids(document)
+            piece = tokens[self.offset : self.offset + count - filled]
+            ids[filled : filled + len(piece)] = piece
+            numbers[filled : filled + len(piece)] = len(names)
+            names.append(self.documents.names[document])
+            filled += len(piece)
+            self.offset += len(piece)
+            if self.offset == len(tokens):
+                self.offset = 0
+                self.rank += 1
+                if self.rank == len(self.members):
+                    self.rank = 0
+                    self.epoch += 1
+        return Sample(ids, np.ones(count, dtype=np.float32), numbers, tuple(names))
+
+    def state(self) -> list[int]:
+        """The position."""
+        return [self.epoch, self.rank, self.offset]
+
+    def restore(self, state: Sequence[int]) -> None:
+        """Take up a position that `state` gave."""
+        self.epoch, self.rank, self.offset = (int(value) for value in state)
+
+
+class TextSource:
+    """A source of documents; long ones, where the recipe asks for it, fill a share of their own."""
+
+    def __init__(self, part: SourcePart, data: DataPart, tokenizer: Any, key: tuple[int, ...]) -> None:
+        found = documents_of(part)
+        self.name = part.name
+        self.hash = _hash_of(f"{name}\0{text}" for name, text in found)
+        self.size = {"documents": len(found), "characters": sum(len(text) for _, text in found)}
+        self.documents = Documents([(f"{part.name}:{name}", text) for name, text in found], tokenizer)
+        groups = [(np.arange(len(found)), 1.0)]
+        if data.long_documents is not None:
+            groups = self._by_length(data.long_documents)
+        self.shares = [share for _, share in groups]
+        self.streams = [
+            DocumentStream(self.documents, members, (*key, number))
+            for number, (members, _) in enumerate(groups)
+        ]
+        self.served = [0] * len(self.streams)
+
+    def _by_length(self, rule: LongDocuments) -> list[tuple[NDArray[np.int64], float]]:
+        long = self.documents.lengths >= rule.min_length
+        groups = [(np.flatnonzero(long), rule.share), (np.flatnonzero(~long), 1 - rule.share)]
+        kept = [(members, share) for members, share in groups if len(members) and share > 0]
+        if not kept:
+            raise UsageError(
+                f"source {self.name!r} has no document that long_documents (min_length={rule.min_length}, "
+                f"share={rule.share:g}) leaves to train on",
+                hint="lower min_length, or share",
+            )
+        return kept
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all documents; needs all of them made."""
+        return int(self.documents.lengths.sum())
+
+    def take(self, count: int) -> Sample:
+        """The next sample of `count` tokens."""
+        number = share_out(self.shares, self.served)
+        self.served[number] += count
+        return self.streams[number].take(count)
+
+    def state(self) -> dict[str, Any]:
+        """The position."""
+        return {"served": list(self.served), "streams": [stream.state() for stream in self.streams]}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up a position that `state` gave."""
+        self.served = [int(value) for value in state["served"]]
+        for stream, position in zip(self.streams, state["streams"], strict=True):
+            stream.restore(position)
+
+
+class GeneratedSource:
+    """Samples from a registered generator; sample n always comes from the same random numbers."""
+
+    num_tokens = 0
+    size: ClassVar[dict[str, int]] = {"documents": 0, "characters": 0}
+
+    def __init__(self, part: SourcePart, tokenizer: Any, key: tuple[int, ...]) -> None:
+        # hemp registers its own generators when it is imported, as a module given with --import does.
+        import ropewalk.hemp.sources  # noqa: F401
+
+        assert part.generator is not None
+        self.name = part.name
+        self.generator = part.generator
+        self.function = find_generator(part.generator)
+        self.parameters = part.parameters
+        self.tokenizer = tokenizer
+        self.key = key
+        self.number = 0
+        self.hash = _hash_of(
+            [part.generator, generator_hash(self.function), repr(sorted(part.parameters.items()))]
+        )
+        self.pad = next((i for i in (tokenizer.eos_token_id, tokenizer.pad_token_id) if i is not None), 0)
+
+    def take(self, count: int) -> Sample:
+        """The next sample of `count` tokens; what the generator cannot fill is padding without loss."""
+        rng = np.random.default_rng([*self.key, self.number])
+        ids = np.full(count, self.pad, dtype=np.int64)
+        weights = np.zeros(count, dtype=np.float32)
+        numbers = np.zeros(count, dtype=np.int32)
+        filled = pieces = 0
+        while filled < count:
+            piece, piece_weights = self._call(rng, count - filled)
+            if not len(piece):
+                break
+            ids[filled : filled + len(piece)] = piece
+            weights[filled : filled + len(piece)] = piece_weights
+            numbers[filled : filled + len(piece)] = pieces
+            filled += len(piece)
+            pieces += 1
+        numbers[filled:] = pieces
+        name = f"{self.name}:{self.number}"
+        self.number += 1
+        return Sample(
+            ids, weights, numbers, tuple(f"{name}/{piece}" for piece in range(pieces + (filled < count)))
+        )
+
+    def _call(self, rng: np.random.Generator, room: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        try:
+            result = self.function(rng, self.tokenizer, room, **self.parameters)
+        except TypeError as error:
+            raise UsageError(
+                f"generator {self.generator!r} of source {self.name!r} refuses its parameters ({one_line(error)})",
+                hint="correct `parameters` of the source",
+            ) from error
+        ids, weights = result if isinstance(result, tuple) else (result, None)
+        ids = np.asarray(ids, dtype=np.int64)
+        if len(ids) > room:
+            raise UsageError(
+                f"generator {self.generator!r} returned {len(ids)} tokens where {room} were asked for",
+                hint="a generator returns at most `length` tokens",
+            )
+        if weights is None:
+            return ids, np.ones(len(ids), dtype=np.float32)
+        weights = np.asarray(weights, dtype=np.float32)
+        if weights.shape != ids.shape:
+            raise UsageError(
+                f"generator {self.generator!r} returned {len(ids)} tokens and {len(weights)} weights",
+                hint="one weight a token",
+            )
+        return ids, weights
+
+    def state(self) -> dict[str, Any]:
+        """The position."""
+        return {"number": self.number}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up a position that `state` gave."""
+        self.number = int(state["number"])
+
+
+class Mixture:
+    """All sources of a recipe, each with its share of the tokens."""
+
+    def __init__(self, data: DataPart, tokenizer: Any, seed: int) -> None:
+        self.sources: list[TextSource | GeneratedSource] = []
+        for number, part in enumerate(data.sources):
+            key = (seed, 1, number)
+            if part.kind == "generated":
+                self.sources.append(GeneratedSource(part, tokenizer, key))
+            else:
+                self.sources.append(TextSource(part, data, tokenizer, key))
+        self.usual = [part.share for part in data.sources]
+        self.shares = self.usual
+        self.served = [0] * len(self.sources)
+        self.tokenizer_hash = tokenizer_hash(tokenizer)
+
+    def share(self, shares: Mapping[str, float] | None) -> None:
+        """Give the sources the shares of a stage (None: their own), counted from here on: nothing is made up for."""
+        new = self.usual if shares is None else [shares.get(item.name, 0.0) for item in self.sources]
+        if new != self.shares:
+            self.shares = new
+            self.served = [0] * len(self.sources)
+
+    def take(self, count: int) -> Sample:
+        """The next sample of `count` tokens from the source that is furthest behind its share."""
+        number = share_out(self.shares, self.served)
+        self.served[number] += count
+        return self.sources[number].take(count)
+
+    @property
+    def tokens_per_epoch(self) -> int:
+        """Tokens until every text source has been seen once at its share; 0 where nothing is text."""
+        weight = sum(self.usual)
+        sizes = [source.num_tokens for source in self.sources]
+        needs = [size * weight / share for size, share in zip(sizes, self.usual, strict=True) if size]
+        return round(max(needs)) if needs else 0
+
+    def hashes(self) -> dict[str, str]:
+        """What the data is: SHA-256 of each source and of the tokenizer."""
+        return {"tokenizer": self.tokenizer_hash} | {
+            f"source {item.name}": item.hash for item in self.sources
+        }
+
+    def state(self) -> dict[str, Any]:
+        """The position in every source."""
+        return {"served": list(self.served), "sources": {item.name: item.state() for item in self.sources}}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up a position that `state` gave; the stage's shares are set before."""
+        self.served = [int(value) for value in state["served"]]
+        for item in self.sources:
+            item.restore(state["sources"][item.name])
+
+
+def tokenizer_hash(tokenizer: Any) -> str:
+    """SHA-256 of what a tokenizer does: its serialised form where there is one, its vocabulary otherwise."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        return hashlib.sha256(backend.to_str().encode("utf-8")).hexdigest()
+    vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    return _hash_of(f"{index} {word}" for word, index in vocabulary)
+
+
+def _hash_of(pieces: Any) -> str:
+    digest = hashlib.sha256()
+    for piece in pieces:
+        content = piece.encode("utf-8", "surrogatepass")
+        digest.update(len(content).to_bytes(8, "little") + content)
+    return digest.hexdigest()

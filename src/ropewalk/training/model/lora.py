@@ -1,0 +1,199 @@
+"""LoRA through peft, with norms and embeddings trained in full beside it where asked (LongLoRA, 2309.12307).
+
+The model itself keeps its modules: the adapters sit beside the linear layers, and what is trained in full is trained
+in place, so that tied weights stay tied. A finished model is saved merged, or as an adapter that stock peft loads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ropewalk.attention.interface import attention_modules
+from ropewalk.attention.options import PARAMETER
+from ropewalk.errors import DamagedError, RopewalkError, UsageError
+from ropewalk.training.recipe.options import LoraOptions
+
+__all__ = [
+    "LoraOptions",
+    "add_lora",
+    "is_lora",
+    "merged_weights",
+    "put_trained",
+    "save_adapter",
+    "trained_tensors",
+]
+
+_PREFIX = "base_model.model."
+
+
+def add_lora(model: Any, options: LoraOptions, *, seed: int = 0) -> Any:
+    """The model with adapters: a peft model that shares all of its weights. Only what is to be trained has gradients.
+
+    B starts at zero, so the model computes what it did; A is drawn under `seed`.
+    """
+    peft = _peft()
+    targets = _targets(model, options)
+    config = peft.LoraConfig(
+        r=options.rank,
+        lora_alpha=options.alpha,
+        lora_dropout=options.dropout,
+        target_modules=targets,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        wrapped = peft.get_peft_model(model, config)
+    for name in _in_full(wrapped.get_base_model(), options):
+        wrapped.get_base_model().get_submodule(name).requires_grad_(True)
+    return wrapped
+
+
+def is_lora(model: Any) -> bool:
+    """Whether `add_lora` made this model."""
+    return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
+
+
+def trained_tensors(model: Any) -> dict[str, Tensor]:
+    """Everything that LoRA trains, by name: adapters, and norms and embeddings where trained."""
+    return {name: tensor.detach() for name, tensor in _trained(model).items()}
+
+
+@torch.no_grad()
+def put_trained(model: Any, tensors: Mapping[str, Tensor]) -> None:
+    """Put back what `trained_tensors` gave; names and shapes must be the same."""
+    wanted = _trained(model)
+    if wanted.keys() != tensors.keys():
+        odd = sorted(wanted.keys() ^ tensors.keys())
+        raise DamagedError(
+            f"the adapter's tensors are not those of this model ({odd[0]} and {len(odd) - 1} more differ)",
+            hint="use the recipe and the base model that it was trained with",
+        )
+    for name, tensor in wanted.items():
+        if tensor.shape != tensors[name].shape:
+            raise DamagedError(
+                f"{name} is {tuple(tensors[name].shape)}, the model's {tuple(tensor.shape)}",
+                hint="use the recipe and the base model that it was trained with",
+            )
+        tensor.copy_(tensors[name])
+
+
+@torch.no_grad()
+def merged_weights(model: Any) -> dict[str, Tensor]:
+    """The state dict of the plain model with W + (alpha / rank) * B A in place of every W; the model stays as it is."""
+    from peft.tuners.lora import LoraLayer
+
+    base = model.get_base_model()
+    layers: dict[str, Any] = {
+        name: item for name, item in base.named_modules() if isinstance(item, LoraLayer)
+    }
+    merged: dict[str, Tensor] = {}
+    for name, tensor in base.state_dict().items():
+        if ".lora_" in name:
+            continue
+        owner, found, last = name.rpartition(".base_layer.")
+        if not found:
+            merged[name] = tensor
+        elif last == "weight":
+            delta = layers[owner].get_delta_weight("default")
+            merged[f"{owner}.weight"] = (tensor.float() + delta.float()).to(tensor.dtype)
+        else:
+            merged[f"{owner}.{last}"] = tensor
+    return merged
+
+
+def save_adapter(model: Any, folder: Path, trained: Mapping[str, Tensor] | None = None) -> None:
+    """adapter_config.json and adapter_model.safetensors, as `PeftModel.from_pretrained` reads them.
+
+    `trained` is what `trained_tensors` gave, gathered where the model is sharded.
+    """
+    from safetensors.torch import save_file
+
+    peft = _peft()
+    base = model.get_base_model()
+    config = peft.LoraConfig(**{**model.peft_config["default"].to_dict(), "inference_mode": True})
+    tensors, modules = {}, []
+    for full_name, tensor in (trained_tensors(model) if trained is None else trained).items():
+        name = full_name.removeprefix(_PREFIX)
+        if ".lora_" in name:
+            tensors[_PREFIX + name.replace(".default.", ".")] = tensor.cpu().contiguous()
+            continue
+        tensors[_PREFIX + name] = tensor.cpu().contiguous()
+        modules.append(name.rpartition(".")[0])
+    config.modules_to_save = sorted(modules) or None
+    inputs, outputs = (
+        _name_of(base, item) for item in (base.get_input_embeddings(), base.get_output_embeddings())
+    )
+    if inputs in modules and base.config.get_text_config().tie_word_embeddings:
+        config.ensure_weight_tying = True
+        tensors[f"{_PREFIX}{outputs}.weight"] = tensors[f"{_PREFIX}{inputs}.weight"].clone()
+    folder.mkdir(parents=True, exist_ok=True)
+    config.save_pretrained(str(folder))
+    save_file(tensors, str(folder / "adapter_model.safetensors"), metadata={"format": "pt"})
+
+
+def _trained(model: nn.Module) -> dict[str, Tensor]:
+    named = model.named_parameters()
+    return {name: tensor for name, tensor in named if tensor.requires_grad and not name.endswith(PARAMETER)}
+
+
+def _targets(model: Any, options: LoraOptions) -> list[str]:
+    head = model.get_output_embeddings()
+    linear = {
+        name: item for name, item in model.named_modules() if isinstance(item, nn.Linear) and item is not head
+    }
+    if options.targets == "all-linear":
+        found = list(linear)
+    elif options.targets == "attention":
+        owners = {id(item) for module in attention_modules(model).values() for item in module.modules()}
+        found = [name for name, item in linear.items() if id(item) in owners]
+    else:
+        found = [
+            name for name in linear if any(f".{name}".endswith(f".{target}") for target in options.targets)
+        ]
+        missing = [
+            target
+            for target in options.targets
+            if not any(f".{name}".endswith(f".{target}") for name in found)
+        ]
+        if missing:
+            raise UsageError(
+                f"lora.targets names {missing[0]!r}, which is no linear layer of {type(model).__name__}",
+                hint="use attention, all-linear, or names such as q_proj",
+            )
+    if not found:
+        raise UsageError(
+            f"{type(model).__name__} has no linear layer for lora.targets={options.targets}",
+            hint="try all-linear, or name the layers",
+        )
+    return found
+
+
+def _in_full(model: Any, options: LoraOptions) -> list[str]:
+    """Names of the modules that are trained in full."""
+    embedding = model.get_input_embeddings()
+    found = []
+    for name, module in model.named_modules():
+        norm = type(module).__name__.endswith("Norm") and bool(list(module.parameters(recurse=False)))
+        if (options.train_norms and norm) or (options.train_embeddings and module is embedding):
+            found.append(name)
+    return found
+
+
+def _name_of(model: nn.Module, wanted: nn.Module) -> str | None:
+    return next((name for name, item in model.named_modules() if item is wanted), None)
+
+
+def _peft() -> Any:
+    try:
+        import peft
+    except ImportError as error:
+        raise RopewalkError(
+            "LoRA needs peft, which is not installed", hint="pip install 'ropewalk[train]'"
+        ) from error
+    return peft

@@ -1,0 +1,265 @@
+"""Token-level regularisation: which tokens carry the loss, and what the model is shown of its inputs.
+
+Labels are shifted (they stand beside the state that predicts them). "Context" of a token is the number of tokens of
+its own document that the predicting state sees before its own. All randomness comes from the numpy generator given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ropewalk.errors import UsageError
+from ropewalk.training.parts.losses import IGNORE
+from ropewalk.training.recipe.options import (
+    FarDrop,
+    InputNoise,
+    LongTokenWeight,
+    ShapeWeight,
+    WeightingOptions,
+)
+
+__all__ = [
+    "WeightingOptions",
+    "context_of",
+    "cropped_losses",
+    "drop_far",
+    "noisy_inputs",
+    "normalised",
+    "repeat_distance",
+    "shape_weight",
+    "token_weights",
+]
+
+# (inputs, labels, documents, positions), each (rows, tokens) -> losses of the same shape, without gradients
+LossFunction = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+def token_weights(
+    options: WeightingOptions,
+    *,
+    labels_BT: Tensor,
+    inputs_BT: Tensor | None = None,
+    documents_BT: Tensor | None = None,
+    losses_BT: Tensor | None = None,
+    cropped_losses_BT: Tensor | None = None,
+    base_BT: Tensor | None = None,
+) -> Tensor:
+    """The weight of each token's loss, float32 (B, T): the product of all asked-for parts, with mean 1 where scored.
+
+    `losses_BT` (the model's own loss now) is needed for easy and long tokens, `cropped_losses_BT` (see
+    `cropped_losses`) for long tokens, `inputs_BT` for anything by distance. `base_BT` are weights that the
+    data brings: the result contains them and keeps their sum. Where nothing is left to weigh, all weights are 0 and the
+    batch carries no loss.
+
+    >>> options = WeightingOptions(near={"tokens": 2})
+    >>> token_weights(options, labels_BT=torch.tensor([[5, 6, 7, 8]])).tolist()
+    [[0.0, 0.0, 2.0, 2.0]]
+    """
+    scored = labels_BT != IGNORE
+    weights = torch.ones(labels_BT.shape, dtype=torch.float32, device=labels_BT.device)
+    if options.shape is not None:
+        reach = _reach(options.shape.by, labels_BT, inputs_BT, documents_BT)
+        weights = weights * shape_weight(options.shape, reach)
+    if options.near is not None:
+        reach = _reach(options.near.by, labels_BT, inputs_BT, documents_BT)
+        weights = weights * (reach >= options.near.tokens)
+    if options.needs_losses:
+        weights = weights * _loss_weight(options, scored, losses_BT, cropped_losses_BT)
+    return normalised(weights, scored if base_BT is None else scored * base_BT)
+
+
+def normalised(weights_BT: Tensor, base_BT: Tensor) -> Tensor:
+    """weights * base with the sum of `base` (for a mask: mean 1 where scored), so that the learning rate keeps its
+    meaning; all 0 where nothing is left.
+
+    >>> normalised(torch.tensor([3.0, 1.0, 5.0]), torch.tensor([1.0, 1.0, 0.0])).tolist()
+    [1.5, 0.5, 0.0]
+    """
+    kept = weights_BT * base_BT
+    total = kept.sum()
+    return torch.where(total > 0, kept * (base_BT.sum() / total.clamp(min=torch.finfo(kept.dtype).tiny)), 0.0)
+
+
+def context_of(documents_BT: Tensor) -> Tensor:
+    """How many tokens of its own document stand before each token, int64 (B, T).
+
+    >>> context_of(torch.tensor([[0, 0, 1, 1, 1]])).tolist()
+    [[0, 1, 0, 1, 2]]
+    """
+    index = torch.arange(documents_BT.shape[1], device=documents_BT.device).expand_as(documents_BT)
+    first = torch.ones_like(documents_BT, dtype=torch.bool)
+    first[:, 1:] = documents_BT[:, 1:] != documents_BT[:, :-1]
+    return index - torch.where(first, index, 0).cummax(dim=1).values
+
+
+def repeat_distance(inputs_BT: Tensor, labels_BT: Tensor, documents_BT: Tensor | None = None) -> Tensor:
+    """How far back the same step (this input followed by this label) last occurred in the document; 0 for never.
+
+    Such a token could be copied from that far, so the distance says how far attention would have to reach.
+
+    >>> repeat_distance(torch.tensor([[1, 2, 3, 1, 2]]), torch.tensor([[2, 3, 1, 2, 3]])).tolist()
+    [[0, 0, 0, 3, 3]]
+    """
+    rows, length = inputs_BT.shape
+    documents_BT = torch.zeros_like(inputs_BT) if documents_BT is None else documents_BT
+    _, steps = torch.unique(torch.stack([inputs_BT, labels_BT], -1).view(-1, 2), dim=0, return_inverse=True)
+    row = torch.arange(rows, device=inputs_BT.device)[:, None].expand_as(inputs_BT)
+    place = row * (int(documents_BT.max()) + 2) + documents_BT + 1
+    key = place.reshape(-1) * (int(steps.max()) + 1) + steps.view(-1)
+    order = torch.argsort(key, stable=True)
+    same = key[order][1:] == key[order][:-1]
+    distance = torch.zeros_like(key)
+    distance[order[1:]] = torch.where(same, order[1:] - order[:-1], 0)
+    return distance.view(rows, length)
+
+
+def shape_weight(shape: ShapeWeight, reach_BT: Tensor) -> Tensor:
+    """Power, ramp or bands of a reach x in tokens; `span` defaults to the row's length, beyond it the weight stays.
+
+    >>> shape_weight(ShapeWeight(shape="ramp", low=0.5, high=1.5, span=2), torch.tensor([[0, 1, 2, 3]])).tolist()
+    [[0.5, 1.0, 1.5, 1.5]]
+    """
+    span = shape.span if shape.span is not None else reach_BT.shape[1]
+    x = reach_BT.to(torch.float32)
+    if shape.shape == "power":
+        return ((x + 1) / span).clamp(max=1.0) ** shape.exponent
+    if shape.shape == "ramp":
+        return shape.low + (shape.high - shape.low) * (x / span).clamp(max=1.0)
+    weights = torch.ones_like(x)
+    for start, weight in shape.bands:
+        weights = torch.where(reach_BT >= start, weight, weights)
+    return weights
+
+
+@torch.no_grad()
+def cropped_losses(
+    losses: LossFunction,
+    options: LongTokenWeight,
+    *,
+    inputs_BT: Tensor,
+    labels_BT: Tensor,
+    documents_BT: Tensor,
+    positions_BT: Tensor,
+) -> Tensor:
+    """The loss of each token when only the last `context` .. `context + stride - 1` tokens are seen, (B, T).
+
+    Windows of context + stride tokens start every `stride` (default `context`) tokens; each gives the losses of its
+    last `stride` tokens, the first one of all. They run in groups that are together no longer than the batch.
+    """
+    rows, length = inputs_BT.shape
+    stride = options.stride if options.stride is not None else options.context
+    window = options.context + stride
+    everything = (inputs_BT, labels_BT, documents_BT, positions_BT)
+    if length <= window:
+        return losses(*everything)
+    starts = [*range(0, length - window, stride), length - window]
+    windows = [torch.cat([item[:, start : start + window] for start in starts]) for item in everything]
+    group = max(1, rows * length // window)
+    pieces = [
+        losses(*(item[at : at + group] for item in windows)) for at in range(0, rows * len(starts), group)
+    ]
+    found = torch.cat(pieces).view(len(starts), rows, window)
+    result = found.new_zeros(rows, length)
+    for index, start in enumerate(starts):
+        skip = 0 if index == 0 else options.context
+        result[:, start + skip : start + window] = found[index, :, skip:]
+    return result
+
+
+def noisy_inputs(
+    options: InputNoise, inputs_BT: Tensor, *, vocabulary_size: int, rng: np.random.Generator
+) -> Tensor:
+    """The inputs with about `share` of their tokens replaced in spans; the first token of a row stays.
+
+    Spans may touch or overlap, so the share that is really replaced is at most `share`.
+    """
+    rows, length = inputs_BT.shape
+    count = round(options.share * (length - 1) / options.span)
+    if count == 0:
+        return inputs_BT
+    places = max(1, length - options.span)
+    starts = np.stack([1 + rng.choice(places, size=min(count, places), replace=False) for _ in range(rows)])
+    hit = np.zeros((rows, length + options.span), dtype=bool)
+    for offset in range(options.span):
+        np.put_along_axis(hit, starts + offset, True, axis=1)
+    if options.kind == "token":
+        noise = np.full((rows, length), options.token_id, dtype=np.int64)
+    else:
+        noise = rng.integers(0, vocabulary_size, size=(rows, length), dtype=np.int64)
+    device = inputs_BT.device
+    return torch.where(
+        torch.from_numpy(hit[:, :length]).to(device), torch.from_numpy(noise).to(device), inputs_BT
+    )
+
+
+def drop_far(options: FarDrop, batch: dict[str, Tensor], *, rng: np.random.Generator) -> dict[str, Tensor]:
+    """A batch of (B, T) tensors with `share` of each row's far tokens (all but the last `near`) left out.
+
+    Positions are among the tensors, so what stays keeps its place, and labels are shifted already, so each still names
+    the true next token. Every row loses the same number. The first token always stays.
+    """
+    shapes = {tuple(value.shape) for value in batch.values()}
+    if len(shapes) != 1 or len(next(iter(shapes))) != 2:
+        raise UsageError(
+            f"dropping far tokens met shapes {sorted(shapes)}",
+            hint="give tensors of one shape (rows, tokens)",
+        )
+    rows, length = shapes.pop()
+    far = length - options.near
+    count = int(options.share * max(0, far - 1))
+    if count == 0:
+        return batch
+    kept = np.stack(
+        [np.sort(rng.choice(np.arange(1, far), size=far - 1 - count, replace=False)) for _ in range(rows)]
+    )
+    near = np.tile(np.arange(far, length), (rows, 1))
+    index = np.concatenate([np.zeros((rows, 1), dtype=np.int64), kept, near], axis=1).astype(np.int64)
+    return {name: value.gather(1, torch.from_numpy(index).to(value.device)) for name, value in batch.items()}
+
+
+def _reach(
+    by: Literal["position", "distance"],
+    labels_BT: Tensor,
+    inputs_BT: Tensor | None,
+    documents_BT: Tensor | None,
+) -> Tensor:
+    documents_BT = torch.zeros_like(labels_BT) if documents_BT is None else documents_BT
+    if by == "position":
+        return context_of(documents_BT)
+    if inputs_BT is None:
+        raise UsageError("weighting by distance needs the inputs", hint="pass inputs_BT to token_weights")
+    return repeat_distance(inputs_BT, labels_BT, documents_BT)
+
+
+def _loss_weight(
+    options: WeightingOptions, scored: Tensor, losses_BT: Tensor | None, cropped_losses_BT: Tensor | None
+) -> Tensor:
+    if losses_BT is None:
+        raise UsageError(
+            "easy and long tokens are known by their loss", hint="pass losses_BT to token_weights"
+        )
+    weights = torch.ones_like(losses_BT, dtype=torch.float32)
+    if options.long_tokens is not None:
+        if cropped_losses_BT is None:
+            raise UsageError(
+                "long tokens need their loss in a cropped context", hint="pass cropped_losses_BT"
+            )
+        gain = (cropped_losses_BT - losses_BT).to(torch.float32).clamp(max=50.0)
+        weights = gain.exp().clamp(options.long_tokens.floor, options.long_tokens.ceiling)
+    if options.easy is not None:
+        weights = weights * (losses_BT > _easy_bound(options, scored, losses_BT))
+    return weights
+
+
+def _easy_bound(options: WeightingOptions, scored: Tensor, losses_BT: Tensor) -> float:
+    assert options.easy is not None
+    if options.easy.below is not None:
+        return options.easy.below
+    assert options.easy.quantile is not None
+    known = losses_BT[scored].float().sort().values
+    return float(known[int(options.easy.quantile * (len(known) - 1))]) if len(known) else 0.0

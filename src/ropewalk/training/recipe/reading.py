@@ -1,0 +1,184 @@
+"""Recipes from YAML: size and nesting are bounded, aliases are refused, and an error names its line and field."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from ropewalk.errors import RopewalkError, UsageError, one_line
+from ropewalk.training.recipe.recipe import Recipe
+
+MAX_BYTES = 256 * 1024
+MAX_DEPTH = 20
+MAX_NODES = 20_000
+BUNDLED = Path(__file__).parent / "bundled"
+
+
+def read_recipe(recipe: Recipe | dict[str, Any] | str | Path) -> Recipe:
+    """A checked recipe from a dictionary, a YAML file, or the name of a bundled one."""
+    if isinstance(recipe, Recipe):
+        return recipe
+    if isinstance(recipe, dict):
+        return _checked(recipe, "recipe", {})
+    path = find_recipe(recipe)
+    document, lines = read_yaml(path)
+    return _checked(document, str(path), lines)
+
+
+def find_recipe(name: str | Path) -> Path:
+    """The file of that path, or the bundled recipe of that name."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    bundled = BUNDLED / f"{name}.yaml"
+    if path.name == str(name) and bundled.is_file():
+        return bundled
+    if path.is_dir():
+        raise UsageError(f"recipe {one_line(name, 120)} is a folder", hint="give the YAML file")
+    raise UsageError(
+        f"no recipe {one_line(name, 120)!r}: no such file, and no bundled recipe of that name",
+        hint="`ropewalk recipes ls` lists the bundled ones",
+    )
+
+
+def read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str | int, ...], int]]:
+    """The document, and the line (from 1) of every field by its path."""
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise RopewalkError(
+            f"cannot read {path} ({one_line(error.strerror or error)})", hint="check it"
+        ) from error
+    if len(content) > MAX_BYTES:
+        raise UsageError(
+            f"{path} has {len(content)} bytes; a recipe has at most {MAX_BYTES}", hint="give a recipe"
+        )
+    try:
+        text = content.decode("utf-8")
+        _check_events(text, path)
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        document = yaml.safe_load(text)
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 text", hint="a recipe is a YAML file") from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f" line {mark.line + 1}" if mark else ""
+        raise UsageError(
+            f"{path}{line}: not YAML ({one_line(error.problem or error, 120)})", hint="mend it"
+        ) from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path}: not YAML ({one_line(error, 120)})", hint="mend it") from error
+    if not isinstance(document, dict):
+        found = "empty" if document is None else f"a {type(document).__name__}"
+        raise UsageError(
+            f"{path} is {found}, not a recipe", hint="`ropewalk recipes show hemp` prints a whole one"
+        )
+    lines: dict[tuple[str | int, ...], int] = {}
+    _index(node, (), lines)
+    return document, lines
+
+
+def _check_events(text: str, path: Path) -> None:
+    depth = nodes = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise UsageError(
+                f"{path} line {_line_of(event)}: aliases (*{event.anchor}) are not allowed in a recipe",
+                hint="write the value out",
+            )
+        nodes += isinstance(event, yaml.NodeEvent)
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH or nodes > MAX_NODES:
+            raise UsageError(f"{path} is nested or long beyond any recipe", hint="give a recipe")
+
+
+def _line_of(event: Any) -> int:
+    return int(event.start_mark.line) + 1
+
+
+def _index(node: Any, where: tuple[str | int, ...], lines: dict[tuple[str | int, ...], int]) -> None:
+    if node is None:
+        return
+    lines.setdefault(where, node.start_mark.line + 1)
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            name = str(key.value)
+            if name in seen:
+                raise UsageError(
+                    f"line {key.start_mark.line + 1}: {one_line(name, 60)} is given twice", hint="keep one"
+                )
+            seen.add(name)
+            lines[(*where, name)] = key.start_mark.line + 1
+            _index(value, (*where, name), lines)
+    elif isinstance(node, yaml.SequenceNode):
+        for number, value in enumerate(node.value):
+            _index(value, (*where, number), lines)
+
+
+def explain(error: ValidationError, lines: dict[tuple[str | int, ...], int]) -> list[dict[str, Any]]:
+    """Every fault of a recipe: field, line (None without a file), message, and what was given."""
+    faults = []
+    for item in error.errors(include_url=False):
+        where = tuple(part for part in item["loc"] if part != "[key]")
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            message = "no such key" + _near(where)
+        elif item["type"] == "missing":
+            message = "missing"
+        line = next((lines[where[:n]] for n in range(len(where), -1, -1) if where[:n] in lines), None)
+        field = ".".join(str(part) for part in where) or "recipe"
+        given = None if isinstance(item.get("input"), dict | list) else one_line(item.get("input"), 60)
+        faults.append({"field": field, "line": line, "message": one_line(message, 240), "given": given})
+    return faults
+
+
+def _near(where: tuple[str | int, ...]) -> str:
+    import difflib
+
+    model: Any = Recipe
+    for part in where[:-1]:
+        if isinstance(part, int) or model is None:
+            continue
+        field = getattr(model, "model_fields", {}).get(part)
+        model = _inner_model(field.annotation) if field is not None else None
+    names = list(getattr(model, "model_fields", {}))
+    near = difflib.get_close_matches(str(where[-1]), names, n=1)
+    if near:
+        return f"; did you mean {near[0]}?"
+    return f"; the keys here are {', '.join(names)}" if names else ""
+
+
+def _inner_model(annotation: Any) -> Any:
+    import typing
+
+    if hasattr(annotation, "model_fields"):
+        return annotation
+    for argument in typing.get_args(annotation):
+        found = _inner_model(argument)
+        if found is not None:
+            return found
+    return None
+
+
+def _checked(document: dict[str, Any], origin: str, lines: dict[tuple[str | int, ...], int]) -> Recipe:
+    try:
+        return Recipe.model_validate(document)
+    except ValidationError as error:
+        raise fault_error(explain(error, lines), origin) from error
+    except RecursionError as error:
+        raise UsageError(f"{origin} is nested beyond any recipe", hint="give a recipe") from error
+
+
+def fault_error(faults: list[dict[str, Any]], origin: str) -> UsageError:
+    """One line for the first fault, with a count of the rest."""
+    first = faults[0]
+    line = f" line {first['line']}" if first["line"] else ""
+    given = f" (given: {first['given']})" if first["given"] is not None else ""
+    rest = f"; {len(faults) - 1} more, `ropewalk recipes validate` lists them" if len(faults) > 1 else ""
+    return UsageError(
+        f"{origin}{line}: {first['field']}: {first['message']}{given}{rest}", hint="mend the recipe"
+    )

@@ -1,0 +1,371 @@
+"""`Recipe`: everything that a training run is asked to do, checked before anything is loaded. No torch here."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from ropewalk.attention.options import TemperatureOptions, Way, row_multiple
+from ropewalk.errors import UsageError
+from ropewalk.training.recipe.options import (
+    InitialiseOptions,
+    LoraOptions,
+    LossOptions,
+    MemoryOptions,
+    PackingOptions,
+    PositionOptions,
+    WeightingOptions,
+)
+from ropewalk.units import parse_length
+
+
+def _length(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError("write a number of tokens such as 4096, 4k or 128k")
+    try:
+        return parse_length(value)
+    except UsageError as error:
+        raise ValueError(str(error)) from error
+
+
+Length = Annotated[int, BeforeValidator(_length), Field(ge=2)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Strict(BaseModel):
+    """Unknown keys are errors, and nothing changes after the check."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class ModelPart(Strict):
+    """What is trained: a checkpoint (`path`), or a new model of an architecture (`init`: the fields of its config)."""
+
+    path: str | None = None
+    init: dict[str, Any] | None = None
+    tokenizer: str | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    attention: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] = "sdpa"
+    sliding_window: Length | Literal["none"] | None = None
+    initialise: InitialiseOptions | None = None
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> ModelPart:
+        if (self.path is None) == (self.init is None):
+            raise ValueError(
+                "give either path (a checkpoint) or init (config fields of a new model), not both"
+            )
+        if self.initialise is not None and self.init is None:
+            raise ValueError("initialise is for a new model (init): a checkpoint would lose what it learnt")
+        if self.init is not None:
+            if not isinstance(self.init.get("model_type"), str):
+                raise ValueError("init needs model_type, for example llama")
+            if self.tokenizer is None:
+                raise ValueError("a new model needs tokenizer: the folder of a tokenizer")
+        return self
+
+
+class RopePart(Strict):
+    """The stretch: a method of `ropewalk methods`, a target, and whether the stretch follows the stages.
+
+    `follow: final` trains under the final schedule throughout; `follow: stage` gives each stage the factor of its own
+    length (never below 1).
+    """
+
+    method: str
+    target_length: Length | None = None
+    factor: Positive | None = None
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    follow: Literal["final", "stage"] = "final"
+    layers: str = "full"
+
+    @model_validator(mode="after")
+    def _one_stretch(self) -> RopePart:
+        if (self.target_length is None) == (self.factor is None):
+            raise ValueError("give either target_length or factor")
+        return self
+
+
+class SourcePart(Strict):
+    """One source of text. `share` is its share of the tokens; shares are normalised to sum to 1."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    kind: Literal["corpus", "text", "jsonl", "dataset", "generated"]
+    share: Positive = 1.0
+    paths: list[str] = Field(default_factory=list)
+    field: str = "text"
+    generator: str | None = None
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    max_documents: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _fits_kind(self) -> SourcePart:
+        if self.kind in ("text", "jsonl", "dataset") and not self.paths:
+            raise ValueError(f"kind {self.kind} needs paths")
+        if self.kind == "generated" and self.generator is None:
+            raise ValueError("kind generated needs generator: the name of a registered generator")
+        if self.kind != "generated" and self.generator is not None:
+            raise ValueError(f"generator has no meaning for kind {self.kind}")
+        if self.kind in ("corpus", "generated") and self.paths:
+            raise ValueError(f"paths has no meaning for kind {self.kind}")
+        return self
+
+
+class LongDocuments(Strict):
+    """Documents of at least `min_length` tokens fill `share` of the tokens of every text source that has any."""
+
+    min_length: Length
+    share: Share
+
+
+class DataPart(Strict):
+    """Where the tokens come from."""
+
+    sources: Annotated[list[SourcePart], Field(min_length=1)]
+    long_documents: LongDocuments | None = None
+
+    @model_validator(mode="after")
+    def _unique(self) -> DataPart:
+        names = [item.name for item in self.sources]
+        if len(set(names)) != len(names):
+            raise ValueError("two sources have the same name")
+        return self
+
+
+class Quality(Strict):
+    """Leave a stage when its loss is good enough, or no longer falls; `at_most_steps` bounds it either way.
+
+    The loss is measured every `every` steps: the mean training loss of those steps, or the evaluation's with
+    `measure: evaluation`. `loss_below` must hold `times` times in a row; `plateau` is the number of measurements in a
+    row that did not improve on the best by `min_delta`.
+    """
+
+    every: Annotated[int, Field(ge=1)] = 20
+    loss_below: Positive | None = None
+    times: Annotated[int, Field(ge=1)] = 1
+    plateau: Annotated[int, Field(ge=1)] | None = None
+    min_delta: NotNegative = 0.0
+    at_most_steps: Annotated[int, Field(ge=1)]
+    measure: Literal["training", "evaluation"] = "training"
+
+    @model_validator(mode="after")
+    def _some_rule(self) -> Quality:
+        if self.loss_below is None and self.plateau is None:
+            raise ValueError("give loss_below, plateau, or both")
+        return self
+
+
+class Growth(Strict):
+    """A stage whose length grows with every step, from `from` to the stage's length, in multiples of `multiple_of`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    from_length: Length = Field(alias="from")
+    shape: Literal["linear", "exponential"] = "linear"
+    multiple_of: Annotated[int, Field(ge=1)] = 64
+
+
+class Stage(Strict):
+    """One length. Exactly one of `steps`, `epochs`, `tokens` and `until` says when it ends.
+
+    `mix` gives shorter or longer samples a share of the tokens ({512: 0.5} beside the stage's own length, which has
+    the rest). `rope` gives this stage a schedule of its own, in the place of the recipe's. `sources` gives the sources
+    other shares in this stage ({library: 0.4, copying: 0.6}); one that it does not name rests.
+    """
+
+    length: Length
+    steps: Annotated[int, Field(ge=1)] | None = None
+    epochs: Positive | None = None
+    tokens: Annotated[int, BeforeValidator(_length), Field(ge=1)] | None = None
+    until: Quality | None = None
+    grow: Growth | None = None
+    mix: dict[Length, Share] = Field(default_factory=dict)
+    mix_by: Literal["share", "probability"] = "share"
+    rope: RopePart | None = None
+    sources: dict[str, Share] | None = None
+
+    @model_validator(mode="after")
+    def _one_end(self) -> Stage:
+        ends = [self.steps, self.epochs, self.tokens, self.until]
+        if sum(end is not None for end in ends) != 1:
+            raise ValueError("give exactly one of steps, epochs, tokens and until")
+        if sum(self.mix.values()) > 1 + 1e-9:
+            raise ValueError(f"the shares of mix sum to {sum(self.mix.values()):g}, more than 1")
+        if self.sources is not None and not sum(self.sources.values()) > 0:
+            raise ValueError("sources gives no source a share: name one, or leave sources out")
+        if self.length in self.mix:
+            raise ValueError(
+                f"mix gives the stage's own length {self.length} a share; it has the rest already"
+            )
+        if self.grow is not None and not self.grow.from_length < self.length:
+            raise ValueError(
+                f"grow starts at {self.grow.from_length}, not below the stage's length {self.length}"
+            )
+        if self.grow is not None and self.until is not None:
+            raise ValueError(
+                "grow needs a known number of steps: use steps, epochs or tokens instead of until"
+            )
+        return self
+
+    @property
+    def longest(self) -> int:
+        """The longest sample of the stage, in tokens."""
+        return max(self.length, *self.mix) if self.mix else self.length
+
+
+class OptimizerPart(Strict):
+    """AdamW, its 8-bit form, or Muon for the matrices, with warm-up and a decay of the learning rate.
+
+    8 bits need bitsandbytes. `betas` and `epsilon` are AdamW's; Muon has its own momentum of 0.95.
+    """
+
+    name: Literal["adamw", "adamw-8bit", "muon"] = "adamw"
+    learning_rate: Positive = 2e-5
+    warmup_steps: Annotated[int, Field(ge=0)] = 20
+    decay: Literal["cosine", "linear", "constant"] = "cosine"
+    final_share: Share = 0.1
+    betas: tuple[Share, Share] = (0.9, 0.95)
+    epsilon: Positive = 1e-8
+    weight_decay: NotNegative = 0.1
+    clip: Positive | None = 1.0
+
+
+class EvaluationPart(Strict):
+    """A loss on held-out text every `every` steps: `tokens` tokens at each of `lengths`."""
+
+    every: Annotated[int, Field(ge=1)]
+    lengths: list[Length] = Field(default_factory=list)
+    tokens: Annotated[int, BeforeValidator(_length), Field(ge=2)] = 16384
+    source: SourcePart | None = None
+
+
+class CheckpointPart(Strict):
+    """How often a checkpoint is written and how many stay; the last is always written and kept."""
+
+    every: Annotated[int, Field(ge=1)] = 200
+    keep_last: Annotated[int, Field(ge=1)] | None = 3
+
+
+class EnginePart(Strict):
+    """Who runs the step: `single`, `ddp` or `fsdp2`; `auto` takes ddp under a launcher and single otherwise.
+
+    `context_parallel: 4` lets four processes share each row, every one with the keys of all; `sequence_parallel: 4`
+    does it by an exchange of heads. Unset, what `accelerate launch` was told holds.
+    """
+
+    name: Literal["auto", "single", "ddp", "fsdp2"] = "auto"
+    context_parallel: Annotated[int, Field(ge=1)] | None = None
+    sequence_parallel: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> EnginePart:
+        if min(self.context_parallel or 1, self.sequence_parallel or 1) > 1:
+            raise ValueError("give either context_parallel or sequence_parallel, not both")
+        if self.sharing[1] > 1 and self.name == "single":
+            raise ValueError("engine single is one process: shared rows need ddp or fsdp2")
+        return self
+
+    @property
+    def sharing(self) -> tuple[Way, int]:
+        """How a row is shared, and by how many processes, as far as the recipe says."""
+        sequence = self.sequence_parallel or 1
+        return ("sequence", sequence) if sequence > 1 else ("context", self.context_parallel or 1)
+
+
+class Recipe(Strict):
+    """A whole training run."""
+
+    format: Literal["ropewalk-recipe/1"] = "ropewalk-recipe/1"
+    name: str = Field(default="train", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    about: str = ""
+    follows: str = ""
+    model: ModelPart
+    rope: RopePart | None = None
+    data: DataPart
+    stages: Annotated[list[Stage], Field(min_length=1)]
+    tokens_per_step: Annotated[int, BeforeValidator(_length), Field(ge=2)]
+    micro_batch_tokens: Annotated[int, BeforeValidator(_length), Field(ge=2)] | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    optimizer: OptimizerPart = OptimizerPart()
+    positions: PositionOptions = PositionOptions()
+    packing: PackingOptions = PackingOptions(boundaries="none")
+    weighting: WeightingOptions = WeightingOptions()
+    loss: LossOptions = LossOptions()
+    memory: MemoryOptions = MemoryOptions()
+    lora: LoraOptions | None = None
+    temperature: TemperatureOptions | None = None
+    evaluation: EvaluationPart | None = None
+    checkpoints: CheckpointPart = CheckpointPart()
+    engine: EnginePart = EnginePart()
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    log_every: Annotated[int, Field(ge=1)] = 10
+    report_to: list[str] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Recipe:
+        if self.temperature is not None and self.lora is not None and self.lora.save == "adapter":
+            raise ValueError("an adapter cannot hold a temperature: set lora.save to merged")
+        if self.optimizer.name == "muon" and self.engine.name == "fsdp2":
+            raise ValueError(
+                "muon needs whole matrices, and engine fsdp2 has parts: use adamw, or engine ddp"
+            )
+        names = [source.name for source in self.data.sources]
+        for number, stage in enumerate(self.stages):
+            unknown = [name for name in stage.sources or () if name not in names]
+            if unknown:
+                raise ValueError(
+                    f"stages.{number}.sources names {unknown[0]!r}; data.sources has {', '.join(names)}"
+                )
+            if stage.longest > self.tokens_per_step:
+                raise ValueError(
+                    f"stages.{number} has samples of {stage.longest} tokens, tokens_per_step={self.tokens_per_step} "
+                    "cannot hold one: raise tokens_per_step"
+                )
+            if stage.until is not None and stage.until.measure == "evaluation" and self.evaluation is None:
+                raise ValueError(
+                    f"stages.{number} ends by the evaluation's loss: add evaluation to the recipe"
+                )
+        way, size = self.engine.sharing
+        if size > 1:
+            try:
+                self.check_sharing(size, row_multiple(way, size))
+            except UsageError as error:
+                raise ValueError(error.message) from error
+        return self
+
+    def check_sharing(self, size: int, multiple_of: int) -> None:
+        """Refuse what rows shared by `size` processes do not serve; their lengths are multiples of `multiple_of`."""
+        refused = {
+            "temperature": self.temperature is not None,
+            "weighting.long_tokens and weighting.easy": self.weighting.needs_losses,
+            "weighting.far_drop": self.weighting.far_drop is not None,
+        }
+        for name, given in refused.items():
+            if given:
+                raise UsageError(
+                    f"{name} looks at a whole row, which {size} processes share",
+                    hint="leave out one of the two",
+                )
+        for number, stage in enumerate(self.stages):
+            lengths = [stage.length, *stage.mix]
+            if stage.grow is not None:
+                lengths += [stage.grow.from_length, stage.grow.multiple_of]
+            odd = next((length for length in lengths if length % multiple_of), None)
+            if odd is not None:
+                raise UsageError(
+                    f"stages.{number} has rows of {odd} tokens, no multiple of {multiple_of} to share over {size} "
+                    "processes",
+                    hint=f"use multiples of {multiple_of}",
+                )
+
+    @property
+    def longest(self) -> int:
+        """The longest sample of any stage, in tokens."""
+        return max(stage.longest for stage in self.stages)
+
+    def to_json(self) -> dict[str, Any]:
+        """The resolved recipe, every default written out."""
+        return self.model_dump(mode="json", by_alias=True)

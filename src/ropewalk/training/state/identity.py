@@ -1,0 +1,111 @@
+"""run.json: what a run is (recipe, data, versions, seeds), and whether a resumed one is still the same."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from ropewalk._version import __version__
+from ropewalk.errors import DamagedError, RopewalkError, one_line
+from ropewalk.training.recipe.recipe import Recipe
+
+FORMAT = "ropewalk-training/1"
+# What may change between two parts of a run without changing what is computed.
+COSMETIC = ("about", "follows", "name", "checkpoints", "log_every", "report_to", "engine")
+_PACKAGES = ("torch", "transformers", "accelerate", "safetensors", "numpy", "peft", "tokenizers")
+
+
+def describe_run(recipe: Recipe, mixture: Any, model: Any) -> dict[str, Any]:
+    """The document of run.json."""
+    return {
+        "format": FORMAT,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "recipe": recipe.to_json(),
+        "data": mixture.hashes(),
+        "data_size": {item.name: item.size for item in mixture.sources},
+        "seed": recipe.seed,
+        "parameters": sum(tensor.numel() for tensor in model.parameters()),
+        "trainable_parameters": sum(tensor.numel() for tensor in model.parameters() if tensor.requires_grad),
+        "versions": versions(),
+        "hardware": {"machine": platform.machine(), "system": platform.platform()},
+        "command": sys.argv,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of this package, of Python and of what computes."""
+    found = {"ropewalk": __version__, "python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """run.json of a run folder."""
+    path = folder / "run.json"
+    try:
+        document = json.loads(path.read_bytes())
+    except OSError as error:
+        raise RopewalkError(
+            f"{folder} is no training run ({path.name}: {one_line(error.strerror or error)})",
+            hint="give the folder of a run that `ropewalk train` made",
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"{path} is not JSON", hint="restore it from a copy") from error
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise DamagedError(f"{path} is not of the format {FORMAT}", hint="restore it from a copy")
+    return document
+
+
+def check_same_run(old: dict[str, Any], new: dict[str, Any], allow_changes: bool) -> list[str]:
+    """What changed in recipe and data since the run began; any change is an error unless allowed."""
+    changes = recipe_changes(old["recipe"], new["recipe"])
+    for name in sorted(set(old["data"]) | set(new["data"])):
+        before, after = old["data"].get(name), new["data"].get(name)
+        if before != after:
+            changes.append(f"data of {name}: {_short(before)} -> {_short(after)}")
+    if changes and not allow_changes:
+        rest = f" and {len(changes) - 1} more" if len(changes) > 1 else ""
+        raise RopewalkError(
+            f"this is not the run that was started: {changes[0]}{rest}",
+            hint="put it back, or pass --allow-changes to continue under the changed recipe or data",
+        )
+    return changes
+
+
+def recipe_changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """What differs between two resolved recipes that changes what is computed."""
+    return differences(_computed(old), _computed(new), "")
+
+
+def _computed(recipe: dict[str, Any]) -> dict[str, Any]:
+    # A recipe written before a key existed has that key's default: only then is the comparison one of meanings.
+    resolved = Recipe.model_validate(recipe).to_json()
+    return {key: value for key, value in resolved.items() if key not in COSMETIC}
+
+
+def differences(old: Any, new: Any, where: str) -> list[str]:
+    """Every leaf that differs, as `stages.0.steps: 10 -> 20`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(key for key in new if key not in old)]
+        pairs = [(str(key), old.get(key), new.get(key)) for key in keys]
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = [(str(number), a, b) for number, (a, b) in enumerate(zip(old, new, strict=True))]
+    else:
+        return [] if old == new else [f"{where or 'recipe'}: {one_line(old, 40)} -> {one_line(new, 40)}"]
+    found = []
+    for key, before, after in pairs:
+        found += differences(before, after, f"{where}.{key}" if where else key)
+    return found
+
+
+def _short(value: str | None) -> str:
+    return "absent" if value is None else value[:12]

@@ -1,0 +1,234 @@
+"""A training state to files and back: model weights and optimiser state as safetensors, the rest as JSON. No pickle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from ropewalk.attention.options import PARAMETER
+from ropewalk.errors import DamagedError, one_line
+from ropewalk.training.recipe.options import LoraOptions
+
+if TYPE_CHECKING:
+    from ropewalk.training.parts.tempering import Tempering
+
+FOLDER = "training"
+OPTIMIZER = "optimizer.safetensors"
+STATE = "state.json"
+TRAINED = f"{FOLDER}/trained.safetensors"
+KEPT = f"{FOLDER}/temperature.safetensors"
+RANDOM = "random.safetensors"
+
+
+def whole(tensor: torch.Tensor, *, keep: bool = True) -> torch.Tensor:
+    """A tensor on the CPU, gathered from all ranks where it is sharded (every rank must call).
+
+    A rank that does not write (`keep=False`) lets it go at once: not every process can hold the whole model.
+    """
+    if hasattr(tensor, "full_tensor"):
+        tensor = tensor.full_tensor()
+    return tensor.detach().to("cpu") if keep else torch.empty(0)
+
+
+def wholes(
+    tensors: Mapping[str, torch.Tensor], model: torch.nn.Module, *, keep: bool = True
+) -> dict[str, torch.Tensor]:
+    """`whole` of each of the model's tensors by name; what is tied stays tied, so that it is saved once."""
+    same = {name: id(tensor) for name, tensor in model.named_parameters(remove_duplicate=False)}
+    found: dict[int | str, torch.Tensor] = {}
+    for name, tensor in tensors.items():
+        key = same.get(name, name)
+        if key not in found:
+            found[key] = whole(tensor, keep=keep)
+    return {name: found[same.get(name, name)] for name in tensors}
+
+
+def names_of(model: torch.nn.Module) -> dict[int, str]:
+    """id of each trainable parameter -> its name."""
+    return {id(tensor): name for name, tensor in model.named_parameters() if tensor.requires_grad}
+
+
+def optimizer_tensors(
+    optimizer: torch.optim.Optimizer, names: Mapping[int, str], *, keep: bool = True
+) -> dict[str, torch.Tensor]:
+    """The optimiser's state as `parameter name::state name`; sharded states are gathered (every rank must call)."""
+    tensors: dict[str, torch.Tensor] = {}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            for key, value in optimizer.state.get(parameter, {}).items():
+                tensor = value if torch.is_tensor(value) else torch.tensor(value)
+                tensors[f"{names[id(parameter)]}::{key}"] = whole(tensor, keep=keep).clone().contiguous()
+    return tensors
+
+
+def put_optimizer(
+    optimizer: torch.optim.Optimizer, names: Mapping[int, str], tensors: Mapping[str, torch.Tensor]
+) -> None:
+    """Put back what `optimizer_tensors` gave; a parameter without its state is an error."""
+    by_name: dict[str, dict[str, torch.Tensor]] = {}
+    for key, tensor in tensors.items():
+        name, _, state = key.rpartition("::")
+        by_name.setdefault(name, {})[state] = tensor
+    wanted = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    missing = [names[id(parameter)] for parameter in wanted if names[id(parameter)] not in by_name]
+    if missing or len(by_name) != len(wanted):
+        odd = missing[0] if missing else sorted(set(by_name) - {names[id(p)] for p in wanted})[0]
+        raise DamagedError(
+            f"the optimiser state does not fit the model: {odd}",
+            hint="resume with the recipe that made the checkpoint",
+        )
+    for parameter in wanted:
+        saved = by_name[names[id(parameter)]]
+        optimizer.state[parameter] = {key: _placed(key, tensor, parameter) for key, tensor in saved.items()}
+
+
+def _placed(key: str, tensor: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    if key == "step":
+        return tensor.clone()
+    if hasattr(parameter, "device_mesh"):
+        from torch.distributed.tensor import distribute_tensor
+
+        return distribute_tensor(tensor.to(parameter.device), parameter.device_mesh, parameter.placements)
+    return tensor.to(parameter.device, copy=True)
+
+
+def write_training(
+    folder: Path,
+    optimizer: Mapping[str, torch.Tensor],
+    random_tensors: Mapping[str, torch.Tensor],
+    state: Mapping[str, Any],
+) -> None:
+    """Write the part of a checkpoint that only training needs."""
+    target = folder / FOLDER
+    target.mkdir(exist_ok=True)
+    save_file(dict(optimizer), target / OPTIMIZER)
+    save_file(dict(random_tensors), target / RANDOM)
+    (target / STATE).write_text(json.dumps(state, allow_nan=False), encoding="utf-8")
+
+
+def read_training(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], dict[str, Any]]:
+    """(optimiser tensors, random tensors, state) of a checked checkpoint."""
+    target = folder / FOLDER
+    try:
+        state = json.loads((target / STATE).read_text(encoding="utf-8"))
+        return load_file(target / OPTIMIZER), load_file(target / RANDOM), state
+    except Exception as error:
+        raise DamagedError(
+            f"checkpoint {folder.name}: its training state cannot be read ({one_line(error)})",
+            hint="restore it from a copy, or remove the folder to go back to the one before",
+        ) from error
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """A model's weights on the CPU, gathered from all ranks, ready to be written by one.
+
+    `weights` are those of a whole model folder. Under LoRA `trained` holds what training changes; `weights` is then
+    the merged model, or None where only the adapter is kept. `kept` is what a temperature needs to go on.
+    """
+
+    model: Any
+    weights: dict[str, torch.Tensor] | None
+    trained: dict[str, torch.Tensor] | None
+    kept: dict[str, torch.Tensor]
+
+    @classmethod
+    def of(
+        cls,
+        model: Any,
+        lora: LoraOptions | None,
+        *,
+        final: bool,
+        tempering: Tempering | None = None,
+        keep: bool = True,
+    ) -> ModelFiles:
+        """Gather (every rank must call). Under LoRA only the last checkpoint is merged: those before it are small."""
+        if not keep and lora is None and tempering is None:
+            wholes(model.state_dict(), model, keep=False)
+            return cls(model, None, None, {})
+        weights, trained = cls._gathered(model, lora, final)
+        if tempering is None:
+            return cls(model, weights, trained, {})
+        names = {
+            name: tensor for name, tensor in tempering.model.state_dict().items() if name.endswith(PARAMETER)
+        }
+        own = {name: whole(tensor) for name, tensor in names.items()}
+        weights, kept = tempering.split(weights, own, keep_weights=lora is None)
+        return cls(model, weights, trained, kept)
+
+    @staticmethod
+    def _gathered(
+        model: Any, lora: LoraOptions | None, final: bool
+    ) -> tuple[dict[str, torch.Tensor] | None, dict[str, torch.Tensor] | None]:
+        if lora is None:
+            return wholes(model.state_dict(), model), None
+        from ropewalk.training.model.lora import merged_weights, trained_tensors
+
+        trained = wholes(trained_tensors(model), model)
+        merge = final and lora.save == "merged"
+        weights = wholes(merged_weights(model), model.get_base_model()) if merge else None
+        return weights, trained
+
+    def write(self, folder: Path, tokenizer: Any) -> None:
+        """Write a model folder, or an adapter with its configuration, that stock software loads."""
+        base = self.model if self.trained is None else self.model.get_base_model()
+        if self.weights is None:
+            from ropewalk.training.model.lora import save_adapter
+
+            save_adapter(self.model, folder, self.trained)
+            base.config.save_pretrained(folder)
+        else:
+            base.save_pretrained(folder, state_dict=self.weights, safe_serialization=True)
+        if self.trained is not None:
+            (folder / FOLDER).mkdir(exist_ok=True)
+            save_file({name: tensor.contiguous() for name, tensor in self.trained.items()}, folder / TRAINED)
+        if self.kept:
+            (folder / FOLDER).mkdir(exist_ok=True)
+            save_file({name: tensor.contiguous() for name, tensor in self.kept.items()}, folder / KEPT)
+        tokenizer.save_pretrained(folder)
+
+
+def read_kept(folder: Path) -> dict[str, torch.Tensor]:
+    """What a temperature kept in a checkpoint; nothing where it needs nothing."""
+    return load_file(folder / KEPT) if (folder / KEPT).is_file() else {}
+
+
+def read_weights(folder: Path, model: Any) -> None:
+    """Put a checkpoint's weights into the model of its recipe, bit for bit."""
+    if (folder / TRAINED).is_file():
+        from ropewalk.training.model.lora import put_trained
+
+        put_trained(model, load_file(folder / TRAINED))
+    else:
+        read_model(folder, model)
+
+
+def read_model(folder: Path, model: torch.nn.Module) -> None:
+    """Load a checkpoint's weights into a model of the same architecture, bit for bit."""
+    saved: dict[str, torch.Tensor] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        saved |= load_file(file)
+    own = model.state_dict()
+    tied = {name for name, tensor in own.items() if name not in saved and _twin(tensor, own, saved)}
+    if set(saved) | tied != set(own):
+        # Architectures whose file layout is not their module layout (fused experts) go through their own loader.
+        from transformers import AutoModelForCausalLM
+
+        saved = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").state_dict()
+        tied = set()
+    missing, unexpected = model.load_state_dict(saved, strict=False)
+    if unexpected or set(missing) - tied:
+        odd = [*unexpected, *sorted(set(missing) - tied)][0]
+        raise DamagedError(
+            f"checkpoint {folder.name} does not fit the model: {odd}", hint="use the run's own recipe"
+        )
+
+
+def _twin(tensor: torch.Tensor, own: Mapping[str, torch.Tensor], saved: Mapping[str, torch.Tensor]) -> bool:
+    return any(name in saved and other.data_ptr() == tensor.data_ptr() for name, other in own.items())

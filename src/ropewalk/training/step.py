@@ -1,0 +1,65 @@
+"""One optimiser step, from token ids to updated weights: everything that happens to a number on its way.
+
+The loss is the weighted mean over all predicted tokens of the step, whatever the micro-batches and processes: every
+micro-batch gives the SUM of its tokens' losses, divided by the weight of the whole step, and gradients add up. The
+forward computes in the recipe's precision by itself (`engine.wrap`), the backward in that of each operation.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from ropewalk.training.data.batches import StepBatch
+from ropewalk.training.objective import target_weight
+
+if TYPE_CHECKING:
+    from ropewalk.training.loop import Loop
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """What a step tells: its loss, the gradient's norm before clipping, and the learning rate it took."""
+
+    loss: float
+    grad_norm: float
+    learning_rate: float
+
+
+def train_step(loop: Loop, step: StepBatch) -> Stepped:
+    """Forward and backward of every micro-batch, then one update. Nothing is updated where a number is not finite."""
+    engine, optimizer = loop.engine, loop.optimizer
+    accelerator = engine.accelerator
+    loop.wrapped.train()
+    batches = [loop.transform(engine.placed(batch), number) for number, batch in enumerate(step.micro)]
+    weight = engine.total(torch.stack([target_weight(batch) for batch in batches]).sum()).clamp(min=1e-8)
+    total = torch.zeros((), device=accelerator.device)
+    for number, batch in enumerate(batches):
+        with (
+            engine.gradient_sync(loop.wrapped, last=number == len(batches) - 1),
+            loop.parts.activations(loop.model),
+            loop.rows(batch),
+        ):
+            # Processes average their gradients, so each one's share is multiplied by how many they are.
+            loss = loop.objective(loop.wrapped, batch) * (engine.world / weight)
+            accelerator.backward(loss)
+        total += loss.detach() / engine.world
+    # One look a step, after the sum over all processes: each of them stops, and a GPU waits once.
+    total = engine.total(total)
+    if not bool(torch.isfinite(total)):
+        raise loop.non_finite(f"the loss is {total.item()}")
+    clip = loop.recipe.optimizer.clip
+    norm = accelerator.clip_grad_norm_(loop.wrapped.parameters(), math.inf if clip is None else clip)
+    grad_norm = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+    if not math.isfinite(grad_norm):
+        raise loop.non_finite(f"the gradient's norm is {grad_norm}")
+    # A function of the step alone: a resumed run, and one whose recipe was changed on purpose, need no state for it.
+    rate = loop.recipe.optimizer.learning_rate * loop.rate(loop.step)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return Stepped(float(total), grad_norm, rate)
