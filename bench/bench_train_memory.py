@@ -31,7 +31,7 @@ def child(kind: str, length: int) -> None:
             import ropewalk
 
             memory = {"checkpointing": True, "offload": "disk", "offload_folder": str(work / "activations")}
-            parts = {"memory": memory, "loss": {"engine": "chunked", "chunk": 512}}
+            parts = {"memory": memory, "loss": {"kernel": "chunked", "chunk": 512}}
             ropewalk.train(
                 recipe(work, length=length, rows=1, steps=2, **parts),
                 output=work / "run",

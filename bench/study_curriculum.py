@@ -22,7 +22,7 @@ from ropewalk.models.facts import read_geometry
 from ropewalk.models.load import load_model, load_tokenizer, quiet_transformers
 from ropewalk.text.corpus import held_out_documents
 from ropewalk.text.generators import source
-from ropewalk.training.data.mixture import Documents, DocumentStream
+from ropewalk.training.data.streams import Documents, DocumentStream
 
 SHORT, LONG = 256, 2048
 SPAN = 48

@@ -24,7 +24,7 @@ from ropewalk.attention.interface import (
 from ropewalk.training.model.initialise import initialise
 from ropewalk.training.parts.losses import IGNORE, shift_labels
 from ropewalk.training.parts.parts import Parts
-from ropewalk.training.recipe.options import LossOptions, MemoryOptions
+from ropewalk.training.recipe.options import LossOptions, MemoryOptions, PartsOptions
 
 REFERENCE = 512
 RULES = (None, "critical", "variance", "entropy")
@@ -88,7 +88,7 @@ def attention_at(model: Any, length: int, places: int = 96) -> tuple[float, floa
 
 def first_steps(model: Any, length: int, steps: int = 3) -> list[tuple[float, float]]:
     """(loss, norm of the gradient) of the first steps of AdamW on one row of the standard library's source."""
-    parts = Parts(loss=LossOptions(engine="chunked"), memory=MemoryOptions(checkpointing=True))
+    parts = Parts(PartsOptions(loss=LossOptions(kernel="chunked"), memory=MemoryOptions(checkpointing=True)))
     parts.install(model)
     text = b"".join(path.read_bytes() for path in sorted(Path(argparse.__file__).parent.glob("*.py")))
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3)

@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "ropewalk"
 ROWS = [
     {"_version", "errors", "units", "files", "manifests"},
     {"geometry", "schedule", "notations"},
-    {"methods", "temperature", "dynamic"},
+    {"methods", "temperature", "dynamic", "position_maps"},
     {"analysis"},
     {"planning"},
     {"hemp"},
@@ -39,6 +39,7 @@ NUMPY_ONLY = {
     "notations",
     "methods",
     "temperature",
+    "position_maps",
     "analysis",
     "planning",
 }

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ropewalk.analysis.bounds import scan_base_bound
+from ropewalk.analysis.base import scan_base_bound
 
 ROTARY_DIMS = (32, 64, 80, 96, 128, 192, 256)
-LENGTHS = tuple(1024 * 2**power for power in range(11))
+LENGTHS = tuple(1024 * 2**power for power in range(13))
 TARGET = Path(__file__).parents[1] / "src" / "ropewalk" / "analysis" / "base_table.py"
 HEAD = '''"""Base bounds of common heads and lengths, made by `tools/base_table.py`; do not edit by hand."""
 
@@ -20,8 +20,9 @@ def main() -> None:
     """Scan every pair and write the table."""
     rows = []
     for rotary_dim in ROTARY_DIMS:
+        bound = 2.0
         for length in LENGTHS:
-            bound = scan_base_bound(rotary_dim, length)
+            bound = scan_base_bound(rotary_dim, length, least=bound)
             value = 'float("inf")' if bound == float("inf") else f"{bound:.6g}"
             rows.append(f"    ({rotary_dim}, {length}): {value},")
             print(rows[-1], flush=True)

@@ -27,6 +27,7 @@ _PUBLIC = {
     "load_model": ("ropewalk.models.load", "load_model"),
     "load_tokenizer": ("ropewalk.models.load", "load_tokenizer"),
     "inspect": ("ropewalk.models.inspection", "inspect"),
+    "export": ("ropewalk.runtimes.writing", "export"),
     "export_config": ("ropewalk.runtimes.export", "export_config"),
     "plan": ("ropewalk.plan", "plan"),
     "compare": ("ropewalk.evaluation.compare", "compare"),

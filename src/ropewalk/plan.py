@@ -3,31 +3,45 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ropewalk.analysis import base_bound
-from ropewalk.models.facts import ModelFacts, read_facts
+from ropewalk.analysis import base_bound, base_bound_within
+from ropewalk.errors import RopewalkError, shown_command
+from ropewalk.models.defects.finding import Finding
+from ropewalk.models.facts import ModelFacts
+from ropewalk.models.feedforward import ROUGH, feed_forward
+from ropewalk.models.inspection import inspect
+from ropewalk.models.quantised import stored_bits, unknown_note
 from ropewalk.models.sizes import parameters_of
-from ropewalk.models.stretch import kept_parameters
+from ropewalk.models.stretch import already_reaches, kept_parameters
+from ropewalk.models.structure.values import shown
 from ropewalk.planning import (
     Advice,
+    Experts,
     FineTuneCost,
     InferenceMemory,
+    Latent,
     ModelShape,
     Option,
     Setup,
+    Stored,
     advise,
     choose_setup,
     fine_tune_cost,
     inference_memory,
+    keep,
+    option,
     options_for,
 )
 from ropewalk.runtimes import Answer, answers, job_for
 from ropewalk.schedule import FrequencySchedule
 from ropewalk.units import format_length, parse_bytes, parse_target
+
+# The row of the scaling that the file holds already.
+PRESENT = "present"
 
 
 @dataclass(frozen=True)
@@ -36,6 +50,7 @@ class Plan:
 
     source: str
     facts: ModelFacts
+    findings: tuple[Finding, ...]
     shape: ModelShape
     target_length: int
     options: list[Option]
@@ -47,6 +62,8 @@ class Plan:
     memory_bytes: int | None
     gpus: int
     base_bound: float
+    base_bound_within: float
+    notes: tuple[str, ...]
 
     @property
     def factor(self) -> float:
@@ -57,13 +74,10 @@ class Plan:
         """Whether a number of bytes fits one device; None where no memory was given."""
         return None if self.memory_bytes is None else needed <= self.memory_bytes
 
-    @property
-    def launch(self) -> str:
+    def launch(self, recipe: object = "recipe.yaml") -> str:
         """The line that starts the fine-tune on this many devices."""
-        recipe = "recipe.yaml"
-        if self.gpus == 1:
-            return f"ropewalk train {recipe}"
-        return f"accelerate launch --num_processes {self.gpus} -m ropewalk train {recipe}"
+        line = shown_command("train", recipe)
+        return line if self.gpus == 1 else f"accelerate launch --num_processes {self.gpus} -m {line}"
 
     def longest_inference(self) -> int | None:
         """The longest power-of-two context whose prefill and cache fit, or None where no memory was given."""
@@ -85,12 +99,16 @@ class Plan:
             "target_length": self.target_length,
             "factor": self.factor,
             "base_bound": bound,
+            "base_bound_within": self.base_bound_within,
+            "findings": [finding.to_json() for finding in self.findings],
+            "notes": list(self.notes),
             "options": [option.to_json() for option in self.options],
             "memory": {
                 "device_bytes": self.memory_bytes,
                 "devices": self.gpus,
                 "parameters": self.shape.num_parameters,
                 "parameters_exact": self.shape.parameters is not None,
+                "stored": None if self.shape.stored is None else asdict(self.shape.stored),
                 "inference": self.inference.to_json() | {"fits": self.fits(self.inference.total())},
                 "longest_inference": self.longest_inference(),
                 "training": [
@@ -103,7 +121,7 @@ class Plan:
             "cost": [cost.to_json() for cost in self.costs],
             "recommendation": self.advice.to_json(),
             "recipe": self.recipe(),
-            "launch": self.launch,
+            "launch": self.launch(),
         }
 
     def recipe(self) -> dict[str, Any]:
@@ -111,23 +129,28 @@ class Plan:
         target, original = self.target_length, self.facts.original_length
         lengths = [original * 2**step for step in range(1, 32) if original * 2**step < target] + [target]
         steps = max(1, 400 // len(lengths))
+        # A model that stays as it is trains under its own frequencies.
+        rope = {} if self.advice.keep else {"rope": self._rope()}
         recipe: dict[str, Any] = {
             "format": "ropewalk-recipe/1",
             "name": f"extend-{format_length(target)}",
             "about": f"{original} to {target} tokens with {self.advice.label}; 400 steps, as YaRN's paper.",
             "model": {"path": self.source} | ({"dtype": "bfloat16"} if self.setup.lora else {}),
-            "rope": {
-                "method": self.advice.method,
-                "factor": self.advice.factor,
-                "parameters": self.advice.parameters,
-                "follow": "final",
-            },
+            **rope,
             "data": {"sources": [{"name": "text", "kind": "corpus"}]},
             "stages": [{"length": length, "steps": steps, "mix": {original: 0.25}} for length in lengths],
             "tokens_per_step": max(1 << 18, target),
             "micro_batch_tokens": target,
         }
         return recipe | self.setup.recipe()
+
+    def _rope(self) -> dict[str, Any]:
+        return {
+            "method": self.advice.method,
+            "factor": self.advice.factor,
+            "parameters": self.advice.parameters,
+            "follow": "final",
+        }
 
 
 def plan(
@@ -137,63 +160,142 @@ def plan(
     memory: str | int | None = None,
     gpus: int = 1,
     dtype: str = "bfloat16",
+    despite_errors: bool = False,
+    exact_bound: bool = False,
 ) -> Plan:
     """The options, memory and cost of taking a model to `target` (tokens, `32k` or `8x`).
 
-    `memory` is that of one device (`24GB`), `gpus` how many train together. Reads config.json and, where
-    weights lie beside it, the sizes in their headers.
+    `memory` is that of one device (`24GB`), `gpus` how many train together. Reads config.json and, where weights lie
+    beside it, the sizes in their headers. A configuration with findings of the gravest kind is refused, since every
+    figure would rest on it, unless `despite_errors`. `exact_bound` scans for the base bound, which takes long for
+    long targets, instead of reading it off a table.
     """
-    facts = read_facts(source)
+    looked = inspect(source)
+    facts = looked.facts
     target_length = parse_target(target, facts.original_length)
+    if not despite_errors:
+        _refuse_errors(looked.source, facts, looked.findings)
     shape = shape_of(facts, None if isinstance(source, Mapping) else parameters_of(source))
-
-    def ask(made: FrequencySchedule) -> Mapping[str, Answer]:
-        return answers(job_for(facts, made, target_length=target_length))
-
-    options = options_for(facts.geometry, target_length, kept=kept_parameters(facts), ask=ask)
+    options, advice = _advised(facts, target_length)
     memory_bytes = None if memory is None else parse_bytes(memory)
     made, setup = choose_setup(shape, target_length, dtype=dtype, devices=gpus, memory_bytes=memory_bytes)
+    rotary_dim = facts.geometry.rotary_dim
     return Plan(
         source=str(source) if not isinstance(source, Mapping) else "config",
         facts=facts,
+        findings=looked.findings,
         shape=shape,
         target_length=target_length,
         options=options,
-        advice=advise(facts.geometry, target_length, options),
+        advice=advice,
         inference=inference_memory(shape, target_length, dtype=dtype),
         setups=made,
         setup=setup,
         costs=fine_tune_cost(shape, target_length),
         memory_bytes=memory_bytes,
         gpus=gpus,
-        base_bound=base_bound(facts.geometry.rotary_dim, target_length),
+        base_bound=base_bound(rotary_dim, target_length, exact=exact_bound),
+        base_bound_within=1.005 if exact_bound else base_bound_within(rotary_dim, target_length),
+        notes=_notes(facts),
     )
 
 
+def _refuse_errors(source: str, facts: ModelFacts, findings: Sequence[Finding]) -> None:
+    errors = [finding for finding in findings if finding.severity == "error"]
+    said = [f"{finding.id}: {finding.message}" for finding in errors]
+    if facts.rope.problem and not said:
+        said.append(facts.rope.problem)
+    if not said:
+        return
+    more = f" (and {len(said) - 1} more)" if len(said) > 1 else ""
+    way = f"`{shown_command('inspect', source)}` lists what it finds"
+    mended = shown_command("extend", source, repair=True, o="OUT")
+    way += f", `{mended}` mends it" if any(finding.repairable for finding in errors) else ""
+    raise RopewalkError(
+        f"{source} is not planned, since its configuration is wrong: {said[0]}{more}",
+        hint=f"{way}; --despite-errors plans all the same",
+    )
+
+
+def _advised(facts: ModelFacts, target_length: int) -> tuple[list[Option], Advice]:
+    """The options, the file's own scaling first where it has one, and the one to begin with."""
+
+    def ask(made: FrequencySchedule) -> Mapping[str, Answer]:
+        return answers(job_for(facts, made, target_length=target_length))
+
+    options = options_for(facts.geometry, target_length, kept=kept_parameters(facts), ask=ask)
+    if not facts.layers.full_rope:
+        reason = (
+            f"no rotating layer sees more than {format_length(facts.layers.sliding_window or 0)} tokens, so that no "
+            "distance beyond is ever met: a longer text needs no other frequencies, only a larger "
+            "max_position_embeddings, and what has slid out of view stays out of reach"
+        )
+        return options, keep(next(option for option in options if option.label == "none"), reason)
+    if facts.rope.schedule is None or not facts.rope.is_scaled:
+        return options, advise(facts.geometry, target_length, options)
+    present = option(PRESENT, facts.rope.schedule, target_length, ask)
+    reached = already_reaches(facts, target_length)
+    if reached is not None:
+        return [present, *options], keep(present, reached)
+    return [present, *options], advise(facts.geometry, target_length, options)
+
+
+def _notes(facts: ModelFacts) -> tuple[str, ...]:
+    """What the figures leave out."""
+    notes = []
+    stored = stored_bits(facts.config, facts.text)
+    if stored is not None and stored[1] is None:
+        notes.append(unknown_note(stored[0]))
+    if facts.layers.other or facts.text_type in ROUGH or not facts.known:
+        notes.append(
+            f"the parameters of a {shown(facts.text_type or 'unknown')} model are a rough estimate: what it holds "
+            "besides attention and feed-forward is not counted, states of layers without attention neither"
+        )
+    if facts.rope.problem:
+        notes.append(f"the file's own scaling cannot be computed and is no row: {facts.rope.problem}")
+    return tuple(notes)
+
+
 def shape_of(facts: ModelFacts, parameters: int | None = None) -> ModelShape:
-    """The sizes that memory depends on, from what config.json says."""
-    layers = facts.layers
+    """The sizes that memory depends on, from what config.json says. `parameters` is the count of unquantised weights
+    at hand."""
+    layers, widths = facts.layers, feed_forward(facts)
     sliding, without_cache = len(layers.sliding), len(layers.other)
-    experts = facts.experts or {}
-    per_token = None
-    if facts.mla is not None:
-        # Stock transformers caches the expanded keys and values of every head, not the compressed latent.
-        per_token = facts.num_attention_heads * (facts.head_dim + facts.value_dim)
+    stored = stored_bits(facts.config, facts.text)
     return ModelShape(
         num_layers=facts.num_layers,
         hidden_size=facts.hidden_size,
-        intermediate_size=facts.intermediate_size or 4 * facts.hidden_size,
+        intermediate_size=widths.width,
         vocab_size=facts.vocab_size or 0,
         num_attention_heads=facts.num_attention_heads,
-        num_kv_heads=facts.num_kv_heads,
+        # Latent attention expands its latent to a key and a value for every query head.
+        num_kv_heads=facts.num_kv_heads if facts.mla is None else facts.num_attention_heads,
         head_dim=facts.head_dim,
         tie_embeddings=facts.tie_embeddings,
         attention_layers=facts.num_layers - sliding - without_cache,
         window_layers=sliding,
         window=layers.sliding_window,
-        kv_elements=per_token,
-        num_experts=experts.get("num_experts") or 0,
-        experts_per_token=experts.get("num_experts_per_tok") or 0,
-        expert_size=experts.get("moe_intermediate_size") or 0,
-        parameters=parameters,
+        chunked="chunked_attention" in layers.layer_types,
+        value_dim=facts.value_dim,
+        latent=None if facts.mla is None else _latent(facts.mla),
+        mlp_projections=3 if widths.gated else 2,
+        experts=None if widths.experts is None else Experts(**widths.experts),
+        # Packed weights hold several values an element, so that their count says nothing.
+        parameters=parameters if stored is None else None,
+        stored=_stored(stored),
     )
+
+
+def _latent(mla: Mapping[str, int | None]) -> Latent:
+    return Latent(
+        kv_rank=mla["kv_lora_rank"] or 0,
+        rotary=mla["qk_rope_head_dim"] or 0,
+        plain=mla["qk_nope_head_dim"] or 0,
+        q_rank=mla["q_lora_rank"],
+    )
+
+
+def _stored(found: tuple[str, float | None, bool] | None) -> Stored | None:
+    if found is None or found[1] is None:
+        return None
+    return Stored(found[0], found[1], "experts" if found[2] else "projections")

@@ -13,6 +13,7 @@ _LENGTH_UNIT = {"": 1, "k": 1024, "m": 1024**2}
 _SIZE_POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 MAX_LENGTH = 1 << 40
 _LARGEST_SIZE = 1 << 60
+_SMALLEST_PLAIN = 1_000_000
 
 
 def parse_length(text: str | int) -> int:
@@ -71,9 +72,14 @@ def parse_target(text: str | int, original_length: int) -> int:
             multiple = float(written[:-1])
         except ValueError:
             multiple = math.nan
-        if not 0 < multiple <= MAX_LENGTH / original_length:
+        if not multiple > 0:
             raise UsageError(
                 f"target {written[:60]!r} is not a multiple", hint="write 8x, or a length such as 32k"
+            )
+        if multiple > MAX_LENGTH / original_length:
+            raise UsageError(
+                f"target {written[:60]!r} of original_length={original_length} is beyond 2**40 tokens",
+                hint="choose a shorter target",
             )
         target = round(multiple * original_length)
     else:
@@ -89,6 +95,8 @@ def parse_target(text: str | int, original_length: int) -> int:
 def parse_bytes(text: str | int) -> int:
     """Bytes from `24GB`, `512MiB` or a plain number. Units are binary, as device memory is sold and reported.
 
+    A plain number below a million is refused: whoever writes `24` means gigabytes, not bytes.
+
     >>> parse_bytes("24GB") == 24 * 1024**3
     True
     """
@@ -101,6 +109,10 @@ def parse_bytes(text: str | int) -> int:
     if not size <= _LARGEST_SIZE:
         raise UsageError(
             f"size {str(text)[:60]!r} is beyond any machine", hint="write 24GB, 512MB or 1000000"
+        )
+    if size < _SMALLEST_PLAIN and str(text).strip().isdigit():
+        raise UsageError(
+            f"size {str(text)[:60]!r} without a unit is that many bytes", hint=f"write {match.group(1)}GB"
         )
     return int(size)
 

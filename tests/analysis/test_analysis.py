@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import ropewalk
 from ropewalk.analysis import (
     base_bound,
+    base_bound_within,
     coverage,
     decay_curve,
     effective_factor,
@@ -21,9 +22,8 @@ from ropewalk.analysis import (
     star_discrepancy,
     suggested_betas,
 )
+from ropewalk.analysis.base import scan_base_bound
 from ropewalk.analysis.base_table import BASE_BOUNDS
-from ropewalk.analysis.bounds import scan_base_bound
-from ropewalk.analysis.decay import long_range_similarity
 from ropewalk.errors import RopewalkError, UsageError
 
 LLAMA = ropewalk.RopeGeometry(head_dim=128, rope_theta=1e4, original_length=4096)
@@ -58,6 +58,63 @@ def test_below_the_bound_some_distance_is_negative_and_at_it_none():
     assert rotary_kernel(bound**-exponents, 1000).min() >= 0
     for lower in np.geomspace(bound / 3, bound * 0.994, 20):
         assert rotary_kernel(lower**-exponents, 1000).min() < 0
+
+
+@pytest.mark.parametrize("rotary_dim", [48, 64, 112, 128, 160])
+@pytest.mark.parametrize("length", [1500, 3000, 5000, 12000])
+def test_an_estimated_bound_is_within_its_tolerance_of_the_scan(rotary_dim, length):
+    scanned, within = scan_base_bound(rotary_dim, length), base_bound_within(rotary_dim, length)
+    assert 1.0 <= within <= 6.0
+    assert 1 / within <= base_bound(rotary_dim, length) / scanned <= within
+
+
+@pytest.mark.parametrize("rotary_dim", [32, 64, 128, 256, 72, 512, 8])
+def test_the_bound_grows_with_the_length_at_any_length(rotary_dim):
+    lengths = [*range(1025, 5000, 400), 10**5, 10**6, 1 << 22, 1 << 24, 1 << 30, 1 << 40]
+    bounds = [base_bound(rotary_dim, length) for length in lengths]
+    assert bounds == sorted(bounds)
+    assert all(base_bound_within(rotary_dim, length) >= 1.0 for length in lengths)
+
+
+def test_between_two_rows_the_bound_lies_between_theirs_and_on_their_line():
+    low, high = BASE_BOUNDS[128, 4096], BASE_BOUNDS[128, 8192]
+    middle = base_bound(128, 5793)
+    assert middle == pytest.approx(math.sqrt(low * high), rel=1e-3)
+    assert base_bound_within(128, 5793) == pytest.approx(math.sqrt(high / low), rel=1e-3)
+    assert base_bound_within(128, 5000) == pytest.approx(high / base_bound(128, 5000))
+    assert base_bound_within(128, 7500) == pytest.approx(base_bound(128, 7500) / low)
+    assert base_bound(128, 4096) == low
+    assert base_bound_within(128, 4096) == pytest.approx(1.005, abs=1e-4)
+
+
+def test_other_heads_lie_between_their_neighbours():
+    # 112 stands log(112/96)/log(128/96) = 0.536 of the way from 96 to 128.
+    share = math.log(112 / 96) / math.log(128 / 96)
+    expected = BASE_BOUNDS[96, 4096] ** (1 - share) * BASE_BOUNDS[128, 4096] ** share
+    assert base_bound(112, 4096) == pytest.approx(expected, rel=1e-9)
+    assert base_bound_within(112, 4096) == 6.0
+    # Beyond the table's heads the outermost one stands in.
+    assert base_bound(512, 4096) == pytest.approx(BASE_BOUNDS[256, 4096])
+    assert base_bound(16, 4096) == pytest.approx(BASE_BOUNDS[32, 4096])
+
+
+def test_beyond_the_table_the_last_rows_line_goes_on():
+    lengths = [1 << power for power in range(16, 23)]
+    bounds = [BASE_BOUNDS[128, length] for length in lengths]
+    slope, offset = np.polyfit(np.log(lengths), np.log(bounds), 1)
+    assert base_bound(128, 1 << 26) == pytest.approx(math.exp(offset + slope * math.log(1 << 26)), rel=1e-6)
+    assert base_bound_within(128, 1 << 26) == 10.0
+    assert math.isinf(base_bound(32, 1 << 26))
+    assert math.isinf(base_bound(128, 1 << 40))
+
+
+def test_exact_scans_and_short_windows_are_scanned_anyway():
+    assert base_bound(48, 1000) == scan_base_bound(48, 1000) == base_bound(48, 1000, exact=True)
+    assert base_bound(48, 3000, exact=True) == scan_base_bound(48, 3000)
+    assert base_bound_within(48, 1000) == pytest.approx(1.005, abs=1e-4)
+    # A known lower base only saves steps.
+    assert scan_base_bound(48, 3000, least=scan_base_bound(48, 1000)) == scan_base_bound(48, 3000)
+    assert math.isinf(scan_base_bound(4, 100_000))
 
 
 def test_base_bound_refuses_odd_heads():
@@ -151,14 +208,50 @@ def test_distortion_and_resolution():
     assert kernel_distortion(yarn) < kernel_distortion(linear)
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    geometry=geometries,
+    factor=st.floats(1.1, 64),
+    name=st.sampled_from(["linear", "ntk", "yarn", "resonance"]),
+)
+def test_distortion_is_the_root_mean_square_of_the_change(geometry, factor, name):
+    made = ropewalk.schedule(name, geometry, factor=factor)
+    distance = np.arange(geometry.original_length)[:, None]
+    change = np.cos(distance * made.inv_freq).mean(axis=1) - np.cos(distance * geometry.inv_freq).mean(axis=1)
+    assert kernel_distortion(made) == pytest.approx(math.sqrt(np.mean(change**2)), abs=2e-7)
+
+
+@settings(max_examples=40, deadline=None)
+@given(geometry=geometries, start=st.integers(0, 5000), length=st.integers(1, 300))
+def test_the_kernel_from_any_distance(geometry, start, length):
+    distance = np.arange(start, start + length)[:, None]
+    plain = np.cos(distance * geometry.inv_freq).mean(axis=1)
+    assert rotary_kernel(geometry.inv_freq, length, start=start) == pytest.approx(plain, abs=1e-9)
+
+
+def test_out_of_bound_by_hand():
+    """d = 8, base 10^4, L = 64: theta = 1, 0.1, 0.01, 0.001; the last two do not complete a turn in 64 tokens and have
+    seen the arcs up to 0.64 and 0.064. At 128 tokens the last position is 127."""
+    geometry = ropewalk.RopeGeometry(head_dim=8, rope_theta=1e4, original_length=64)
+    for factor, slowed, expected in (
+        (2.0, [1, 1, 1, 1], [False, False, True, True]),
+        (2.0, [1, 1, 64.2 / 127, 63.9 / 127], [False, False, True, False]),
+        (2.0, [1, 1, 64 / 127, 64 / 127], [False, False, False, False]),
+    ):
+        inv_freq = np.array([1.0, 0.1, 0.01, 0.001]) * slowed
+        made = ropewalk.FrequencySchedule("none", geometry, factor, inv_freq)
+        assert out_of_bound(made).tolist() == expected
+    none = ropewalk.schedule("none", geometry, factor=2)
+    # The target decides, not the schedule's own factor: 65 tokens reach position 64, one angle step too few to be new.
+    assert not out_of_bound(none, 65).any()
+    assert out_of_bound(none, 66).tolist() == [False, False, True, True]
+
+
 def test_decay_curves():
     distance, curve = decay_curve(ropewalk.schedule("none", LLAMA, factor=8))
     assert curve[0] == 1
     assert distance[-1] == 32767
     assert (np.abs(curve) <= 1 + 1e-12).all()
-    assert long_range_similarity(ropewalk.schedule("linear", LLAMA, factor=8)) > long_range_similarity(
-        ropewalk.schedule("none", LLAMA, factor=8)
-    )
 
 
 def test_betas_follow_a_small_window_and_keep_a_large_one():

@@ -122,3 +122,34 @@ def test_nucleus_and_temperature_by_hand():
     sharp = Sampler(0.5, seed=2)
     found = [sharp(logits)[0] for _ in range(400)]
     assert found.count(0) / 400 == pytest.approx(0.25 / (0.25 + 0.09 + 0.0225 + 0.0025), abs=0.08)
+
+
+def test_position_maps_are_listed_with_their_kind(cli):
+    listed = {item["name"]: item["kind"] for item in cli("methods", "--json").json["position_maps"]}
+    assert listed["zones"] == "zones"
+    assert set(listed) == {"zones", "self-extend", "dpe", "rerope", "leaky-rerope", "dual-chunk"}
+    assert set(listed.values()) == {"zones", "position-map"}
+    assert "self-extend" in cli("methods").out
+    shown = cli("methods", "zones").out
+    assert "far_method" in shown
+    assert "stock programs cannot carry it" in shown
+    assert cli("methods", "zones", "--json").json["position_maps"][0]["parameters"]["discount"] == "log"
+
+
+def test_a_position_map_from_the_command_line(cli, tmp_path):
+    file = tmp_path / "prompt.txt"
+    file.write_text("x = 1\n" * 100)
+    words = (
+        "generate",
+        "hemp",
+        "--prompt-file",
+        str(file),
+        "--max-new-tokens",
+        "4",
+        "--method",
+        "zones",
+        "--json",
+    )
+    done = cli(*words, "-p", "near=128", "-p", "discount=0")
+    assert (done.json["factor"], done.json["ladder"], done.json["text"]) == (2.0, "zones", "x = ")
+    assert cli(*words, "-p", "width=3").code == 2

@@ -103,10 +103,11 @@ def test_a_prompt_starts_in_its_own_epoch_and_pays_nothing_for_those_before():
     assert (done.factor, done.switches, done.forwarded) == (2.0, (33,), 39 + 32)
 
 
-def test_the_cheap_way_is_exact_in_the_first_layer_and_says_how_far_off_it_is():
+@pytest.mark.parametrize("kind", ["llama", "gpt_neox", "latent"])
+def test_the_cheap_way_is_exact_in_the_first_layer_and_says_how_far_off_it_is(kind):
     ids = some_tokens(60)
-    one = model_of("llama", num_hidden_layers=1)
-    two = model_of("llama")
+    one = model_of(kind, num_hidden_layers=1)
+    two = model_of(kind)
     for model, exact in ((one, True), (two, False)):
         ladder = ladder_for(model, method="yarn")
         with Session(model, ladder, cheap=True) as session:

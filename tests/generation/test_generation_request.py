@@ -7,12 +7,14 @@ import torch
 from generation_models import KINDS, LONGROPE, model_of, some_tokens, whole_logits
 
 import ropewalk
+from ropewalk.attention.maps import applied
 from ropewalk.errors import RopewalkError, UsageError
-from ropewalk.generation.ladder import Ladder, Rung, ladder_for
+from ropewalk.generation.ladder import Ladder, Rung, in_force, ladder_for
 from ropewalk.generation.request import Settings, generate
 from ropewalk.generation.session import Session
 from ropewalk.models.facts import read_facts
 from ropewalk.models.stretch import ladder_document
+from ropewalk.position_maps import map_for
 
 
 def _stock(model, ids, count):
@@ -189,3 +191,42 @@ def test_an_end_token_ends_it_and_can_be_ignored():
     assert (done.ids, done.ended) == (free.ids[:first], "end token")
     assert generate(model, ids, max_new_tokens=8, stop_at_end=False).ids == free.ids
     assert Settings().max_new_tokens == 256
+
+
+def test_beams_and_assisted_decoding_run_inside_a_rung():
+    model, assistant, ids = model_of("llama"), model_of("llama", num_hidden_layers=1), some_tokens(40)
+    before = whole_logits(model, ids)
+    options = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
+    row = torch.tensor([ids])
+    with in_force(model, ladder_for(model, method="ntk").rung_for(48)), torch.inference_mode():
+        greedy = model.generate(row, **options)[0, 40:].tolist()
+        assert greedy == list(generate(model_of("llama"), ids, max_new_tokens=8, method="ntk").ids)
+        assert model.generate(row, assistant_model=assistant, **options)[0, 40:].tolist() == greedy
+        beams = model.generate(row, num_beams=2, num_return_sequences=2, **options)[:, 40:].tolist()
+        scores = [
+            float(whole_logits(model, ids + beam)[39:-1].log_softmax(-1)[range(8), beam].sum())
+            for beam in (*beams, greedy)
+        ]
+        assert scores[0] >= max(scores[1:]) - 1e-4
+    assert torch.equal(whole_logits(model, ids), before)
+
+
+@pytest.mark.parametrize("name", ["zones", "self-extend", "dual-chunk"])
+def test_a_position_map_makes_the_wider_windows(name):
+    model, ids = model_of("qwen3"), some_tokens(50)
+    done = generate(model, ids, max_new_tokens=10, method=name)
+    assert (done.factor, done.window, done.ladder) == (2.0, 64, name)
+    text = [*ids, *done.ids]
+    with applied(model, map_for(name, read_facts(model.config.to_dict()).geometry, 64)):
+        logs = whole_logits(model, text).log_softmax(-1)
+    told = [float(logs[place - 1, text[place]]) for place in range(50, 60)]
+    assert told == pytest.approx(list(done.logprobs), abs=1e-4)
+    assert (
+        generate(model, ids[:20], max_new_tokens=10, method=name).ids
+        == generate(model, ids[:20], max_new_tokens=10).ids
+    )
+    climbed = generate(model, ids[:30], max_new_tokens=40, method=name, dynamic=True)
+    assert (climbed.switches, climbed.factor) == ((33, 65), 4.0)
+    scaled = {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}
+    with pytest.raises(UsageError, match="stretched already"):
+        generate(model_of("qwen3", rope_parameters=scaled), ids, method=name)

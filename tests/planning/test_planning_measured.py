@@ -15,7 +15,7 @@ STEP = """
 import json, resource, sys
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
-from ropewalk.planning import ModelShape, training_memory
+from ropewalk.planning import ModelShape, TrainingSetting, training_memory
 from ropewalk.training.parts.losses import chunked_cross_entropy
 
 setting, tokens = json.loads(sys.argv[1]), int(sys.argv[2])
@@ -39,7 +39,7 @@ for _ in range(2):
 measured = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
 count = sum(parameter.numel() for parameter in model.parameters())
 shape = ModelShape(8, 512, 1408, 32000, 8, 4, 64, parameters=count)
-planned = training_memory(shape, tokens, dtype="float32", master=None, **setting).total
+planned = training_memory(shape, tokens, TrainingSetting(dtype="float32", master=None, **setting)).total
 print(json.dumps({"measured": measured, "planned": planned}))
 """
 

@@ -13,7 +13,8 @@ from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.text import generators
 from ropewalk.text.generators import find_generator, source
 from ropewalk.training.data.batches import make_step
-from ropewalk.training.data.mixture import Documents, Mixture, Sample
+from ropewalk.training.data.mixture import Mixture
+from ropewalk.training.data.streams import Documents, Sample
 from ropewalk.training.recipe.recipe import DataPart
 
 

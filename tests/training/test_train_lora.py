@@ -104,7 +104,7 @@ def test_what_was_trained_can_be_put_back():
 def test_the_fused_loss_works_under_lora():
     wrapped = _trained(FULL)
     tokens = some_tokens()
-    assert install_head(wrapped.get_base_model(), LossOptions(engine="chunked")).engine == "chunked"
+    assert install_head(wrapped.get_base_model(), LossOptions(kernel="chunked")).kernel == "chunked"
     count = (shift_labels(tokens) >= 0).sum()
     got = wrapped(input_ids=tokens, target_ids=shift_labels(tokens)).loss / count
     wanted = wrapped(input_ids=tokens, labels=tokens, use_cache=False).loss

@@ -17,6 +17,7 @@ from ropewalk.training.recipe.options import (
     LossOptions,
     MemoryOptions,
     PackingOptions,
+    PartsOptions,
     PositionOptions,
     WeightingOptions,
 )
@@ -27,6 +28,10 @@ SPECIAL = {
     "granite": {"logits_scaling": 4.0},
     "phi": {},
 }
+
+
+def parts_of(**options):
+    return Parts(PartsOptions(**options))
 
 
 def _stock(model, tokens):
@@ -43,7 +48,7 @@ def test_fused_loss_and_gradients_are_the_models_own(kind, tied):
         some_tokens(),
     )
     wanted, wanted_grads = _stock(model, tokens)
-    assert install_head(model, LossOptions(engine="chunked", chunk=7)).engine == "chunked"
+    assert install_head(model, LossOptions(kernel="chunked", chunk=7)).kernel == "chunked"
     targets = shift_labels(tokens)
     loss = model(input_ids=tokens, target_ids=targets).loss / (targets != IGNORE).sum()
     torch.testing.assert_close(loss.detach(), wanted, rtol=1e-5, atol=1e-6)
@@ -59,25 +64,25 @@ def test_a_head_that_does_more_is_noticed():
     model, tokens = small_model(), some_tokens()
     model.lm_head.register_forward_hook(lambda module, args, output: output * 2)
     installed = install_head(model, LossOptions())
-    assert installed.engine == "plain"
+    assert installed.kernel == "plain"
     assert "whole logits" in str(installed.remark)
     targets = shift_labels(tokens)
     loss = model(input_ids=tokens, target_ids=targets).loss / (targets != IGNORE).sum()
     torch.testing.assert_close(loss, model(input_ids=tokens, labels=tokens, use_cache=False).loss)
     remove_head(model)
     with pytest.raises(UsageError, match="its own loss on"):
-        install_head(model, LossOptions(engine="chunked"))
+        install_head(model, LossOptions(kernel="chunked"))
 
 
 def test_liger_without_a_gpu_is_refused():
     with pytest.raises(UsageError, match="liger-kernel and a GPU"):
-        install_head(small_model(), LossOptions(engine="liger"))
+        install_head(small_model(), LossOptions(kernel="liger"))
 
 
 @pytest.mark.parametrize("engine", ["chunked", "plain"])
 def test_a_weigher_sees_the_losses_and_decides(engine):
     model, tokens = small_model(), some_tokens()
-    install_head(model, LossOptions(engine=engine))
+    install_head(model, LossOptions(kernel=engine))
     targets = shift_labels(tokens)
     logits = model(input_ids=tokens, use_cache=False).logits.flatten(0, 1)
     wanted = functional.cross_entropy(logits, targets.flatten(), reduction="none", ignore_index=IGNORE)
@@ -116,7 +121,7 @@ def _run(parts, *, step=0, rank=0, target_length=256, model=None):
 
 
 def test_all_parts_off_is_the_plain_weighted_loss():
-    batch, loss, grads = _run(Parts())
+    batch, loss, grads = _run(parts_of())
     model, plain = small_model().train(), _batch()
     logits = model(input_ids=plain["input_ids"], use_cache=False).logits[:, :-1]
     losses = functional.cross_entropy(
@@ -144,7 +149,7 @@ WEIGHTING = {
 @pytest.mark.parametrize("kind", ["plain", "pose", "random"])
 @pytest.mark.parametrize("boundaries", ["none", "block-diagonal"])
 def test_every_part_alone_and_all_together(names, kind, boundaries):
-    parts = Parts(
+    parts = parts_of(
         positions=PositionOptions(kind=kind),
         packing=PackingOptions(boundaries=boundaries),
         weighting=WeightingOptions(**{name: WEIGHTING[name] for name in names}),
@@ -160,7 +165,7 @@ def test_every_part_alone_and_all_together(names, kind, boundaries):
 
 
 def test_random_choices_follow_seed_step_and_rank():
-    parts = Parts(
+    parts = parts_of(
         positions=PositionOptions(kind="pose"), weighting=WeightingOptions(input_noise={"share": 0.2})
     )
     first, again = _run(parts)[0], _run(parts)[0]
@@ -173,11 +178,11 @@ def test_random_choices_follow_seed_step_and_rank():
 def test_memory_options_change_nothing_in_the_gradient(tmp_path, monkeypatch):
     monkeypatch.setattr("ropewalk.training.parts.memory._refuse_memory", lambda root: None)
     parts = {"weighting": WeightingOptions(long_tokens={"context": 8}), "packing": PackingOptions()}
-    _, loss, grads = _run(Parts(**parts))
+    _, loss, grads = _run(parts_of(**parts))
     options = MemoryOptions(
         checkpointing=True, offload="disk", offload_folder=str(tmp_path), offload_smallest=0
     )
-    _, other, found = _run(Parts(memory=options, **parts))
+    _, other, found = _run(parts_of(memory=options, **parts))
     assert torch.equal(loss, other)
     for mine, theirs in zip(found, grads):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
@@ -187,7 +192,7 @@ def test_block_diagonal_boundaries_keep_documents_apart():
     found = []
     for first in (3, 9):
         model = small_model()
-        parts = Parts(packing=PackingOptions())
+        parts = parts_of(packing=PackingOptions())
         parts.install(model)
         batch = _batch()
         batch["input_ids"][0, :19] = first
@@ -212,7 +217,7 @@ def test_block_diagonal_boundaries_keep_documents_apart():
 )
 def test_attention_that_reads_borders_off_positions_refuses_jumps(changes):
     with pytest.raises(UsageError, match="knows document borders by positions alone"):
-        Parts(**({"packing": PackingOptions()} | changes)).install(small_model(attn="eager"))
+        parts_of(**({"packing": PackingOptions()} | changes)).install(small_model(attn="eager"))
 
 
 @pytest.mark.gpu
@@ -224,7 +229,7 @@ def test_kernels_of_a_gpu_give_the_loss_of_sdpa(attn, boundaries):
     losses = []
     for kind in ("sdpa", attn):
         model = small_model(attn=kind).to("cuda", torch.bfloat16)
-        parts = Parts(packing=PackingOptions(boundaries=boundaries))
+        parts = parts_of(packing=PackingOptions(boundaries=boundaries))
         parts.install(model)
         batch = {name: tensor.to("cuda") for name, tensor in _batch(128).items()}
         made = parts.transform(
@@ -241,6 +246,6 @@ def test_liger_equals_the_chunked_loss():
     targets = shift_labels(tokens)
     losses = []
     for engine in ("chunked", "liger"):
-        assert install_head(model, LossOptions(engine=engine)).engine == engine
+        assert install_head(model, LossOptions(kernel=engine)).kernel == engine
         losses.append(model(input_ids=tokens, target_ids=targets).loss)
     torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-3)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from test_train_resume import assert_same_run, stopped_run
 
 from ropewalk.errors import UsageError
@@ -111,15 +113,79 @@ def test_lora_resumes_bit_for_bit_and_loads(tiny: Tiny, tmp_path: Path, base: Tr
         assert (whole.checkpoints[-1] / file).read_bytes() == (parts.checkpoints[-1] / file).read_bytes()
     final = Path(whole.final["path"])
     assert config_of(final)["rope_parameters"]["factor"] == 4.0
-    if save == "merged":
-        before, after = stock(base.final["path"]).state_dict(), stock(final).state_dict()
-        assert before.keys() == after.keys()
-        changed = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
-        assert any("q_proj" in name for name in changed)
-        assert not any("mlp" in name or "embed" in name for name in changed)
-    else:
-        assert (final / "adapter_model.safetensors").is_file()
-        assert not (final / "model.safetensors").is_file()
+    before, after = stock(base.final["path"]).state_dict(), stock(final).state_dict()
+    assert before.keys() == after.keys()
+    changed = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+    assert any("q_proj" in name for name in changed)
+    assert not any("mlp" in name or "embed" in name for name in changed)
+    assert (final / "adapter").is_dir() == (save == "adapter")
+    assert_loads_as_trained(whole, save)
+
+
+@torch.no_grad()
+def assert_loads_as_trained(result: TrainResult, save: str) -> None:
+    """Every checkpoint by transformers, our own loader and, where it has an adapter, plain peft: the same logits."""
+    from peft import AutoPeftModelForCausalLM, PeftModel
+
+    from ropewalk.models.load import load_model
+
+    tokens = torch.arange(5, 105)[None]
+    for path in result.checkpoints:
+        wanted = stock(path)(tokens).logits
+        assert torch.equal(load_model(path, device="cpu")(tokens).logits, wanted)
+        stretched = config_of(path)["rope_parameters"]
+        if save == "adapter":
+            adapter = path / "adapter"
+            plain = AutoPeftModelForCausalLM.from_pretrained(adapter).eval()
+            torch.testing.assert_close(plain(tokens).logits, wanted, rtol=1e-4, atol=1e-5)
+            bases = json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"]
+            assert config_of(Path(bases))["rope_parameters"] == stretched
+            onto = PeftModel.from_pretrained(stock(bases), adapter).eval()
+            torch.testing.assert_close(onto(tokens).logits, wanted, rtol=1e-4, atol=1e-5)
+            # The base itself computes something else: what was loaded is the adapter's doing.
+            assert (stock(bases)(tokens).logits - wanted).abs().max() > 1e-3
+
+
+def test_what_lora_trains_in_full_is_kept_in_float32(tiny: Tiny, tmp_path: Path, base: TrainResult) -> None:
+    """In bfloat16 a step of 1e-5 beside 1.0 rounds to nothing: here every norm moves, and the rest stays bfloat16."""
+    for tied in (False, True):
+        recipe = tiny(
+            model={"path": base.final["path"], "dtype": "bfloat16"},
+            lora={"rank": 2, "train_norms": True, "train_embeddings": tied, "save": "adapter"},
+            optimizer={"learning_rate": 1e-5, "warmup_steps": 1},
+            stages=[{"length": 32, "steps": 2}],
+        )
+        result = train(recipe, output=tmp_path / str(tied), quiet=True)
+        trained = load_file(Path(result.final["path"]) / "training" / "trained.safetensors")
+        before = stock(base.final["path"]).state_dict()
+        names = [name for name in trained if ".lora_" not in name]
+        assert any("norm" in name for name in names)
+        assert any("embed" in name for name in names) == tied
+        for name in names:
+            assert trained[name].dtype == torch.float32
+            old = before[name.removeprefix("base_model.model.")].bfloat16().float()
+            assert not torch.equal(trained[name], old), name
+
+
+def test_a_checkpoint_declares_the_bases_type_and_its_own_length(
+    tiny: Tiny, tmp_path: Path, base: TrainResult
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(base.final["path"], source)
+    config = config_of(source)
+    (source / "config.json").write_text(json.dumps(config | {"dtype": "bfloat16"}))
+    settings = json.loads((source / "tokenizer_config.json").read_text())
+    (source / "tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": 32}))
+    result = train(
+        tiny(model={"path": str(source)}, rope=YARN, stages=[{"length": 64, "steps": 1}]),
+        output=tmp_path / "run",
+        quiet=True,
+    )
+    final = Path(result.final["path"])
+    assert config_of(final)["dtype"] == "bfloat16"
+    length = config_of(final)["max_position_embeddings"]
+    assert length == 128
+    assert json.loads((final / "tokenizer_config.json").read_text())["model_max_length"] == length
 
 
 def test_a_sliding_window_can_be_widened(tiny: Tiny, tmp_path: Path, byte_tokenizer: Path) -> None:

@@ -167,13 +167,16 @@ def test_noise_replaces_about_the_share_and_never_the_first(span):
     inputs = torch.full((8, 512), 7)
     rng = np.random.default_rng(0)
     noisy = noisy_inputs(
-        InputNoise(share=0.2, kind="token", token_id=3, span=span), inputs, vocabulary_size=50, rng=rng
+        InputNoise(share=0.2, kind="token", token_id=3, span=span),
+        inputs,
+        vocabulary_size=50,
+        rngs=[rng] * len(inputs),
     )
     changed = (noisy != inputs).float().mean().item()
     assert 0.15 < changed <= 0.2
     assert (noisy[:, 0] == 7).all()
     assert set(noisy.unique().tolist()) == {3, 7}
-    random = noisy_inputs(InputNoise(share=0.5), inputs, vocabulary_size=50, rng=rng)
+    random = noisy_inputs(InputNoise(share=0.5), inputs, vocabulary_size=50, rngs=[rng] * len(inputs))
     assert random.max() < 50
     assert random.unique().numel() > 20
 
@@ -182,7 +185,9 @@ def test_dropped_far_tokens_leave_positions_and_labels_true():
     length, near = 64, 16
     tokens = torch.arange(length).expand(3, length)
     batch = {"input_ids": tokens, "position_ids": tokens.clone(), "target_ids": tokens + 1}
-    kept = drop_far(FarDrop(share=0.5, near=near), batch, rng=np.random.default_rng(0))
+    kept = drop_far(
+        FarDrop(share=0.5, near=near), batch, rngs=[np.random.default_rng(row) for row in range(3)]
+    )
     places = kept["position_ids"]
     assert places.shape == (3, length - int(0.5 * (length - near - 1)))
     assert torch.equal(kept["input_ids"], places)
@@ -195,9 +200,14 @@ def test_dropped_far_tokens_leave_positions_and_labels_true():
 
 def test_dropping_nothing_and_shapes_that_differ():
     batch = {"input_ids": torch.ones(1, 8), "position_ids": torch.ones(1, 8)}
-    assert drop_far(FarDrop(share=0.5, near=8), batch, rng=np.random.default_rng(0)) is batch
+    rngs = [np.random.default_rng(0)]
+    assert drop_far(FarDrop(share=0.5, near=8), batch, rngs=rngs) is batch
     with pytest.raises(UsageError, match="shapes"):
-        drop_far(FarDrop(share=0.5, near=2), batch | {"x": torch.ones(2, 8)}, rng=np.random.default_rng(0))
+        drop_far(
+            FarDrop(share=0.5, near=2),
+            batch | {"x": torch.ones(2, 8)},
+            rngs=rngs,
+        )
 
 
 def test_missing_losses_and_contradictory_options_are_refused():

@@ -5,9 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-
-from ropewalk.analysis.bounds import out_of_bound
 from ropewalk.errors import RopewalkError
 from ropewalk.geometry import RopeGeometry, check_factor
 from ropewalk.methods import schedule
@@ -56,8 +53,3 @@ def nominal_factor(name: str, geometry: RopeGeometry, factor: float, **parameter
         middle = math.sqrt(low * high)
         low, high = (low, middle) if reaches(middle) else (middle, high)
     return high
-
-
-def out_of_bound_share(made: FrequencySchedule, target_length: int | None = None) -> float:
-    """Share of all rotating pairs that are out of bound at the target length."""
-    return float(np.sum(out_of_bound(made, target_length)) / made.geometry.num_rotating)

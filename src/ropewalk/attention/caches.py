@@ -14,6 +14,9 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DummyLayer, DynamicLayer, DynamicSlidingWindowLayer
 
+# Where a model carries the kind of cache that it is to be read through (`attention.cache_kinds`); absent means full.
+KIND = "_ropewalk_cache_kind"
+
 
 class BufferedLayer(DynamicLayer):
     """A full-attention cache layer in one preallocated buffer.
@@ -71,8 +74,12 @@ def new_cache(model: Any, capacity: int, *, forkable: bool) -> DynamicCache:
 
     A sliding-window layer keeps only its window. With `forkable` it keeps everything, because a window that
     has moved on cannot be cropped back; the attention mask still limits what is seen, so the numbers are the
-    same.
+    same. Inside `CacheKind.applied` it is a cache of that kind.
     """
+    kind = vars(model).get(KIND)
+    if kind is not None:
+        made: DynamicCache = kind.make(model)
+        return made
     cache = DynamicCache(config=model.config)
     forkable = forkable or not masks_windows(model)
     for index, layer in enumerate(getattr(cache, "layers", [])):
@@ -94,9 +101,12 @@ def copied(cache: DynamicCache) -> DynamicCache:
 
 
 def cache_bytes(cache: DynamicCache) -> int:
-    """Bytes of the filled part of a cache, recurrent states included."""
+    """Bytes of the filled part of a cache, recurrent states included; of a layer of constant size, all of it."""
     total = 0
     for layer in cache.layers:
+        if hasattr(layer, "allocated_bytes"):
+            total += layer.allocated_bytes
+            continue
         for value in vars(layer).values():
             tensors = value if isinstance(value, list | tuple) else [value]
             if value is getattr(layer, "_buffers", None):

@@ -9,9 +9,10 @@ Axes: B rows, H heads, T tokens, D head size, P pairs.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,7 +24,7 @@ from ropewalk.attention.interface import (
     remove_query_hook,
 )
 from ropewalk.errors import RopewalkError
-from ropewalk.models.live.rotary import spectra
+from ropewalk.models.live.rotary import BUFFER, Spectrum, key, spectra
 
 _TOKENS, _SHIFT = 8, 7
 
@@ -72,7 +73,7 @@ def rotations(model: Any) -> dict[int, Rotation | None]:
     modules = attention_modules(model)
     near, far = _queries(model, modules, 0), _queries(model, modules, _SHIFT)
     found = {}
-    tried = list(spectra(model))
+    tried = [_exact(model, spectrum) for spectrum in spectra(model)]
     for index in near:
         found[index] = _explained(index, near[index], far[index], tried)
     missing = sorted(set(modules) - set(found))
@@ -82,6 +83,56 @@ def rotations(model: Any) -> dict[int, Rotation | None]:
             hint="this architecture's rotation cannot be read off, so positions cannot be mapped",
         )
     return found
+
+
+@dataclass(frozen=True, eq=False)
+class Cached:
+    """Where a layer's cache holds rotated states: in its `keys` or, for latent attention, in its `values`."""
+
+    where: Literal["keys", "values"]
+    rotation: Rotation
+
+
+@torch.no_grad()
+def cached_rotations(model: Any) -> dict[int, Cached | None]:
+    """For each layer of a transformers cache what in it is rotated, and how; None where nothing is."""
+    tried = [_exact(model, spectrum) for spectrum in spectra(model)]
+    near, far = _filled(model, 0), _filled(model, _SHIFT)
+    found: dict[int, Cached | None] = {}
+    for index, (one, other) in enumerate(zip(near, far, strict=True)):
+        found[index] = None
+        for where in ("keys", "values"):
+            pair = [getattr(layer, where, None) for layer in (one, other)]
+            if any(states is None or states.dim() != 4 for states in pair):
+                continue
+            rotation = _explained(index, pair[0], pair[1], tried)
+            if rotation is not None:
+                found[index] = Cached(where, rotation)  # type: ignore[arg-type]
+    return found
+
+
+def _filled(model: Any, shift: int) -> list[Any]:
+    """The layers of a cache that a few tokens went through."""
+    embedding = model.get_input_embeddings().weight
+    row = torch.arange(_TOKENS, device=embedding.device)[None]
+    training = model.training
+    try:
+        model.eval()
+        ids = (row * 5 + 3) % embedding.shape[0]
+        cache = model(input_ids=ids, position_ids=row + shift, use_cache=True).past_key_values
+    finally:
+        model.train(training)
+    layers: list[Any] = cache.layers
+    return layers
+
+
+def _exact(model: Any, spectrum: Spectrum) -> Spectrum:
+    """With the module's own stored frequencies: those read off cosines carry a rounding that distance scales."""
+    stored = model.get_submodule(spectrum.path)._buffers.get(key(spectrum.label, BUFFER))
+    values = None if stored is None else stored.detach().double().cpu().numpy()
+    if values is None or not np.allclose(values, spectrum.inv_freq, rtol=1e-4, atol=1e-7):
+        return spectrum
+    return replace(spectrum, inv_freq=values)
 
 
 def _queries(model: Any, modules: dict[int, nn.Module], shift: int) -> dict[int, Tensor]:

@@ -119,7 +119,7 @@ class AppliedTemperature:
         def watch(
             module: nn.Module, query: Tensor, key: Tensor, kwargs: dict[str, Any]
         ) -> tuple[Tensor, dict[str, Any]]:
-            found[int(module.layer_idx)] = query * _scaling(module, kwargs)  # type: ignore[arg-type]
+            found[int(module.layer_idx)] = query * scaling_of(module, kwargs)  # type: ignore[arg-type]
             return query, kwargs
 
         embedding = self.model.get_input_embeddings().weight
@@ -230,7 +230,7 @@ def measure_logit_std(model: Any, input_ids: Tensor, *, queries: int = 64) -> di
         length = query_BHTD.shape[2]
         places = torch.linspace(length // 2, length - 1, min(queries, length - length // 2)).long()
         keys = key_BHTD.repeat_interleave(query_BHTD.shape[1] // key_BHTD.shape[1], dim=1).double()
-        logits = query_BHTD[:, :, places].double() @ keys.transpose(2, 3) * _scaling(module, kwargs)
+        logits = query_BHTD[:, :, places].double() @ keys.transpose(2, 3) * scaling_of(module, kwargs)
         seen = torch.arange(length)[None, :] <= places[:, None]
         seen = seen.to(logits.device)
         count = seen.sum(-1)
@@ -293,7 +293,7 @@ class _Hook:
             values = log_kappa.detach().double().cpu().exp()
         if self.options.divisor_power is not None:
             wanted = 1.0 / closed.divisor(_query_dim(module), power=self.options.divisor_power)
-            values = values * (wanted / _scaling(module, {}))
+            values = values * (wanted / scaling_of(module, {}))
         return values
 
     def _constant(self) -> float:
@@ -339,7 +339,8 @@ def _query_dim(module: Any) -> int:
     )
 
 
-def _scaling(module: Any, kwargs: dict[str, Any]) -> float:
+def scaling_of(module: Any, kwargs: dict[str, Any]) -> float:
+    """What an attention call multiplies its logits by."""
     given = kwargs.get("scaling")
     if given is None:
         given = getattr(module, "scaling", None)

@@ -58,6 +58,17 @@ def _finite(value: Any) -> Any:
     return value
 
 
+@contextlib.contextmanager
+def keeping(what: str | None) -> Iterator[None]:
+    """Inside, an interrupt tells `what` stays and how to go on; None tells that nothing does."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if what is not None:
+            stop.add_note(what)
+        raise
+
+
 def show_error(error: RopewalkError) -> None:
     """One line on stderr, the way out included."""
     click.echo(f"ropewalk: {str(error).strip()}", err=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -53,6 +53,36 @@ _STYLE = {
     help="Models with frequencies for each layer type: their full-attention layers, or all.",
 )
 @click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    default=None,
+    metavar="FILE|DIR",
+    help="Write what each program needs: its folder, or its .gguf or .json file. Several programs: a folder each.",
+)
+@click.option(
+    "--gguf",
+    type=click.Path(path_type=Path),
+    default=None,
+    metavar="FILE",
+    help="For llama.cpp and ollama: copy this file of the same model with the schedule in it, instead of converting.",
+)
+@click.option(
+    "--gguf-type",
+    type=click.Choice(["auto", "float32", "float16", "bfloat16"]),
+    default="auto",
+    show_default=True,
+    help="Float type of a converted GGUF file; auto is the checkpoint's own.",
+)
+@click.option(
+    "--weights",
+    type=click.Choice(["link", "symlink", "copy", "none"]),
+    default="link",
+    show_default=True,
+    help="How weights come into a folder.",
+)
+@click.option("--force", is_flag=True, help="Replace an earlier export or a checkpoint at FILE|DIR.")
+@click.option(
     "--allow-approximate",
     is_flag=True,
     help="Also write what a program will not, or may not, compute exactly.",
@@ -71,6 +101,7 @@ def command(
     allow_approximate: bool,
     params: tuple[str, ...],
     as_json: bool,
+    **writing: Any,
 ) -> None:
     """A stretched model as each program reads it, with what is exact on this architecture and how that is known.
 
@@ -78,11 +109,11 @@ def command(
     """
     from ropewalk.errors import UsageError
     from ropewalk.models.stretch import read_schedules
-    from ropewalk.runtimes.export import export_config
+    from ropewalk.runtimes.writing import export
 
     if file is not None and (method is not None or params):
         raise UsageError("--schedule already holds method and parameters", hint="give one or the other")
-    result = export_config(
+    result = export(
         model,
         method if file is None else read_schedules(file),
         factor=factor,
@@ -91,6 +122,7 @@ def command(
         to=_names(to) or None,
         layers=layers,
         allow_approximate=allow_approximate,
+        **writing,
     )
     if as_json:
         emit_json(result.to_json())
@@ -116,21 +148,25 @@ def _show(screen: Console, result: ExportResult) -> None:
     )
     for note in result.notes:
         screen.print(note, markup=False, soft_wrap=True)
+    if any(exported.files for exported in result.exports):
+        _show_written(screen, result)
+        return
     for exported in result.exports:
         _show_one(screen, exported, alone=len(result.exports) == 1)
 
 
-def _show_one(screen: Console, made: Exported, *, alone: bool) -> None:
-    from rich.text import Text
+def _show_written(screen: Console, result: ExportResult) -> None:
+    for made in result.exports:
+        _show_head(screen, made)
+        screen.print(f"wrote {len(made.files)} files: {made.files[0]}", markup=False, soft_wrap=True)
+        for note in () if made.fragment is None else made.fragment.notes:
+            screen.print(f"note: {note}", style="dim", markup=False, soft_wrap=True)
+        if made.launch:
+            screen.print(made.launch, markup=False, soft_wrap=True)
 
-    head = Text(f"\n{made.title}", style="bold")
-    head.append(f"  {made.answer.outcome}", style=_STYLE[made.answer.outcome])
-    known = made.answer.known_by
-    if made.answer.exact and known is not None:
-        head.append(f" ({known.describe()})", style="dim")
-    elif made.answer.reason:
-        head.append(f": {made.answer.reason}", style="yellow")
-    screen.print(head, soft_wrap=True)
+
+def _show_one(screen: Console, made: Exported, *, alone: bool) -> None:
+    _show_head(screen, made)
     if made.nearest is not None:
         screen.print(f"instead: {made.nearest.describe()}", markup=False, soft_wrap=True)
     if made.fragment is None or not (made.answer.exact or alone):
@@ -142,6 +178,19 @@ def _show_one(screen: Console, made: Exported, *, alone: bool) -> None:
         screen.print(made.launch, markup=False, soft_wrap=True)
     for note in made.fragment.notes:
         screen.print(f"note: {note}", style="dim", markup=False, soft_wrap=True)
+
+
+def _show_head(screen: Console, made: Exported) -> None:
+    from rich.text import Text
+
+    head = Text(f"\n{made.title}", style="bold")
+    head.append(f"  {made.answer.outcome}", style=_STYLE[made.answer.outcome])
+    known = made.answer.known_by
+    if made.answer.exact and known is not None:
+        head.append(f" ({known.describe()})", style="dim")
+    elif made.answer.reason:
+        head.append(f": {made.answer.reason}", style="yellow")
+    screen.print(head, soft_wrap=True)
 
 
 def _pretty(content: object) -> str:

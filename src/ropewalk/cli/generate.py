@@ -24,6 +24,7 @@ from ropewalk.errors import RopewalkError, UsageError, one_line
 
 if TYPE_CHECKING:
     from ropewalk.generation.request import Generated, Writing
+    from ropewalk.generation.stream import Stream
 
 
 @click.command()
@@ -55,6 +56,13 @@ if TYPE_CHECKING:
     "--top-p", type=float, default=1.0, show_default=True, help="Draw from the likeliest tokens only."
 )
 @click.option("--ignore-end", is_flag=True, help="Go on after an end token.")
+@click.option("--stream", is_flag=True, help="Read stdin line by line for ever, write after each line.")
+@click.option(
+    "--sinks", type=int, default=4, show_default=True, help="With --stream: first tokens that are kept."
+)
+@click.option(
+    "--window", type=int, help="With --stream: recent tokens that are kept. Default: what the model serves."
+)
 @click.option("--chunk", type=int, help="Tokens read at once. Default: 2048 where a text is stretched.")
 @seed_option
 @device_option
@@ -70,6 +78,9 @@ def command(model: str, **options: Any) -> None:
     memory to stderr.
     """
     as_json, quiet = options["as_json"], options["quiet"]
+    if options["stream"]:
+        _stream(model, options)
+        return
     writing = _writing(model, options)
     try:
         for piece in writing:
@@ -123,6 +134,60 @@ def _writing(model: str, options: dict[str, Any]) -> Writing:
     if not writing.ends and settings.stop_at_end and not options["quiet"]:
         click.echo("ropewalk: no end token is known, so the text ends at --max-new-tokens", err=True)
     return writing
+
+
+def _stream(model: str, options: dict[str, Any]) -> None:
+    """Lines from stdin, an opening prompt first where one is given; answers to stdout, figures at the end."""
+    from itertools import chain
+
+    for name in ("dynamic", "cheap", "method", "schedule"):
+        if options[name]:
+            raise UsageError(
+                f"--stream keeps one window for ever, --{name} changes it", hint="give one of them"
+            )
+    given = options["prompt"] is not None or options["prompt_file"] is not None
+    opening = [_prompt(options["prompt"], options["prompt_file"])] if given else []
+    from ropewalk.generation.sampling import Sampler
+    from ropewalk.generation.stream import Stream, Turn, converse
+    from ropewalk.models.load import load_model, load_tokenizer
+
+    limit = 256 if options["max_new_tokens"] is None else options["max_new_tokens"]
+    turn = Turn(
+        limit, Sampler(options["temperature"], options["top_p"], options["seed"]), not options["ignore_end"]
+    )
+    trusted = {"trust_remote_code": options["trust_remote_code"]}
+    tokenizer = load_tokenizer(model, **trusted)
+    loaded = load_model(
+        model, device=options["device"], dtype=options["dtype"], attn=options["attn"], **trusted
+    )
+    written = []
+    sizes = {"sinks": options["sinks"], "window": options["window"]}
+    with Stream(loaded, **sizes, **({"piece": options["chunk"]} if options["chunk"] else {})) as stream:
+        try:
+            for piece in converse(stream, tokenizer, chain(opening, sys.stdin), turn):
+                if options["as_json"]:
+                    written.append(piece)
+                elif piece:
+                    click.echo(piece, nl=False)
+                    sys.stdout.flush()
+        finally:
+            if not options["quiet"]:
+                click.echo(_stream_summary(stream), err=True)
+    if options["as_json"]:
+        window = stream.cache.sinks + stream.cache.window
+        emit_json({"text": "".join(written), "factor": 1.0, "window": window} | stream.told.to_json())
+
+
+def _stream_summary(stream: Stream) -> str:
+    from ropewalk.units import format_bytes
+
+    told, cache = stream.told, stream.cache
+    speed = (told.read + told.written) / told.seconds if told.seconds else 0.0
+    loss = "" if told.loss is None else f", {told.loss:.3f} nats a token"
+    return (
+        f"ropewalk: {told.read} tokens read{loss}, {told.written} written ({speed:.0f}/s); {cache.sinks} sinks and a "
+        f"window of {cache.window}, {told.evicted} tokens gone; KV memory {format_bytes(told.kv_bytes)}"
+    )
 
 
 def _prompt(prompt: str | None, file: str | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import os
 import sys
@@ -13,6 +14,9 @@ import click
 from ropewalk._version import __version__
 from ropewalk.cli.common import emit_json, json_mode, show_error
 from ropewalk.errors import RopewalkError, UsageError, near_miss, one_line
+
+# A full disk says so of the terminal's end and of files alike, and never names the file.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 # name -> one line of help. The module is ropewalk.cli.<name>; it loads only when its command is used,
 # so that `--help` answers before numpy, let alone torch, has been touched.
@@ -46,6 +50,7 @@ class LazyGroup(click.Group):
             return None
         module = importlib.import_module(f"ropewalk.cli.{cmd_name}")
         command: click.Command = module.command
+        _everywhere_quiet(command)
         return command
 
     def resolve_command(
@@ -62,8 +67,32 @@ class LazyGroup(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
 
+def _everywhere_quiet(command: click.Command) -> None:
+    """-q is taken by every command, so that a script can always give it; those with nothing to silence say so."""
+    for inner in command.commands.values() if isinstance(command, click.Group) else ():
+        _everywhere_quiet(inner)
+    if isinstance(command, click.Group) or any("--quiet" in option.opts for option in command.params):
+        return
+    command.params.append(
+        click.Option(
+            ["-q", "--quiet"],
+            is_flag=True,
+            expose_value=False,
+            help="Taken everywhere; here there is nothing to silence.",
+        )
+    )
+
+
+_COMPLETION = (
+    'Completion: eval "$(_ROPEWALK_COMPLETE=bash_source ropewalk)" in ~/.bashrc; zsh_source and fish_source for '
+    "those shells."
+)
+
+
 @click.group(
-    cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog=_COMPLETION,
 )
 @click.version_option(__version__, "-V", "--version", prog_name="ropewalk")
 def ropewalk() -> None:
@@ -79,40 +108,58 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in words
     with json_mode("--json" in words) as as_json:
         try:
-            result = ropewalk.main(args=words, prog_name="ropewalk", standalone_mode=False)
-            return result if isinstance(result, int) else 0
-        except click.exceptions.Exit as done:
-            return int(done.exit_code)
-        except (KeyboardInterrupt, click.exceptions.Abort):
-            error: RopewalkError = RopewalkError(
-                "interrupted", hint="finished work is kept; run the same line again"
-            )
-            code = 130
-        except BrokenPipeError:
-            # The reader went away (`| head`): nothing to tell anybody, and Python must not complain at exit.
-            with contextlib.suppress(OSError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            return 1
-        except click.ClickException as usage:
-            context = getattr(usage, "ctx", None)
-            where = f"`{context.command_path} --help` shows the usage" if context else "`ropewalk --help`"
-            error, code = UsageError(one_line(usage.format_message()), hint=where), 2
-        except RopewalkError as failure:
-            if debug:
+            try:
+                result = ropewalk.main(args=words, prog_name="ropewalk", standalone_mode=False)
+                code = result if isinstance(result, int) else 0
+            except click.exceptions.Exit as done:
+                code = int(done.exit_code)
+            # What still waits in a buffer is written while a failure can be told; Python tells nobody at its exit.
+            sys.stdout.flush()
+            return code
+        except Exception as caught:
+            if isinstance(caught, BrokenPipeError):
+                # The reader went away (`| head`): nothing to tell anybody, and Python must not complain at exit.
+                _silence_stdout()
+                return 1
+            if debug and not isinstance(caught, click.exceptions.Abort | click.ClickException):
                 raise
-            error, code = failure, failure.exit_code
-        except Exception as unexpected:
-            if debug:
-                raise
-            text = f"{type(unexpected).__name__}: {one_line(unexpected)}"
-            error = RopewalkError(text, hint="unexpected; --debug shows the traceback")
-            code = 1
+            error, code = _handled(caught)
+        except KeyboardInterrupt as stop:
+            error, code = _interrupted(stop), 130
         if as_json:
-            emit_json({"error": error.to_json(), "exit_code": code})
+            try:
+                emit_json({"error": error.to_json(), "exit_code": code})
+            except OSError:
+                _silence_stdout()
         show_error(error)
         return code
 
 
-def run() -> None:
-    """Entry point of the console script."""
-    sys.exit(main())
+def _handled(caught: Exception) -> tuple[RopewalkError, int]:
+    """What any exception means for the user: one error, one exit code."""
+    if isinstance(caught, click.exceptions.Abort):
+        return _interrupted(caught.__cause__ or caught), 130
+    if isinstance(caught, click.ClickException):
+        context = getattr(caught, "ctx", None)
+        where = f"`{context.command_path} --help` shows the usage" if context else "`ropewalk --help`"
+        return UsageError(one_line(caught.format_message()), hint=where), 2
+    if isinstance(caught, RopewalkError):
+        return caught, caught.exit_code
+    if isinstance(caught, OSError) and caught.errno in _NO_ROOM:
+        _silence_stdout()
+        return RopewalkError(
+            f"cannot write ({caught.strerror})", hint="make room there, or give the output another place"
+        ), 1
+    text = f"{type(caught).__name__}: {one_line(caught)}"
+    return RopewalkError(text, hint="unexpected; --debug shows the traceback"), 1
+
+
+def _interrupted(stop: BaseException) -> RopewalkError:
+    """An interrupt keeps what the command says that it keeps (`common.keeping`), and otherwise nothing."""
+    kept = getattr(stop, "__notes__", [])
+    return RopewalkError("interrupted", hint="; ".join(kept) or "nothing was kept; run the same line again")
+
+
+def _silence_stdout() -> None:
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -10,6 +10,7 @@ from ropewalk.cli.common import console, contract, emit_json
 
 if TYPE_CHECKING:
     from ropewalk.methods import Method
+    from ropewalk.position_maps import MapInfo
     from ropewalk.runtimes import Answer
 
 
@@ -19,11 +20,19 @@ if TYPE_CHECKING:
 def command(name: str | None, as_json: bool) -> None:
     """The scaling methods, or one of them in full: rule, parameters with types and defaults, paper, runtimes."""
     from ropewalk.methods import find_method, methods
+    from ropewalk.position_maps import MAPS
 
+    if name in MAPS and not as_json:
+        _show_map(MAPS[str(name)])
+        return
+    if name in MAPS:
+        emit_json({"methods": [], "temperatures": [], "position_maps": [MAPS[str(name)].to_json()]})
+        return
     found = [find_method(name)] if name else list(methods().values())
     if as_json:
         rows = [method.to_json() | _carried(method) for method in found]
-        emit_json({"methods": rows, "temperatures": _temperatures()})
+        maps = [] if name else [item.to_json() for item in MAPS.values()]
+        emit_json({"methods": rows, "temperatures": _temperatures(), "position_maps": maps})
     elif name:
         _show_one(found[0])
     else:
@@ -69,6 +78,7 @@ def _marks(method: Method) -> str:
 
 def _show_all(found: list[Method]) -> None:
     from ropewalk.cli.tables import Column, show_table
+    from ropewalk.position_maps import MAPS
     from ropewalk.runtimes.general import in_general, written_as
 
     columns = [
@@ -95,10 +105,27 @@ def _show_all(found: list[Method]) -> None:
     screen = console()
     show_table(screen, columns, rows)
     screen.print(
+        "\nPosition maps, at attention time (`ropewalk generate --method NAME`; no stock program carries them):"
+    )
+    for item in MAPS.values():
+        screen.print(f"  {item.name:<14}{item.summary}", markup=False)
+    screen.print(
         "\nWhere a method is exact depends on the architecture: `ropewalk plan MODEL` asks for yours.\n"
         "Any method can also run as dynamic scaling, which follows the length in view (ropewalk.dynamic).\n"
         "Next: `ropewalk methods NAME` for one in full, `ropewalk plan MODEL --target 32k` to see them side by side."
     )
+
+
+def _show_map(found: MapInfo) -> None:
+    screen = console()
+    screen.print(f"{found.name}   {found.kind}", style="bold")
+    screen.print(found.summary, markup=False)
+    screen.print(f"\npaper         {found.paper or '-'}", markup=False)
+    screen.print(
+        "written as    nothing: stock programs cannot carry it; it runs in generate, eval and compare"
+    )
+    for name, default in found.parameters.items():
+        screen.print(f"  -p {name}=   {default}", markup=False)
 
 
 def _exact_in(found: dict[str, Answer]) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ropewalk.attention.maps import applied
 from ropewalk.dynamic import DynamicRule
 from ropewalk.errors import UsageError
 from ropewalk.methods import find_method
@@ -15,7 +16,8 @@ from ropewalk.models.apply import apply
 from ropewalk.models.facts import ModelFacts, read_facts
 from ropewalk.models.live.regimes import Regime, find_regime, fixed_length
 from ropewalk.models.live.rotary import bare
-from ropewalk.models.stretch import kept_parameters, read_schedules
+from ropewalk.models.stretch import kept_parameters, own_window, read_schedules
+from ropewalk.position_maps import MAPS, DualChunk, PositionMap, map_for
 from ropewalk.schedule import FrequencySchedule
 
 MAX_FACTOR = 64.0
@@ -24,16 +26,17 @@ _METHOD = "yarn"
 
 @dataclass(frozen=True)
 class Rung:
-    """A factor and the window that it serves. `make` gives its schedule; None is the model as it was loaded."""
+    """A factor and the window that it serves, by a schedule (`make`), by a position map, or by the model as it is."""
 
     factor: float
     window: int
     make: Callable[[], FrequencySchedule] | None = field(default=None, compare=False)
+    positions: PositionMap | DualChunk | None = field(default=None, compare=False)
 
     @property
     def is_own(self) -> bool:
         """Whether this is the model as it was loaded."""
-        return self.make is None
+        return self.make is None and self.positions is None
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,9 @@ def ladder_for(
 ) -> Ladder:
     """The ladder of a loaded model: as it is first, then a method at growth, growth**2, ..., or a file's rungs.
 
-    A model whose own rotation depends on the length (longrope's two sets, dynamic scaling) climbs by its own rule where
-    no method is given. Factors count from the original window, and only windows beyond the model's own are stretched.
+    `method` may also name a position map (`zones`, `self-extend`, ...), whose `parameters` it then takes. A model whose
+    own rotation depends on the length (longrope's two sets, dynamic scaling) climbs by its own rule where no method is
+    given. Factors count from the original window, and only windows beyond the model's own are stretched.
     """
     facts = read_facts(bare(model).config.to_dict())
     if schedule is not None:
@@ -79,6 +83,8 @@ def ladder_for(
     regime = find_regime(bare(model))
     if regime is not None and method is None:
         return _own_rule(facts, regime, growth, max_factor)
+    if method in MAPS:
+        return _mapped(facts, str(method), dict(parameters or {}), growth, max_factor)
     name = find_method(method or _default_method(facts)).name
     kept = kept_parameters(facts).get(name, {})
     rule = DynamicRule(name, facts.geometry, growth, kept | dict(parameters or {}))
@@ -96,20 +102,12 @@ def in_force(model: Any, rung: Rung) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if rung.make is not None:
             stack.enter_context(apply(model, rung.make(), target_length=rung.window))
+        if rung.positions is not None:
+            stack.enter_context(applied(model, rung.positions))
         live = bare(model)
         # A rule that looks at the length would change its mind in the middle: it is asked for the window's, once.
         stack.enter_context(fixed_length(live, rung.window if find_regime(live) is not None else None))
         yield
-
-
-def own_window(facts: ModelFacts) -> int:
-    """Tokens that the model serves as it is: its original window, or the one that its file stretches it to."""
-    rope = facts.rope
-    if not rope.is_scaled:
-        return facts.original_length
-    if rope.schedule is None:
-        return facts.max_position_embeddings
-    return max(facts.max_position_embeddings, rope.schedule.target_length)
 
 
 def _own_factor(facts: ModelFacts) -> float:
@@ -135,6 +133,23 @@ def _from_file(facts: ModelFacts, path: Path) -> list[Rung]:
                 hint="make it from this model, or from ropewalk.read_geometry(model)",
             )
     return [Rung(made.factor, made.target_length, lambda made=made: made) for made in found.rungs]  # type: ignore[misc]
+
+
+def _mapped(
+    facts: ModelFacts, name: str, parameters: dict[str, Any], growth: float, max_factor: float
+) -> Ladder:
+    """A position map at rising targets, over the model as it is."""
+    if facts.rope.is_scaled:
+        raise UsageError(
+            f"{name} keeps distances inside the window that training showed, and this model's is stretched already",
+            hint="use a method, or the model before it was stretched",
+        )
+    own, rungs, factor = own_window(facts), [], growth
+    while factor <= max_factor:
+        window = int(factor * facts.original_length)
+        rungs.append(Rung(factor, window, positions=map_for(name, facts.geometry, window, **parameters)))
+        factor *= growth
+    return _above(name, [Rung(_own_factor(facts), own)], rungs)
 
 
 def _own_rule(facts: ModelFacts, regime: Regime, growth: float, max_factor: float) -> Ladder:

@@ -7,6 +7,7 @@
     own_stretch(facts)                                  the scaling that the model's file holds already
     kept_parameters(facts)                              what a new stretch keeps of it, by method
     already_reaches(facts, tokens)                      why nothing needs stretching, or None
+    own_window(facts)                                   tokens that the model serves as its file has it
     read_schedules(path)                                the schedules of a file, lowest factor first
 
 Each of the first two returns a `Stretch`: `.schedule`, the `.target_length` to declare, and `.notes` for the user.
@@ -134,16 +135,25 @@ def already_reaches(facts: ModelFacts, target_length: int) -> str | None:
     rope = facts.rope
     if not rope.is_scaled:
         return None
-    reach = facts.max_position_embeddings
-    if reach <= facts.original_length and rope.schedule is not None:
-        # Some types leave the window at its original length and let the factor speak.
-        reach = rope.schedule.target_length
+    reach = own_window(facts)
     if target_length > reach or reach <= facts.original_length:
         return None
     return (
         f"it already reaches {format_length(target_length)}: the file stretches {format_length(facts.original_length)} "
         f"to {format_length(reach)} tokens ({shown(rope.rope_type)}, factor {rope.factor:g})"
     )
+
+
+def own_window(facts: ModelFacts) -> int:
+    """Tokens that the model serves as its file has it: the original window, or what the file stretches it to."""
+    rope = facts.rope
+    if not rope.is_scaled:
+        return facts.original_length
+    reach = facts.max_position_embeddings
+    if reach <= facts.original_length and rope.schedule is not None:
+        # Some types leave the window at its original length and let the factor speak.
+        reach = rope.schedule.target_length
+    return reach
 
 
 def read_schedules(path: str | Path) -> ScheduleFile:

@@ -17,7 +17,7 @@ _ZERO_SHOT_LIMIT = 8.0
 
 @dataclass(frozen=True)
 class Advice:
-    """A method to begin with, and why."""
+    """A method to begin with, and why. `keep` says that the model stays as it is."""
 
     label: str
     method: str
@@ -25,6 +25,7 @@ class Advice:
     parameters: dict[str, Any]
     why: str
     train: bool
+    keep: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """For `plan --json`."""
@@ -35,7 +36,13 @@ class Advice:
             "parameters": self.parameters,
             "why": self.why,
             "fine_tune": self.train,
+            "keep": self.keep,
         }
+
+
+def keep(option: Option, why: str) -> Advice:
+    """Leave the model as it is, with the reason."""
+    return _of(option, why, train=False, keep=True)
 
 
 def advise(geometry: RopeGeometry, target_length: int, options: Sequence[Option]) -> Advice:
@@ -43,7 +50,7 @@ def advise(geometry: RopeGeometry, target_length: int, options: Sequence[Option]
     factor = target_length / geometry.original_length
     by_label = {option.label: option for option in options}
     if factor <= 1.0:
-        return _of(by_label["none"], "the target lies inside the window the model already has", False)
+        return keep(by_label["none"], "the target lies inside the window the model already has")
     train = factor > _ZERO_SHOT_LIMIT
     closing = (
         " Only measurement decides: `ropewalk compare` runs every method on your model beside the controls."
@@ -57,20 +64,20 @@ def advise(geometry: RopeGeometry, target_length: int, options: Sequence[Option]
             "every pair completes a turn inside the trained window, so no angle is new at any length; a changed base "
             "keeps neighbours apart where the window's own distances must still stretch."
         )
-        return _of(by_label.get("ntk", by_label["linear"]), why + closing, train)
+        return _of(by_label.get("ntk", by_label["linear"]), why + closing, train=train)
     if "yarn, fitted betas" in by_label:
         why = (
             f"by-parts with a temperature leads zero-shot text comparisons, and in a window of "
             f"{geometry.original_length} few pairs turn 32 times, so the betas follow the geometry."
         )
-        return _of(by_label["yarn, fitted betas"], why + closing, train)
+        return _of(by_label["yarn, fitted betas"], why + closing, train=train)
     why = (
         "it leads published zero-shot comparisons on text and most runtimes carry it natively; for retrieval after "
         "fine-tuning, NTK and an adjusted base have measured better, so hold it against them."
     )
-    return _of(by_label["yarn"], why + closing, train)
+    return _of(by_label["yarn"], why + closing, train=train)
 
 
-def _of(option: Option, why: str, train: bool) -> Advice:
-    parameters = option.schedule.settings
-    return Advice(option.label, option.schedule.method, option.schedule.factor, parameters, why, train)
+def _of(option: Option, why: str, *, train: bool, keep: bool = False) -> Advice:
+    made = option.schedule
+    return Advice(option.label, made.method, made.factor, made.settings, why, train, keep)

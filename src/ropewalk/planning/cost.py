@@ -27,13 +27,33 @@ class FineTuneCost:
         return {"name": self.name, "steps": self.steps, "tokens": self.tokens, "flops": self.flops}
 
 
+def mean_keys(length: int, window: int | None = None, *, chunked: bool = False) -> float:
+    """Keys that a token attends to on average over a sequence: (L+1)/2, or min(p+1, w) averaged under a window.
+
+    Under a window that is nearly w, not half of it: only the first w tokens see less. Chunks start afresh, so that
+    their average is half a chunk.
+
+    >>> mean_keys(5), mean_keys(5, 2), mean_keys(6, 3, chunked=True)
+    (3.0, 1.8, 2.0)
+    """
+    if window is None or window >= length:
+        return (length + 1) / 2
+    if chunked:
+        whole, rest = divmod(length, window)
+        return (whole * window * (window + 1) / 2 + rest * (rest + 1) / 2) / length
+    return window - window * (window - 1) / (2 * length)
+
+
 def training_flops(shape: ModelShape, tokens: int, length: int) -> float:
-    """6 * active parameters * tokens, plus attention: 6 * layers * query width * length a token (causal, forward and
-    backward: 2 products * 2 operations * length/2 keys * 3)."""
-    query = shape.num_attention_heads * shape.head_dim
-    window = min(shape.window, length) if shape.window else length
-    reach = shape.full_layers * length + shape.window_layers * window
-    return 6.0 * shape.active_parameters * tokens + 6.0 * query * reach * tokens
+    """6 * active parameters * tokens, and for attention 6 * (query + output width) * keys a layer and token.
+
+    A token meets its keys in two products, query with key and weight with value, of 2 operations an element each, and
+    the backward pass does both twice.
+    """
+    keys = shape.full_layers * mean_keys(length)
+    keys += shape.window_layers * mean_keys(length, shape.window, chunked=shape.chunked)
+    widths = shape.query_size + shape.output_size
+    return 6.0 * shape.active_parameters * tokens + 6.0 * widths * keys * tokens
 
 
 def fine_tune_cost(shape: ModelShape, length: int) -> list[FineTuneCost]:

@@ -22,6 +22,7 @@ class InferenceMemory:
     batch: int
     weights: int
     kv_cache: dict[str, int]
+    kv_cache_expanded: int
     chunk: int
     prefill_chunk: int
     logits_whole: int
@@ -38,6 +39,7 @@ class InferenceMemory:
             "batch": self.batch,
             "weights_bytes": self.weights,
             "kv_cache_bytes": dict(self.kv_cache),
+            "kv_cache_expanded_bytes": self.kv_cache_expanded,
             "prefill_chunk_tokens": self.chunk,
             "prefill_chunk_bytes": self.prefill_chunk,
             "logits_whole_bytes": self.logits_whole,
@@ -46,11 +48,18 @@ class InferenceMemory:
         }
 
 
-def kv_cache_bytes(shape: ModelShape, length: int, dtype: str, batch: int = 1) -> int:
-    """Keys and values of every layer; a sliding layer keeps its window at most."""
+def kv_cache_bytes(
+    shape: ModelShape, length: int, dtype: str = "bfloat16", *, batch: int = 1, expanded: bool = False
+) -> int:
+    """Keys and values of every layer; a sliding layer keeps its window at most.
+
+    With latent attention that is the latent, as transformers 5, vLLM and SGLang keep it; `expanded` counts every
+    head's key and value instead, as programs without a latent cache do.
+    """
     windowed = min(length, shape.window) if shape.window else length
     tokens = shape.full_layers * length + shape.window_layers * windowed
-    return int(batch * tokens * shape.kv_elements_per_token * BYTES[dtype])
+    each = shape.expanded_kv_elements if expanded else shape.kv_elements
+    return int(batch * tokens * each * BYTES[dtype])
 
 
 def inference_memory(
@@ -61,13 +70,48 @@ def inference_memory(
     return InferenceMemory(
         length=length,
         batch=batch,
-        weights=int(shape.num_parameters * BYTES[dtype]),
-        kv_cache={kind: kv_cache_bytes(shape, length, kind, batch) for kind in ("bfloat16", "int8", "int4")},
+        weights=shape.weight_bytes(dtype),
+        kv_cache={
+            kind: kv_cache_bytes(shape, length, kind, batch=batch) for kind in ("bfloat16", "int8", "int4")
+        },
+        kv_cache_expanded=kv_cache_bytes(shape, length, batch=batch, expanded=True),
         chunk=chunk,
         prefill_chunk=int(batch * chunk * _live_elements(shape) * BYTES[dtype]),
         logits_whole=batch * length * shape.vocab_size * 4,
         logits_last=batch * shape.vocab_size * 4,
     )
+
+
+@dataclass(frozen=True)
+class TrainingSetting:
+    """How one training step is held in memory.
+
+    `master` is the type of a second copy of the weights, kept where it is wider than `dtype`. `chunked_loss` makes
+    logits for `loss_chunk` tokens at a time. `lora_rank` above 0 trains adapters only. `shards` devices divide the
+    weights as FSDP does, `sharing` of them one sequence as context parallelism does.
+    """
+
+    dtype: str = "bfloat16"
+    master: str | None = "float32"
+    checkpointing: bool = True
+    offload: Offload = "none"
+    chunked_loss: bool = True
+    loss_chunk: int = 1024
+    lora_rank: int = 0
+    shards: int = 1
+    sharing: int = 1
+
+    def to_json(self) -> dict[str, Any]:
+        """What `plan --json` says beside the bytes."""
+        return {
+            "dtype": self.dtype,
+            "checkpointing": self.checkpointing,
+            "offload": self.offload,
+            "chunked_loss": self.chunked_loss,
+            "lora_rank": self.lora_rank,
+            "shards": self.shards,
+            "sharing": self.sharing,
+        }
 
 
 @dataclass(frozen=True)
@@ -81,7 +125,7 @@ class TrainingMemory:
     activations: int
     loss: int
     offloaded: int
-    setting: dict[str, Any]
+    setting: TrainingSetting
 
     @property
     def total(self) -> int:
@@ -99,112 +143,98 @@ class TrainingMemory:
             "loss_bytes": self.loss,
             "offloaded_bytes": self.offloaded,
             "total_bytes": self.total,
-            **self.setting,
+            **self.setting.to_json(),
         }
 
 
-def training_memory(
-    shape: ModelShape,
-    tokens: int,
-    *,
-    dtype: str = "bfloat16",
-    master: str | None = "float32",
-    checkpointing: bool = True,
-    offload: Offload = "none",
-    chunked_loss: bool = True,
-    loss_chunk: int = 1024,
-    lora_rank: int = 0,
-    shards: int = 1,
-    sharing: int = 1,
-) -> TrainingMemory:
-    """Memory of one training step.
+def training_memory(shape: ModelShape, tokens: int, setting: TrainingSetting | None = None) -> TrainingMemory:
+    """Memory of one training step with AdamW.
 
-    Full training with AdamW: weights in `dtype`, gradients in `dtype`, two float32 moments, and a float32 master copy
-    where `master` is given and wider than `dtype`. LoRA keeps only its adapters' share of the last three. `shards`
-    divides weights, gradients and optimiser as FSDP does, leaving one gathered layer; `sharing` divides the tokens as
-    context parallelism does, leaving one layer's keys and values of the whole sequence, with their gradients.
+    Weights and gradients in `dtype`, two float32 moments, and the master copy. LoRA keeps only its adapters' share of
+    the last three. Sharding divides weights, gradients and optimiser, leaving one gathered layer; sharing divides the
+    tokens, leaving one layer's keys and values of the whole sequence, with their gradients.
     """
-    width, parameters = BYTES[dtype], shape.num_parameters
-    trained = lora_parameters(shape, lora_rank) if lora_rank else parameters
-    keeps_master = master is not None and BYTES[master] > width
+    setting = setting or TrainingSetting()
+    width, parameters, lora = BYTES[setting.dtype], shape.num_parameters, setting.lora_rank
+    trained = lora_parameters(shape, lora) if lora else parameters
+    keeps_master = setting.master is not None and BYTES[setting.master] > width
     # LoRA's adapters are small and kept in float32; the frozen weights have neither gradient nor moments.
-    gradient_width = 4.0 if lora_rank else width
-    weights = (parameters * width + (trained * 4.0 if lora_rank else 0.0)) / shards
-    if shards > 1:
+    gradient_width = 4.0 if lora else width
+    weights = (parameters * width + (trained * 4.0 if lora else 0.0)) / setting.shards
+    if setting.shards > 1:
         weights += max(shape.layer_parameters, shape.embedding_parameters) * width
-    moments = trained * (8.0 + (4.0 if keeps_master and not lora_rank else 0.0))
-    share = -(-tokens // sharing)
-    activations, offloaded = _activations(shape, share, width, checkpointing, offload)
-    if sharing > 1:
-        activations += 4 * tokens * shape.num_kv_heads * shape.head_dim * width
+    moments = trained * (8.0 + (4.0 if keeps_master and not lora else 0.0))
+    share = -(-tokens // setting.sharing)
+    activations, offloaded = _activations(shape, share, setting)
+    if setting.sharing > 1:
+        activations += 2 * tokens * (shape.key_size + shape.value_size) * width
     return TrainingMemory(
         tokens=tokens,
         weights=int(weights),
-        gradients=int(trained * gradient_width / shards),
-        optimiser=int(moments / shards),
+        gradients=int(trained * gradient_width / setting.shards),
+        optimiser=int(moments / setting.shards),
         activations=int(activations),
-        loss=_loss_bytes(shape, share, width, chunked_loss, loss_chunk),
+        loss=_loss_bytes(shape, share, setting),
         offloaded=int(offloaded),
-        setting={
-            "dtype": dtype,
-            "checkpointing": checkpointing,
-            "offload": offload,
-            "chunked_loss": chunked_loss,
-            "lora_rank": lora_rank,
-            "shards": shards,
-            "sharing": sharing,
-        },
+        setting=setting,
     )
 
 
 def lora_parameters(shape: ModelShape, rank: int) -> int:
     """Adapters on the four attention projections: rank * (inputs + outputs) each."""
-    query, key = shape.num_attention_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
-    return shape.num_layers * rank * (2 * (shape.hidden_size + query) + 2 * (shape.hidden_size + key))
+    widths = shape.query_size + shape.key_size + shape.value_size + shape.output_size
+    return shape.num_layers * rank * (4 * shape.hidden_size + widths)
+
+
+def _attention_elements(shape: ModelShape) -> int:
+    """Query, key, value and output of one layer for a token, heads expanded."""
+    return shape.query_size + shape.key_size + shape.value_size + shape.output_size
 
 
 def _live_elements(shape: ModelShape) -> int:
     """Elements a token that are alive at once in one layer's forward: residual, normed input, q, k, v, output, MLP."""
-    query, key = shape.num_attention_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
-    mlp = 3 * _mlp_width(shape)
-    return 3 * shape.hidden_size + max(2 * query + 2 * key, mlp)
+    mlp = shape.mlp_projections * _mlp_width(shape)
+    return 3 * shape.hidden_size + max(_attention_elements(shape), mlp)
 
 
 def _saved_elements(shape: ModelShape) -> int:
     """Elements a token that one layer keeps for its backward pass.
 
     Two norms keep their input and their normalised copy (4 hidden); attention keeps q, k, v after rotation, its output
-    and the projections' inputs (2 query + 2 key + 1 hidden); the gated MLP keeps gate, up, activation and product.
+    and the projections' input (1 hidden); a gated MLP keeps gate, up, activation and product, one without a gate its
+    projection and activation.
     """
-    query, key = shape.num_attention_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
-    return 5 * shape.hidden_size + 2 * query + 2 * key + 4 * _mlp_width(shape)
+    mlp = 2 * (shape.mlp_projections - 1) * _mlp_width(shape)
+    return 5 * shape.hidden_size + _attention_elements(shape) + mlp
 
 
 def _mlp_width(shape: ModelShape) -> int:
-    if shape.num_experts:
-        return max(shape.experts_per_token, 1) * (shape.expert_size or shape.intermediate_size)
-    return shape.intermediate_size
+    """Feed-forward width that one token passes through."""
+    if shape.experts is None:
+        return shape.intermediate_size
+    routed = max(shape.experts.active, 1) * shape.experts.size + shape.experts.shared
+    return routed if shape.expert_layers == shape.num_layers else max(routed, shape.intermediate_size)
 
 
-def _activations(
-    shape: ModelShape, tokens: int, width: float, checkpointing: bool, offload: Offload
-) -> tuple[float, float]:
+def _activations(shape: ModelShape, tokens: int, setting: TrainingSetting) -> tuple[float, float]:
     """(bytes on the device, bytes elsewhere). Checkpoints are one hidden state a layer; one layer is rebuilt whole."""
+    width = BYTES[setting.dtype]
     layer = tokens * _saved_elements(shape) * width
-    if not checkpointing:
+    if not setting.checkpointing:
         held, aside = shape.num_layers * layer, 0.0
-        if offload != "none":
+        if setting.offload != "none":
             held, aside = 2 * layer, (shape.num_layers - 2) * layer
         return held, max(aside, 0.0)
     checkpoint = tokens * shape.hidden_size * width
-    if offload == "none":
+    if setting.offload == "none":
         return shape.num_layers * checkpoint + layer, 0.0
     return 2 * checkpoint + layer, shape.num_layers * checkpoint
 
 
-def _loss_bytes(shape: ModelShape, tokens: int, width: float, chunked: bool, chunk: int) -> int:
+def _loss_bytes(shape: ModelShape, tokens: int, setting: TrainingSetting) -> int:
     """Logits in the weights' type, their float32 copy and its gradient; chunked, for one chunk only, plus the gradient
     of the hidden states."""
-    held = min(tokens, chunk) if chunked else tokens
+    width, chunked = BYTES[setting.dtype], setting.chunked_loss
+    held = min(tokens, setting.loss_chunk) if chunked else tokens
     hidden = tokens * shape.hidden_size * width if chunked else 0.0
     return int(held * shape.vocab_size * (width + 8.0) + hidden)

@@ -103,8 +103,8 @@ def options_for(
 
 
 def option(label: str, made: FrequencySchedule, target_length: int, ask: Ask | None = None) -> Option:
-    """The figures of one schedule at a target length."""
-    known = methods()[made.method]
+    """The figures of one schedule at a target length; a schedule read from a file may name no method of ours."""
+    known = methods().get(made.method)
     return Option(
         label=label,
         schedule=made,
@@ -113,6 +113,6 @@ def option(label: str, made: FrequencySchedule, target_length: int, ask: Ask | N
         distortion=kernel_distortion(made),
         resolution=neighbour_resolution(made),
         carried={} if ask is None else ask(made),
-        needs_training=known.needs_training,
-        contrib=known.contrib,
+        needs_training=known is not None and known.needs_training,
+        contrib=known is not None and known.contrib,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from ropewalk.planning.memory import TrainingMemory, training_memory
+from ropewalk.planning.memory import TrainingMemory, TrainingSetting, training_memory
 from ropewalk.planning.shape import ModelShape
 
 LORA_RANK = 16
@@ -43,21 +43,21 @@ class Setup:
     @property
     def lora(self) -> bool:
         """Whether only adapters are trained."""
-        return bool(self.memory.setting["lora_rank"])
+        return bool(self.memory.setting.lora_rank)
 
     @property
     def offloads(self) -> bool:
         """Whether activations leave the device between forward and backward."""
-        return bool(self.memory.setting["offload"] != "none")
+        return bool(self.memory.setting.offload != "none")
 
     def recipe(self) -> dict[str, Any]:
         """The blocks of a recipe that make this set-up; the loss is chunked in any case."""
         setting = self.memory.setting
         blocks: dict[str, Any] = {"precision": "bfloat16"}
-        if setting["checkpointing"]:
+        if setting.checkpointing:
             blocks["memory"] = {"checkpointing": True}
         if self.offloads:
-            blocks["memory"] |= {"offload": setting["offload"]}
+            blocks["memory"] |= {"offload": setting.offload}
         if self.lora:
             blocks["lora"] = {"rank": LORA_RANK}
         if self.devices > 1:
@@ -74,12 +74,7 @@ def setups(shape: ModelShape, tokens: int, *, dtype: str, devices: int, sharing:
             devices,
             sharing,
             training_memory(
-                shape,
-                tokens,
-                dtype=dtype,
-                shards=devices,
-                sharing=sharing,
-                **setting,
+                shape, tokens, TrainingSetting(dtype=dtype, shards=devices, sharing=sharing, **setting)
             ),
         )
         for name, setting in SETTINGS.items()
@@ -103,7 +98,7 @@ def choose_setup(
     if memory_bytes is None:
         return tried[1], tried[1][USUAL]
     candidates = [
-        setup for made in tried.values() for setup in made.values() if setup.memory.setting["chunked_loss"]
+        setup for made in tried.values() for setup in made.values() if setup.memory.setting.chunked_loss
     ]
     fitting = [setup for setup in candidates if setup.memory.total <= memory_bytes]
     chosen = (

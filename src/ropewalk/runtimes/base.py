@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from ropewalk.models.carrier import Carried
 from ropewalk.models.facts import ModelFacts
@@ -100,6 +100,8 @@ class Runtime(ABC):
     forms: ClassVar[Mapping[str, str]]
     # How a schedule of two sets is switched there, in words.
     two_sets: ClassVar[str]
+    # What `export -o` writes: a checkpoint folder, an override document beside the checkpoint, or a GGUF file.
+    output: ClassVar[Literal["folder", "overrides", "gguf"]] = "folder"
 
     @abstractmethod
     def ways(self, job: Job) -> list[Way]:
@@ -108,6 +110,10 @@ class Runtime(ABC):
     @abstractmethod
     def obstacle(self, job: Job) -> str:
         """Why there is no way: a plain reason, used only where `ways` is empty."""
+
+    def beside(self, job: Job, gguf: str) -> dict[str, str]:
+        """Further small files for a folder with the GGUF file of that name, by name."""
+        return {}
 
     @abstractmethod
     def fragment(self, job: Job, way: Way) -> Fragment:

@@ -68,16 +68,14 @@ class Engine:
         value: Value = box[0]
         return value
 
-    def shard(self, model: nn.Module, device: str) -> None:
+    def shard(self, model: nn.Module) -> None:
         """Under fsdp2, split every decoder layer and what is left over the processes, in place."""
         if self.name != "fsdp2":
             return
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
-        if device == "cuda":
-            model.to(torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))))
-        mesh = init_device_mesh(device, (self.world,))
+        mesh = init_device_mesh(self.accelerator.device.type, (self.world,))
         for layer in decoder_layers(model):
             # What is gathered together has one type: float32 adapters beside bfloat16 weights are a group of their own.
             apart = _of_other_type(layer)
@@ -139,7 +137,8 @@ class Engine:
     def check_rows(self, model: Any, vocabulary_size: int, device: Any) -> None:
         """Refuse a model that computes something else on shared rows."""
         if self.sharing is not None:
-            check_sharing(model, self.sharing, vocabulary_size, device)
+            mixed = self.accelerator.mixed_precision != "no"
+            check_sharing(model, self.sharing, vocabulary_size, device, mixed=mixed)
             self.settle(model)
 
     def close(self) -> None:

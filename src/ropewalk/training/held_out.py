@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from ropewalk.attention.sharing import Sharing
-from ropewalk.training.data.mixture import Documents, DocumentStream
 from ropewalk.training.data.sources import documents_of
+from ropewalk.training.data.streams import Documents, DocumentStream
 from ropewalk.training.objective import plain_loss
 from ropewalk.training.recipe.recipe import EvaluationPart
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ropewalk.errors import RopewalkError
+from ropewalk.files import write_json
 from ropewalk.training.data.batches import StepBatch, make_step
 from ropewalk.training.data.mixture import Mixture
 from ropewalk.training.data.stages import Curriculum, LearningRate
@@ -24,9 +25,11 @@ from ropewalk.training.objective import Batch, shared_batch, summed_loss, target
 from ropewalk.training.parts.parts import Parts
 from ropewalk.training.progress import Progress, peak_memory_bytes
 from ropewalk.training.recipe.recipe import Recipe
-from ropewalk.training.settings import CHECKPOINTS
+from ropewalk.training.settings import CHECKPOINTS, RUN
 from ropewalk.training.state.checkpoint import Checkpoint, prune_checkpoints, write_checkpoint
+from ropewalk.training.state.identity import read_run
 from ropewalk.training.state.random_state import gathered_random, put_own_random
+from ropewalk.training.state.served import base_path, declared_dtype, finish_config, write_base
 from ropewalk.training.state.weights import (
     ModelFiles,
     names_of,
@@ -60,6 +63,7 @@ class Setup:
     progress: Progress
     evaluations: list[Evaluate]
     resume_from: Checkpoint | None
+    described: dict[str, Any]
 
 
 class Loop:
@@ -70,15 +74,16 @@ class Loop:
         self.model, self.parts, self.engine = setup.model, setup.parts, setup.engine
         self.mixture, self.curriculum, self.rope = setup.mixture, setup.curriculum, setup.rope
         self.progress, self.evaluations = setup.progress, setup.evaluations
-        self.resume_from = setup.resume_from
+        self.resume_from, self.described = setup.resume_from, setup.described
         self.vocabulary_size = self.model.get_input_embeddings().weight.shape[0]
+        self.declared_dtype = declared_dtype(self.recipe.model)
         self.wrapped: Any = self.model
         self.optimizer: torch.optim.Optimizer
         self.rate = LearningRate.of(self.recipe.optimizer, self.curriculum.max_steps)
         self.metrics = Metrics(self.folder / "metrics.jsonl")
         self.step = self.tokens = 0
         self.seconds = 0.0
-        self.loss_sum, self.loss_steps = 0.0, 0
+        self.loss_sum, self.loss_steps, self.documents = 0.0, 0, 0
         self.last_loss: float | None = None
         self.last_evaluation: dict[str, float] = {}
         self.last_checkpoint: Path | None = None if self.resume_from is None else self.resume_from.path
@@ -112,8 +117,16 @@ class Loop:
             # Dropout differs between processes, as it does between the rows of one.
             torch.manual_seed(self.recipe.seed + (self.engine.rank << 32))
         if self.engine.is_main:
+            # Only now: everything that was asked for fits together, and what was put back fits the model.
+            self._describe()
             self.metrics.open(after_step=self.step)
         self._clock = self._log_clock = time.monotonic()
+
+    def _describe(self) -> None:
+        path = self.folder / RUN
+        changed = not path.is_file() or read_run(self.folder)["recipe"] != self.described["recipe"]
+        if changed or read_run(self.folder)["data"] != self.described["data"]:
+            write_json(path, self.described)
 
     def next_batch(self) -> StepBatch:
         """The data of the coming step; on entering a stage, its schedule."""
@@ -155,6 +168,7 @@ class Loop:
         self.tokens += self.batch.num_tokens
         self.loss_sum += loss
         self.loss_steps += 1
+        self.documents += len(self.batch.names)
         self.last_loss = loss
         self.curriculum.advance(loss, self.batch.num_tokens)
         now = time.monotonic()
@@ -171,17 +185,19 @@ class Loop:
         """Write the checkpoint of the step that has just ended, then remove what `keep_last` lets go."""
         state, tensors, random_tensors = self._state()
         finished, main = self.curriculum.finished, self.engine.is_main
-        files = ModelFiles.of(
-            self.model, self.recipe.lora, final=finished, tempering=self.parts.tempering, keep=main
-        )
+        files = ModelFiles.of(self.model, self.recipe.lora, tempering=self.parts.tempering, keep=main)
         root = self.folder / CHECKPOINTS
         target = root / f"step-{self.step:06d}"
         if main:
             self.metrics.sync()
 
+            base = base_path(self.folder, self.trained_stage)
+
             def fill(working: Path) -> None:
-                files.write(working, self.tokenizer)
+                files.write(working, self.tokenizer, base)
                 self._write_config(working)
+                if files.adapter:
+                    write_base(Path(base), working, self.recipe.model, self.model)
                 write_training(working, tensors, random_tensors, state)
 
             facts = {"tokens": self.tokens, "loss": self.last_loss, "finished": finished}
@@ -212,23 +228,30 @@ class Loop:
             "seconds": self.seconds,
             "loss_sum": self.loss_sum,
             "loss_steps": self.loss_steps,
+            "documents": self.documents,
             "last_loss": self.last_loss,
             "last_evaluation": self.last_evaluation,
             "trained_stage": self.trained_stage,
             "curriculum": self.curriculum.to_json(),
             "data": self.mixture.state(),
+            "optimizer": self.recipe.optimizer.name,
             "random": documents,
         }
         return document, tensors, random_tensors
 
     def _restore(self, checkpoint: Path) -> None:
         tensors, random_tensors, state = read_training(checkpoint)
-        put_optimizer(self.optimizer, names_of(self.model), tensors)
+        before, now = state.get("optimizer", self.recipe.optimizer.name), self.recipe.optimizer.name
+        if before == now:
+            put_optimizer(self.optimizer, names_of(self.model), tensors)
+        else:
+            self.progress.warn(f"the state of {before} is of no use to {now}: the optimiser starts anew")
         # A checkpoint at the end of a stage names the next one, and its position still counts the stage before.
         self.mixture.share(self.curriculum.stages[state["trained_stage"]].sources)
         self.mixture.restore(state["data"])
         self._restore_counters(state)
         self.loss_sum, self.loss_steps = state["loss_sum"], state["loss_steps"]
+        self.documents = state.get("documents", 0)
         put_own_random(state["random"], random_tensors, self.engine.rank)
 
     def _restore_counters(self, state: dict[str, Any]) -> None:
@@ -243,10 +266,8 @@ class Loop:
 
     def _write_config(self, folder: Path) -> None:
         """Write the schedule of the stage just trained into the config.json of a checkpoint."""
-        path = folder / "config.json"
-        document = self.rope.config_for(json.loads(path.read_text(encoding="utf-8")), self.trained_stage)
-        document["use_cache"] = True
-        path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        document = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        finish_config(folder, self.rope.config_for(document, self.trained_stage), self.declared_dtype)
 
     # What is said of a run.
 
@@ -269,7 +290,8 @@ class Loop:
         if not self._log_tokens and self.seconds:
             speed = self.tokens / self.seconds
         self._log_clock, self._log_tokens = now, self.tokens
-        self.loss_sum, self.loss_steps = 0.0, 0
+        documents = self.documents / self.loss_steps
+        self.loss_sum, self.loss_steps, self.documents = 0.0, 0, 0
         length = self.curriculum.stages[number].length
         self._write(
             {
@@ -281,6 +303,7 @@ class Loop:
                 "stage": number,
                 "length": length,
                 "tokens": self.tokens,
+                "documents_per_step": documents,
                 "tokens_per_s": speed,
                 "memory_bytes": peak_memory_bytes(),
                 "seconds": self.seconds,

@@ -10,7 +10,6 @@ from accelerate.utils import set_seed
 
 from ropewalk.attention.sharing import share_attention
 from ropewalk.errors import DamagedError, UsageError
-from ropewalk.files import write_json
 from ropewalk.training.data.mixture import Mixture
 from ropewalk.training.data.stages import Curriculum
 from ropewalk.training.engine import Engine
@@ -38,7 +37,7 @@ def prepare(settings: Settings, engine: Engine, folder: Path) -> Loop:
     if engine.sharing is not None:
         recipe.check_sharing(engine.sharing.size, engine.sharing.multiple_of)
     tokenizer = build_tokenizer(recipe.model)
-    mixture = Mixture(recipe.data, tokenizer, recipe.seed)
+    mixture = Mixture(recipe.data, tokenizer, recipe.seed, recipe.packing.rows)
     curriculum = Curriculum(recipe, lambda: mixture.tokens_per_epoch)
     model = build_model(recipe, tokenizer)
     rope = _rope(settings, model)
@@ -46,14 +45,15 @@ def prepare(settings: Settings, engine: Engine, folder: Path) -> Loop:
         from ropewalk.training.model.lora import add_lora
 
         model = add_lora(model, recipe.lora, seed=recipe.seed)
-    described = describe_run(recipe, mixture, model)
-    checkpoint = engine.share(lambda: _start_or_resume(folder, settings, described))
+    described, checkpoint = engine.share(lambda: _start_or_resume(folder, settings, mixture, model))
     if checkpoint is not None:
         read_weights(checkpoint.path, model)
+    # What the parts try on the model, they try where it will be trained: kernels differ between devices.
+    model.to(engine.accelerator.device)
     parts = _parts(settings, folder, model, mixture, checkpoint)
     if engine.sharing is not None:
         share_attention(base_of(model), engine.sharing)
-    engine.shard(model, settings.device)
+    engine.shard(model)
     loop = Loop(
         Setup(
             recipe,
@@ -68,6 +68,7 @@ def prepare(settings: Settings, engine: Engine, folder: Path) -> Loop:
             progress=settings.progress,
             evaluations=_evaluations(settings, tokenizer, engine),
             resume_from=checkpoint,
+            described=described,
         )
     )
     # From here on dropout draws: what was drawn to build the model no longer counts.
@@ -92,16 +93,7 @@ def _parts(
     settings: Settings, folder: Path, model: Any, mixture: Mixture, checkpoint: Checkpoint | None
 ) -> Parts:
     recipe = settings.recipe
-    parts = Parts(
-        loss=recipe.loss,
-        memory=recipe.memory,
-        positions=recipe.positions,
-        packing=recipe.packing,
-        weighting=recipe.weighting,
-        temperature=recipe.temperature,
-        scratch=folder / "activations",
-        seed=recipe.seed,
-    )
+    parts = Parts(recipe, scratch=folder / "activations")
     for remark in parts.install(model, some_ids=lambda: _text_ids(mixture, recipe.longest)):
         settings.progress.warn(remark)
     if parts.tempering is not None and checkpoint is not None:
@@ -127,19 +119,18 @@ def _evaluations(settings: Settings, tokenizer: Any, engine: Engine) -> list[Eva
     return [own] if evaluate is None else [own, evaluate]
 
 
-def _start_or_resume(folder: Path, settings: Settings, described: dict[str, Any]) -> Checkpoint | None:
-    """On the main process: write run.json, or check it and find the checkpoint to go on from."""
+def _start_or_resume(
+    folder: Path, settings: Settings, mixture: Mixture, model: Any
+) -> tuple[dict[str, Any], Checkpoint | None]:
+    """On the main process: (run.json as it is to be, the checkpoint to go on from). Nothing is written yet."""
     progress, root = settings.progress, folder / CHECKPOINTS
+    described = describe_run(settings.recipe, mixture, model)
     if not settings.resume or not (folder / RUN).is_file():
         if list_checkpoints(root):
             raise DamagedError(f"{folder} has checkpoints and no {RUN}", hint="restore it from a copy")
-        write_json(folder / RUN, described)
-        return None
-    changes = check_same_run(read_run(folder), described, settings.allow_changes)
-    if changes:
-        for change in changes:
-            progress.warn(f"CHANGED since the run began: {change}")
-        write_json(folder / RUN, described)
+        return described, None
+    for change in check_same_run(read_run(folder), described, settings.allow_changes):
+        progress.warn(f"CHANGED since the run began: {change}")
     clean_leftovers(root)
     checkpoint = newest_checkpoint(root, progress.warn)
     if checkpoint is None:
@@ -148,4 +139,4 @@ def _start_or_resume(folder: Path, settings: Settings, described: dict[str, Any]
         # Killed between the last save and its pruning, a finished run would keep one too many for ever.
         prune_checkpoints(root, settings.recipe.checkpoints.keep_last, checkpoint.path)
         progress.say(f"resuming from {checkpoint.path.name}")
-    return checkpoint
+    return described, checkpoint

@@ -18,7 +18,7 @@ from ropewalk.training.recipe.reading import read_recipe
 from ropewalk.training.recipe.recipe import Recipe
 from ropewalk.training.settings import CHECKPOINTS, RUN, Evaluate, Settings
 from ropewalk.training.state.checkpoint import list_checkpoints
-from ropewalk.training.state.identity import read_run, recipe_changes
+from ropewalk.training.state.identity import read_run, recipe_changes, refuse_changes
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def train(
         recipe = _recipe_of(folder)
     checked = read_recipe(recipe)
     if folder is not None:
-        finished = _look(folder, checked, resume)
+        finished = _look(folder, checked, resume, allow_changes)
         if finished is not None:
             progress.warn(f"{folder} is already finished")
             return finished
@@ -99,7 +99,7 @@ def _recipe_of(folder: Path) -> dict[str, Any]:
     return dict(read_run(folder)["recipe"])
 
 
-def _look(folder: Path, recipe: Recipe, resume: bool) -> TrainResult | None:
+def _look(folder: Path, recipe: Recipe, resume: bool, allow_changes: bool) -> TrainResult | None:
     """Refuse a folder that is taken; with `resume`, the result of a run that is already complete."""
     if resume and not folder.is_dir():
         raise RopewalkError(f"{folder} is no training run to resume", hint="start it without --resume")
@@ -110,6 +110,9 @@ def _look(folder: Path, recipe: Recipe, resume: bool) -> TrainResult | None:
                 hint="continue it with --resume, or choose another output",
             )
         return None
+    if (folder / RUN).is_file() and not allow_changes and not _complete(folder):
+        # Before anything is written: a refused resume leaves the folder as it was.
+        refuse_changes(recipe_changes(read_run(folder)["recipe"], recipe.to_json()))
     if not (folder / MANIFEST).is_file():
         if all(path.name.endswith(".tmp") for path in folder.iterdir()):
             # Killed before the run had a request: nothing in here is a run yet.
@@ -117,7 +120,7 @@ def _look(folder: Path, recipe: Recipe, resume: bool) -> TrainResult | None:
                 path.unlink(missing_ok=True)
         return None
     # What an unfinished run left is checked where it is used: a damaged checkpoint may have a good one before it.
-    if open_run(folder, verify=False).status != "complete":
+    if not _complete(folder):
         return None
     stored = open_run(folder)
     changes = recipe_changes(stored.request["recipe"], recipe.to_json())
@@ -128,6 +131,10 @@ def _look(folder: Path, recipe: Recipe, resume: bool) -> TrainResult | None:
         )
     document = stored.read_json()
     return TrainResult(folder, [Path(path) for path in document["checkpoints"]], document["final"])
+
+
+def _complete(folder: Path) -> bool:
+    return (folder / MANIFEST).is_file() and open_run(folder, verify=False).status == "complete"
 
 
 def _run(settings: Settings, engine: Any, folder: Path) -> TrainResult:

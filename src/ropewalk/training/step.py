@@ -49,6 +49,14 @@ def train_step(loop: Loop, step: StepBatch) -> Stepped:
         total += loss.detach() / engine.world
     # One look a step, after the sum over all processes: each of them stops, and a GPU waits once.
     total = engine.total(total)
+    taken = loop.parts.taken_weight()
+    if taken is not None:
+        # The losses themselves decided the weights: only now it is known what they sum to.
+        scale = weight / engine.total(taken).clamp(min=1e-8)
+        total = total * scale
+        for parameter in loop.wrapped.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(float(scale))
     if not bool(torch.isfinite(total)):
         raise loop.non_finite(f"the loss is {total.item()}")
     clip = loop.recipe.optimizer.clip

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ropewalk.attention.caches import cache_bytes, new_cache
+from ropewalk.attention.caches import KIND, cache_bytes, new_cache
 from ropewalk.attention.chunks import chunks_agree
 from ropewalk.attention.interface import split_attention
 from ropewalk.attention.split import splittable
@@ -94,6 +94,16 @@ class Engine:
         return agree
 
     @property
+    def chunk(self) -> int:
+        """Tokens of one forward; fewer where the cache in force wants to be asked more often."""
+        kind = vars(self.model).get(KIND)
+        return self._chunk if kind is None else min(self._chunk, kind.piece)
+
+    @chunk.setter
+    def chunk(self, tokens: int) -> None:
+        self._chunk = tokens
+
+    @property
     def kv_bytes_per_token(self) -> float:
         """Cache bytes of one token of one row, all layers; a window layer counted as if it kept all."""
         return self._kv_bytes_per_token
@@ -141,6 +151,11 @@ class Engine:
 
     def _nll(self, ids_BT: torch.Tensor, start: int, rope_length: int | None) -> torch.Tensor:
         length = ids_BT.shape[1]
+        if not self.chunkable and vars(self.model).get(KIND) is not None:
+            raise RopewalkError(
+                f"{type(self.model).__name__} cannot be read through a cache in pieces, so no kind of cache shows",
+                hint="leave out --cache",
+            )
         chunk = self.chunk if self.chunkable else length
         cache = new_cache(self.model, length - 1, forkable=False) if length - 1 > chunk else None
         scored_BS = torch.empty(ids_BT.shape[0], length - start, dtype=torch.float32)

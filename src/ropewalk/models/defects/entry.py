@@ -131,7 +131,8 @@ def _original(facts: ModelFacts, rope: RopeFacts) -> Iterator[Finding]:
     if rope.rope_type not in _KEEPS_ORIGINAL or facts.config.get("ropewalk"):
         return
     window, factor = facts.max_position_embeddings, rope.parameters.get("factor")
-    stretch = float(factor) if is_number(factor) and factor > 1 else None
+    # A factor beyond any use has a finding of its own, and no window to suggest.
+    stretch = float(factor) if is_number(factor) and 1 < factor <= 1e6 else None
     if original_is_missing(facts, rope):
         if stretch is not None or factor is None:
             likely = None if stretch is None else round(window / stretch)

@@ -44,6 +44,7 @@ class LlamaCpp(Runtime):
     two_sets = "the slot's context (-c, -np, unified cache) decides for every prompt"
     # Launch flags exist here; a program that only reads the file has none.
     flags: ClassVar[bool] = True
+    output = "gguf"
 
     def ways(self, job: Job) -> list[Way]:
         """Metadata for what it can say, then one tensor, then two."""
@@ -95,29 +96,24 @@ class LlamaCpp(Runtime):
 
 
 def metadata(job: Job, way: Way) -> dict[str, Any]:
-    """The keys to set, under the architecture's name in the file; None removes one that an earlier scaling left."""
+    """The keys to set, under the architecture's name in the file. Any older scaling must be removed from it first."""
     made, form = job.schedule, way.forms[0]
     native = made.native or {}
-    keys: dict[str, Any] = {
-        "context_length": job.target_length,
-        "rope.freq_base": float(native.get("rope_theta", made.geometry.rope_theta))
-        if form in ("theta", "default")
-        else made.geometry.rope_theta,
-        "rope.scaling.type": {"linear": "linear", "yarn": "yarn", "factors": "longrope"}.get(form),
-        "rope.scaling.factor": made.factor if form in ("linear", "yarn") else None,
-        "rope.scaling.original_context_length": made.geometry.original_length
-        if form in ("yarn", "factors")
-        else None,
-        "rope.scaling.attn_factor": None,
-        "rope.scaling.finetuned": None,
-        "rope.scaling.yarn_log_multiplier": None,
-        "rope.scale_linear": None,
-    }
+    base = (
+        float(native.get("rope_theta", made.geometry.rope_theta))
+        if form == "theta"
+        else made.geometry.rope_theta
+    )
+    keys: dict[str, Any] = {"context_length": job.target_length, "rope.freq_base": float(base)}
+    if form in ("linear", "yarn"):
+        keys |= {"rope.scaling.type": form, "rope.scaling.factor": float(made.factor)}
+    elif form in ("tensor", "factors"):
+        keys["rope.scaling.type"] = "none" if form == "tensor" else "longrope"
+        keys["rope.scaling.attn_factor"] = float(made.attention_factor)
+    if form in ("yarn", "factors"):
+        keys["rope.scaling.original_context_length"] = made.geometry.original_length
     if "yarn-attention" in way.forms:
         keys["rope.scaling.attn_factor"] = made.attention_factor / temperature(made.factor)
-    elif form in ("tensor", "factors"):
-        keys["rope.scaling.attn_factor"] = made.attention_factor
-        keys["rope.scaling.type"] = "none" if form == "tensor" else "longrope"
     return keys
 
 

@@ -102,7 +102,12 @@ class Mlx(Runtime):
             theta = content.get("rope_theta", job.entry.get("rope_theta"))
             new = {name: value for name, value in (scaling or {}).items() if name != "type"}
             content["rope_parameters"] = {"rope_type": "default"} | new | {"rope_theta": theta}
-        notes = (*way.notes, "mlx_lm.convert copies config.json: write the keys before converting")
+        detour: tuple[str, ...] = ()
+        if _BY_ORIGINAL in way.forms:
+            detour = (
+                "its original window is a means to the attention factor: serve this folder with MLX only",
+            )
+        notes = (*way.notes, *detour, "mlx_lm.convert copies config.json: write the keys before converting")
         return Fragment("config.json", job.inside(content | lengths(job)), notes=notes)
 
 

@@ -16,6 +16,10 @@ class Ollama(LlamaCpp):
     two_sets = "num_ctx decides for every prompt"
     flags = False
 
+    def beside(self, job: Job, gguf: str) -> dict[str, str]:
+        """The Modelfile: without num_ctx Ollama serves a window of its own choice and cuts prompts without a word."""
+        return {"Modelfile": f"FROM ./{gguf}\nPARAMETER num_ctx {job.target_length}\n"}
+
     def fragment(self, job: Job, way: Way) -> Fragment:
         """The GGUF's content and the line that makes the model."""
         content = {"metadata": metadata(job, way), "tensors": tensors(job, way)}

@@ -26,6 +26,8 @@ class Sglang(Runtime):
     }
     two_sets = "--context-length decides for every prompt"
 
+    output = "overrides"
+
     def ways(self, job: Job) -> list[Way]:
         """The old keys, with attention factors under SGLang's names."""
         if job.carried is None or not job.flat:

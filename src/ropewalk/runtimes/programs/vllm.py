@@ -21,6 +21,8 @@ class Vllm(Runtime):
     forms = CONFIG_FORMS | {_MSCALES: "longrope's attention factor through short_mscale and long_mscale"}
     two_sets = "--max-model-len decides for every prompt: beyond the original window the long set, else the short one"
 
+    output = "overrides"
+
     def ways(self, job: Job) -> list[Way]:
         """The entry of config.json, with longrope's attention factor under vLLM's own two names."""
         if job.carried is None:

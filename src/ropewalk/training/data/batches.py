@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import numpy as np
 import torch
 
-from ropewalk.training.data.mixture import Sample
+from ropewalk.training.data.streams import Sample
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,15 @@ class StepBatch:
     names: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Numbered:
+    """A row with its number in the step, and whether it counts on this rank."""
+
+    number: int
+    sample: Sample
+    counted: bool
+
+
 def make_step(samples: Sequence[Sample], micro_tokens: int, rank: int, world: int) -> StepBatch:
     """Micro-batches of at most `micro_tokens` tokens (one row at least), the same number on every rank.
 
@@ -28,14 +37,14 @@ def make_step(samples: Sequence[Sample], micro_tokens: int, rank: int, world: in
     its own repeats one with zero weight, so that collective calls stay in step.
     """
     micro: list[dict[str, torch.Tensor]] = []
-    for length, group in groupby(samples, key=len):
-        rows = list(group)
+    for length, group in groupby(enumerate(samples), key=lambda item: len(item[1])):
+        rows = [Numbered(number, sample, True) for number, sample in group]
         share = -(-len(rows) // world)
         mine = [
-            (rows[rank + number * world], True)
-            if rank + number * world < len(rows)
-            else (rows[rank % len(rows)], False)
-            for number in range(share)
+            rows[rank + turn * world]
+            if rank + turn * world < len(rows)
+            else replace(rows[rank % len(rows)], counted=False)
+            for turn in range(share)
         ]
         size = max(1, micro_tokens // length)
         micro += [_stack(mine[start : start + size]) for start in range(0, len(mine), size)]
@@ -43,12 +52,13 @@ def make_step(samples: Sequence[Sample], micro_tokens: int, rank: int, world: in
     return StepBatch(micro, sum(len(sample) for sample in samples), names)
 
 
-def _stack(rows: Sequence[tuple[Sample, bool]]) -> dict[str, torch.Tensor]:
-    ids = torch.from_numpy(np.stack([sample.ids for sample, _ in rows]))
-    weights = torch.from_numpy(np.stack([sample.weights * counted for sample, counted in rows]))
-    documents = torch.from_numpy(np.stack([sample.documents for sample, _ in rows]))
+def _stack(rows: Sequence[Numbered]) -> dict[str, torch.Tensor]:
+    ids = torch.from_numpy(np.stack([row.sample.ids for row in rows]))
+    weights = torch.from_numpy(np.stack([row.sample.weights * row.counted for row in rows]))
+    documents = torch.from_numpy(np.stack([row.sample.documents for row in rows]))
     labels = ids.masked_fill(weights == 0, -100)
-    batch = {"input_ids": ids, "labels": labels, "documents": documents}
+    numbers = torch.tensor([row.number for row in rows])
+    batch = {"input_ids": ids, "labels": labels, "documents": documents, "rows": numbers}
     # Labels of -100 already leave out what has no weight: weights are only carried where they say more than that.
     if bool(((weights != 0) & (weights != 1)).any()):
         batch["weights"] = weights

@@ -1,4 +1,4 @@
-"""Documents to samples of any length, mixed by share, with a position that can be written down and taken up again.
+"""The sources of a recipe, mixed by share, with a position that can be written down and taken up again.
 
 Nothing here keeps a random state: every random choice is made from (seed, what, number), so the position is a few
 counters. A sample names the documents in it, so that a bad batch can be traced.
@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,20 +16,10 @@ from numpy.typing import NDArray
 from ropewalk.errors import UsageError, one_line
 from ropewalk.text.generators import find_generator, generator_hash
 from ropewalk.training.data.sources import documents_of
+from ropewalk.training.data.streams import Documents, DocumentStream, FittedStream, Sample
 from ropewalk.training.recipe.recipe import DataPart, LongDocuments, SourcePart
 
-
-@dataclass(frozen=True)
-class Sample:
-    """One row of a batch: token ids, loss weight and document number of each, and the documents' names."""
-
-    ids: NDArray[np.int64]
-    weights: NDArray[np.float32]
-    documents: NDArray[np.int32]
-    names: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.ids)
+Rows = Literal["stream", "fit"]
 
 
 def share_out(shares: Sequence[float], served: Sequence[int]) -> int:
@@ -42,101 +30,17 @@ def share_out(shares: Sequence[float], served: Sequence[int]) -> int:
     return int(np.argmax(behind))
 
 
-class Documents:
-    """Texts by number, made into tokens when they are first asked for: a run starts at once, however much text it has.
-
-    Each text begins with the token that the tokenizer itself puts first, where it does, and ends with the end-of-text
-    token, where there is one.
-    """
-
-    def __init__(self, documents: Sequence[tuple[str, str]], tokenizer: Any) -> None:
-        self.names = [name for name, _ in documents]
-        self._texts = [text for _, text in documents]
-        self._tokenizer = tokenizer
-        self._ids: dict[int, NDArray[np.int32]] = {}
-        first, last = tokenizer.bos_token_id, tokenizer.eos_token_id
-        starts = first is not None and tokenizer("")["input_ids"][:1] == [first]
-        self._begin = [int(first)] if starts else []
-        self._end = [] if last is None else [int(last)]
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def ids(self, number: int) -> NDArray[np.int32]:
-        """The tokens of one document."""
-        if number not in self._ids:
-            ids = self._tokenizer(self._texts[number], add_special_tokens=False, verbose=False)["input_ids"]
-            self._ids[number] = np.asarray([*self._begin, *ids, *self._end], dtype=np.int32)
-        return self._ids[number]
-
-    @cached_property
-    def lengths(self) -> NDArray[np.int64]:
-        """Tokens of every document; needs all of them made."""
-        return np.array([len(self.ids(number)) for number in range(len(self))], dtype=np.int64)
-
-
-@dataclass
-class DocumentStream:
-    """An endless stream of tokens over documents, in a new order every epoch.
-
-    Its whole state is (epoch, rank in the order, token inside the document).
-    """
-
-    documents: Documents
-    members: NDArray[np.int64]
-    key: tuple[int, ...]
-    epoch: int = 0
-    rank: int = 0
-    offset: int = 0
-    _order: tuple[int, NDArray[np.int64]] | None = field(default=None, repr=False)
-
-    def order(self) -> NDArray[np.int64]:
-        """The documents of this epoch in their order."""
-        if self._order is None or self._order[0] != self.epoch:
-            rng = np.random.default_rng([*self.key, self.epoch])
-            self._order = (self.epoch, rng.permutation(self.members))
-        return self._order[1]
-
-    def take(self, count: int) -> Sample:
-        """The next `count` tokens, across documents and epochs."""
-        ids = np.empty(count, dtype=np.int64)
-        numbers = np.empty(count, dtype=np.int32)
-        names: list[str] = []
-        filled, last_epoch = 0, self.epoch + count
-        while filled < count:
-            if self.epoch > last_epoch:
-                raise UsageError(
-                    "the documents of a source have no tokens", hint="check its text and the tokenizer"
-                )
-            document = int(self.order()[self.rank])
-            tokens = self.documents.ids(document)
-            piece = tokens[self.offset : self.offset + count - filled]
-            ids[filled : filled + len(piece)] = piece
-            numbers[filled : filled + len(piece)] = len(names)
-            names.append(self.documents.names[document])
-            filled += len(piece)
-            self.offset += len(piece)
-            if self.offset == len(tokens):
-                self.offset = 0
-                self.rank += 1
-                if self.rank == len(self.members):
-                    self.rank = 0
-                    self.epoch += 1
-        return Sample(ids, np.ones(count, dtype=np.float32), numbers, tuple(names))
-
-    def state(self) -> list[int]:
-        """The position."""
-        return [self.epoch, self.rank, self.offset]
-
-    def restore(self, state: Sequence[int]) -> None:
-        """Take up a position that `state` gave."""
-        self.epoch, self.rank, self.offset = (int(value) for value in state)
+def padding_of(tokenizer: Any) -> int:
+    """The token that stands where there is no text; it never carries loss."""
+    return next((int(i) for i in (tokenizer.eos_token_id, tokenizer.pad_token_id) if i is not None), 0)
 
 
 class TextSource:
     """A source of documents; long ones, where the recipe asks for it, fill a share of their own."""
 
-    def __init__(self, part: SourcePart, data: DataPart, tokenizer: Any, key: tuple[int, ...]) -> None:
+    def __init__(
+        self, part: SourcePart, data: DataPart, tokenizer: Any, key: tuple[int, ...], rows: Rows
+    ) -> None:
         found = documents_of(part)
         self.name = part.name
         self.hash = _hash_of(f"{name}\0{text}" for name, text in found)
@@ -146,8 +50,10 @@ class TextSource:
         if data.long_documents is not None:
             groups = self._by_length(data.long_documents)
         self.shares = [share for _, share in groups]
-        self.streams = [
-            DocumentStream(self.documents, members, (*key, number))
+        self.streams: list[DocumentStream | FittedStream] = [
+            FittedStream(self.documents, members, (*key, number), padding_of(tokenizer))
+            if rows == "fit"
+            else DocumentStream(self.documents, members, (*key, number), data.interleave)
             for number, (members, _) in enumerate(groups)
         ]
         self.served = [0] * len(self.streams)
@@ -207,7 +113,7 @@ class GeneratedSource:
         self.hash = _hash_of(
             [part.generator, generator_hash(self.function), repr(sorted(part.parameters.items()))]
         )
-        self.pad = next((i for i in (tokenizer.eos_token_id, tokenizer.pad_token_id) if i is not None), 0)
+        self.pad = padding_of(tokenizer)
 
     def take(self, count: int) -> Sample:
         """The next sample of `count` tokens; what the generator cannot fill is padding without loss."""
@@ -269,14 +175,14 @@ class GeneratedSource:
 class Mixture:
     """All sources of a recipe, each with its share of the tokens."""
 
-    def __init__(self, data: DataPart, tokenizer: Any, seed: int) -> None:
+    def __init__(self, data: DataPart, tokenizer: Any, seed: int, rows: Rows = "stream") -> None:
         self.sources: list[TextSource | GeneratedSource] = []
         for number, part in enumerate(data.sources):
             key = (seed, 1, number)
             if part.kind == "generated":
                 self.sources.append(GeneratedSource(part, tokenizer, key))
             else:
-                self.sources.append(TextSource(part, data, tokenizer, key))
+                self.sources.append(TextSource(part, data, tokenizer, key, rows))
         self.usual = [part.share for part in data.sources]
         self.shares = self.usual
         self.served = [0] * len(self.sources)

@@ -49,9 +49,26 @@ def add_lora(model: Any, options: LoraOptions, *, seed: int = 0) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         wrapped = peft.get_peft_model(model, config)
-    for name in _in_full(wrapped.get_base_model(), options):
-        wrapped.get_base_model().get_submodule(name).requires_grad_(True)
+    base = wrapped.get_base_model()
+    for name in _in_full(base, options):
+        _train_in_full(base, base.get_submodule(name))
     return wrapped
+
+
+def _train_in_full(model: Any, module: nn.Module) -> None:
+    """Train a norm or the embeddings in float32, whatever the base is kept in: in bfloat16 small updates round to 0.
+
+    What comes out of the module has the type that it had, so that the layers after it see no difference.
+    """
+    dtype = next(module.parameters(recurse=False)).dtype
+    module.requires_grad_(True)
+    if dtype == torch.float32:
+        return
+    module.to(torch.float32)
+    module.register_forward_hook(lambda _module, _args, output: output.to(dtype))
+    head = model.get_output_embeddings()
+    if module is model.get_input_embeddings() and head is not None and head.weight is module.weight:
+        head.register_forward_pre_hook(lambda _head, args: (args[0].float(), *args[1:]))
 
 
 def is_lora(model: Any) -> bool:
@@ -92,13 +109,15 @@ def merged_weights(model: Any) -> dict[str, Tensor]:
     layers: dict[str, Any] = {
         name: item for name, item in base.named_modules() if isinstance(item, LoraLayer)
     }
+    kept = _usual_dtype(base)
     merged: dict[str, Tensor] = {}
     for name, tensor in base.state_dict().items():
         if ".lora_" in name:
             continue
         owner, found, last = name.rpartition(".base_layer.")
         if not found:
-            merged[name] = tensor
+            # What was trained in float32 is written in the type of the rest.
+            merged[name] = tensor.to(kept) if tensor.is_floating_point() else tensor
         elif last == "weight":
             delta = layers[owner].get_delta_weight("default")
             merged[f"{owner}.weight"] = (tensor.float() + delta.float()).to(tensor.dtype)
@@ -107,16 +126,36 @@ def merged_weights(model: Any) -> dict[str, Tensor]:
     return merged
 
 
-def save_adapter(model: Any, folder: Path, trained: Mapping[str, Tensor] | None = None) -> None:
+def _usual_dtype(base: nn.Module) -> torch.dtype:
+    """The type of the frozen weights, which is that of the base."""
+    return next((item.dtype for item in base.parameters() if not item.requires_grad), torch.float32)
+
+
+def plain_weights(model: Any) -> dict[str, Tensor]:
+    """The state dict of the model below the adapters, under its own names."""
+    tensors = model.get_base_model().state_dict()
+    return {
+        name.replace(".base_layer.", "."): item.contiguous()
+        for name, item in tensors.items()
+        if ".lora_" not in name
+    }
+
+
+def save_adapter(
+    model: Any, folder: Path, trained: Mapping[str, Tensor] | None = None, base_path: str | None = None
+) -> None:
     """adapter_config.json and adapter_model.safetensors, as `PeftModel.from_pretrained` reads them.
 
-    `trained` is what `trained_tensors` gave, gathered where the model is sharded.
+    `trained` is what `trained_tensors` gave, gathered where the model is sharded. `base_path` is what stock software
+    is to load the adapter on.
     """
     from safetensors.torch import save_file
 
     peft = _peft()
     base = model.get_base_model()
     config = peft.LoraConfig(**{**model.peft_config["default"].to_dict(), "inference_mode": True})
+    if base_path is not None:
+        config.base_model_name_or_path = base_path
     tensors, modules = {}, []
     for full_name, tensor in (trained_tensors(model) if trained is None else trained).items():
         name = full_name.removeprefix(_PREFIX)

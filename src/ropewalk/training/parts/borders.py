@@ -17,32 +17,32 @@ from ropewalk.attention.interface import (
 )
 from ropewalk.attention.temperature import chosen_layers
 from ropewalk.errors import UsageError, one_line
-from ropewalk.training.data.packing import attention_inputs, fitting_engines
+from ropewalk.training.parts.packing import attention_inputs, fitting_methods
 from ropewalk.training.recipe.options import PackingOptions
 
 _LENGTH = 12
 
 
-def choose_engine(model: Any, options: PackingOptions) -> str:
+def choose_method(model: Any, options: PackingOptions) -> str:
     """The first way of telling borders that this model heeds, installed; an error that says why where none is.
 
-    With `engine: auto` every way that fits the model's attention is tried, otherwise only the one asked for.
+    With `method: auto` every way that fits the model's attention is tried, otherwise only the one asked for.
     """
     implementation = base_implementation(model)
     reasons = []
-    for engine in fitting_engines(options, implementation):
-        wrapped = engine == "varlen" and implementation == "sdpa"
+    for method in fitting_methods(options, implementation):
+        wrapped = method == "varlen" and implementation == "sdpa"
         try:
             if wrapped:
                 install_attention(model)
-            reason = _window_lost(model, engine) or _leak(model, engine)
+            reason = _window_lost(model, method) or _leak(model, method)
         except UsageError as error:
             wrapped, reason = False, error.message
         if reason is None:
-            return engine
+            return method
         if wrapped:
             remove_attention(model)
-        reasons.append(f"{engine}: {reason}")
+        reasons.append(f"{method}: {reason}")
     raise UsageError(
         f"{type(model).__name__} cannot keep packed documents apart ({'; '.join(reasons)})",
         hint="set packing.boundaries to none",
@@ -50,7 +50,7 @@ def choose_engine(model: Any, options: PackingOptions) -> str:
 
 
 @torch.no_grad()
-def check_skips(model: Any, engine: str) -> None:
+def check_skips(model: Any, method: str) -> None:
     """Refuse a model that takes a skipped position for the end of a document, or that does not heed positions."""
     vocabulary, device = (
         model.get_input_embeddings().weight.shape[0],
@@ -65,7 +65,7 @@ def check_skips(model: Any, engine: str) -> None:
     model.eval()
     try:
         near, far, changed = (
-            _logits(model, row, attention_inputs(torch.zeros_like(row), positions, engine=engine))[
+            _logits(model, row, attention_inputs(torch.zeros_like(row), positions, method=method))[
                 0, -1
             ].double()
             for row, positions in ((tokens, plain), (tokens, skipped), (other, skipped))
@@ -85,13 +85,13 @@ def check_skips(model: Any, engine: str) -> None:
 
 
 @torch.no_grad()
-def _window_lost(model: Any, engine: str) -> str | None:
+def _window_lost(model: Any, method: str) -> str | None:
     """Why layers with a sliding window would see more than it, or None. A short trial row could not show this."""
     modules = attention_modules(model)
     sliding = set(modules) - set(chosen_layers(model, "full"))
-    if not sliding or engine == "native" or base_implementation(model).startswith("flash"):
+    if not sliding or method == "native" or base_implementation(model).startswith("flash"):
         return None
-    if engine == "mask":
+    if method == "mask":
         return "one mask for all layers would switch the sliding windows off"
     told: set[int] = set()
 
@@ -116,7 +116,7 @@ def _window_lost(model: Any, engine: str) -> str | None:
 
 
 @torch.no_grad()
-def _leak(model: Any, engine: str) -> str | None:
+def _leak(model: Any, method: str) -> str | None:
     """Why the second of two documents in a row is not computed as it is alone, or None where it is."""
     vocabulary, device = (
         model.get_input_embeddings().weight.shape[0],
@@ -131,7 +131,7 @@ def _leak(model: Any, engine: str) -> str | None:
     training = model.training
     model.eval()
     try:
-        inputs = attention_inputs(documents, positions, engine=engine)
+        inputs = attention_inputs(documents, positions, method=method)
         packed = _logits(model, torch.cat([first, second], dim=1), inputs)
         changed = _logits(model, torch.cat([other, second], dim=1), inputs)
         alone = _logits(model, second, {"use_cache": False})

@@ -41,7 +41,7 @@ class Head:
         if not isinstance(layer, nn.Linear):
             raise UsageError(
                 f"the output layer is a {type(layer).__name__}, not a linear layer",
-                hint="set loss.engine to plain, or leave lm_head out of the LoRA targets",
+                hint="set loss.kernel to plain, or leave lm_head out of the LoRA targets",
             )
         config = model.config.get_text_config()
         softcap = getattr(config, "final_logit_softcapping", None)
@@ -60,9 +60,9 @@ class Head:
 
 @dataclass(frozen=True)
 class Installed:
-    """The loss engine in use, and why it is the plain one where `auto` could have had another."""
+    """The loss kernel in use, and why it is the plain one where `auto` could have had another."""
 
-    engine: str
+    kernel: str
     remark: str | None = None
 
 
@@ -75,25 +75,25 @@ def install_head(model: Any, options: LossOptions) -> Installed:
     after its last layer), `auto` takes the plain loss, any other is refused.
     """
     device = next(model.parameters()).device
-    engine: str = options.engine
+    kernel: str = options.kernel
     reason = None
-    if engine != "plain":
+    if kernel != "plain":
         reason = _unfit(model)
-        if reason is not None and engine != "auto":
-            raise UsageError(f"loss.engine={engine} does not fit: {reason}", hint="set loss.engine to plain")
-        if engine == "liger" and not liger_usable(device):
+        if reason is not None and kernel != "auto":
+            raise UsageError(f"loss.kernel={kernel} does not fit: {reason}", hint="set loss.kernel to plain")
+        if kernel == "liger" and not liger_usable(device):
             raise UsageError(
-                "loss.engine=liger needs liger-kernel and a GPU", hint="install liger-kernel, or use chunked"
+                "loss.kernel=liger needs liger-kernel and a GPU", hint="install liger-kernel, or use chunked"
             )
-        if engine == "auto":
-            engine = "plain" if reason is not None else "liger" if liger_usable(device) else "chunked"
+        if kernel == "auto":
+            kernel = "plain" if reason is not None else "liger" if liger_usable(device) else "chunked"
     if not hasattr(model, "_ropewalk_forward"):
         model._ropewalk_forward = model.forward
     model.forward = types.MethodType(
-        _forward_with(engine, options.chunk or (256 if device.type == "cpu" else 1024)), model
+        _forward_with(kernel, options.chunk or (256 if device.type == "cpu" else 1024)), model
     )
     remark = None if reason is None else f"the loss keeps whole logits in memory: {reason}"
-    return Installed(engine, remark)
+    return Installed(kernel, remark)
 
 
 def remove_head(model: Any) -> None:
@@ -113,7 +113,7 @@ def _unfit(model: Any) -> str | None:
         return error.message
 
 
-def _forward_with(engine: str, chunk: int) -> Callable[..., Any]:
+def _forward_with(kernel: str, chunk: int) -> Callable[..., Any]:
     def forward(
         self: Any,
         *args: Any,
@@ -125,8 +125,8 @@ def _forward_with(engine: str, chunk: int) -> Callable[..., Any]:
         if target_ids is None:
             return self._ropewalk_forward(*args, **kwargs)
         kwargs["use_cache"] = False
-        run = _plain_loss if engine == "plain" else _fused_loss
-        return run(self, args, kwargs, target_ids, token_weights, weigher, engine, chunk)
+        run = _plain_loss if kernel == "plain" else _fused_loss
+        return run(self, args, kwargs, target_ids, token_weights, weigher, kernel, chunk)
 
     return forward
 
@@ -138,7 +138,7 @@ def _fused_loss(
     target_ids: Tensor,
     token_weights: Tensor | None,
     weigher: Weigher | None,
-    engine: str,
+    kernel: str,
     chunk: int,
 ) -> Any:
     from transformers.modeling_outputs import CausalLMOutputWithPast
@@ -156,7 +156,7 @@ def _fused_loss(
     if weigher is not None:
         own = token_losses(hidden_BTC.detach(), weight_VC, target_ids, chunk=chunk, **settings)
         token_weights = weigher(own, losses_of)
-    if engine == "liger" and token_weights is None and head.scale is None:
+    if kernel == "liger" and token_weights is None and head.scale is None:
         loss = liger_sum(hidden_BTC, weight_VC, target_ids, bias=head.layer.bias, softcap=head.softcap)
     else:
         loss = chunked_cross_entropy(
@@ -178,7 +178,7 @@ def _plain_loss(
     target_ids: Tensor,
     token_weights: Tensor | None,
     weigher: Weigher | None,
-    engine: str,
+    kernel: str,
     chunk: int,
 ) -> Any:
     from transformers.modeling_outputs import MoeCausalLMOutputWithPast
@@ -207,7 +207,7 @@ def _backbone(model: Any) -> nn.Module:
     if inner is None or inner is model:
         raise UsageError(
             f"{type(model).__name__} has no inner model that gives hidden states",
-            hint="set loss.engine to plain",
+            hint="set loss.kernel to plain",
         )
     return inner
 

@@ -18,42 +18,29 @@ import torch
 from torch import Tensor, nn
 
 from ropewalk.attention.interface import base_implementation
-from ropewalk.attention.options import TemperatureOptions
 from ropewalk.errors import UsageError
-from ropewalk.training.data.packing import attention_inputs, row_positions
-from ropewalk.training.parts.borders import check_skips, choose_engine
+from ropewalk.training.parts.borders import check_skips, choose_method
 from ropewalk.training.parts.head import LossesOf, Weigher, install_head
 from ropewalk.training.parts.losses import IGNORE, shift_labels
 from ropewalk.training.parts.memory import activation_memory, no_effect, prepare
+from ropewalk.training.parts.packing import attention_inputs, row_positions
 from ropewalk.training.parts.positions import sample_positions
 from ropewalk.training.parts.tempering import Tempering
 from ropewalk.training.parts.weighting import cropped_losses, drop_far, noisy_inputs, token_weights
-from ropewalk.training.recipe.options import (
-    LossOptions,
-    MemoryOptions,
-    PackingOptions,
-    PositionOptions,
-    WeightingOptions,
-)
+from ropewalk.training.recipe.options import PartsOptions
 
 Batch = dict[str, Tensor]
-ROW_KEYS = ("input_ids", "target_ids", "target_weights", "documents", "position_ids")
 
 
 @dataclass
 class Parts:
     """All parts with their options; random choices come from (seed, step, rank, number of the micro-batch)."""
 
-    loss: LossOptions = field(default_factory=LossOptions)
-    memory: MemoryOptions = field(default_factory=MemoryOptions)
-    positions: PositionOptions = field(default_factory=PositionOptions)
-    packing: PackingOptions = field(default_factory=lambda: PackingOptions(boundaries="none"))
-    weighting: WeightingOptions = field(default_factory=WeightingOptions)
-    temperature: TemperatureOptions | None = None
+    options: PartsOptions = field(default_factory=PartsOptions)
     scratch: Path | None = None
-    seed: int = 0
     tempering: Tempering | None = field(default=None, init=False)
-    _engine: str = field(default="none", repr=False)
+    _taken: list[Tensor] = field(default_factory=list, init=False, repr=False)
+    _method: str = field(default="none", repr=False)
     _unbroken: str = field(default="none", repr=False)
 
     def install(self, model: Any, *, some_ids: Callable[[], Tensor] | None = None) -> list[str]:
@@ -62,33 +49,33 @@ class Parts:
         `some_ids` gives token ids of text, (1, T), on which a temperature is measured.
         """
         base = base_of(model)
-        prepare(base, self.memory)
+        prepare(base, self.options.memory)
         implementation = base_implementation(base)
         # FlashAttention would guess borders from positions: it is told that a row is one document.
         self._unbroken = "varlen" if implementation.startswith("flash") else "none"
-        if self.packing.boundaries == "block-diagonal":
-            self._engine = choose_engine(base, self.packing)
-            if self._engine == "native":
+        if self.options.packing.boundaries == "block-diagonal":
+            self._method = choose_method(base, self.options.packing)
+            if self._method == "native":
                 self._refuse_jumps(implementation)
-        if self.positions.kind != "plain" or self.weighting.far_drop is not None:
+        if self.options.positions.kind != "plain" or self.options.weighting.far_drop is not None:
             check_skips(base, self._unbroken)
-        if self.temperature is not None:
+        if self.options.temperature is not None:
             if some_ids is None:
                 raise UsageError("a temperature is measured on text", hint="pass some_ids")
             self.tempering = Tempering(
-                base, self.temperature, some_ids().to(base.get_input_embeddings().weight.device)
+                base, self.options.temperature, some_ids().to(base.get_input_embeddings().weight.device)
             )
-        loss = install_head(base, self.loss)
+        loss = install_head(base, self.options.loss)
         remarks = [
             None if self.tempering is None else self.tempering.remark,
             loss.remark,
-            no_effect(self.memory),
+            no_effect(self.options.memory),
         ]
         return [remark for remark in remarks if remark is not None]
 
     def activations(self, model: nn.Module) -> contextlib.AbstractContextManager[Any]:
         """The context for forward and backward."""
-        options = self.memory
+        options = self.options.memory
         if options.offload == "disk" and options.offload_folder is None and self.scratch is not None:
             options = options.model_copy(update={"offload_folder": str(self.scratch)})
         return activation_memory(model, options)
@@ -104,44 +91,65 @@ class Parts:
         vocabulary_size: int,
     ) -> Batch:
         """What the model is given: noise, positions, borders, shifted labels and fixed weights."""
-        rng = np.random.default_rng([self.seed, 0x9A57, step, rank, number])
-        rows, length = batch["input_ids"].shape
+        rngs = self._random(batch, step=step, rank=rank, number=number)
+        length = batch["input_ids"].shape[1]
         device = batch["input_ids"].device
         made: Batch = {"input_ids": batch["input_ids"], "target_ids": shift_labels(batch["labels"])}
         documents = (
             batch["documents"].long() if "documents" in batch else torch.zeros_like(batch["input_ids"])
         )
-        blocked = self.packing.boundaries == "block-diagonal" and bool((documents != documents[:, :1]).any())
+        blocked = self.options.packing.boundaries == "block-diagonal" and bool(
+            (documents != documents[:, :1]).any()
+        )
         if blocked:
             made["target_ids"][:, :-1][documents[:, 1:] != documents[:, :-1]] = IGNORE
         else:
             documents = torch.zeros_like(documents)
         made["documents"] = documents
         made["target_weights"] = _shifted_weights(batch, made["target_ids"])
-        if self.positions.kind != "plain":
-            placed = sample_positions(
-                self.positions, length=length, batch=rows, rng=rng, target_length=target_length
+        if self.options.positions.kind != "plain":
+            placed = np.concatenate(
+                [
+                    sample_positions(
+                        self.options.positions, length=length, batch=1, rng=rng, target_length=target_length
+                    )
+                    for rng in rngs
+                ]
             )
         else:
-            placed = row_positions(documents.cpu().numpy(), self.packing)
+            placed = row_positions(documents.cpu().numpy(), self.options.packing)
         made["position_ids"] = torch.from_numpy(placed).to(device)
-        if self.weighting.input_noise is not None:
+        weighting = self.options.weighting
+        if weighting.input_noise is not None:
             made["input_ids"] = noisy_inputs(
-                self.weighting.input_noise, made["input_ids"], vocabulary_size=vocabulary_size, rng=rng
+                weighting.input_noise, made["input_ids"], vocabulary_size=vocabulary_size, rngs=rngs
             )
-        if self.weighting.far_drop is not None:
-            made = drop_far(self.weighting.far_drop, made, rng=rng)
-        if self.weighting.weighs and not self.weighting.needs_losses:
+        if weighting.far_drop is not None:
+            made = drop_far(weighting.far_drop, made, rngs=rngs)
+        if weighting.weighs and not weighting.needs_losses:
             made["target_weights"] = self._weights(made)
+        if weighting.weighs or "weights" in batch:
+            # Without it every scored token weighs 1, and a kernel that knows no weights will do.
+            made["token_weights"] = made["target_weights"]
         return made
+
+    def _random(self, batch: Batch, *, step: int, rank: int, number: int) -> list[np.random.Generator]:
+        """Random numbers for each row by its number in the step: micro-batches and processes change nothing."""
+        if "rows" in batch:
+            return [
+                np.random.default_rng([self.options.seed, 0x9A57, step, row])
+                for row in batch["rows"].tolist()
+            ]
+        key = [self.options.seed, 0x9A57, step, rank, number]
+        return [np.random.default_rng([*key, row]) for row in range(len(batch["input_ids"]))]
 
     def model_inputs(self, batch: Batch) -> dict[str, Any]:
         """Keyword arguments for the model's forward, loss included."""
         return {
             "input_ids": batch["input_ids"],
             "target_ids": batch["target_ids"],
-            "token_weights": batch["target_weights"],
-            "weigher": self.weigher(batch) if self.weighting.needs_losses else None,
+            "token_weights": batch.get("token_weights"),
+            "weigher": self.weigher(batch) if self.options.weighting.needs_losses else None,
             **self._attention_inputs(batch["documents"], batch["position_ids"]),
         }
 
@@ -150,28 +158,38 @@ class Parts:
 
         def weigh(losses_BT: Tensor, losses_of: LossesOf) -> Tensor:
             cropped = None
-            if self.weighting.long_tokens is not None:
+            if self.options.weighting.long_tokens is not None:
 
                 def run(inputs: Tensor, labels: Tensor, documents: Tensor, positions: Tensor) -> Tensor:
                     return losses_of(labels, input_ids=inputs, **self._attention_inputs(documents, positions))
 
                 cropped = cropped_losses(
                     run,
-                    self.weighting.long_tokens,
+                    self.options.weighting.long_tokens,
                     inputs_BT=batch["input_ids"],
                     labels_BT=batch["target_ids"],
                     documents_BT=batch["documents"],
                     positions_BT=batch["position_ids"],
                 )
-            return self._weights(batch, losses_BT, cropped)
+            weights = self._weights(batch, losses_BT, cropped)
+            self._taken.append(weights.sum())
+            return weights
 
         return weigh
 
+    def taken_weight(self) -> Tensor | None:
+        """The sum of the weights that the losses of this process's micro-batches decided; None where none did."""
+        if not self._taken:
+            return None
+        total = torch.stack(self._taken).sum()
+        self._taken.clear()
+        return total
+
     def _refuse_jumps(self, implementation: str) -> None:
         jumping = {
-            "positions.kind": self.positions.kind != "plain",
-            "packing.positions: run-on": self.packing.positions == "run-on",
-            "weighting.far_drop": self.weighting.far_drop is not None,
+            "positions.kind": self.options.positions.kind != "plain",
+            "packing.positions: run-on": self.options.packing.positions == "run-on",
+            "weighting.far_drop": self.options.weighting.far_drop is not None,
         }
         for name, given in jumping.items():
             if given:
@@ -182,17 +200,18 @@ class Parts:
 
     def _attention_inputs(self, documents: Tensor, positions: Tensor) -> dict[str, Any]:
         blocked = bool((documents != documents[:, :1]).any())
-        return attention_inputs(documents, positions, engine=self._engine if blocked else self._unbroken)
+        return attention_inputs(documents, positions, method=self._method if blocked else self._unbroken)
 
     def _weights(self, batch: Batch, losses: Tensor | None = None, cropped: Tensor | None = None) -> Tensor:
         return token_weights(
-            self.weighting,
+            self.options.weighting,
             labels_BT=batch["target_ids"],
             inputs_BT=batch["input_ids"],
             documents_BT=batch["documents"],
             losses_BT=losses,
             cropped_losses_BT=cropped,
             base_BT=batch["target_weights"],
+            mean_one=False,
         )
 
 

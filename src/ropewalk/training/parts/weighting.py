@@ -6,7 +6,7 @@ its own document that the predicting state sees before its own. All randomness c
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -48,8 +48,11 @@ def token_weights(
     losses_BT: Tensor | None = None,
     cropped_losses_BT: Tensor | None = None,
     base_BT: Tensor | None = None,
+    mean_one: bool = True,
 ) -> Tensor:
     """The weight of each token's loss, float32 (B, T): the product of all asked-for parts, with mean 1 where scored.
+
+    With `mean_one=False` the products themselves: a step divides by the sum over all of its micro-batches.
 
     `losses_BT` (the model's own loss now) is needed for easy and long tokens, `cropped_losses_BT` (see
     `cropped_losses`) for long tokens, `inputs_BT` for anything by distance. `base_BT` are weights that the
@@ -70,7 +73,8 @@ def token_weights(
         weights = weights * (reach >= options.near.tokens)
     if options.needs_losses:
         weights = weights * _loss_weight(options, scored, losses_BT, cropped_losses_BT)
-    return normalised(weights, scored if base_BT is None else scored * base_BT)
+    base = scored if base_BT is None else scored * base_BT
+    return normalised(weights, base) if mean_one else weights * base
 
 
 def normalised(weights_BT: Tensor, base_BT: Tensor) -> Tensor:
@@ -172,7 +176,7 @@ def cropped_losses(
 
 
 def noisy_inputs(
-    options: InputNoise, inputs_BT: Tensor, *, vocabulary_size: int, rng: np.random.Generator
+    options: InputNoise, inputs_BT: Tensor, *, vocabulary_size: int, rngs: Sequence[np.random.Generator]
 ) -> Tensor:
     """The inputs with about `share` of their tokens replaced in spans; the first token of a row stays.
 
@@ -183,21 +187,23 @@ def noisy_inputs(
     if count == 0:
         return inputs_BT
     places = max(1, length - options.span)
-    starts = np.stack([1 + rng.choice(places, size=min(count, places), replace=False) for _ in range(rows)])
+    starts = np.stack([1 + rng.choice(places, size=min(count, places), replace=False) for rng in rngs])
     hit = np.zeros((rows, length + options.span), dtype=bool)
     for offset in range(options.span):
         np.put_along_axis(hit, starts + offset, True, axis=1)
     if options.kind == "token":
         noise = np.full((rows, length), options.token_id, dtype=np.int64)
     else:
-        noise = rng.integers(0, vocabulary_size, size=(rows, length), dtype=np.int64)
+        noise = np.stack([rng.integers(0, vocabulary_size, size=length, dtype=np.int64) for rng in rngs])
     device = inputs_BT.device
     return torch.where(
         torch.from_numpy(hit[:, :length]).to(device), torch.from_numpy(noise).to(device), inputs_BT
     )
 
 
-def drop_far(options: FarDrop, batch: dict[str, Tensor], *, rng: np.random.Generator) -> dict[str, Tensor]:
+def drop_far(
+    options: FarDrop, batch: dict[str, Tensor], *, rngs: Sequence[np.random.Generator]
+) -> dict[str, Tensor]:
     """A batch of (B, T) tensors with `share` of each row's far tokens (all but the last `near`) left out.
 
     Positions are among the tensors, so what stays keeps its place, and labels are shifted already, so each still names
@@ -215,7 +221,7 @@ def drop_far(options: FarDrop, batch: dict[str, Tensor], *, rng: np.random.Gener
     if count == 0:
         return batch
     kept = np.stack(
-        [np.sort(rng.choice(np.arange(1, far), size=far - 1 - count, replace=False)) for _ in range(rows)]
+        [np.sort(rng.choice(np.arange(1, far), size=far - 1 - count, replace=False)) for rng in rngs]
     )
     near = np.tile(np.arange(far, length), (rows, 1))
     index = np.concatenate([np.zeros((rows, 1), dtype=np.int64), kept, near], axis=1).astype(np.int64)

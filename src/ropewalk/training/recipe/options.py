@@ -7,65 +7,47 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from ropewalk.errors import RopewalkError
-from ropewalk.units import parse_bytes, parse_length
-
-
-def _length(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    try:
-        return parse_length(value)
-    except RopewalkError as error:
-        raise ValueError(str(error)) from error
-
-
-def _bytes(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    try:
-        return parse_bytes(value)
-    except RopewalkError as error:
-        raise ValueError(str(error)) from error
+from ropewalk.attention.options import TemperatureOptions
+from ropewalk.training.recipe.vocabulary import (
+    Bytes,
+    Count,
+    NotNegative,
+    OpenShare,
+    Positive,
+    Share,
+    Strict,
+    Tokens,
+    TokensFrom,
+    also,
+)
 
 
-Tokens = Annotated[int, BeforeValidator(_length), Field(ge=1)]
-TokensFrom = Annotated[int, BeforeValidator(_length), Field(ge=0)]
-Bytes = Annotated[int, BeforeValidator(_bytes), Field(ge=0)]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-OpenShare = Annotated[float, Field(ge=0.0, lt=1.0)]
-
-
-class Options(BaseModel):
-    """Base of every block: unknown keys are refused, values never change after reading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class LossOptions(Options):
+class LossOptions(Strict):
     """How the loss is computed: `auto` takes liger-kernel on a GPU where it is installed, our own chunks elsewhere.
 
     `chunk` is in tokens; unset it is 1024 on a GPU and 256 on a CPU, whose cache is small.
     """
 
-    engine: Literal["auto", "chunked", "liger", "plain"] = "auto"
-    chunk: Annotated[int, Field(ge=1)] | None = None
+    kernel: Literal["auto", "chunked", "liger", "plain"] = Field(
+        "auto", validation_alias=also("kernel", "engine")
+    )
+    chunk: Count | None = None
 
 
-class MemoryOptions(Options):
+class MemoryOptions(Strict):
     """Where activations live between forward and backward: `checkpoint_every: 2` recomputes every other layer."""
 
     checkpointing: bool = False
-    checkpoint_every: Annotated[int, Field(ge=1)] = 1
+    checkpoint_every: Count = 1
     offload: Literal["none", "cpu", "disk"] = "none"
     offload_folder: str | None = None
     offload_limit: Bytes | None = None
     offload_smallest: Bytes = 256 * 1024
 
 
-class PositionOptions(Options):
+class PositionOptions(Strict):
     """Position-skip training: positions up to `target_length` inside a shorter window."""
 
     kind: Literal["plain", "pose", "random"] = "plain"
@@ -75,15 +57,22 @@ class PositionOptions(Options):
     keep_first: bool = True
 
 
-class PackingOptions(Options):
-    """What a token may see of the other documents in its row, and where positions start."""
+class PackingOptions(Strict):
+    """What a token may see of the other documents in its row, where positions start, and how rows are filled.
+
+    `rows: stream` lays documents end to end; `rows: fit` puts whole ones together and cuts only those that are longer
+    than a row, at the price of some padding.
+    """
 
     boundaries: Literal["block-diagonal", "none"] = "block-diagonal"
     positions: Literal["restart", "run-on"] = "restart"
-    engine: Literal["auto", "varlen", "mask", "native"] = "auto"
+    rows: Literal["stream", "fit"] = "stream"
+    method: Literal["auto", "varlen", "mask", "native"] = Field(
+        "auto", validation_alias=also("method", "engine")
+    )
 
 
-class ShapeWeight(Options):
+class ShapeWeight(Strict):
     """A weight that depends on how much context a token has (`position`) or how far back it repeats (`distance`).
 
     power: ((x + 1) / span) ** exponent; ramp: linear from `low` at 0 to `high` at `span`; bands: the weight of the
@@ -93,10 +82,10 @@ class ShapeWeight(Options):
     by: Literal["position", "distance"] = "position"
     shape: Literal["power", "ramp", "bands"] = "ramp"
     exponent: Annotated[float, Field(gt=0.0, le=8.0)] = 1.0
-    low: Annotated[float, Field(ge=0.0)] = 0.0
-    high: Annotated[float, Field(gt=0.0)] = 1.0
+    low: NotNegative = 0.0
+    high: Positive = 1.0
     span: Tokens | None = None
-    bands: tuple[tuple[TokensFrom, Annotated[float, Field(ge=0.0)]], ...] = ()
+    bands: tuple[tuple[TokensFrom, NotNegative], ...] = ()
 
     @model_validator(mode="after")
     def _bands_for_bands(self) -> Self:
@@ -110,26 +99,26 @@ class ShapeWeight(Options):
         return self
 
 
-class LongTokenWeight(Options):
+class LongTokenWeight(Strict):
     """weight = clip(exp(loss with `context` tokens - loss with all), floor, ceiling), as in LongCE (2410.23771)."""
 
     context: Tokens = 256
     stride: Tokens | None = None
-    floor: Annotated[float, Field(ge=0.0)] = 0.0
-    ceiling: Annotated[float, Field(gt=0.0)] = 5.0
+    floor: NotNegative = 0.0
+    ceiling: Positive = 5.0
 
 
-class NearMask(Options):
+class NearMask(Strict):
     """No loss on tokens with fewer than `tokens` of context, or that repeat something nearer than that."""
 
     by: Literal["position", "distance"] = "position"
     tokens: Tokens
 
 
-class EasyMask(Options):
+class EasyMask(Strict):
     """No loss on tokens that the model already knows: loss under `below` nats, or in the lowest `quantile`."""
 
-    below: Annotated[float, Field(gt=0.0)] | None = None
+    below: Positive | None = None
     quantile: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
 
     @model_validator(mode="after")
@@ -139,13 +128,13 @@ class EasyMask(Options):
         return self
 
 
-class InputNoise(Options):
+class InputNoise(Strict):
     """A share of the input tokens replaced, in spans, by one token or by random ones; the labels stay."""
 
     share: OpenShare
     kind: Literal["token", "random"] = "random"
     token_id: Annotated[int, Field(ge=0)] | None = None
-    span: Annotated[int, Field(ge=1)] = 1
+    span: Count = 1
 
     @model_validator(mode="after")
     def _token(self) -> Self:
@@ -154,14 +143,14 @@ class InputNoise(Options):
         return self
 
 
-class FarDrop(Options):
+class FarDrop(Strict):
     """A share of the tokens more than `near` before the end left out of the row; the rest keep their positions."""
 
     share: OpenShare
     near: Tokens
 
 
-class WeightingOptions(Options):
+class WeightingOptions(Strict):
     """Token-level regularisation: each alone, or together (weights multiply, their mean over scored tokens is 1)."""
 
     shape: ShapeWeight | None = None
@@ -182,7 +171,7 @@ class WeightingOptions(Options):
         return self.long_tokens is not None or self.easy is not None
 
 
-class InitialiseOptions(Options):
+class InitialiseOptions(Strict):
     """Initialisation of a new model by the length it will be trained at; see `ropewalk.initialise`."""
 
     length: Tokens
@@ -191,13 +180,25 @@ class InitialiseOptions(Options):
     output_gain: bool = True
 
 
-class LoraOptions(Options):
+class LoraOptions(Strict):
     """Low-rank adapters through peft, with norms and embeddings trainable as LongLoRA found necessary."""
 
-    rank: Annotated[int, Field(ge=1)] = 16
-    alpha: Annotated[float, Field(gt=0.0)] = 32.0
+    rank: Count = 16
+    alpha: Positive = 32.0
     dropout: OpenShare = 0.0
     targets: Literal["attention", "all-linear"] | tuple[str, ...] = "attention"
     train_norms: bool = False
     train_embeddings: bool = False
     save: Literal["merged", "adapter"] = "merged"
+
+
+class PartsOptions(Strict):
+    """The parts that change what a step computes, as one value; `seed` is that of their random choices."""
+
+    positions: PositionOptions = PositionOptions()
+    packing: PackingOptions = PackingOptions(boundaries="none")
+    weighting: WeightingOptions = WeightingOptions()
+    loss: LossOptions = LossOptions()
+    memory: MemoryOptions = MemoryOptions()
+    temperature: TemperatureOptions | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0

@@ -4,41 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from ropewalk.attention.options import TemperatureOptions, Way, row_multiple
+from ropewalk.attention.options import Way, row_multiple
 from ropewalk.errors import UsageError
-from ropewalk.training.recipe.options import (
-    InitialiseOptions,
-    LoraOptions,
-    LossOptions,
-    MemoryOptions,
-    PackingOptions,
-    PositionOptions,
-    WeightingOptions,
+from ropewalk.training.recipe.options import InitialiseOptions, LoraOptions, PartsOptions
+from ropewalk.training.recipe.vocabulary import (
+    Count,
+    CountFrom,
+    Length,
+    NotNegative,
+    Positive,
+    Share,
+    Strict,
+    Tokens,
 )
-from ropewalk.units import parse_length
-
-
-def _length(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise ValueError("write a number of tokens such as 4096, 4k or 128k")
-    try:
-        return parse_length(value)
-    except UsageError as error:
-        raise ValueError(str(error)) from error
-
-
-Length = Annotated[int, BeforeValidator(_length), Field(ge=2)]
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
-class Strict(BaseModel):
-    """Unknown keys are errors, and nothing changes after the check."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
 class ModelPart(Strict):
@@ -99,7 +79,7 @@ class SourcePart(Strict):
     field: str = "text"
     generator: str | None = None
     parameters: dict[str, Any] = Field(default_factory=dict)
-    max_documents: Annotated[int, Field(ge=1)] | None = None
+    max_documents: Count | None = None
 
     @model_validator(mode="after")
     def _fits_kind(self) -> SourcePart:
@@ -122,10 +102,11 @@ class LongDocuments(Strict):
 
 
 class DataPart(Strict):
-    """Where the tokens come from."""
+    """Where the tokens come from; `interleave` documents of a source are open at a time (1 reads end to end)."""
 
     sources: Annotated[list[SourcePart], Field(min_length=1)]
     long_documents: LongDocuments | None = None
+    interleave: Count = 64
 
     @model_validator(mode="after")
     def _unique(self) -> DataPart:
@@ -143,12 +124,12 @@ class Quality(Strict):
     row that did not improve on the best by `min_delta`.
     """
 
-    every: Annotated[int, Field(ge=1)] = 20
+    every: Count = 20
     loss_below: Positive | None = None
-    times: Annotated[int, Field(ge=1)] = 1
-    plateau: Annotated[int, Field(ge=1)] | None = None
+    times: Count = 1
+    plateau: Count | None = None
     min_delta: NotNegative = 0.0
-    at_most_steps: Annotated[int, Field(ge=1)]
+    at_most_steps: Count
     measure: Literal["training", "evaluation"] = "training"
 
     @model_validator(mode="after")
@@ -165,7 +146,7 @@ class Growth(Strict):
 
     from_length: Length = Field(alias="from")
     shape: Literal["linear", "exponential"] = "linear"
-    multiple_of: Annotated[int, Field(ge=1)] = 64
+    multiple_of: Count = 64
 
 
 class Stage(Strict):
@@ -177,9 +158,9 @@ class Stage(Strict):
     """
 
     length: Length
-    steps: Annotated[int, Field(ge=1)] | None = None
+    steps: Count | None = None
     epochs: Positive | None = None
-    tokens: Annotated[int, BeforeValidator(_length), Field(ge=1)] | None = None
+    tokens: Tokens | None = None
     until: Quality | None = None
     grow: Growth | None = None
     mix: dict[Length, Share] = Field(default_factory=dict)
@@ -224,7 +205,7 @@ class OptimizerPart(Strict):
 
     name: Literal["adamw", "adamw-8bit", "muon"] = "adamw"
     learning_rate: Positive = 2e-5
-    warmup_steps: Annotated[int, Field(ge=0)] = 20
+    warmup_steps: CountFrom = 20
     decay: Literal["cosine", "linear", "constant"] = "cosine"
     final_share: Share = 0.1
     betas: tuple[Share, Share] = (0.9, 0.95)
@@ -236,17 +217,17 @@ class OptimizerPart(Strict):
 class EvaluationPart(Strict):
     """A loss on held-out text every `every` steps: `tokens` tokens at each of `lengths`."""
 
-    every: Annotated[int, Field(ge=1)]
+    every: Count
     lengths: list[Length] = Field(default_factory=list)
-    tokens: Annotated[int, BeforeValidator(_length), Field(ge=2)] = 16384
+    tokens: Length = 16384
     source: SourcePart | None = None
 
 
 class CheckpointPart(Strict):
     """How often a checkpoint is written and how many stay; the last is always written and kept."""
 
-    every: Annotated[int, Field(ge=1)] = 200
-    keep_last: Annotated[int, Field(ge=1)] | None = 3
+    every: Count = 200
+    keep_last: Count | None = 3
 
 
 class EnginePart(Strict):
@@ -257,8 +238,8 @@ class EnginePart(Strict):
     """
 
     name: Literal["auto", "single", "ddp", "fsdp2"] = "auto"
-    context_parallel: Annotated[int, Field(ge=1)] | None = None
-    sequence_parallel: Annotated[int, Field(ge=1)] | None = None
+    context_parallel: Count | None = None
+    sequence_parallel: Count | None = None
 
     @model_validator(mode="after")
     def _one_way(self) -> EnginePart:
@@ -275,8 +256,8 @@ class EnginePart(Strict):
         return ("sequence", sequence) if sequence > 1 else ("context", self.context_parallel or 1)
 
 
-class Recipe(Strict):
-    """A whole training run."""
+class Recipe(PartsOptions):
+    """A whole training run: what is trained on what, and the parts that change a step."""
 
     format: Literal["ropewalk-recipe/1"] = "ropewalk-recipe/1"
     name: str = Field(default="train", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
@@ -286,22 +267,15 @@ class Recipe(Strict):
     rope: RopePart | None = None
     data: DataPart
     stages: Annotated[list[Stage], Field(min_length=1)]
-    tokens_per_step: Annotated[int, BeforeValidator(_length), Field(ge=2)]
-    micro_batch_tokens: Annotated[int, BeforeValidator(_length), Field(ge=2)] | None = None
+    tokens_per_step: Length
+    micro_batch_tokens: Length | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     optimizer: OptimizerPart = OptimizerPart()
-    positions: PositionOptions = PositionOptions()
-    packing: PackingOptions = PackingOptions(boundaries="none")
-    weighting: WeightingOptions = WeightingOptions()
-    loss: LossOptions = LossOptions()
-    memory: MemoryOptions = MemoryOptions()
     lora: LoraOptions | None = None
-    temperature: TemperatureOptions | None = None
     evaluation: EvaluationPart | None = None
     checkpoints: CheckpointPart = CheckpointPart()
     engine: EnginePart = EnginePart()
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    log_every: Annotated[int, Field(ge=1)] = 10
+    log_every: Count = 10
     report_to: list[str] = Field(default_factory=list)
 
     @model_validator(mode="after")

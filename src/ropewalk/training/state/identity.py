@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
+import re
 import sys
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -12,21 +14,24 @@ from typing import Any
 
 from ropewalk._version import __version__
 from ropewalk.errors import DamagedError, RopewalkError, one_line
+from ropewalk.files import sha256_of
 from ropewalk.training.recipe.recipe import Recipe
 
 FORMAT = "ropewalk-training/1"
+BASE = "base weights"
 # What may change between two parts of a run without changing what is computed.
 COSMETIC = ("about", "follows", "name", "checkpoints", "log_every", "report_to", "engine")
 _PACKAGES = ("torch", "transformers", "accelerate", "safetensors", "numpy", "peft", "tokenizers")
 
 
 def describe_run(recipe: Recipe, mixture: Any, model: Any) -> dict[str, Any]:
-    """The document of run.json."""
+    """The document of run.json. Under LoRA the base is no part of a checkpoint: its weights are hashed."""
+    base = {} if recipe.lora is None or recipe.model.path is None else base_hash(recipe.model.path)
     return {
         "format": FORMAT,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "recipe": recipe.to_json(),
-        "data": mixture.hashes(),
+        "data": mixture.hashes() | base,
         "data_size": {item.name: item.size for item in mixture.sources},
         "seed": recipe.seed,
         "parameters": sum(tensor.numel() for tensor in model.parameters()),
@@ -35,6 +40,21 @@ def describe_run(recipe: Recipe, mixture: Any, model: Any) -> dict[str, Any]:
         "hardware": {"machine": platform.machine(), "system": platform.platform()},
         "command": sys.argv,
     }
+
+
+def base_hash(source: str) -> dict[str, str]:
+    """{"base weights": SHA-256 of a model's weight files, in the order of their names}."""
+    from ropewalk.models.checkpoint.weights import find_weights
+    from ropewalk.models.source import resolve
+
+    folder = resolve(source, need_weights=True)
+    digest = hashlib.sha256()
+    for path in sorted(find_weights(folder).shards):
+        # A Hub's cache names a file by its hash already.
+        known = path.resolve().name
+        hashed = known if re.fullmatch(r"[0-9a-f]{64}", known) else sha256_of(path)
+        digest.update(f"{path.name} {hashed}\n".encode())
+    return {BASE: digest.hexdigest()}
 
 
 def versions() -> dict[str, str]:
@@ -70,15 +90,22 @@ def check_same_run(old: dict[str, Any], new: dict[str, Any], allow_changes: bool
     changes = recipe_changes(old["recipe"], new["recipe"])
     for name in sorted(set(old["data"]) | set(new["data"])):
         before, after = old["data"].get(name), new["data"].get(name)
-        if before != after:
+        # Runs of before the base was hashed do not say which it was.
+        if before != after and not (name == BASE and before is None):
             changes.append(f"data of {name}: {_short(before)} -> {_short(after)}")
-    if changes and not allow_changes:
+    if not allow_changes:
+        refuse_changes(changes)
+    return changes
+
+
+def refuse_changes(changes: list[str]) -> None:
+    """An error that names the first of the changes, if there are any."""
+    if changes:
         rest = f" and {len(changes) - 1} more" if len(changes) > 1 else ""
         raise RopewalkError(
             f"this is not the run that was started: {changes[0]}{rest}",
             hint="put it back, or pass --allow-changes to continue under the changed recipe or data",
         )
-    return changes
 
 
 def recipe_changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ropewalk.training.parts.tempering import Tempering
 
 FOLDER = "training"
+ADAPTER = "adapter"
 OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
 TRAINED = f"{FOLDER}/trained.safetensors"
@@ -129,14 +130,15 @@ def read_training(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, torc
 class ModelFiles:
     """A model's weights on the CPU, gathered from all ranks, ready to be written by one.
 
-    `weights` are those of a whole model folder. Under LoRA `trained` holds what training changes; `weights` is then
-    the merged model, or None where only the adapter is kept. `kept` is what a temperature needs to go on.
+    `weights` are those of a whole model folder, merged under LoRA; None on a process that does not write. `trained`
+    holds what LoRA changes, `adapter` says that it is written for peft too. `kept` is what a temperature needs.
     """
 
     model: Any
     weights: dict[str, torch.Tensor] | None
     trained: dict[str, torch.Tensor] | None
     kept: dict[str, torch.Tensor]
+    adapter: bool = False
 
     @classmethod
     def of(
@@ -144,47 +146,43 @@ class ModelFiles:
         model: Any,
         lora: LoraOptions | None,
         *,
-        final: bool,
         tempering: Tempering | None = None,
         keep: bool = True,
     ) -> ModelFiles:
-        """Gather (every rank must call). Under LoRA only the last checkpoint is merged: those before it are small."""
+        """Gather (every rank must call)."""
+        adapter = lora is not None and lora.save == "adapter"
         if not keep and lora is None and tempering is None:
             wholes(model.state_dict(), model, keep=False)
             return cls(model, None, None, {})
-        weights, trained = cls._gathered(model, lora, final)
+        weights, trained = cls._gathered(model, lora)
         if tempering is None:
-            return cls(model, weights, trained, {})
+            return cls(model, weights, trained, {}, adapter)
         names = {
             name: tensor for name, tensor in tempering.model.state_dict().items() if name.endswith(PARAMETER)
         }
         own = {name: whole(tensor) for name, tensor in names.items()}
         weights, kept = tempering.split(weights, own, keep_weights=lora is None)
-        return cls(model, weights, trained, kept)
+        return cls(model, weights, trained, kept, adapter)
 
     @staticmethod
     def _gathered(
-        model: Any, lora: LoraOptions | None, final: bool
+        model: Any, lora: LoraOptions | None
     ) -> tuple[dict[str, torch.Tensor] | None, dict[str, torch.Tensor] | None]:
         if lora is None:
             return wholes(model.state_dict(), model), None
         from ropewalk.training.model.lora import merged_weights, trained_tensors
 
         trained = wholes(trained_tensors(model), model)
-        merge = final and lora.save == "merged"
-        weights = wholes(merged_weights(model), model.get_base_model()) if merge else None
-        return weights, trained
+        return wholes(merged_weights(model), model.get_base_model()), trained
 
-    def write(self, folder: Path, tokenizer: Any) -> None:
-        """Write a model folder, or an adapter with its configuration, that stock software loads."""
+    def write(self, folder: Path, tokenizer: Any, base_path: str | None = None) -> None:
+        """Write a model folder that stock software loads, and in `adapter/` what peft loads on the base."""
         base = self.model if self.trained is None else self.model.get_base_model()
-        if self.weights is None:
+        base.save_pretrained(folder, state_dict=self.weights, safe_serialization=True)
+        if self.adapter:
             from ropewalk.training.model.lora import save_adapter
 
-            save_adapter(self.model, folder, self.trained)
-            base.config.save_pretrained(folder)
-        else:
-            base.save_pretrained(folder, state_dict=self.weights, safe_serialization=True)
+            save_adapter(self.model, folder / ADAPTER, self.trained, base_path)
         if self.trained is not None:
             (folder / FOLDER).mkdir(exist_ok=True)
             save_file({name: tensor.contiguous() for name, tensor in self.trained.items()}, folder / TRAINED)
@@ -209,7 +207,7 @@ def read_weights(folder: Path, model: Any) -> None:
         read_model(folder, model)
 
 
-def read_model(folder: Path, model: torch.nn.Module) -> None:
+def read_model(folder: Path, model: Any) -> None:
     """Load a checkpoint's weights into a model of the same architecture, bit for bit."""
     saved: dict[str, torch.Tensor] = {}
     for file in sorted(folder.glob("*.safetensors")):
@@ -220,7 +218,7 @@ def read_model(folder: Path, model: torch.nn.Module) -> None:
         # Architectures whose file layout is not their module layout (fused experts) go through their own loader.
         from transformers import AutoModelForCausalLM
 
-        saved = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").state_dict()
+        saved = AutoModelForCausalLM.from_pretrained(folder, dtype=model.dtype).state_dict()
         tied = set()
     missing, unexpected = model.load_state_dict(saved, strict=False)
     if unexpected or set(missing) - tied:

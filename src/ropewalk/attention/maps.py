@@ -1,0 +1,154 @@
+"""A position map on a model: near and far attention merged by their log-sum-exp; no mask of a whole text is made.
+
+Keys stay in the cache as the model rotated them, in any cache; the far zone's keys are turned further when they are
+read, so that chunks, steps, crops and forks give what one forward gives. Axes: B rows, H heads, G key-value heads,
+T queries, K keys, D head width, P rotated pairs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ropewalk.attention.angles import AngleTable, refuse_unknown, scaling
+from ropewalk.attention.dual_chunk import DualChunkRoute
+from ropewalk.attention.interface import Call, Route, routed
+from ropewalk.attention.kernels import Part, attend, behind_a_past, merge
+from ropewalk.attention.rotation import Rotation, rotations
+from ropewalk.attention.temperature import chosen_layers
+from ropewalk.errors import UsageError
+from ropewalk.models.live.rotary import bare
+from ropewalk.position_maps import DualChunk, PositionMap
+
+_NEVER = torch.finfo(torch.float32).min / 4
+
+
+@contextlib.contextmanager
+def applied(model: Any, plan: PositionMap | DualChunk) -> Iterator[None]:
+    """Inside the block every layer that rotates and sees the whole context follows the map; others stay as they are.
+
+    A text no longer than the near zone runs through the model's own attention, bit for bit.
+    """
+    live = bare(model)
+    found = rotations(live)
+    layers = [index for index in chosen_layers(live, "full") if found[index] is not None]
+    if not layers:
+        raise UsageError(
+            "no layer both rotates and sees the whole context: there is nothing to map",
+            hint="windows of sliding layers do not grow",
+        )
+    routes: dict[int, Route] = {}
+    shared: dict[tuple[float, ...], Route] = {}
+    for index in layers:
+        rotation = found[index]
+        assert rotation is not None
+        # Layers with one rotation share their tables of angles.
+        key = (*rotation.inv_freq.tolist(), rotation.start, float(rotation.interleaved))
+        if key not in shared:
+            shared[key] = route_for(plan, rotation)
+        routes[index] = shared[key]
+    with routed(live, routes, split=True):
+        yield
+
+
+def route_for(plan: PositionMap | DualChunk, rotation: Rotation) -> Route:
+    """The attention of one map for modules of one rotation."""
+    if isinstance(plan, DualChunk):
+        return DualChunkRoute(plan, rotation)
+    return TwoZones(plan, rotation)
+
+
+class TwoZones:
+    """The route of a two-zone map."""
+
+    def __init__(self, plan: PositionMap, rotation: Rotation) -> None:
+        self.plan, self.rotation = plan, rotation
+        inv_freq_P = rotation.inv_freq.cpu().numpy()
+        self._keys = AngleTable(lambda places: plan.key_turn(inv_freq_P, places))
+        self._queries = AngleTable(lambda places: plan.query_turn(inv_freq_P, places))
+
+    def __call__(self, call: Call) -> Tensor | None:
+        query, key, value = call.query_BHTD, call.key_BHKD, call.value_BHKD
+        total, tokens, near = key.shape[2], query.shape[2], self.plan.near
+        if total <= near:
+            return None
+        refuse_unknown(call)
+        scale = scaling(call)
+        first = total - tokens
+        if call.mask is not None:
+            return self._masked(call, scale).transpose(1, 2)
+        out, lse = banded(query, key, value, near, scale)
+        # The first query with far keys; before it the near zone is all there is.
+        skip = max(0, near - first)
+        if skip < tokens:
+            far_query = self._far_query(query[:, :, skip:], first + skip)
+            far_key = self._far_key(key[:, :, : total - near])
+            far = behind_a_past(far_query, far_key, value[:, :, : total - near], scale * self.plan.far_logits)
+            far = far[0], far[1] + self._offset(call, first + skip, total)
+            joined, _ = merge((out[:, :, skip:], lse[:, :, skip:]), far)
+            out = joined if skip == 0 else torch.cat([out[:, :, :skip], joined], dim=2)
+        return out.transpose(1, 2).contiguous()
+
+    def _far_query(self, query_BHTD: Tensor, first: int) -> Tensor:
+        return self.rotation.turned(query_BHTD, *self._queries.rows(first, query_BHTD))
+
+    def _far_key(self, key_BGKD: Tensor) -> Tensor:
+        return self.rotation.turned(key_BGKD, *self._keys.rows(0, key_BGKD))
+
+    def _offset(self, call: Call, first: int, total: int) -> Tensor:
+        """What the far logits of queries from index `first` on get, (B, 1, T) or (1, 1, T)."""
+        places_BT = np.arange(first, total, dtype=np.float64)[None]
+        given = call.options.get("position_ids")
+        if given is not None and self.plan.discount == "log" and call.mask is not None:
+            # Padding shifts a row's positions against its indices.
+            places_BT = given[:, first - total :].double().cpu().numpy()
+        offsets = np.stack([self.plan.offset(row) for row in places_BT])
+        return torch.as_tensor(offsets, dtype=torch.float32, device=call.query_BHTD.device)[:, None]
+
+    def _masked(self, call: Call, scale: float) -> Tensor:
+        """The same behind a mask (padding): both zones with an additive mask of their own."""
+        query, key, value = call.query_BHTD, call.key_BHKD, call.value_BHKD
+        total, tokens = key.shape[2], query.shape[2]
+        first = total - tokens
+        places = torch.arange(total, device=query.device)
+        distance_TK = places[first:, None] - places[None]
+        allowed = call.mask if call.mask.dtype == torch.bool else call.mask > -1e4
+        near = _additive(allowed & (distance_TK < self.plan.near)).to(query.dtype)
+        far = _additive(allowed & (distance_TK >= self.plan.near)).to(query.dtype)
+        near_part = attend(query, key, value, scale, mask_TK=near)
+        far_query, far_key = self._far_query(query, first), self._far_key(key)
+        out, lse = attend(far_query, far_key, value, scale * self.plan.far_logits, mask_TK=far)
+        return merge(near_part, (out, lse + self._offset(call, first, total)))[0]
+
+
+def banded(query_BHTD: Tensor, key_BGKD: Tensor, value_BGKD: Tensor, near: int, scale: float) -> Part:
+    """Causal attention to the nearest `near` keys, the query's own included, a block of queries at a time."""
+    total, tokens = key_BGKD.shape[2], query_BHTD.shape[2]
+    parts = []
+    for begin in range(total - tokens, total, near):
+        end = min(begin + near, total)
+        query = query_BHTD[:, :, begin - total + tokens : end - total + tokens]
+        low = max(0, begin - near + 1)
+        key, value = key_BGKD[:, :, low:end], value_BGKD[:, :, low:end]
+        if end - begin == 1:
+            parts.append(attend(query, key, value, scale))
+        elif low == begin:
+            parts.append(attend(query, key, value, scale, causal=True))
+        else:
+            places = torch.arange(low, end, device=query.device)
+            distance_TK = places[begin - low :, None] - places[None]
+            mask = _additive((distance_TK >= 0) & (distance_TK < near)).to(query.dtype)
+            parts.append(attend(query, key, value, scale, mask_TK=mask))
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat([part[0] for part in parts], dim=2), torch.cat([part[1] for part in parts], dim=2)
+
+
+def _additive(allowed: Tensor) -> Tensor:
+    """0 where a key is seen; far below every logit, but finite, where it is not: a row may have no key at all."""
+    return torch.zeros_like(allowed, dtype=torch.float32).masked_fill(~allowed, _NEVER)

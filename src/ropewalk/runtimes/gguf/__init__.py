@@ -1,0 +1,1 @@
+"""GGUF files: read without trust, written whole, one tensor at a time."""

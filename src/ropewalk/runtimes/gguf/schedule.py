@@ -1,0 +1,92 @@
+"""A schedule written into GGUF metadata and tensors, over an existing file or in a new one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ropewalk.errors import RopewalkError, one_line
+from ropewalk.models.facts import ModelFacts
+from ropewalk.runtimes.gguf.file import GgufFile, Key, read_gguf
+from ropewalk.runtimes.gguf.write import Piece, copied, floats, key_of, write_gguf
+
+ROPE_TENSORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
+# llama.cpp's name for a model_type. Another name in the file means another model.
+ARCHITECTURES = {
+    "llama": "llama", "mistral": "llama", "mixtral": "llama", "qwen2": "qwen2", "qwen2_moe": "qwen2moe",
+    "qwen3": "qwen3", "qwen3_moe": "qwen3moe", "qwen3_next": "qwen3next", "qwen3_5": "qwen35",
+    "qwen3_5_text": "qwen35", "qwen3_5_moe": "qwen35moe", "qwen3_5_moe_text": "qwen35moe", "gemma": "gemma",
+    "gemma2": "gemma2", "gemma3": "gemma3", "gemma3_text": "gemma3", "gemma4": "gemma4", "gemma4_text": "gemma4",
+    "phi3": "phi3", "phimoe": "phimoe", "olmo": "olmo", "olmo2": "olmo2", "olmo3": "olmo2", "cohere": "command-r",
+    "cohere2": "cohere2", "deepseek_v2": "deepseek2", "deepseek_v3": "deepseek2", "gpt_oss": "gpt-oss",
+    "glm": "chatglm", "glm4": "glm4", "glm4_moe": "glm4moe", "granite": "granite", "granitemoe": "granitemoe",
+    "smollm3": "smollm3", "falcon": "falcon", "gpt_neox": "gptneox", "starcoder2": "starcoder2",
+    "minicpm": "minicpm", "minicpm3": "minicpm3", "stablelm": "stablelm", "exaone4": "exaone4", "nemotron": "nemotron",
+    "ernie4_5": "ernie4_5", "seed_oss": "seed_oss", "apertus": "apertus", "arcee": "arcee", "hunyuan_v1_dense":
+    "hunyuan-dense", "bitnet": "bitnet", "lfm2": "lfm2",
+}  # fmt: skip
+
+
+def rewrite(
+    source: Path,
+    target: Path,
+    facts: ModelFacts,
+    metadata: Mapping[str, Any],
+    tensors: Mapping[str, Sequence[float]],
+) -> None:
+    """Copy a GGUF file with a schedule in place of whatever scaling it holds; the source is only read.
+
+    Refused: a cut or doubled file, a part of a split one, another architecture or another model's shape.
+    """
+    found = read_gguf(source)
+    check_same_model(found, facts)
+    if target.resolve() == Path(source).resolve():
+        raise RopewalkError(f"{target} is the source itself", hint="write the copy elsewhere")
+    keys = with_rope(found.keys, found.architecture, metadata)
+    pieces = [piece for piece in copied(found) if piece.name not in ROPE_TENSORS]
+    write_gguf(
+        target, keys, [*rope_pieces(tensors), *pieces], alignment=found.alignment, version=found.version
+    )
+
+
+def with_rope(keys: Sequence[Key], architecture: str, metadata: Mapping[str, Any]) -> list[Key]:
+    """Metadata with every older scaling removed and the given keys in its place; a left-over would still be read."""
+    given = {f"{architecture}.{name}": value for name, value in metadata.items()}
+    stale = (f"{architecture}.rope.scaling.", f"{architecture}.rope.scale_linear")
+    kept = [key for key in keys if key.name not in given and not key.name.startswith(stale)]
+    return kept + [key_of(name, value) for name, value in given.items() if value is not None]
+
+
+def rope_pieces(tensors: Mapping[str, Sequence[float]]) -> list[Piece]:
+    """The factor tensors."""
+    return [floats(name, values) for name, values in tensors.items()]
+
+
+def check_same_model(found: GgufFile, facts: ModelFacts) -> None:
+    """RopewalkError where the file is not this model, as far as architecture and shape tell."""
+    if found.get("split.count") not in (None, 0, 1):
+        raise RopewalkError(
+            f"{found.path} is one part of {found.get('split.count')}",
+            hint="merge the parts first: llama-gguf-split --merge",
+        )
+    wanted = ARCHITECTURES.get(facts.model_type) or ARCHITECTURES.get(facts.text_type)
+    if wanted is None or found.architecture != wanted:
+        raise RopewalkError(
+            f"{found.path} holds the architecture {one_line(found.architecture, 40)!r}; model_type "
+            f"{one_line(facts.text_type, 40)!r} is {wanted or 'not one that is known by name'} there",
+            hint="give the GGUF file that was made from this very model",
+        )
+    shape = {
+        "block_count": facts.num_layers,
+        "embedding_length": facts.hidden_size,
+        "attention.head_count": facts.num_attention_heads,
+        "rope.dimension_count": facts.geometry.rotary_dim,
+    }
+    for name, expected in shape.items():
+        value = found.own(name)
+        if value is not None and value != expected and not (name == "block_count" and value == expected + 1):
+            raise RopewalkError(
+                f"{found.path} says {name}={value} where the model has {expected}",
+                hint="give the GGUF file that was made from this very model",
+            )

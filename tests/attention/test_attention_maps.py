@@ -1,0 +1,247 @@
+"""Position maps against attention matrices written out by the definition of each, and inside real models."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import ropewalk
+from ropewalk.attention.interface import Call
+from ropewalk.attention.maps import applied, route_for
+from ropewalk.attention.rotation import Rotation
+from ropewalk.errors import UsageError
+from ropewalk.models.facts import read_facts
+from ropewalk.position_maps import MAPS, DualChunk, Grouped, ReRoPE, Zones, map_for
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "generation"))
+from generation_models import KINDS, model_of, some_tokens, whole_logits
+
+THETA = np.array([1.0, 0.3, 0.05, 0.01])
+SLOW = np.array([1.0, 0.2, 0.01, 0.001])
+WINDOW, NEAR = 24, 10
+
+# name -> (map, far angle of a pair at query p and key j)
+CASES = {
+    "zones": (
+        Zones(NEAR, WINDOW, "log", 0.9, far_inv_freq=SLOW),
+        lambda p, j: NEAR * THETA + (p - j - NEAR) * SLOW,
+    ),
+    "self-extend": (
+        Grouped(NEAR, WINDOW, -0.7, groups=(4,)),
+        lambda p, j: (p // 4 - j // 4 + NEAR - NEAR // 4) * THETA,
+    ),
+    "dpe": (
+        Grouped(NEAR, WINDOW, groups=(1, 3)),
+        lambda p, j: np.array([p // g - j // g + NEAR - NEAR // g for g in (1, 1, 3, 3)]) * THETA,
+    ),
+    "rerope": (ReRoPE(NEAR, WINDOW), lambda p, j: NEAR * THETA),
+    "leaky-rerope": (ReRoPE(NEAR, WINDOW, slowdown=5.0), lambda p, j: (NEAR + (p - j - NEAR) / 5) * THETA),
+}
+
+
+def _rotated(states_HTD, angles_TP):
+    one, two = states_HTD[..., :4], states_HTD[..., 4:8]
+    cos, sin = np.cos(angles_TP), np.sin(angles_TP)
+    return np.concatenate([one * cos - two * sin, two * cos + one * sin, states_HTD[..., 8:]], axis=-1)
+
+
+def _plain(query_HTD, key_HTD, value_HTD, angle, logit_offset, far_scale, near):
+    """The attention matrix entry by entry: the query turned by the angle that the map gives this pair of places."""
+    heads, length, width = query_HTD.shape
+    out = np.zeros_like(value_HTD)
+    for p in range(length):
+        logits = np.zeros((heads, p + 1))
+        for j in range(p + 1):
+            far = p - j >= near
+            turn = angle(p, j) if far else (p - j) * THETA
+            turned = _rotated(query_HTD[:, p : p + 1], turn[None])[:, 0]
+            logits[:, j] = (turned * key_HTD[:, j]).sum(-1) / math.sqrt(width)
+            if far:
+                logits[:, j] = logits[:, j] * far_scale + logit_offset(p)
+        weights = np.exp(logits - logits.max(-1, keepdims=True))
+        out[:, p] = np.einsum("hj,hjd->hd", weights / weights.sum(-1, keepdims=True), value_HTD[:, : p + 1])
+    return out
+
+
+def _states(length, seed=0):
+    """Unrotated queries of 4 heads and keys and values of 2, ten wide, of which eight entries rotate."""
+    draw = np.random.default_rng(seed)
+    return (
+        draw.normal(size=(4, length, 10)) * 2,
+        draw.normal(size=(2, length, 10)),
+        draw.normal(size=(2, length, 10)),
+    )
+
+
+def _call(query, key, value, first=0, mask=None):
+    angles = np.arange(key.shape[1])[:, None] * THETA
+    rows = [_rotated(query, angles)[:, first:], _rotated(key, angles), value]
+    tensors = [torch.tensor(row, dtype=torch.float32)[None] for row in rows]
+    return Call(SimpleNamespace(training=False), *tensors, mask, {"scaling": 1 / math.sqrt(10)})
+
+
+ROTATION = Rotation(torch.tensor(THETA), 1.0, 0, False)
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+@pytest.mark.parametrize("first", [0, 7, 33, 45])
+def test_two_zones_are_the_matrix_by_definition(name, first):
+    plan, angle = CASES[name]
+    assert plan.name == name
+    query, key, value = _states(46)
+    offset = (
+        (lambda p: -math.log(max((p + 1) / WINDOW, 1))) if name == "zones" else lambda p: float(plan.discount)
+    )
+    repeated = np.repeat(key, 2, axis=0), np.repeat(value, 2, axis=0)
+    wanted = _plain(query, *repeated, angle, offset, plan.far_logits, NEAR)
+    found = route_for(plan, ROTATION)(_call(query, key, value, first))[0].transpose(0, 1).numpy()
+    assert np.allclose(found, wanted[:, first:], atol=2e-5)
+
+
+@pytest.mark.parametrize("first", [0, 5, 30, 45])
+def test_dual_chunk_is_the_matrix_by_definition(first):
+    size, limit = 9, 12
+    query, key, value = _states(46)
+
+    def angle(p, j):
+        apart = p // size - j // size
+        place = [p % size, min(p % size + size, limit - 1), limit - 1][min(apart, 2)]
+        return (place - j % size) * THETA
+
+    repeated = np.repeat(key, 2, axis=0), np.repeat(value, 2, axis=0)
+    wanted = _plain(query, *repeated, angle, lambda p: 0.0, 1.0, 0)
+    found = route_for(DualChunk(size, limit), ROTATION)(_call(query, key, value, first))[0]
+    assert np.allclose(found.transpose(0, 1).numpy(), wanted[:, first:], atol=2e-5)
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_a_mask_hides_keys_in_both_zones(name):
+    plan, _ = CASES[name]
+    query, key, value = _states(40)
+    route = route_for(plan, ROTATION)
+    plain = route(_call(query, key, value, 4))
+    causal = torch.ones(40, 40, dtype=torch.bool).tril()[None, None]
+    assert torch.allclose(route(_call(query, key, value, 4, causal[:, :, 4:])), plain, atol=2e-5)
+    additive = torch.zeros(causal.shape).masked_fill(~causal, torch.finfo(torch.float32).min)
+    assert torch.allclose(route(_call(query, key, value, 4, additive[:, :, 4:])), plain, atol=2e-5)
+    hidden = causal.clone()
+    hidden[..., :6] = False
+    other_key, other_value = key.copy(), value.copy()
+    other_key[:, :6], other_value[:, :6] = 3.0, 9.0
+    one = route(_call(query, key, value, 10, hidden[:, :, 10:]))
+    assert torch.allclose(one, route(_call(query, other_key, other_value, 10, hidden[:, :, 10:])), atol=2e-5)
+    assert not torch.allclose(one, plain[:, 6:], atol=1e-2)
+
+
+def test_gradients_reach_queries_keys_and_values():
+    plan, _ = CASES["zones"]
+    call = _call(*_states(30))
+    leaves = [tensor.clone().requires_grad_() for tensor in (call.query_BHTD, call.key_BHKD, call.value_BHKD)]
+    route = route_for(plan, ROTATION)
+    out = route(Call(call.module, *leaves, None, call.options))
+    with torch.no_grad():
+        assert torch.allclose(out, route(call), atol=2e-5)
+    out.square().sum().backward()
+    for number, leaf in enumerate(leaves):
+        direction = torch.randn(leaf.shape, generator=torch.Generator().manual_seed(number))
+        ends = []
+        for step in (1e-2, -1e-2):
+            moved = [item.detach() + (step * direction if item is leaf else 0) for item in leaves]
+            with torch.no_grad():
+                ends.append(
+                    float(route(Call(call.module, *moved, None, call.options)).double().square().sum())
+                )
+        assert float((leaf.grad * direction).sum()) == pytest.approx((ends[0] - ends[1]) / 2e-2, rel=2e-2)
+
+
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"mistral"}))
+@pytest.mark.parametrize("name", sorted(MAPS))
+def test_in_a_model_chunks_and_steps_are_one_forward(kind, name):
+    model, ids = model_of(kind), some_tokens(70)
+    before = whole_logits(model, ids)
+    plan = map_for(name, read_facts(model.config.to_dict()).geometry, 128)
+    near = getattr(plan, "near", None) or plan.chunk
+    with applied(model, plan):
+        whole = whole_logits(model, ids)
+        inside = whole_logits(model, ids[:near])
+        cache, steps = None, []
+        with torch.inference_mode():
+            for piece in ([ids[:25]], [ids[25:60]], *([[token]] for token in ids[60:])):
+                output = model(input_ids=torch.tensor(piece), past_key_values=cache, use_cache=True)
+                cache = output.past_key_values
+                steps.append(output.logits[0])
+    assert torch.allclose(torch.cat(steps), whole, atol=1e-4)
+    # Cut to the near zone nothing differs, and the first tokens of a longer text see nothing far either.
+    assert torch.equal(inside, whole_logits(model, ids[:near]))
+    assert torch.allclose(whole[:near], before[:near], atol=1e-4)
+    assert not torch.allclose(whole[-1], before[-1], atol=1e-2)
+    assert torch.equal(whole_logits(model, ids), before)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_changes_nothing(side):
+    model = model_of("llama")
+    plan = map_for("zones", read_facts(model.config.to_dict()).geometry, 128)
+    rows = [some_tokens(50, 2), some_tokens(64, 3)]
+    padded, mask = torch.zeros(2, 64, dtype=torch.long), torch.zeros(2, 64, dtype=torch.long)
+    place = slice(14, 64) if side == "left" else slice(0, 50)
+    padded[0, place], mask[0, place] = torch.tensor(rows[0]), 1
+    padded[1], mask[1] = torch.tensor(rows[1]), 1
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    with applied(model, plan), torch.inference_mode():
+        alone = [whole_logits(model, row) for row in rows]
+        logits = model(input_ids=padded, attention_mask=mask, position_ids=positions).logits
+    assert torch.allclose(logits[0, place], alone[0], atol=1e-4)
+    assert torch.allclose(logits[1], alone[1], atol=1e-4)
+
+
+def test_a_schedule_in_force_is_the_near_zone():
+    model, ids = model_of("llama"), some_tokens(60)
+    geometry = read_facts(model.config.to_dict()).geometry
+    schedule = ropewalk.schedule("ntk", geometry, factor=2)
+    far = Zones(16, 32, 0.0, far_inv_freq=schedule.inv_freq)
+    with ropewalk.apply(model, schedule):
+        wanted = whole_logits(model, ids)
+        with applied(model, far):
+            # Both zones under one schedule are that schedule.
+            assert torch.allclose(whole_logits(model, ids), wanted, atol=1e-4)
+
+
+def test_what_a_map_cannot_serve_is_refused():
+    geometry = ropewalk.RopeGeometry(head_dim=8, rope_theta=1e4, original_length=32)
+    for wrong in ({"near": 0}, {"near": 33}, {"discount": math.nan}, {"far_logits": 0.0}, {"widht": 3}):
+        with pytest.raises(UsageError):
+            map_for("zones", geometry, 128, **wrong)
+    with pytest.raises(UsageError, match="did you mean self-extend"):
+        map_for("selfextend", geometry, 128)
+    with pytest.raises(UsageError, match="chunk=32"):
+        map_for("dual-chunk", geometry, 128, chunk=32)
+    call = _call(*_states(30))
+    with pytest.raises(UsageError, match="softcap"):
+        route_for(CASES["zones"][0], ROTATION)(
+            Call(call.module, call.query_BHTD, call.key_BHKD, call.value_BHKD, None, {"softcap": 5.0})
+        )
+    sliding = model_of("mistral")
+    with pytest.raises(UsageError, match="nothing to map"), applied(sliding, CASES["zones"][0]):
+        pass
+
+
+def test_defaults_keep_far_distances_inside_the_window():
+    geometry = ropewalk.RopeGeometry(head_dim=64, rope_theta=1e4, original_length=512)
+    assert map_for("self-extend", geometry, 4096).groups == (15,)
+    leaky = map_for("leaky-rerope", geometry, 4096)
+    assert 256 + (4096 - 256) / leaky.slowdown == pytest.approx(512)
+    zones = map_for("zones", geometry, 4096)
+    assert (zones.near, zones.discount, zones.far_factor) == (256, "log", 15.0)
+    assert np.allclose(zones.far_inv_freq, geometry.inv_freq / 15)
+    dpe = map_for("dpe", geometry, 4096)
+    assert len(dpe.groups) == 8
+    assert dpe.groups[0] == 1
+    assert dpe.groups[-1] == 15
+    assert list(dpe.groups) == sorted(dpe.groups)

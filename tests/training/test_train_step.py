@@ -1,0 +1,213 @@
+"""One step is the plain loop: the mean over all tokens of the step, whatever the micro-batches."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_train_resume import metrics_of, stopped_run
+from tinymodels import small_model, some_tokens
+from torch.nn import functional
+
+from ropewalk.errors import RopewalkError
+from ropewalk.training.held_out import HeldOut
+from ropewalk.training.model.optimisers import make_optimizer
+from ropewalk.training.objective import summed_loss
+from ropewalk.training.parts.head import install_head
+from ropewalk.training.parts.losses import shift_labels
+from ropewalk.training.recipe.options import LossOptions
+from ropewalk.training.recipe.recipe import EvaluationPart, OptimizerPart
+from ropewalk.training.run import train
+
+Tiny = Callable[..., dict[str, Any]]
+
+
+def losses_and_norms(recipe: dict[str, Any], output: Path) -> list[tuple[float, float]]:
+    run = train(recipe, output=output, quiet=True, device="cpu").run
+    return [(line["loss"], line["grad_norm"]) for line in metrics_of(run) if line["kind"] == "train"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"weighting": {"near": {"by": "distance", "tokens": 4}}},
+        {"weighting": {"input_noise": {"share": 0.3}}},
+        {"weighting": {"long_tokens": {"context": 8}, "easy": {"below": 4.9}}},
+        {"positions": {"kind": "pose", "target_length": 64}, "rope": {"method": "yarn", "target_length": 64}},
+    ],
+)
+def test_micro_batches_change_nothing(tiny: Tiny, tmp_path: Path, changes: dict[str, Any]) -> None:
+    """Loss AND gradient: an optimiser that divides by the gradient's size would hide a factor in it."""
+    found = []
+    for micro in (128, 32):
+        recipe = tiny(stages=[{"length": 32, "steps": 3}], micro_batch_tokens=micro, **changes)
+        recipe["model"]["init"]["attention_dropout"] = 0.0
+        found.append(losses_and_norms(recipe, tmp_path / str(micro)))
+    for one, other in zip(*found, strict=True):
+        assert one == pytest.approx(other, rel=2e-5)
+
+
+def test_a_step_is_the_plain_loop(tiny: Tiny, tmp_path: Path) -> None:
+    """The first step's loss, gradient norm and weights against transformers' own loss and torch's own AdamW."""
+    recipe = tiny(stages=[{"length": 32, "steps": 1}], optimizer={"learning_rate": 1e-2, "warmup_steps": 1})
+    recipe["model"]["init"]["attention_dropout"] = 0.0
+    before: dict[str, Any] = {}
+    from ropewalk.training import loop as loop_module
+
+    real = loop_module.Loop.transform
+
+    def transform(self: Any, batch: Any, number: int) -> Any:
+        import copy
+
+        made = real(self, batch, number)
+        model = copy.deepcopy(self.model)
+        model.forward = type(model).forward.__get__(model)
+        before.update(ids=batch["input_ids"], model=model)
+        return made
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop_module.Loop, "transform", transform)
+        [(loss, norm)] = losses_and_norms(recipe, tmp_path / "run")
+    model, ids = before["model"], before["ids"]
+    logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
+    plain = functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), ids[:, 1:].reshape(-1))
+    plain.backward()
+    parameters = dict(model.named_parameters())
+    squares = sum(float(tensor.grad.double().square().sum()) for tensor in parameters.values())
+    assert loss == pytest.approx(plain.item(), rel=1e-5)
+    assert norm == pytest.approx(squares**0.5, rel=1e-4)
+    for tensor in parameters.values():
+        tensor.grad *= min(1.0, 1.0 / squares**0.5)
+    groups = [
+        {"params": [tensor for tensor in parameters.values() if tensor.ndim == 2], "weight_decay": 0.1},
+        {"params": [tensor for tensor in parameters.values() if tensor.ndim == 1], "weight_decay": 0.0},
+    ]
+    # A warm-up of one step begins at half of the rate.
+    torch.optim.AdamW(groups, lr=5e-3, betas=(0.9, 0.95), eps=1e-8).step()
+    trained = load_file(next((tmp_path / "run").glob("checkpoints/*/model.safetensors")))
+    for name, tensor in trained.items():
+        torch.testing.assert_close(tensor, parameters[name].detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_norms_and_biases_do_not_decay() -> None:
+    model = small_model("qwen2")
+    names = {id(tensor): name for name, tensor in model.named_parameters()}
+    groups = make_optimizer(OptimizerPart(weight_decay=0.25), model).param_groups
+    decays = {names[id(tensor)]: group["weight_decay"] for group in groups for tensor in group["params"]}
+    assert decays.keys() == set(names.values())
+    for name, decay in decays.items():
+        vector = "norm" in name or name.endswith("bias")
+        assert decay == (0.0 if vector else 0.25), name
+
+
+def test_a_routers_loss_joins_with_its_coefficient() -> None:
+    fields = {"num_local_experts": 4, "num_experts_per_tok": 2, "output_router_logits": True}
+    model = small_model("mixtral", router_aux_loss_coef=0.3, **fields)
+    tokens = some_tokens()
+    stock = model(input_ids=tokens, use_cache=False)
+    logits = stock.logits[:, :-1]
+    plain = functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), tokens[:, 1:].reshape(-1))
+    wanted = plain.item() + 0.3 * stock.aux_loss.item()
+    install_head(model, LossOptions())
+    targets = shift_labels(tokens)
+    weight = (targets != -100).float().sum()
+    found = summed_loss(model, {"input_ids": tokens, "target_ids": targets}, weight) / weight
+    assert found.item() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_the_held_out_loss_is_the_mean_over_predicted_tokens(tiny: Tiny, byte_tokenizer: Path) -> None:
+    from transformers import AutoTokenizer
+
+    source = tiny()["data"]["sources"][0]
+    part = EvaluationPart.model_validate({"every": 1, "lengths": [16], "tokens": 64, "source": source})
+    held_out = HeldOut(part, AutoTokenizer.from_pretrained(byte_tokenizer), 16)
+    model = small_model(vocab_size=300)
+    rows = held_out.rows[16]
+    logits = model(input_ids=rows, use_cache=False).logits[:, :-1]
+    plain = functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), rows[:, 1:].reshape(-1))
+    install_head(model, LossOptions())
+    assert held_out(model, 0)["loss@16"] == pytest.approx(plain.item(), rel=1e-5)
+
+
+def test_a_changed_learning_rate_is_taken_on_resume(tiny: Tiny, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    slow = {"learning_rate": 1e-4, "warmup_steps": 2, "decay": "constant"}
+    stopped_run(tiny(), output, 5)
+    train(tiny(optimizer=slow), output=output, resume=True, allow_changes=True, quiet=True)
+    rates = {line["step"]: line["learning_rate"] for line in metrics_of(output) if line["kind"] == "train"}
+    assert rates[3] > 5e-3
+    assert [rates[step] for step in (4, 5, 8)] == [1e-4] * 3
+
+
+def test_another_optimiser_starts_anew_and_says_so(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "run"
+    stopped_run(tiny(), output, 5)
+    changed = tiny(optimizer={"name": "muon", "learning_rate": 1e-2})
+    assert train(changed, output=output, resume=True, allow_changes=True, quiet=True).final["step"] == 8
+    assert "the state of adamw is of no use to muon" in capsys.readouterr().err
+
+
+def test_a_refused_change_leaves_the_run_as_it_was(tiny: Tiny, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    stopped_run(tiny(), output, 5)
+    kept = {name: (output / name).read_bytes() for name in ("run.json", "request.json", "manifest.json")}
+    with pytest.raises(RopewalkError, match="seed: 0 -> 1"):
+        train(tiny(seed=1), output=output, resume=True, quiet=True)
+    assert {name: (output / name).read_bytes() for name in kept} == kept
+    # Allowed, and yet impossible: the checkpoint has two layers. The recipe of the run stays what it was.
+    deeper = tiny()
+    deeper["model"]["init"]["num_hidden_layers"] = 3
+    with pytest.raises(RopewalkError, match="does not fit"):
+        train(deeper, output=output, resume=True, allow_changes=True, quiet=True)
+    assert (output / "run.json").read_bytes() == kept["run.json"]
+    assert train(output=output, resume=True, quiet=True).final["step"] == 8
+
+
+def test_a_changed_base_is_noticed_under_lora(tiny: Tiny, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    base = Path(train(tiny(), output=tmp_path / "base", quiet=True).final["path"])
+    recipe = tiny(model={"path": str(base)}, lora={"rank": 2})
+    stopped_run(recipe, tmp_path / "run", 5)
+    tensors = load_file(base / "model.safetensors")
+    tensors["model.norm.weight"] += 1e-3
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(RopewalkError, match=r"data of base weights: \w{12} -> \w{12}"):
+        train(output=tmp_path / "run", resume=True, quiet=True)
+
+
+def test_a_kernel_without_weights_is_used_where_all_tokens_weigh_alike(tiny: Tiny, tmp_path: Path) -> None:
+    """liger's kernel takes no token weights: given none, it can run."""
+    from ropewalk.training.parts import head as head_module
+
+    seen: list[bool] = []
+    real = head_module.chunked_cross_entropy
+
+    def watch(*args: Any, token_weights_BT: Any = None, **kwargs: Any) -> Any:
+        seen.append(token_weights_BT is None)
+        return real(*args, token_weights_BT=token_weights_BT, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(head_module, "chunked_cross_entropy", watch)
+        short = [{"length": 32, "steps": 1}]
+        train(tiny(stages=short), output=tmp_path / "plain", quiet=True)
+        assert all(seen)
+        train(tiny(stages=short, weighting={"near": {"tokens": 3}}), output=tmp_path / "near", quiet=True)
+        assert not all(seen)
+
+
+def test_old_spellings_of_a_recipe_still_read(tiny: Tiny) -> None:
+    from ropewalk.training.recipe.reading import read_recipe
+
+    old = read_recipe(tiny(loss={"engine": "plain"}, packing={"engine": "mask"}))
+    new = read_recipe(tiny(loss={"kernel": "plain"}, packing={"method": "mask"}))
+    assert old == new
+    assert json.loads(json.dumps(old.to_json()))["loss"]["kernel"] == "plain"

@@ -1,0 +1,155 @@
+"""Rows from documents: nothing lost, nothing read twice, the same after a stop; whole documents side by side."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ropewalk.errors import UsageError
+from ropewalk.training.data.streams import Documents, DocumentStream, FittedStream
+
+PAD = 999_999
+
+
+class Numbers:
+    """A tokenizer for texts that are lists of numbers."""
+
+    bos_token_id = eos_token_id = None
+
+    def __call__(self, text: str, **options: Any) -> Any:
+        return {"input_ids": [int(word) for word in text.split()]}
+
+
+def documents_of(sizes: list[int]) -> Documents:
+    """Documents whose tokens are all different: 1, 2, 3, ... through all of them."""
+    starts = np.cumsum([1, *sizes])
+    texts = [" ".join(map(str, range(start, start + size))) for start, size in zip(starts, sizes)]
+    return Documents([(f"d{number}", text) for number, text in enumerate(texts)], Numbers())
+
+
+SIZES = st.lists(st.integers(0, 40), min_size=1, max_size=12).filter(lambda sizes: sum(sizes) > 0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(sizes=SIZES, length=st.integers(1, 17), width=st.integers(1, 9), epochs=st.integers(1, 3))
+def test_an_epoch_reads_every_token_once(sizes: list[int], length: int, width: int, epochs: int) -> None:
+    documents = documents_of(sizes)
+    stream = DocumentStream(documents, np.arange(len(sizes)), (0,), width)
+    total = sum(sizes)
+    found: list[int] = []
+    while len(found) < epochs * total:
+        found += stream.take(min(length, epochs * total - len(found))).ids.tolist()
+    assert Counter(found) == dict.fromkeys(range(1, total + 1), epochs)
+    for epoch in range(epochs):
+        assert sorted(found[epoch * total : (epoch + 1) * total]) == list(range(1, total + 1))
+
+
+def test_inside_a_row_a_document_runs_on_and_across_rows_too() -> None:
+    documents = documents_of([30, 20, 25])
+    stream = DocumentStream(documents, np.arange(3), (3,), 2)
+    seen = dict.fromkeys(range(3), 0)
+    starts = [1, 31, 51]
+    for _ in range(9):
+        row = stream.take(8)
+        for number, name in enumerate(row.names):
+            piece, which = row.ids[row.documents == number], int(name[1:])
+            assert piece.tolist() == list(
+                range(starts[which] + seen[which], starts[which] + seen[which] + len(piece))
+            )
+            seen[which] += len(piece)
+
+
+def test_the_rows_of_a_step_come_from_as_many_documents() -> None:
+    """Eight rows out of sixteen long documents: one place of the text end to end, many when interleaved."""
+    documents = documents_of([500] * 16)
+    for width, least, most in ((1, 1, 2), (16, 5, 8)):
+        stream = DocumentStream(documents, np.arange(16), (0,), width)
+        names = {name for _ in range(8) for name in stream.take(10).names}
+        assert least <= len(names) <= most
+    assert len(stream.lanes) == 16
+
+
+def test_a_seed_draws_other_documents() -> None:
+    documents = documents_of([50] * 16)
+
+    def first(seed: int) -> list[str]:
+        stream = DocumentStream(documents, np.arange(16), (seed,), 8)
+        return [stream.take(10).names[0] for _ in range(6)]
+
+    assert first(0) == first(0) != first(1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(sizes=SIZES, lengths=st.lists(st.integers(1, 60), min_size=4, max_size=12), stop=st.integers(0, 3))
+@pytest.mark.parametrize("kind", ["stream", "fit"])
+def test_a_stopped_stream_goes_on_as_if_it_had_not(
+    kind: str, sizes: list[int], lengths: list[int], stop: int
+) -> None:
+    documents = documents_of(sizes)
+
+    def fresh() -> Any:
+        if kind == "fit":
+            return FittedStream(documents, np.arange(len(sizes)), (1,), PAD)
+        return DocumentStream(documents, np.arange(len(sizes)), (1,), 4)
+
+    whole = fresh()
+    rows = [whole.take(length) for length in lengths]
+    stopped = fresh()
+    for length in lengths[:stop]:
+        stopped.take(length)
+    resumed = fresh()
+    resumed.restore(stopped.state())
+    for length, row in zip(lengths[stop:], rows[stop:]):
+        again = resumed.take(length)
+        assert np.array_equal(again.ids, row.ids)
+        assert np.array_equal(again.weights, row.weights)
+        assert again.names == row.names
+
+
+@settings(max_examples=60, deadline=None)
+@given(sizes=SIZES, length=st.integers(2, 30))
+def test_fitted_rows_cut_only_what_is_longer_than_a_row(sizes: list[int], length: int) -> None:
+    documents = documents_of(sizes)
+    stream = FittedStream(documents, np.arange(len(sizes)), (0,), PAD)
+    starts = np.cumsum([1, *sizes])
+    found: list[int] = []
+    while len(found) < 2 * sum(sizes):
+        row = stream.take(length)
+        text = row.ids != PAD
+        assert row.weights.tolist() == text.astype(float).tolist()
+        assert row.documents[~text].tolist() == [len(row.names)] * int((~text).sum())
+        for number, name in enumerate(row.names):
+            piece, which = row.ids[row.documents == number], int(name[1:])
+            assert (np.diff(piece) == 1).all()
+            assert len(piece) == sizes[which] or sizes[which] > length
+            assert starts[which] <= piece[0] < starts[which + 1]
+        found += row.ids[text].tolist()
+    counts = Counter(found)
+    assert set(counts) == set(range(1, sum(sizes) + 1))
+
+
+def test_fitted_rows_are_nearly_full() -> None:
+    rng = np.random.default_rng(0)
+    documents = documents_of(rng.integers(1, 100, 300).tolist())
+    stream = FittedStream(documents, np.arange(300), (0,), PAD)
+    padding = sum(int((stream.take(128).ids == PAD).sum()) for _ in range(110))
+    assert padding / (110 * 128) < 0.02
+
+
+def test_the_oldest_document_never_waits() -> None:
+    """Short documents would fit better for ever: the long one comes in its turn."""
+    documents = documents_of([90, *[50] * 40])
+    stream = FittedStream(documents, np.arange(41), (0,), PAD)
+    rows = [stream.take(100) for _ in range(42)]
+    assert sum("d0" in row.names for row in rows) >= 1
+
+
+@pytest.mark.parametrize("stream", [DocumentStream, lambda *given: FittedStream(*given, PAD)])
+def test_text_without_tokens_is_refused(stream: Any) -> None:
+    with pytest.raises(UsageError, match="no tokens"):
+        stream(documents_of([0, 0]), np.arange(2), (0,)).take(3)
