@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
 import shutil
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import torch
 
@@ -78,16 +80,21 @@ def result(folder: Path, text_folder: Path, tmp_path_factory: pytest.TempPathFac
     return compare(folder, text=text_folder, run=tmp_path_factory.mktemp("runs") / "one", **ASKED)
 
 
-def plain_losses(folder: Path, ids: list[int], **rope: object) -> torch.Tensor:
-    """The loss of every token but the first, by transformers alone."""
+@functools.cache
+def stock(folder: Path, **rope: object) -> Any:
+    """The model by transformers alone."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(folder)
     if rope:
         config.rope_parameters = {"rope_theta": 10000.0, **rope}
-    model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=torch.float32).eval()
+    return AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=torch.float32).eval()
+
+
+def plain_losses(folder: Path, ids: list[int], **rope: object) -> torch.Tensor:
+    """The loss of every token but the first, from one plain forward."""
     with torch.no_grad():
-        logits = model(torch.tensor([ids]), use_cache=False).logits[0, :-1].double()
+        logits = stock(folder, **rope)(torch.tensor([ids]), use_cache=False).logits[0, :-1].double()
     return torch.nn.functional.cross_entropy(logits, torch.tensor(ids[1:]), reduction="none")
 
 
@@ -319,7 +326,8 @@ def test_the_command_line_and_python_have_the_same_defaults() -> None:
         defaults = kind(model="m").model_dump()
         for parameter in module.command.params:
             if parameter.name in defaults and parameter.name != "model":
-                given = kind(model="m", **{parameter.name: parameter.default}).model_dump()
+                default = parameter.get_default(click.Context(module.command))
+                given = kind(model="m", **{parameter.name: default}).model_dump()
                 assert given[parameter.name] == defaults[parameter.name], parameter.name
     assert EvalRequest(model="m").max_segments == CompareRequest(model="m").max_segments == 8
 
@@ -376,4 +384,4 @@ def test_short_text_is_refused_with_the_numbers(cli, folder: Path, tmp_path: Pat
     short.write_text("too short")
     outcome = cli("compare", folder, "--text", short, "-o", tmp_path / "run")
     assert outcome.code == 1
-    assert "503 are missing" in outcome.complaint
+    assert "501 are missing" in outcome.complaint

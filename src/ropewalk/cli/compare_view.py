@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ropewalk.cli.eval_view import how_much
 from ropewalk.cli.tables import Column, show_table
 from ropewalk.units import format_length
 
@@ -125,13 +126,8 @@ def _show_notes(screen: Any, result: CompareResult) -> None:
     if result.not_measured:
         names = ", ".join(item.name for item in result.not_measured)
         notes.append(f"Not measured (each with its reason in the run folder): {names}.")
-    text = result.text
-    if text is not None and text.tokens and text.tokens_available and text.tokens < text.tokens_available:
-        share = text.tokens / text.tokens_available
-        notes.append(
-            f"Read {text.tokens} of about {text.tokens_available} tokens of the text ({share:.2g} of it): "
-            f"--max-segments {2 * text.segments} takes twice as long and narrows the intervals."
-        )
+    if result.text is not None:
+        notes += how_much(result.text)
     notes += [f"{remark}." for remark in result.remarks]
     if notes:
         screen.print()

@@ -162,7 +162,7 @@ class Many:
             target_length=self.target,
             factor=self.target / self.original,
             lengths=self.local.lengths,
-            text=self.local.text_used(self._text_seconds()),
+            text=self.local.text_used(self._seconds()),
             tasks=self.request.retrieval_tasks,
             questions=0 if plan is None else plan.samples,
             chance=None if plan is None else max(s.chance for group in plan.groups for s in group),
@@ -186,9 +186,10 @@ class Many:
     def _of(self, names: Sequence[str]) -> dict[str, Figures]:
         return {name: self.figures[name] for name in names}
 
-    def _text_seconds(self) -> float | None:
-        fresh = [found.seconds for found in self.measured.values() if not found.kept]
-        return round(sum(fresh), 3) if fresh else None
+    def _seconds(self) -> float | None:
+        """What one reader took for text and questions; None where it was kept from an earlier call."""
+        plain = self.measured[UNMODIFIED]
+        return None if plain.kept else round(plain.seconds, 3)
 
     def _gaps(self) -> dict[str, Against]:
         """Every row beside the controls. Against cropping all rows and measures are one family."""
