@@ -37,14 +37,14 @@ def _marks(known: Method) -> str:
 
 
 def _section(known: Method) -> str:
-    lines = [f"## {known.name}", "", "```text", known.doc.split(">>>")[0].rstrip(), "```", ""]
+    lines = [f"## {known.name}", "", "```text", known.summary, "```", ""]
     if known.parameters:
-        lines += ["| parameter | type | default |", "|---|---|---|"]
+        lines += ["| parameter | type | default | |", "|---|---|---|---|"]
         for parameter in known.parameters:
             kind = (
                 f"{parameter.type}: {', '.join(parameter.choices)}" if parameter.choices else parameter.type
             )
-            lines.append(f"| `{parameter.name}` | {kind} | `{parameter.default}` |")
+            lines.append(f"| `{parameter.name}` | {kind} | `{parameter.default}` | {parameter.about} |")
         lines.append("")
     return "\n".join(lines)
 

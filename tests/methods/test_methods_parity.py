@@ -137,6 +137,20 @@ def test_yarn_on_a_small_base_and_a_long_window(truncate):
         _same(made, *_reference(geometry, rope))
 
 
+@pytest.mark.parametrize("rope_type", ["yarn", "llama3"])
+def test_equal_bounds_as_kimi_k2_and_llama_4_ship_them(rope_type):
+    names = ("beta_fast", "beta_slow") if rope_type == "yarn" else ("low_freq_factor", "high_freq_factor")
+    bounds = dict.fromkeys(names, 1.0)
+    for geometry in (RopeGeometry(128, 5e5, 8192), RopeGeometry(64, 5e4, 4096)):
+        rope = {
+            "rope_type": rope_type,
+            "factor": 16.0,
+            "original_max_position_embeddings": geometry.original_length,
+        }
+        made = ropewalk.schedule(rope_type, geometry, factor=16, **bounds)
+        _same(made, *_reference(geometry, rope | bounds))
+
+
 def test_longrope_both_sets():
     rng = np.random.default_rng(3)
     for _ in range(COUNT):

@@ -138,7 +138,7 @@ def _show_one(method: Method) -> None:
 
     screen = console()
     screen.print(f"{method.name}   {_marks(method)}".rstrip(), style="bold")
-    screen.print(method.doc, markup=False)
+    screen.print(method.summary, markup=False)
     screen.print(f"\npaper         {method.paper}", markup=False)
     screen.print(f"written as    {written_as(method.name)}")
     screen.print("on a Llama    (other architectures: `ropewalk plan MODEL`)", markup=False)
@@ -150,11 +150,18 @@ def _show_one(method: Method) -> None:
                 parameter.name,
                 f"{parameter.type} ({', '.join(parameter.choices)})" if parameter.choices else parameter.type,
                 str(parameter.default),
+                parameter.about,
             ]
             for parameter in method.parameters
         ]
+        columns = [
+            Column("parameter"),
+            Column("type", below=2),
+            Column("default", below=1),
+            Column("", below=3),
+        ]
         screen.print()
-        show_table(screen, [Column("parameter"), Column("type", below=2), Column("default", below=1)], rows)
+        show_table(screen, columns, rows)
     first = method.parameters[0].name if method.parameters else None
     extra = f" -p {first}=..." if first else ""
     screen.print(

@@ -13,6 +13,10 @@ def none(geometry: RopeGeometry, *, factor: float) -> FrequencySchedule:
     """theta'_i = theta_i: the model's own frequencies at whatever length (m = 0).
 
     The control that every comparison carries: what the model does past its window when nobody helps.
+
+    >>> geometry = RopeGeometry(head_dim=8, rope_theta=1e4, original_length=64)
+    >>> none(geometry, factor=4.0).stretch.round(3).tolist()
+    [1.0, 1.0, 1.0, 1.0]
     """
     return from_frequencies("none", geometry, factor, rotating(geometry), native={"type": "none"})
 
@@ -24,9 +28,9 @@ def linear(geometry: RopeGeometry, *, factor: float) -> FrequencySchedule:
     No angle goes past what training saw; neighbouring tokens come s times closer in angle, which costs most at
     short length.
 
-    >>> geometry = RopeGeometry(head_dim=64, rope_theta=1e4, original_length=512)
-    >>> float(linear(geometry, factor=8.0).inv_freq[0])
-    0.125
+    >>> geometry = RopeGeometry(head_dim=8, rope_theta=1e4, original_length=64)
+    >>> linear(geometry, factor=4.0).stretch.round(3).tolist()
+    [4.0, 4.0, 4.0, 4.0]
     """
     # The one stock type with a zero tail takes a factor of its own, with exactly this meaning.
     native = {"type": "proportional" if geometry.proportional else "linear"}

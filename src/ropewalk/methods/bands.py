@@ -42,7 +42,16 @@ def mrrope_uni(
 ) -> FrequencySchedule:
     """m = q/n inside the band from the last pair with more than 32 rotations to the first with fewer than 1.
 
-    q = clip(i-l, 0, n), n = h-l; attention factor as yarn's.
+    q = clip(i-l, 0, n), n = h-l; attention factor as yarn's. Where no pair turns that often, the band begins before
+    the first pair, which is then slowed as well.
+
+    Parameters:
+        fast: turns in the original window above which a pair is left alone.
+        slow: turns below which a pair is interpolated fully.
+
+    >>> geometry = RopeGeometry(head_dim=8, rope_theta=1e4, original_length=64)
+    >>> mrrope_uni(geometry, factor=4.0).stretch.round(3).tolist()
+    [1.587, 2.52, 4.0, 4.0]
     """
     place, width = _band(geometry, fast, slow)
     return _in_band("mrrope-uni", geometry, factor, place / width, fast, slow)
@@ -55,6 +64,14 @@ def mrrope_pro(
     """m = q(q+1)/(n(n+1)) inside the same band: the stretch grows progressively towards the slow pairs.
 
     q = clip(i-l, 0, n), n = h-l; attention factor as yarn's.
+
+    Parameters:
+        fast: turns in the original window above which a pair is left alone.
+        slow: turns below which a pair is interpolated fully.
+
+    >>> geometry = RopeGeometry(head_dim=8, rope_theta=1e4, original_length=64)
+    >>> mrrope_pro(geometry, factor=4.0).stretch.round(3).tolist()
+    [1.26, 2.0, 4.0, 4.0]
     """
     place, width = _band(geometry, fast, slow)
     return _in_band("mrrope-pro", geometry, factor, place * (place + 1) / (width * (width + 1)), fast, slow)
@@ -67,6 +84,14 @@ def tailspline(
     """m = q(3n^2 + 3n + 1 - q^2) / (n(n+1)(2n+1)) inside the same band.
 
     q = clip(i-l, 0, n), n = h-l; attention factor as yarn's. Contributed and unreviewed.
+
+    Parameters:
+        fast: turns in the original window above which a pair is left alone.
+        slow: turns below which a pair is interpolated fully.
+
+    >>> geometry = RopeGeometry(head_dim=8, rope_theta=1e4, original_length=64)
+    >>> tailspline(geometry, factor=4.0).stretch.round(3).tolist()
+    [1.811, 2.972, 4.0, 4.0]
     """
     place, width = _band(geometry, fast, slow)
     top = place * (3 * width**2 + 3 * width + 1 - place**2)

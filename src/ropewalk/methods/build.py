@@ -65,11 +65,13 @@ def positive(name: str, value: float) -> float:
     return value
 
 
-def above(name: str, value: float, bound_name: str, bound: float) -> None:
-    """A parameter that must lie above another one."""
-    if value <= bound:
+def above(name: str, value: float, bound_name: str, bound: float, *, or_equal: bool = False) -> None:
+    """A parameter that must lie above another one, or may equal it."""
+    if value < bound or (value == bound and not or_equal):
+        sign = ">=" if or_equal else ">"
         raise UsageError(
-            f"{name}={value:g} does not lie above {bound_name}={bound:g}", hint=f"give {name} > {bound_name}"
+            f"{name}={value:g} does not lie above {bound_name}={bound:g}",
+            hint=f"give {name} {sign} {bound_name}",
         )
 
 

@@ -24,9 +24,17 @@ def longrope(
 ) -> FrequencySchedule:
     """theta'_i = theta_i / lambda_i with given factors, cos and sin times sqrt(1 + ln s / ln L).
 
-    `long_factors` serve inputs beyond the original window, `short_factors` (default: all 1) inputs up to it. Factors
-    are positive and non-decreasing. Without `long_factors` the search's own starting point is used: NTK-aware's
+    Factors are positive and non-decreasing. Without `long_factors` the search's own starting point is used: NTK-aware's
     factors, s**(i/(d/2-1)).
+
+    Parameters:
+        long_factors: one lambda a pair, for inputs beyond the original window.
+        short_factors: one a pair, for inputs up to it; all 1 where not given.
+        attention_factor: what multiplies cos and sin instead of the formula.
+
+    >>> geometry = RopeGeometry(head_dim=8, rope_theta=1e4, original_length=64)
+    >>> longrope(geometry, factor=4.0, long_factors=[1, 2, 3, 4]).stretch.round(3).tolist()
+    [1.0, 2.0, 3.0, 4.0]
     """
     base = rotating(geometry)
     if long_factors is None:

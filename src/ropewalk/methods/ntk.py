@@ -51,11 +51,18 @@ def ntk(
     """rope_theta' = rope_theta * s**(d/(d-2)): the first pair stays, the last is interpolated by exactly s.
 
     The profile is m_i = i/(d/2-1); per step each pair is slowed by lambda = s**(2/(d-2)) more than the one before.
-    `step` (that lambda) or `rope_theta` (the changed base) may be given instead of being derived from the factor,
-    which then only says how long the window is meant to be. Needs a rotary dimension of 4 or more.
+    Where `step` or `rope_theta` is given, the factor only says how long the window is meant to be. Needs a rotary
+    dimension of 4 or more.
 
-    >>> geometry = RopeGeometry(head_dim=128, rope_theta=1e4, original_length=4096)
-    >>> round(ntk(geometry, factor=8.0).native["rope_theta"])
+    Parameters:
+        step: lambda itself, instead of deriving it from the factor.
+        rope_theta: the changed base itself.
+
+    >>> geometry = RopeGeometry(head_dim=8, rope_theta=1e4, original_length=64)
+    >>> ntk(geometry, factor=4.0).stretch.round(3).tolist()
+    [1.0, 1.587, 2.52, 4.0]
+    >>> llama_2 = RopeGeometry(head_dim=128, rope_theta=1e4, original_length=4096)
+    >>> round(ntk(llama_2, factor=8.0).native["rope_theta"])
     82685
     """
     dim = geometry.rotary_dim
@@ -81,6 +88,10 @@ def ntk_d(geometry: RopeGeometry, *, factor: float) -> FrequencySchedule:
     """theta'_i = theta_i * s**(-2i/d), that is rope_theta' = rope_theta * s; the last pair stops at s**-((d-2)/d).
 
     The popular form with exponent 2i/d: it misses full interpolation of the last pair by s**(2/d).
+
+    >>> geometry = RopeGeometry(head_dim=8, rope_theta=1e4, original_length=64)
+    >>> ntk_d(geometry, factor=4.0).stretch.round(3).tolist()
+    [1.0, 1.414, 2.0, 2.828]
     """
     return _changed_base("ntk-d", geometry, factor, geometry.rope_theta * factor, {})
 
@@ -96,8 +107,18 @@ def ntk_power(
 ) -> FrequencySchedule:
     """theta'_i = rope_theta**(-(2i/d) * p), p = 1 + ln(s)/ln(rope_theta) unless `power` (p) or `scale` (p-1) is given.
 
-    The default p is `ntk-d` to the last bit of the exponent; `reach_last=True` multiplies the second term by d/(d-2)
-    and is `ntk`. p below 1 would speed pairs up and is refused.
+    The default p is `ntk-d` to the last bit of the exponent. p below 1 would speed pairs up and is refused.
+
+    Parameters:
+        power: p itself.
+        scale: p - 1, the form "log(L'/L) / log(rope_theta)".
+        reach_last: multiply the second term by d/(d-2), which is `ntk`.
+
+    >>> geometry = RopeGeometry(head_dim=8, rope_theta=1e4, original_length=64)
+    >>> ntk_power(geometry, factor=4.0).stretch.round(3).tolist()
+    [1.0, 1.414, 2.0, 2.828]
+    >>> ntk_power(geometry, factor=4.0, reach_last=True).stretch.round(3).tolist()
+    [1.0, 1.587, 2.52, 4.0]
     """
     if power is not None and scale is not None:
         raise UsageError(
@@ -129,7 +150,12 @@ def ntk_power(
 def ntk_mixed(geometry: RopeGeometry, *, factor: float, share: float = 0.5) -> FrequencySchedule:
     """NTK with s_a, then linear with s_b, s_a * s_b = s and s_a = s**share: m_i = share * i/(d/2-1) + 1 - share.
 
-    share 1 is `ntk`, share 0 is `linear`.
+    Parameters:
+        share: the part of the stretch, on a logarithmic scale, that NTK takes: 1 is `ntk`, 0 is `linear`.
+
+    >>> geometry = RopeGeometry(head_dim=8, rope_theta=1e4, original_length=64)
+    >>> ntk_mixed(geometry, factor=4.0).stretch.round(3).tolist()
+    [2.0, 2.52, 3.175, 4.0]
     """
     share_of("ntk-mixed: share", share)
     notations.exact_exponent(geometry.rotary_dim)
@@ -144,7 +170,14 @@ def ntk_mixed(geometry: RopeGeometry, *, factor: float, share: float = 0.5) -> F
 def ntk_su(geometry: RopeGeometry, *, factor: float, b: float = 0.625) -> FrequencySchedule:
     """theta'_i = theta_i * exp(-a * (i+1)**b) with a * (d/2)**b = ln s: m_i = ((i+1)/(d/2))**b.
 
-    The last pair is interpolated by exactly s. b = 0.625 was its author's best at 100M parameters.
+    The last pair is interpolated by exactly s.
+
+    Parameters:
+        b: how fast the stretch grows over the pairs; 0.625 was its author's best at 100M parameters.
+
+    >>> geometry = RopeGeometry(head_dim=8, rope_theta=1e4, original_length=64)
+    >>> ntk_su(geometry, factor=4.0).stretch.round(3).tolist()
+    [1.791, 2.457, 3.184, 4.0]
     """
     positive("ntk-su: b", b)
     count = geometry.num_rotating
@@ -159,6 +192,14 @@ def abf(
     """rope_theta' given (adjusted base frequency), or solved so that `pair` (default: the last) is slowed by s.
 
     5e5 is Llama-2-Long's, 1e6 Code Llama's, 5e6 and 1e7 Yi's. Without either parameter it equals `ntk`.
+
+    Parameters:
+        rope_theta: the new base.
+        pair: index of the pair that the solved base slows by s; not the first, which no base changes.
+
+    >>> geometry = RopeGeometry(head_dim=8, rope_theta=1e4, original_length=64)
+    >>> abf(geometry, factor=4.0, pair=2).stretch.round(3).tolist()
+    [1.0, 2.0, 4.0, 8.0]
     """
     last = geometry.num_rotating - 1
     if rope_theta is not None:

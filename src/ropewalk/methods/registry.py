@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -21,16 +22,17 @@ _NOT_PARAMETERS = ("geometry", "factor", "return")
 
 @dataclass(frozen=True)
 class Parameter:
-    """One keyword of a method, read off its signature."""
+    """One keyword of a method, read off its signature; `about` is its line under "Parameters:" in the docstring."""
 
     name: str
     type: str
     default: Any
     choices: tuple[str, ...] = ()
+    about: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """For `methods --json`."""
-        document = {"name": self.name, "type": self.type, "default": self.default}
+        document = {"name": self.name, "type": self.type, "default": self.default, "about": self.about}
         return document | ({"choices": list(self.choices)} if self.choices else {})
 
 
@@ -63,6 +65,17 @@ class Method:
         return inspect.getdoc(self.function) or ""
 
     @cached_property
+    def summary(self) -> str:
+        """The docstring up to its parameters and its example."""
+        return self.doc.partition("\nParameters:")[0].partition(">>>")[0].rstrip()
+
+    @cached_property
+    def _abouts(self) -> dict[str, str]:
+        """Name -> text of the lines "    name: text" under "Parameters:"."""
+        section = self.doc.partition("\nParameters:\n")[2].partition("\n\n")[0]
+        return dict(re.findall(r"^    (\w+): (.+)$", section, flags=re.MULTILINE))
+
+    @cached_property
     def _hints(self) -> dict[str, Any]:
         # Only the parameters' own types are read: a plug-in may name the others under TYPE_CHECKING alone.
         wanted = {
@@ -79,7 +92,7 @@ class Method:
             if name in _NOT_PARAMETERS or parameter.kind is parameter.VAR_KEYWORD:
                 continue
             text, choices = _type_name(self._hints[name])
-            found.append(Parameter(name, text, parameter.default, choices))
+            found.append(Parameter(name, text, parameter.default, choices, self._abouts.get(name, "")))
         return tuple(found)
 
     @cached_property

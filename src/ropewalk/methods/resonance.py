@@ -20,6 +20,13 @@ def resonance(
     """wavelength' = round(wavelength) of the `inner` method's schedule; its attention factor is kept.
 
     Rounding down may turn a pair a little faster than before. Other parameters go to the inner method.
+
+    Parameters:
+        inner: the method whose wavelengths are rounded.
+
+    >>> geometry = RopeGeometry(head_dim=8, rope_theta=1e4, original_length=64)
+    >>> (2 * np.pi / resonance(geometry, factor=4.0).inv_freq).round(6).tolist()
+    [6.0, 101.0, 2513.0, 25133.0]
     """
     if inner == "resonance":
         raise UsageError("resonance of resonance changes nothing more", hint="give another inner method")

@@ -15,13 +15,22 @@ def cope(geometry: RopeGeometry, *, factor: float, share: float = 0.75) -> Frequ
     """The last N pairs times (1 + cos phi)/2, phi from 0 to pi; N = share of the pairs that never complete a turn.
 
     The very last pair stops. The factor only names the length that the schedule is meant for.
+
+    Parameters:
+        share: the part of the pairs without a whole turn that is damped.
+
+    >>> geometry = RopeGeometry(head_dim=8, rope_theta=1e4, original_length=64)
+    >>> cope(geometry, factor=4.0, share=1.0).stretch.round(3).tolist()
+    [1.0, 1.0, 1.0, inf]
     """
     share_of("cope: share", share)
     inv_freq = rotating(geometry).copy()
     count = round(share * int(np.sum(geometry.rotations[: geometry.num_rotating] < 1.0)))
     notes: tuple[str, ...] = ()
     if count:
-        inv_freq[-count:] *= (1.0 + np.cos(np.linspace(0.0, np.pi, count))) / 2.0
+        # A single pair is the last one, which stops.
+        phase = np.linspace(0.0, np.pi, count) if count > 1 else np.array([np.pi])
+        inv_freq[-count:] *= (1.0 + np.cos(phase)) / 2.0
     else:
         notes = ("every pair completes a turn in the window: nothing to damp",)
     # cos(pi) + 1 leaves a rounding crumb where the rule says exactly zero.
@@ -34,6 +43,13 @@ def p_rope(geometry: RopeGeometry, *, factor: float, share: float = 0.25) -> Fre
     """The slowest `share` of the pairs stop (frequency 0), the rest stay.
 
     Stopped pairs carry content without position. Needs training.
+
+    Parameters:
+        share: the part of the pairs that stops.
+
+    >>> geometry = RopeGeometry(head_dim=8, rope_theta=1e4, original_length=64)
+    >>> p_rope(geometry, factor=4.0).stretch.round(3).tolist()
+    [1.0, 1.0, 1.0, inf]
     """
     share_of("p-rope: share", share)
     inv_freq = rotating(geometry).copy()
@@ -44,7 +60,12 @@ def p_rope(geometry: RopeGeometry, *, factor: float, share: float = 0.25) -> Fre
 
 @method("drope", paper="arXiv:2512.12167", needs_training=True, stops_pairs=True)
 def drope(geometry: RopeGeometry, *, factor: float) -> FrequencySchedule:
-    """Every pair stops: positions are dropped altogether, and a short recalibration is needed."""
+    """Every pair stops: positions are dropped altogether, and a short recalibration is needed.
+
+    >>> geometry = RopeGeometry(head_dim=8, rope_theta=1e4, original_length=64)
+    >>> drope(geometry, factor=4.0).stretch.round(3).tolist()
+    [inf, inf, inf, inf]
+    """
     return from_frequencies("drope", geometry, factor, np.zeros_like(rotating(geometry)))
 
 
@@ -54,6 +75,13 @@ def proportional(geometry: RopeGeometry, *, factor: float, share: float = 0.25) 
 
     A model already built this way (its geometry is proportional) keeps its own share. On any other model the tail
     is stopped, which needs training.
+
+    Parameters:
+        share: the part of the pairs that goes on rotating.
+
+    >>> geometry = RopeGeometry(head_dim=8, rope_theta=1e4, original_length=64)
+    >>> proportional(geometry, factor=4.0, share=0.5).stretch.round(3).tolist()
+    [4.0, 4.0, inf, inf]
     """
     share_of("proportional: share", share)
     inv_freq = rotating(geometry) / factor

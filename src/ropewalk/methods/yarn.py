@@ -22,6 +22,8 @@ _FEWEST, _MOST = 1e-9, 1e12
 def rotations_ramp(geometry: RopeGeometry, beta_fast: float, beta_slow: float) -> FloatArray:
     """1 - gamma(r_i): 0 for pairs that turn beta_fast times or more in the window, 1 for beta_slow or fewer (paper)."""
     turns = geometry.rotations[: geometry.num_rotating]
+    if beta_fast == beta_slow:
+        return (turns < beta_slow).astype(np.float64)
     return np.asarray(
         1.0 - np.clip((turns - beta_slow) / (beta_fast - beta_slow), 0.0, 1.0), dtype=np.float64
     )
@@ -42,7 +44,8 @@ def index_ramp(geometry: RopeGeometry, beta_fast: float, beta_slow: float, trunc
 
 def _check_betas(name: str, fast_name: str, beta_fast: float, slow_name: str, beta_slow: float) -> None:
     positive(f"{name}: {slow_name}", beta_slow)
-    above(f"{name}: {fast_name}", beta_fast, slow_name, beta_slow)
+    # Equal betas, which Kimi K2 ships, leave a ramp of one pair or none.
+    above(f"{name}: {fast_name}", beta_fast, slow_name, beta_slow, or_equal=True)
     if beta_slow < _FEWEST or beta_fast > _MOST:
         raise UsageError(
             f"{name}: {slow_name}={beta_slow:g} and {fast_name}={beta_fast:g} are no numbers of rotations",
@@ -61,8 +64,18 @@ def by_parts(
 ) -> FrequencySchedule:
     """theta'_i = (gamma + (1-gamma)/s) * theta_i, gamma = clip((r_i-alpha)/(beta-alpha), 0, 1), r_i rotations.
 
-    NTK-by-parts, YaRN paper eq. 17 and 18: the ramp is linear in the rotations. In a small window few pairs turn 32
-    times and the result is nearly `linear`: let the betas follow the geometry (`ropewalk plan` suggests them).
+    NTK-by-parts, YaRN paper eq. 17 and 18: the ramp is linear in the rotations. Few pairs turn 32 times in a small
+    window, so that pairs are slowed early there: let the betas follow the geometry (`ropewalk plan` suggests them).
+
+    Parameters:
+        alpha: rotations in the original window at which a pair is interpolated fully.
+        beta: rotations at which a pair is left alone.
+
+    >>> geometry = RopeGeometry(head_dim=8, rope_theta=1e4, original_length=64)
+    >>> by_parts(geometry, factor=4.0).stretch.round(3).tolist()
+    [2.118, 3.993, 4.0, 4.0]
+    >>> by_parts(geometry, factor=4.0, beta=8.0).stretch.round(3).tolist()
+    [1.0, 3.968, 4.0, 4.0]
     """
     _check_betas("by-parts", "beta", beta, "alpha", alpha)
     ramp = rotations_ramp(geometry, beta, alpha)
@@ -88,9 +101,23 @@ def yarn(
     """by-parts with its ramp linear in the pair index (all shipped code), cos and sin times 0.1 ln s + 1.
 
     c(rot) = d ln(L/(2 pi rot)) / (2 ln rope_theta); low = floor(c(beta_fast)), high = ceil(c(beta_slow)), clipped to
-    [0, d-1]; theta' = theta/s * ramp + theta * (1-ramp). `ramp="rotations"` is the paper's own, up to 3x away;
-    `truncate=False` drops floor and ceil. With mscale and mscale_all_dim both set and non-zero (DeepSeek) the
-    attention factor is f(mscale)/f(mscale_all_dim), f(m) = 0.1 m ln s + 1. An explicit attention_factor wins.
+    [0, d-1]; theta' = theta/s * ramp + theta * (1-ramp). With mscale and mscale_all_dim both set and non-zero
+    (DeepSeek) the attention factor is f(mscale)/f(mscale_all_dim), f(m) = 0.1 m ln s + 1.
+
+    Parameters:
+        beta_fast: rotations in the original window at which a pair is left alone.
+        beta_slow: rotations at which a pair is interpolated fully.
+        ramp: `index` is the shipped code's; `rotations` is the paper's own, up to 3x away.
+        truncate: round the ends of the ramp outwards to whole pairs; off for gpt-oss.
+        attention_factor: what multiplies cos and sin; wins over everything else.
+        mscale: DeepSeek's first coefficient.
+        mscale_all_dim: DeepSeek's second; counts only beside the first.
+
+    >>> geometry = RopeGeometry(head_dim=8, rope_theta=1e4, original_length=64)
+    >>> yarn(geometry, factor=4.0).stretch.round(3).tolist()
+    [1.0, 1.6, 4.0, 4.0]
+    >>> round(yarn(geometry, factor=4.0).attention_factor, 4)
+    1.1386
     """
     _check_betas("yarn", "beta_fast", beta_fast, "beta_slow", beta_slow)
     if ramp == "rotations":
