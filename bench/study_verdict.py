@@ -3,8 +3,8 @@
     python bench/study_verdict.py OUT.json MODEL... [--target 8x] [--reference MODEL] [--samples 8] [--segments 8]
 
 Every MODEL (a folder or `hemp`) is measured at the target length as it is where it is stretched already, otherwise
-under each of a few zero-shot schedules: at least six readers in all. Rows are kept in OUT.json as they end; a reader that
-is there is not repeated. The table and the rank correlations with `doc-qa` are printed at the end. Key tokens are
+under each of a few zero-shot schedules: at least six readers in all. Rows are kept in OUT.json as they end; a reader
+that is there is not repeated. The table and the rank correlations with `doc-qa` are printed at the end. Key tokens are
 chosen by --reference for all models alike (same tokenizer); without it each model's own are taken, which flatters it.
 """
 

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 import torch
 
@@ -324,11 +323,10 @@ def test_the_command_line_and_python_have_the_same_defaults() -> None:
 
     for module, kind in ((compare_command, CompareRequest), (eval_command, EvalRequest)):
         defaults = kind(model="m").model_dump()
-        for parameter in module.command.params:
-            if parameter.name in defaults and parameter.name != "model":
-                default = parameter.get_default(click.Context(module.command))
-                given = kind(model="m", **{parameter.name: default}).model_dump()
-                assert given[parameter.name] == defaults[parameter.name], parameter.name
+        given = module.command.make_context("ropewalk", ["m"]).params
+        shared = {name: value for name, value in given.items() if name in defaults and name != "model"}
+        assert {"tasks", "max_segments", "samples", "depths", "grid", "seed"} <= shared.keys()
+        assert kind(model="m", **shared).model_dump() == defaults
     assert EvalRequest(model="m").max_segments == CompareRequest(model="m").max_segments == 8
 
 
