@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install test test-slow test-gpu test-architectures lint demo bench docs clean
+.PHONY: help install test test-slow test-gpu test-architectures runtimes lint demo bench docs clean
 .DEFAULT_GOAL := help
 
 help:  ## the targets
@@ -31,6 +31,11 @@ test-architectures: $(STAMP)  ## every RoPE architecture that the installed tran
 
 test-gpu: $(STAMP)  ## what only a CUDA device can show
 	$(BIN)/python -m pytest -m gpu
+
+# make runtimes RUNTIMES=mlx builds one of them.
+RUNTIMES ?= llama.cpp mlx vllm
+runtimes:  ## environments under .runtimes/ for the programs that `verify --runtime` asks: llama.cpp, mlx, vllm (3.4 GB)
+	$(PYTHON) tools/runtimes/environments.py $(RUNTIMES)
 
 lint: $(STAMP)  ## ruff, and the strict type checker on the mathematics
 	$(BIN)/ruff check .

@@ -26,6 +26,7 @@ ROWS = [
     {"evaluation"},
     {"hemp/text", "runtimes/fingerprint"},
     {"training"},
+    {"search"},
     {"hemp/ship"},
     {"report"},
     {"cli", "__main__"},

@@ -34,6 +34,7 @@ _PUBLIC = {
     "evaluate": ("ropewalk.evaluation.evaluate", "evaluate"),
     "eval": ("ropewalk.evaluation.evaluate", "evaluate"),
     "generate": ("ropewalk.generation.request", "generate"),
+    "tune": ("ropewalk.search.tune", "tune"),
     "train": ("ropewalk.training.run", "train"),
     "initialise": ("ropewalk.training.model.initialise", "initialise"),
     "plot": ("ropewalk.report.plotting", "plot"),

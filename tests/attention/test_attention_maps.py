@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import ropewalk
+from ropewalk.attention.caches import copied, new_cache
 from ropewalk.attention.interface import Call
 from ropewalk.attention.maps import applied, route_for
 from ropewalk.attention.rotation import Rotation
@@ -245,3 +246,59 @@ def test_defaults_keep_far_distances_inside_the_window():
     assert dpe.groups[0] == 1
     assert dpe.groups[-1] == 15
     assert list(dpe.groups) == sorted(dpe.groups)
+
+
+@pytest.mark.parametrize("name", ["zones", "dual-chunk"])
+@pytest.mark.parametrize("kind", ["llama", "latent", "gemma3"])
+def test_keys_kept_beside_a_cache_follow_crops_forks_and_beams(kind, name):
+    model, ids = model_of(kind), some_tokens(90)
+    other = some_tokens(90, 9)
+    plan = map_for(name, read_facts(model.config.to_dict()).geometry, 128)
+
+    @torch.inference_mode()
+    def step(cache, tokens):
+        return model(input_ids=torch.tensor(tokens), past_key_values=cache, use_cache=True).logits[:, -1]
+
+    def fresh(*rows):
+        return torch.stack([whole_logits(model, list(row))[-1] for row in rows])
+
+    with applied(model, plan):
+        cache = new_cache(model, 70, forkable=True)
+        step(cache, [ids[:60]])
+        assert torch.allclose(step(cache, [ids[60:]]), fresh(ids), atol=1e-4)
+        fork = copied(cache)
+        # Cut back into the near zone and go on with other words: nothing old may come back.
+        cache.crop(-80)
+        for begin, end in ((10, 13), (13, 60), (60, 61)):
+            found = step(cache, [other[begin:end]])
+        assert torch.allclose(found, fresh(ids[:10] + other[10:61]), atol=1e-4)
+        fork.crop(-30)
+        assert torch.allclose(step(fork, [other[60:70]]), fresh(ids[:60] + other[60:70]), atol=1e-4)
+        for layer in fork.layers:
+            layer.batch_repeat_interleave(2)
+        step(fork, [[7], [8]])
+        fork.reorder_cache(torch.tensor([1, 0]))
+        rows = [ids[:60] + other[60:70] + [end, 9] for end in (8, 7)]
+        assert torch.allclose(step(fork, [[9], [9]]), fresh(*rows), atol=1e-4)
+    # Another map on the same cache starts from the keys themselves.
+    with applied(model, map_for("rerope", read_facts(model.config.to_dict()).geometry, 128)):
+        found = step(cache, [other[61:63]])
+    with applied(model, plan):
+        assert not torch.allclose(found, step(cache, [other[61:63]]), atol=1e-3)
+
+
+def test_keys_are_turned_once():
+    model, ids = model_of("llama"), some_tokens(60)
+    turned = []
+    own = Rotation.turned
+    plan = map_for("zones", read_facts(model.config.to_dict()).geometry, 128)
+    with applied(model, plan), torch.inference_mode(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            Rotation, "turned", lambda self, x, *angles: turned.append(x.shape[2]) or own(self, x, *angles)
+        )
+        cache = new_cache(model, 64, forkable=True)
+        model(input_ids=torch.tensor([ids[:50]]), past_key_values=cache)
+        turned.clear()
+        model(input_ids=torch.tensor([ids[50:51]]), past_key_values=cache)
+    # A query and a key for each of the two layers.
+    assert turned == [1, 1, 1, 1]

@@ -102,7 +102,7 @@ def test_what_a_reader_ignores_takes_a_detour_or_is_not_called_exact():
 def test_a_program_that_was_named_and_is_not_exact_refuses_with_the_nearest_choices():
     with pytest.raises(ropewalk.RopewalkError) as caught:
         ropewalk.export_config(LLAMA2, "longrope", factor=8.0, to="mlx")
-    assert "long set is used for every prompt" in caught.value.message
+    assert "it always uses the long set" in caught.value.message
     # Without its two sets longrope's start is NTK-aware's frequencies: only the temperature is left to differ.
     assert "--method ntk is exact there" in caught.value.hint
     assert "vllm" in caught.value.hint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ropewalk.attention.interface import Call
+from ropewalk.attention.rotation import Rotation
 from ropewalk.attention.temperature import scaling_of
 from ropewalk.errors import UsageError
 
@@ -34,6 +36,70 @@ class AngleTable:
                 torch.as_tensor(np.sin(angles), dtype=torch.float32, device=device),
             )
         return made[0][first:last], made[1][first:last]
+
+
+class TurnedKeys:
+    """The keys of a call turned by a table. Behind a cache of ours they are kept beside it and turned only once.
+
+    What is kept is good up to the call's own tokens: those before them were there at the call before, because every
+    update of a cache is followed by the attention that it was made for. Other caches' keys are turned at every call.
+    """
+
+    def __init__(self, table: AngleTable, rotation: Rotation) -> None:
+        self._table, self._rotation = table, rotation
+
+    def keep_to(self, call: Call) -> None:
+        """Say that a call has happened without its keys: what was cut off meanwhile is not to be trusted."""
+        layer = _layer_of(call)
+        if layer is not None and layer.turned is not None and layer.turned.owner is self:
+            layer.turned.count = min(layer.turned.count, call.key_BHKD.shape[2] - call.query_BHTD.shape[2])
+
+    def all(self, call: Call) -> Tensor:
+        """Every key of the call, turned, (B, G, K, D)."""
+        key, layer = call.key_BHKD, _layer_of(call)
+        if layer is None or torch.is_grad_enabled():
+            return self._turn(key, 0)
+        self.keep_to(call)
+        kept = layer.turned
+        if kept is None or kept.owner is not self or kept.states.shape[0] != key.shape[0]:
+            kept = layer.turned = _Kept(self, key.new_empty(*key.shape[:2], 0, key.shape[3]), 0)
+        total = key.shape[2]
+        if kept.states.shape[2] < total:
+            room = layer.capacity if total <= layer.capacity else total * 3 // 2
+            wider = key.new_empty(*key.shape[:2], room, key.shape[3])
+            wider[:, :, : kept.count] = kept.states[:, :, : kept.count]
+            kept.states = wider
+        kept.states[:, :, kept.count : total] = self._turn(key[:, :, kept.count :], kept.count)
+        kept.count = total
+        states: Tensor = kept.states[:, :, :total]
+        return states
+
+    def _turn(self, key_BGKD: Tensor, first: int) -> Tensor:
+        return self._rotation.turned(key_BGKD, *self._table.rows(first, key_BGKD))
+
+
+@dataclass
+class _Kept:
+    """Turned keys of one layer: `count` of them are good."""
+
+    owner: TurnedKeys
+    states: Tensor
+    count: int
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of those that are good."""
+        return self.states[:, :, : self.count].numel() * self.states.element_size()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Kept:
+        # A fork's keys belong to the same map.
+        return _Kept(self.owner, self.states.clone(), self.count)
+
+
+def _layer_of(call: Call) -> Any:
+    """The cache layer of ours that the call's keys are a view of, or None."""
+    reference = getattr(call.key_BHKD, "ropewalk_layer", None)
+    return None if reference is None else reference()
 
 
 def scaling(call: Call) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import inspect
 import sys
+import weakref
 from typing import Any
 
 import torch
@@ -30,6 +31,8 @@ class BufferedLayer(DynamicLayer):
         super().__init__()
         self.capacity = capacity
         self._buffers: tuple[torch.Tensor, torch.Tensor] | None = None
+        # Keys turned once more for a position map, beside the keys themselves: see `attention.angles.TurnedKeys`.
+        self.turned: Any = None
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -46,10 +49,32 @@ class BufferedLayer(DynamicLayer):
             buffer[..., past:total, :] = new
             filled.append(buffer[..., :total, :])
         self.keys, self.values = filled
+        # Whoever attends may keep something beside this layer: a weak reference, or the cache would outlive its use.
+        self.keys.ropewalk_layer = weakref.ref(self)  # type: ignore[attr-defined]
         return self.keys, self.values
 
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        """Rows in another order, for beam search."""
+        self.batch_select_indices(beam_idx)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Each row several times."""
+        if self._buffers is not None:
+            rows = torch.arange(self._buffers[0].shape[0], device=self._buffers[0].device)
+            self.batch_select_indices(rows.repeat_interleave(repeats))
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Some rows, in this order."""
+        if self._buffers is None:
+            return
+        filled, self.turned = self.get_seq_length(), None
+        keys, values = (buffer.index_select(0, indices.to(buffer.device)) for buffer in self._buffers)
+        self._buffers = keys, values
+        self.keys, self.values = keys[..., :filled, :], values[..., :filled, :]
+
     def _grow(self, keys: torch.Tensor, values: torch.Tensor, past: int, total: int) -> None:
-        room = max(self.capacity, total)
+        # Beyond what was asked for it grows by half, so that steps do not copy everything each time.
+        room = self.capacity if total <= self.capacity else total if past == 0 else max(total, past * 3 // 2)
         grown = []
         for old, new in ((self.keys, keys), (self.values, values)):
             buffer = new.new_empty((*new.shape[:-2], room, new.shape[-1]))
@@ -107,6 +132,8 @@ def cache_bytes(cache: DynamicCache) -> int:
         if hasattr(layer, "allocated_bytes"):
             total += layer.allocated_bytes
             continue
+        kept = getattr(layer, "turned", None)
+        total += 0 if kept is None else kept.num_bytes
         for value in vars(layer).values():
             tensors = value if isinstance(value, list | tuple) else [value]
             if value is getattr(layer, "_buffers", None):

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ropewalk.attention.angles import AngleTable, refuse_unknown, scaling
+from ropewalk.attention.angles import AngleTable, TurnedKeys, refuse_unknown, scaling
 from ropewalk.attention.interface import Call
 from ropewalk.attention.kernels import Part, attend, behind_a_past, merge
 from ropewalk.attention.rotation import Rotation
@@ -28,6 +28,7 @@ class DualChunkRoute:
             return AngleTable(lambda places: np.outer(place(places) - places, inv_freq_P))  # type: ignore[operator]
 
         self._own = table(lambda places: places % size)
+        self._keys = TurnedKeys(self._own, rotation)
         self._next = table(lambda places: np.minimum(places % size + size, limit - 1))
         self._far = table(lambda places: np.full_like(places, limit - 1))
 
@@ -35,11 +36,12 @@ class DualChunkRoute:
         query, key, value = call.query_BHTD, call.key_BHKD, call.value_BHKD
         total, tokens, size = key.shape[2], query.shape[2], self.plan.chunk
         if total <= size:
+            self._keys.keep_to(call)
             return None
         refuse_unknown(call)
         if call.mask is not None:
             raise UsageError("padding under a dual-chunk map", hint="run rows one by one, without padding")
-        keys = self.rotation.turned(key, *self._own.rows(0, key))
+        keys = self._keys.all(call)
         parts, begin = [], total - tokens
         while begin < total:
             start = begin // size * size

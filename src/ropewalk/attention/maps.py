@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ropewalk.attention.angles import AngleTable, refuse_unknown, scaling
+from ropewalk.attention.angles import AngleTable, TurnedKeys, refuse_unknown, scaling
 from ropewalk.attention.dual_chunk import DualChunkRoute
 from ropewalk.attention.interface import Call, Route, routed
 from ropewalk.attention.kernels import Part, attend, behind_a_past, merge
@@ -69,13 +69,14 @@ class TwoZones:
     def __init__(self, plan: PositionMap, rotation: Rotation) -> None:
         self.plan, self.rotation = plan, rotation
         inv_freq_P = rotation.inv_freq.cpu().numpy()
-        self._keys = AngleTable(lambda places: plan.key_turn(inv_freq_P, places))
+        self._keys = TurnedKeys(AngleTable(lambda places: plan.key_turn(inv_freq_P, places)), rotation)
         self._queries = AngleTable(lambda places: plan.query_turn(inv_freq_P, places))
 
     def __call__(self, call: Call) -> Tensor | None:
         query, key, value = call.query_BHTD, call.key_BHKD, call.value_BHKD
         total, tokens, near = key.shape[2], query.shape[2], self.plan.near
         if total <= near:
+            self._keys.keep_to(call)
             return None
         refuse_unknown(call)
         scale = scaling(call)
@@ -87,7 +88,7 @@ class TwoZones:
         skip = max(0, near - first)
         if skip < tokens:
             far_query = self._far_query(query[:, :, skip:], first + skip)
-            far_key = self._far_key(key[:, :, : total - near])
+            far_key = self._keys.all(call)[:, :, : total - near]
             far = behind_a_past(far_query, far_key, value[:, :, : total - near], scale * self.plan.far_logits)
             far = far[0], far[1] + self._offset(call, first + skip, total)
             joined, _ = merge((out[:, :, skip:], lse[:, :, skip:]), far)
@@ -96,9 +97,6 @@ class TwoZones:
 
     def _far_query(self, query_BHTD: Tensor, first: int) -> Tensor:
         return self.rotation.turned(query_BHTD, *self._queries.rows(first, query_BHTD))
-
-    def _far_key(self, key_BGKD: Tensor) -> Tensor:
-        return self.rotation.turned(key_BGKD, *self._keys.rows(0, key_BGKD))
 
     def _offset(self, call: Call, first: int, total: int) -> Tensor:
         """What the far logits of queries from index `first` on get, (B, 1, T) or (1, 1, T)."""
@@ -121,7 +119,7 @@ class TwoZones:
         near = _additive(allowed & (distance_TK < self.plan.near)).to(query.dtype)
         far = _additive(allowed & (distance_TK >= self.plan.near)).to(query.dtype)
         near_part = attend(query, key, value, scale, mask_TK=near)
-        far_query, far_key = self._far_query(query, first), self._far_key(key)
+        far_query, far_key = self._far_query(query, first), self._keys.all(call)
         out, lse = attend(far_query, far_key, value, scale * self.plan.far_logits, mask_TK=far)
         return merge(near_part, (out, lse + self._offset(call, first, total)))[0]
 

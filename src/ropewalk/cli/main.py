@@ -25,6 +25,7 @@ COMMANDS = {
     "inspect": "what a model's RoPE is, which pairs break past the window, what is wrong in its config",
     "plan": "the options for a target length side by side, memory, cost, a recommendation",
     "compare": "every method measured on text and retrieval beside the controls; a verdict",
+    "tune": "fit a schedule and a temperature to this model by measurement",
     "extend": "write the extended checkpoint, weights linked; --repair mends a broken config",
     "verify": "is the scaling active, and identical in stock software?",
     "train": "long-context fine-tuning, or training from scratch, from a recipe",

@@ -31,6 +31,12 @@ _STYLE = {"pass": "green", "fail": "bold red", "skip": "yellow"}
 @click.option(
     "--allow-unproven", is_flag=True, help="Exit 0 also where nothing failed but the model could not be run."
 )
+@click.option(
+    "--runtime",
+    "programs",
+    metavar="NAMES",
+    help="Instead: run it in these programs (llama.cpp, mlx, vllm) beside stock transformers, token by token.",
+)
 @device_option
 @dtype_option
 @attn_option
@@ -38,10 +44,19 @@ _STYLE = {"pass": "green", "fail": "bold red", "skip": "yellow"}
 @quiet_option
 @contract
 def command(
-    as_json: bool, quiet: bool, checkpoint: str, output: str | None, allow_unproven: bool, **options: Any
+    as_json: bool,
+    quiet: bool,
+    checkpoint: str,
+    output: str | None,
+    allow_unproven: bool,
+    programs: str | None,
+    **options: Any,
 ) -> None:
     """Check an extended CHECKPOINT: active, bit-equal in stock transformers, identical where nothing should change,
     both dialects alike, weights the base's. Exit code 4 when a check fails, or could not be run at all."""
+    if programs is not None:
+        _in_programs(checkpoint, programs, as_json, allow_unproven)
+        return
     result = _verified(checkpoint, output, options)
     if as_json:
         emit_json(result.to_json())
@@ -51,6 +66,27 @@ def command(
         way = "" if allow_unproven else " (--allow-unproven lets that pass)"
         click.echo(f"ropewalk: not shown: {', '.join(result.unproven)}{way}", err=True)
     if not result.passed or (result.unproven and not allow_unproven):
+        raise click.exceptions.Exit(4)
+
+
+def _in_programs(checkpoint: str, programs: str, as_json: bool, allow_unproven: bool) -> None:
+    """The checks of `--runtime`; a program that could not be run leaves the question open, like any skipped check."""
+    from rich.text import Text
+
+    from ropewalk.runtimes.proof import verify_runtimes
+
+    checks = verify_runtimes(checkpoint, [name.strip() for name in programs.split(",") if name.strip()])
+    if as_json:
+        emit_json({"checkpoint": checkpoint, "checks": [check.to_json() for check in checks]})
+    else:
+        out = console()
+        for check in checks:
+            line = Text(f"{check.runtime:<12}")
+            line.append(check.status, style=_STYLE[check.status])
+            line.append(f"  {check.detail}")
+            out.print(line, soft_wrap=True)
+    open_questions = any(check.status == "skip" for check in checks) and not allow_unproven
+    if open_questions or any(check.status == "fail" for check in checks):
         raise click.exceptions.Exit(4)
 
 

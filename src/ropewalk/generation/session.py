@@ -55,7 +55,7 @@ class Session:
         self._stack = contextlib.ExitStack()
         self._words = int(self.model.get_input_embeddings().weight.shape[0])
         self._device = self.model.get_input_embeddings().weight.device
-        self._keeps = "logits_to_keep" in inspect.signature(type(self.model).forward).parameters
+        self._takes = inspect.signature(type(self.model).forward).parameters
         self._chunkable: bool | None = None
 
     def __enter__(self) -> Self:
@@ -135,6 +135,9 @@ class Session:
 
     def _new_cache(self) -> Any:
         assert self.rung is not None
+        if not self.model._supports_default_dynamic_cache():
+            # The model makes a cache of its own kind at its first forward.
+            return None
         room = self._tokens if self._tokens is not None else min(self.rung.window, len(self.ids) + CHUNK)
         return new_cache(self.model, room, forkable=False)
 
@@ -142,17 +145,23 @@ class Session:
     def _forward(self, ids: Sequence[int], each: Callable[[int, Tensor], None] | None = None) -> Tensor:
         self.forwarded += len(ids)
         row_BT = torch.tensor([list(ids)], dtype=torch.long, device=self._device)
-        step = self._step(row_BT)
-        options = {"logits_to_keep": 1} if self._keeps and each is None else {}
+        begin, step = len(self.ids) - len(ids), self._step(row_BT)
+        options: dict[str, Any] = {}
+        if "logits_to_keep" in self._takes and each is None:
+            options["logits_to_keep"] = 1
         logits_BTV = None
         try:
             with split_attention(self.model) if self._splits(step, len(ids)) else contextlib.nullcontext():
                 for first in range(0, len(ids), step):
                     piece_BT = row_BT[:, first : first + step]
+                    if "position_ids" in self._takes:
+                        # Some hybrid models count positions wrongly behind a cache when they are left to themselves.
+                        places = torch.arange(first, first + piece_BT.shape[1], device=self._device) + begin
+                        options["position_ids"] = places[None]
                     output = self.model(
                         input_ids=piece_BT, past_key_values=self._cache, use_cache=True, **options
                     )
-                    logits_BTV = output.logits
+                    self._cache, logits_BTV = output.past_key_values, output.logits
                     if each is not None:
                         each(first, logits_BTV)
         except torch.OutOfMemoryError as error:

@@ -7,6 +7,7 @@ window is gone, and a question about it cannot be answered.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -89,6 +90,7 @@ class Stream:
         self.piece = min(piece, self.cache.window)
         self._device = self.model.get_input_embeddings().weight.device
         self._last_V: Tensor | None = None
+        self._takes_positions = "position_ids" in inspect.signature(type(self.model).forward).parameters
 
     def __enter__(self) -> Stream:
         return self
@@ -123,7 +125,10 @@ class Stream:
     def _forward(self, piece: list[int]) -> Tensor:
         began = time.perf_counter()
         row_BT = torch.tensor([piece], dtype=torch.long, device=self._device)
-        logits_TV: Tensor = self.model(input_ids=row_BT, past_key_values=self.cache, use_cache=True).logits[0]
+        places = torch.arange(len(piece), device=self._device)[None] + self.cache.seen
+        options = {"position_ids": places} if self._takes_positions else {}
+        output = self.model(input_ids=row_BT, past_key_values=self.cache, use_cache=True, **options)
+        logits_TV: Tensor = output.logits[0]
         if bool(torch.isnan(logits_TV[-1]).any()):
             raise RopewalkError(
                 f"the model's output after {self.cache.seen} tokens is not a number",

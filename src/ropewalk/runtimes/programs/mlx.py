@@ -66,7 +66,7 @@ class Mlx(Runtime):
 
     def fragment(self, job: Job, way: Way) -> Fragment:
         """Old keys and new ones alike, since some of its models read the one and some the other."""
-        names = ("rope_theta", "rope_local_base_freq", "rope_scaling")
+        names = ("rope_theta", "rotary_emb_base", "rope_local_base_freq", "rope_scaling")
         content: dict[str, Any] = {name: job.text.get(name) for name in names if name in job.text}
         scaling = content.get("rope_scaling")
         if way.name == "longrope":

@@ -1,0 +1,194 @@
+"""`ropewalk tune MODEL --target 8x`."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ropewalk.cli.common import (
+    attn_option,
+    console,
+    contract,
+    device_option,
+    dtype_option,
+    emit_json,
+    quiet_option,
+    seed_option,
+    trust_option,
+)
+from ropewalk.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ropewalk.search.result import TuneResult
+    from ropewalk.search.tune import Told
+
+
+@click.command()
+@click.argument("model")
+@click.option(
+    "--target", default="8x", show_default=True, help="Target length: 32k, or 8x the original window."
+)
+@click.option(
+    "--ladder",
+    metavar="FACTORS",
+    help="One fit for several factors, such as 2,4,8; in the place of --target.",
+)
+@click.option(
+    "--text",
+    metavar="FILE|DIR|DATASET",
+    help="Text to fit and to validate on (other documents of it); by default the library's training half.",
+)
+@click.option(
+    "--search",
+    type=click.Choice(["fit", "sweep", "cma", "evolution"]),
+    default="fit",
+    show_default=True,
+    help="Gradient fit; sweep alone; CMA-ES (optuna); LongRoPE's evolution.",
+)
+@click.option("--budget", default="48steps", show_default=True, help="200steps, 90s, 10m or 1h.")
+@click.option(
+    "--tasks",
+    default="needle,kv,multi-needle",
+    show_default=True,
+    help="Planted answers in the objective, with commas between, or none.",
+)
+@click.option("--start", metavar="METHOD", help="Start from this method's defaults instead of sweeping.")
+@click.option("--storage", metavar="URL", help="optuna storage that several --search cma workers share.")
+@click.option("-o", "--output", metavar="RUN", help="Run folder; an unfinished one is continued.")
+@seed_option
+@device_option
+@dtype_option
+@attn_option
+@trust_option
+@quiet_option
+@contract
+def command(
+    model: str,
+    target: str,
+    ladder: str | None,
+    text: str | None,
+    search: str,
+    budget: str,
+    tasks: str,
+    start: str | None,
+    storage: str | None,
+    output: str | None,
+    seed: int,
+    device: str,
+    dtype: str,
+    attn: str,
+    trust_remote_code: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Fit a schedule to MODEL: a monotone profile of the frequencies and one temperature, the weights frozen.
+
+    The best of a quick sweep is the start; validation on other text and other planted answers keeps the best point,
+    or the start where nothing beat it. Ctrl-C keeps the best so far; the same call with -o RUN goes on.
+    """
+    from ropewalk.search.tune import tune
+
+    with _Watch(quiet=quiet) as watch:
+        result = tune(
+            model,
+            target=target,
+            ladder=None if ladder is None else _factors(ladder),
+            text=text,
+            search=search,
+            budget=budget,
+            tasks=[] if tasks == "none" else [name.strip() for name in tasks.split(",") if name.strip()],
+            start=start,
+            storage=storage,
+            output=output,
+            seed=seed,
+            device=device,
+            dtype=dtype,
+            attn=attn,
+            trust_remote_code=trust_remote_code,
+            on_told=watch,
+        )
+    if as_json:
+        emit_json(result.to_json())
+        return
+    show(console(), model, result)
+
+
+def _factors(written: str) -> list[float]:
+    try:
+        return [float(part.strip().removesuffix("x")) for part in written.split(",") if part.strip()]
+    except ValueError as error:
+        raise UsageError(f"--ladder {written!r} is no list of factors", hint="write 2,4,8") from error
+
+
+class _Watch:
+    """Progress on a terminal: one line that changes, and a line for every validation. Nothing with -q or in a pipe."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self.on = not quiet and sys.stderr.isatty()
+        self.bar: Any = None
+
+    def __enter__(self) -> _Watch:
+        if self.on:
+            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+            columns = (TextColumn("{task.description}"), BarColumn(24), TimeElapsedColumn())
+            self.bar = Progress(*columns, console=console(err=True), transient=True)
+            self.bar.start()
+            self.task = self.bar.add_task("reading the model", total=1.0)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def __call__(self, told: Told) -> None:
+        if self.bar is None:
+            return
+        self.bar.update(self.task, description=told.text, completed=told.share or 0.0)
+        if told.point is not None and told.point.kind == "validation":
+            self.bar.console.print(told.text, markup=False)
+
+
+def show(screen: Console, model: str, result: TuneResult) -> None:
+    """The table of before and after, the verdict, the schedule's place and what to do with it."""
+    from rich.table import Table
+
+    from ropewalk.units import format_length
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("", "loss", "at the target", "in the window", "key tokens", "answers found"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for rung in result.rungs:
+        where = f", {format_length(rung.length)}" if len(result.rungs) > 1 else ""
+        table.add_row(f"{rung.start}{where}", *_cells(rung.before))
+        if rung.kept_start is None and result.search != "sweep":
+            table.add_row(f"tuned{where}", *_cells(rung.after))
+        table.add_row(f"cropped{where}", "", _number(rung.controls.get("cropped")), "", "", "", style="dim")
+    inside = result.controls.get("unmodified_in_window")
+    table.add_row("the model itself", "", "", _number(inside), "", "", style="dim")
+    screen.print(table)
+    screen.print(f"\n{result.verdict()}", markup=False)
+    for remark in result.remarks:
+        screen.print(remark, markup=False)
+    screen.print(
+        f"{result.steps} steps of {result.passes} sequences; {result.forward_equivalents:.0f} forward passes' "
+        f"worth in all, {result.seconds:.0f} s; ended because {result.stopped}",
+        markup=False,
+    )
+    screen.print(f"Run: {result.run}", markup=False)
+    file = result.ladder or result.schedule
+    screen.print(f"Next: ropewalk extend {model} --schedule {file} -o OUT", markup=False)
+
+
+def _cells(measured: Any) -> list[str]:
+    found = measured.get("retrieval_at_target")
+    names = ("loss", "loss_at_target", "loss_in_window", "key_token_loss")
+    return [*(_number(measured.get(name)) for name in names), "" if found is None else f"{found:.0%}"]
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"

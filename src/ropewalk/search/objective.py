@@ -1,0 +1,184 @@
+"""What a schedule is judged by, as weights on tokens, so that one number serves sweeps, gradients and validation.
+
+    J =        mean over text rows:    loss beyond the window, weighted towards the tail
+      + window * mean over text rows:    loss inside the window (positions below L, under the stretched schedule)
+      + keys   * mean over text rows:    loss of key tokens: those that far context helps
+      + answer * mean over planted rows: loss of the planted answer's tokens
+
+Every term is a mean of token losses, so J is a weighted sum of them, and its gradient comes from one loss per row.
+Without the planted answers a fit trades far keys for near text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ropewalk.geometry import FloatArray
+from ropewalk.search.rows import Row
+
+# A token is a key token where far context gives it this many nats, and leaves it likely.
+KEY_GAIN, KEY_LOSS = 1.0, 1.5
+# The tail weighs three times as much as the first token beyond the window.
+TAIL = 2.0
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The weights of the terms beside the text's."""
+
+    window: float = 0.5
+    keys: float = 0.2
+    answer: float = 0.5
+
+    def to_json(self) -> dict[str, float]:
+        """For the result."""
+        return asdict(self)
+
+
+def token_weights(
+    row: Row, original_length: int, objective: Objective, keys: FloatArray | None = None
+) -> FloatArray:
+    """The weight of each token's loss in its row's part of J; the first token, which nothing predicts, has none."""
+    weights = np.zeros(row.length)
+    if row.answer:
+        weights[list(row.answer)] = objective.answer / len(row.answer)
+        return weights
+    inside = min(original_length, row.length)
+    weights[1:inside] = objective.window / max(1, inside - 1)
+    if row.length > original_length:
+        far = 1.0 + TAIL * np.linspace(0.0, 1.0, row.length - original_length)
+        weights[original_length:] = far / far.sum()
+    else:
+        weights[1:inside] += 1.0 / max(1, inside - 1)
+    if keys is not None and keys.any():
+        weights += objective.keys * keys / keys.sum()
+    return weights
+
+
+def key_tokens(row: Row, far_losses: FloatArray, near_losses: FloatArray, original_length: int) -> FloatArray:
+    """1 for each token beyond the window whose loss far context lowers by KEY_GAIN nats, to below KEY_LOSS."""
+    gain = near_losses - far_losses
+    keys = (gain > KEY_GAIN) & (far_losses < KEY_LOSS)
+    keys[:original_length] = False
+    return keys.astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What one schedule came to on some rows. `by_row` are the rows' parts of J, in order: for paired comparisons.
+
+    `text` is the plain mean loss beyond the window, `tail` that of the last tokens, `window` that inside it, `key` that
+    of key tokens, `answer` that of the answers' tokens; `found` is 1 for a planted row whose answer greedy decoding
+    would have written.
+    """
+
+    value: float
+    by_row: list[float]
+    text: float | None
+    tail: float | None
+    window: float | None
+    key: float | None
+    answer: float | None
+    found: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def retrieval(self) -> float | None:
+        """The share of planted rows whose answer is found."""
+        every = [value for values in self.found.values() for value in values]
+        return sum(every) / len(every) if every else None
+
+    def to_json(self) -> dict[str, Any]:
+        """For results and traces."""
+        return {
+            "objective": self.value,
+            "loss": self.text,
+            "loss_at_target": self.tail,
+            "loss_in_window": self.window,
+            "key_token_loss": self.key,
+            "answer_loss": self.answer,
+            "retrieval_at_target": self.retrieval,
+            "retrieval_by_task": {task: sum(values) / len(values) for task, values in self.found.items()},
+        }
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """A row with the weights of its tokens and its key tokens."""
+
+    row: Row
+    weights: FloatArray
+    keys: FloatArray | None = None
+
+    @property
+    def planted(self) -> bool:
+        """Whether it ends in an answer."""
+        return bool(self.row.answer)
+
+
+def weigh(
+    rows: Sequence[Row],
+    original_length: int,
+    objective: Objective,
+    keys: Sequence[FloatArray | None] | None = None,
+) -> list[Weighed]:
+    """Rows with their weights; `keys` belong to the rows in order."""
+    found = keys or [None] * len(rows)
+    return [
+        Weighed(row, token_weights(row, original_length, objective, key), key)
+        for row, key in zip(rows, found, strict=True)
+    ]
+
+
+def terms_of(
+    rows: Sequence[Weighed],
+    losses: Sequence[FloatArray],
+    found: Sequence[bool],
+    original_length: int,
+    tail: int,
+) -> Terms:
+    """The terms of rows that were read. `losses[i][t]` is the loss of token t of row i; entry 0 is not used."""
+    by_row = [float(item.weights @ loss) for item, loss in zip(rows, losses, strict=True)]
+    texts = [(item, loss) for item, loss in zip(rows, losses, strict=True) if not item.planted]
+    planted = [(item, loss, hit) for item, loss, hit in zip(rows, losses, found, strict=True) if item.planted]
+    hits: dict[str, list[float]] = {}
+    for item, _, hit in planted:
+        hits.setdefault(item.row.task, []).append(float(hit))
+    parts = [value for item, value in zip(rows, by_row, strict=True) if not item.planted]
+    answers = [value for item, value in zip(rows, by_row, strict=True) if item.planted]
+    keyed = [
+        float(loss[item.keys > 0].mean()) for item, loss in texts if item.keys is not None and item.keys.any()
+    ]
+    beyond = [loss[original_length:] if len(loss) > original_length else loss[1:] for _, loss in texts]
+    return Terms(
+        value=(_mean(parts) or 0.0) + (_mean(answers) or 0.0),
+        by_row=by_row,
+        text=_mean([float(loss.mean()) for loss in beyond]),
+        tail=_mean([float(loss[-tail:].mean()) for _, loss in texts]),
+        window=_mean([float(loss[1:original_length].mean()) for _, loss in texts]),
+        key=_mean(keyed),
+        answer=_mean([float(loss[list(item.row.answer)].mean()) for item, loss, _ in planted]),
+        found=hits,
+    )
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None
+
+
+def gain_over(before: Terms, after: Terms, rows: Sequence[Weighed]) -> tuple[float, float]:
+    """(gain, standard error) of J from `before` to `after`, paired row by row; positive is better."""
+    gain, variance = 0.0, 0.0
+    for planted in (False, True):
+        differences = [
+            one - other
+            for item, one, other in zip(rows, before.by_row, after.by_row, strict=True)
+            if item.planted == planted
+        ]
+        if differences:
+            gain += float(np.mean(differences))
+            variance += float(np.var(differences, ddof=1)) / len(differences) if len(differences) > 1 else 0.0
+    return gain, variance**0.5

@@ -1,0 +1,136 @@
+"""The searches without gradients, brought to the same frame: budget, progress on disk, validation, guard."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ropewalk.errors import UsageError
+from ropewalk.schedule import FrequencySchedule
+from ropewalk.search.budget import Budget
+from ropewalk.search.cma import schedule_at, search_cma
+from ropewalk.search.evolution import EvolutionSettings, Population, evolve, schedule_of
+from ropewalk.search.family import Family
+from ropewalk.search.job import Job
+from ropewalk.search.loop import OnPoint, Point, Progress, keeps_answers
+from ropewalk.search.objective import Terms
+
+# How many of the best are measured on validation.
+FINALISTS = 3
+
+
+def run_opponent(
+    search: str,
+    job: Job,
+    progress: Progress,
+    budget: Budget,
+    run: Any,
+    seed: int,
+    storage: str | None,
+    on_point: OnPoint,
+) -> None:
+    """CMA-ES or LongRoPE's evolution on the one rung of a job; the best on validation ends in `progress`."""
+    if len(job.rungs) > 1:
+        raise UsageError(f"search={search} has no ladder", hint="use --search fit, or one --target")
+    runner = _cma if search == "cma" else _evolution
+    finalists = runner(job, progress, budget, run, seed, storage, on_point)
+    choose_finalist(job, progress, finalists, on_point)
+
+
+def choose_finalist(
+    job: Job, progress: Progress, finalists: Sequence[FrequencySchedule], on_point: OnPoint
+) -> None:
+    """The finalist with the lowest J on validation among those that find no fewer answers than the start."""
+    top = job.top
+    for made in finalists:
+        terms = job.reader.terms(made, top.validation)
+        better = keeps_answers(top.before, terms) and (
+            progress.best_value is None or terms.value < progress.best_value
+        )
+        if better:
+            progress.best, progress.best_value = Family.through([made]), terms.value
+            progress.best_step = progress.state.step
+        detail = {"best": better, **terms.to_json()}
+        _point(job, progress, "validation", terms.value, on_point, detail)
+    progress.stopped = progress.stopped or "the budget is used up"
+
+
+def _point(
+    job: Job, progress: Progress, kind: str, value: float, on_point: OnPoint, detail: dict[str, Any]
+) -> None:
+    detail.pop("objective", None)
+    point = Point(
+        progress.state.step, kind, value, progress.seconds, job.reader.tokens / job.top.length, detail
+    )
+    progress.curve.append(point.to_json())
+    on_point(point)
+
+
+def _counting(progress: Progress, budget: Budget) -> Callable[[int], bool]:
+    began = time.monotonic() - progress.seconds
+
+    def enough(count: int) -> bool:
+        progress.state.step = count
+        progress.seconds = time.monotonic() - began
+        return budget.share(count, progress.seconds) >= 1.0
+
+    return enough
+
+
+def _cma(
+    job: Job,
+    progress: Progress,
+    budget: Budget,
+    run: Any,
+    seed: int,
+    storage: str | None,
+    on_point: OnPoint,
+) -> list[FrequencySchedule]:
+    top, rows = job.top, job.top.sweep_rows()
+
+    def on_trial(number: int, terms: Terms | None) -> None:
+        progress.state.step, progress.passes = number, progress.passes + len(rows)
+        _point(job, progress, "step", math.inf if terms is None else terms.value, on_point, {})
+
+    where = storage or f"sqlite:///{run.file('trials.sqlite')}"
+    name = f"ropewalk-{seed}-{top.length}"
+    enough = _counting(progress, budget)
+    points = search_cma(job.reader, top.factor, rows, seed, where, name, enough, on_trial)
+    geometry = job.reader.rotation.geometry
+    return [schedule_at(geometry, top.factor, point.numbers) for point in points[:FINALISTS]]
+
+
+def _evolution(
+    job: Job,
+    progress: Progress,
+    budget: Budget,
+    run: Any,
+    seed: int,
+    storage: str | None,
+    on_point: OnPoint,
+) -> list[FrequencySchedule]:
+    from ropewalk.runs.documents import read_document
+
+    if storage is not None:
+        raise UsageError("search=evolution has no workers to share a storage", hint="use --search cma")
+    top, settings = job.top, EvolutionSettings()
+    path = run.file("population.json")
+    begun = Population.from_json(read_document(path)) if run.resumed and path.is_file() else None
+
+    def keep(population: Population) -> None:
+        run.write_json("population.json", population.to_json())
+        progress.state.step = population.iteration
+        progress.passes += (settings.mutations + settings.crossovers) * settings.texts
+        loss = population.best.loss
+        detail = {"kept_first": population.best.kept_first}
+        _point(job, progress, "step", math.inf if loss is None else loss, on_point, detail)
+
+    texts = [item.row for item in top.text]
+    found = evolve(
+        job.reader, texts, top.factor, settings, seed, keep, begun, enough=_counting(progress, budget)
+    )
+    ranked = sorted(found.individuals, key=lambda item: math.inf if item.loss is None else item.loss)
+    geometry = job.reader.rotation.geometry
+    return [schedule_of(geometry, top.factor, item) for item in ranked[:FINALISTS]]

@@ -1,0 +1,271 @@
+"""A frozen model read under given schedules: losses of every token, and the gradient of J in profile and temperature.
+
+Axes: B rows, T tokens, V words, P pairs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ropewalk.errors import RopewalkError, one_line
+from ropewalk.evaluation.forward.engine import NoRoomError, free_bytes
+from ropewalk.evaluation.forward.scored import token_loss
+from ropewalk.geometry import FloatArray
+from ropewalk.models.live.heads import decoder_of, logits_from, split_works
+from ropewalk.schedule import FrequencySchedule
+from ropewalk.search.family import Family
+from ropewalk.search.objective import Terms, Weighed, terms_of
+from ropewalk.search.rotation import Rotation
+from ropewalk.training.parts.head import install_head, remove_head
+from ropewalk.training.parts.losses import shift_labels
+from ropewalk.training.parts.memory import prepare
+from ropewalk.training.recipe.options import LossOptions, MemoryOptions
+
+# Values that a layer keeps for backward, in multiples of hidden and intermediate size: an upper estimate.
+_KEPT_HIDDEN, _KEPT_INNER = 16, 4
+_LOGIT_BYTES = 256 << 20
+_TOKENS_AT_ONCE = {"cpu": 8192, "cuda": 65536}
+TAIL_SPAN = 256
+
+
+class NonFiniteLossError(RopewalkError):
+    """A loss or gradient that is not a number."""
+
+
+@dataclass(frozen=True)
+class Slope:
+    """J of some rows, and its derivatives by the family's numbers."""
+
+    value: float
+    low: FloatArray
+    top: FloatArray
+    cool: float
+    heat: float
+
+    def __add__(self, other: Slope) -> Slope:
+        return Slope(
+            self.value + other.value,
+            self.low + other.low,
+            self.top + other.top,
+            self.cool + other.cool,
+            self.heat + other.heat,
+        )
+
+    def over(self, count: float) -> Slope:
+        """Divided by a number."""
+        return Slope(
+            self.value / count, self.low / count, self.top / count, self.cool / count, self.heat / count
+        )
+
+    @property
+    def flat(self) -> FloatArray:
+        """All derivatives as one vector."""
+        return np.concatenate([self.low, self.top, [self.cool, self.heat]])
+
+
+class Reader:
+    """One frozen model. `tokens` counts what was read, a backward pass as what it costs beside a forward one."""
+
+    def __init__(self, model: Any, *, checkpointing: bool | None = None) -> None:
+        self.model = model
+        self.rotation = Rotation(model)
+        self.device = model.get_input_embeddings().weight.device
+        self.tokens = 0.0
+        self.tail = max(1, min(TAIL_SPAN, self.original_length // 2))
+        self._checkpointing = checkpointing
+        self._recomputed = False
+        self._frozen = [tensor for tensor in model.parameters() if tensor.requires_grad]
+        for tensor in self._frozen:
+            tensor.requires_grad_(False)
+        model.eval()
+        self._decoder = decoder_of(model)
+        with torch.no_grad():
+            probe = torch.arange(8, device=self.device)[None] % model.get_input_embeddings().weight.shape[0]
+            if not split_works(model, self._decoder, probe):
+                self._decoder = None
+        self.installed = install_head(model, LossOptions())
+
+    @property
+    def original_length(self) -> int:
+        """The model's own window."""
+        return self.rotation.geometry.original_length
+
+    def close(self) -> None:
+        """Give the model its own forward and its gradients back."""
+        remove_head(self.model)
+        for tensor in self._frozen:
+            tensor.requires_grad_(True)
+        if self._recomputed:
+            off = getattr(self.model, "activation_checkpointing_disable", None)
+            (off or self.model.gradient_checkpointing_disable)()
+            self.model.eval()
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def terms(
+        self, schedule: FrequencySchedule | None, rows: Sequence[Weighed], kept_first: int = 0
+    ) -> Terms:
+        """What a schedule (None: the model as it is) comes to on rows."""
+        losses, found = self.read(schedule, [item.row.ids for item in rows], kept_first, _answers(rows))
+        return terms_of(rows, losses, found, self.original_length, self.tail)
+
+    @torch.no_grad()
+    def read(
+        self,
+        schedule: FrequencySchedule | None,
+        rows: Sequence[Any],
+        kept_first: int = 0,
+        answers: Sequence[tuple[int, ...]] | None = None,
+    ) -> tuple[list[FloatArray], list[bool]]:
+        """For each row the loss of every token (entry 0 is 0), and whether greedy decoding would write its answer."""
+        losses: list[FloatArray] = [np.zeros(0)] * len(rows)
+        right = [False] * len(rows)
+        by_length: dict[int, list[int]] = {}
+        for number, row in enumerate(rows):
+            by_length.setdefault(len(row), []).append(number)
+        with self._turned(schedule, kept_first):
+            for length, numbers in by_length.items():
+                step = max(1, _TOKENS_AT_ONCE["cpu" if self.device.type == "cpu" else "cuda"] // length)
+                for start in range(0, len(numbers), step):
+                    part = numbers[start : start + step]
+                    found, greedy = self._forward(np.stack([rows[number] for number in part]))
+                    for place, number in enumerate(part):
+                        losses[number] = found[place]
+                        marked = list(answers[number]) if answers else []
+                        right[number] = bool(marked) and bool(greedy[place][marked].all())
+        return losses, right
+
+    def _forward(self, ids: Any) -> tuple[FloatArray, Any]:
+        """Losses (B, T) and whether each token is the likeliest, the first column empty."""
+        ids_BT = torch.as_tensor(ids, device=self.device)
+        rows, length = ids_BT.shape
+        self.tokens += rows * length
+        words = self.model.get_input_embeddings().weight.shape[0]
+        step = max(1, _LOGIT_BYTES // (4 * words * rows))
+        losses = torch.zeros(rows, length, dtype=torch.float32, device=self.device)
+        greedy = torch.zeros(rows, length, dtype=torch.bool, device=self.device)
+        try:
+            if self._decoder is None:
+                hidden_BTC, logits_BTV = None, self.model(input_ids=ids_BT, use_cache=False).logits
+            else:
+                hidden_BTC = self._decoder(input_ids=ids_BT, use_cache=False).last_hidden_state
+            for first in range(0, length - 1, step):
+                last = min(first + step, length - 1)
+                if hidden_BTC is None:
+                    piece = logits_BTV[:, first:last]
+                else:
+                    piece = logits_from(
+                        self.model, self._decoder, ids_BT[:, first:last], hidden_BTC[:, first:last]
+                    )
+                targets = ids_BT[:, first + 1 : last + 1]
+                losses[:, first + 1 : last + 1] = token_loss(piece, targets)
+                greedy[:, first + 1 : last + 1] = piece.argmax(-1) == targets
+        except torch.OutOfMemoryError as error:
+            raise NoRoomError(
+                f"{rows} rows of {length} tokens do not fit the device ({one_line(error, 120)})",
+                hint="use --dtype bfloat16 or a shorter --target",
+            ) from error
+        if not bool(torch.isfinite(losses).all()):
+            raise NonFiniteLossError(
+                "the model's loss is not a finite number", hint="try --dtype float32 and --attn eager"
+            )
+        return losses.double().cpu().numpy(), greedy.cpu().numpy()
+
+    @contextlib.contextmanager
+    def _turned(self, schedule: FrequencySchedule | None, kept_first: int) -> Iterator[None]:
+        if schedule is None:
+            yield
+            return
+        inv_freq = torch.tensor(schedule.inv_freq, dtype=torch.float64)
+        with self.rotation.turning(inv_freq, schedule.attention_factor, kept_first):
+            yield
+
+    def slope(self, family: Family, factor: float, rows: Sequence[Weighed]) -> Slope:
+        """The sum over rows of their parts of J at a factor, and its gradient in the family's numbers."""
+        numbers = {
+            name: torch.tensor(getattr(family, name), dtype=torch.float64, requires_grad=True)
+            for name in ("low", "top", "cool", "heat")
+        }
+        share, log = family.share(factor), math.log(factor)
+        profile = (1 - share) * numbers["low"] + share * numbers["top"]
+        geometry = family.geometry
+        own = torch.tensor(geometry.inv_freq[: geometry.num_rotating], dtype=torch.float64)
+        turned = own * torch.exp(-log * profile)
+        still = torch.zeros(geometry.half_dim - geometry.num_rotating, dtype=torch.float64)
+        heat = 1.0 + log * ((1 - share) * numbers["cool"] + share * numbers["heat"])
+        inv_freq = torch.cat([turned, still])
+        leaves = inv_freq.detach().requires_grad_(True), heat.detach().requires_grad_(True)
+        total = 0.0
+        for item in rows:
+            total += self._backward(item, *leaves)
+        torch.autograd.backward([inv_freq, heat], [leaves[0].grad, leaves[1].grad])
+        grads = {name: tensor.grad.numpy() for name, tensor in numbers.items()}
+        slope = Slope(total, grads["low"], grads["top"], float(grads["cool"]), float(grads["heat"]))
+        if not math.isfinite(total) or not np.isfinite(slope.flat).all():
+            raise NonFiniteLossError(
+                "the loss or its gradient is not a finite number", hint="try --dtype float32 and --attn eager"
+            )
+        return slope
+
+    def _backward(self, item: Weighed, inv_freq: Tensor, heat: Tensor) -> float:
+        """One row's part of J; its gradient is added to the two leaves."""
+        ids_BT = torch.as_tensor(item.row.ids, device=self.device)[None]
+        weights = torch.as_tensor(item.weights, dtype=torch.float32, device=self.device)[None]
+        self._choose_memory(item.row.length)
+        labels = shift_labels(ids_BT)
+        shifted = torch.cat([weights[:, 1:], weights.new_zeros(1, 1)], dim=1)
+        try:
+            factor = heat.to(device=self.device, dtype=torch.float32)
+            with torch.enable_grad(), self.rotation.turning(inv_freq, factor):
+                loss = self.model(input_ids=ids_BT, target_ids=labels, token_weights=shifted).loss
+                loss.backward()
+        except torch.OutOfMemoryError as error:
+            raise NoRoomError(
+                f"a gradient over {item.row.length} tokens does not fit the device ({one_line(error, 120)})",
+                hint="use --dtype bfloat16, a shorter --target, or --search sweep, which needs no gradient",
+            ) from error
+        if inv_freq.grad is None or heat.grad is None:
+            raise RopewalkError(
+                f"no gradient reaches the frequencies of {type(self.model).__name__}",
+                hint="use --search sweep, or --search cma",
+            )
+        # Weights are frozen: backward goes through activations alone, about a forward's work; recomputing is one more.
+        self.tokens += item.row.length * (3 if self._recomputed else 2)
+        return float(loss.detach())
+
+    def _choose_memory(self, length: int) -> None:
+        """Switch activation checkpointing on where a row's activations would take a quarter of the free memory."""
+        if self._recomputed or self._checkpointing is False:
+            return
+        config = self.model.config.get_text_config()
+        inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+        width = _KEPT_HIDDEN * config.hidden_size + _KEPT_INNER * inner
+        size = length * config.num_hidden_layers * width * self.model.dtype.itemsize
+        if self._checkpointing or 4 * size > free_bytes(self.device):
+            self._recompute()
+
+    def _recompute(self) -> None:
+        from transformers.modeling_layers import GradientCheckpointingLayer
+
+        prepare(self.model, MemoryOptions(checkpointing=True))
+        for module in self.model.modules():
+            if isinstance(module, GradientCheckpointingLayer):
+                # Its own flag alone: dropout inside belongs to its children, which stay in evaluation mode.
+                module.training = True
+        self._recomputed = True
+
+
+def _answers(rows: Sequence[Weighed]) -> list[tuple[int, ...]]:
+    return [item.row.answer for item in rows]

@@ -1,0 +1,366 @@
+"""`tune`: fit a schedule to a model by measurement; a schedule file comes out that every command takes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ropewalk.errors import DamagedError, UsageError
+from ropewalk.schedule import FrequencySchedule
+from ropewalk.search.budget import DEFAULT, Budget, parse_budget
+from ropewalk.search.family import Family
+from ropewalk.search.fit import Settings, State
+from ropewalk.search.job import Job, Rung, add_keys, make_rungs, skilled_tasks
+from ropewalk.search.loop import Point, Progress, measure, reason_to_keep_start, run_fit
+from ropewalk.search.objective import Objective, Terms
+from ropewalk.search.opponents import run_opponent
+from ropewalk.search.reading import Reader
+from ropewalk.search.request import Request, opened
+from ropewalk.search.result import RungResult, TuneResult
+from ropewalk.search.rows import TASKS, Amounts, gather
+from ropewalk.search.sweep import KEEP, Measured, at_factor, candidates, sweep
+from ropewalk.units import parse_target
+
+SEARCHES = ("fit", "sweep", "cma", "evolution")
+
+
+@dataclass(frozen=True)
+class Told:
+    """Something to show while a search goes on: what is done now, how far (0 to 1), and the point just reached."""
+
+    stage: str
+    text: str
+    share: float | None = None
+    point: Point | None = None
+
+
+OnTold = Callable[[Told], None]
+
+
+def tune(
+    source: str | Path | Any,
+    *,
+    target: str | int = "8x",
+    ladder: Sequence[float] | None = None,
+    text: str | Path | None = None,
+    search: str = "fit",
+    budget: str | int | Budget = DEFAULT,
+    tasks: Sequence[str] = TASKS,
+    start: str | None = None,
+    storage: str | None = None,
+    output: str | Path | None = None,
+    seed: int = 0,
+    objective: Objective | None = None,
+    amounts: Amounts | None = None,
+    settings: Settings | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    attn: str = "sdpa",
+    trust_remote_code: bool = False,
+    checkpointing: bool | None = None,
+    on_told: OnTold | None = None,
+) -> TuneResult:
+    """Fit a monotone stretch profile and one temperature to a frozen model, and write them as a schedule file.
+
+    A sweep over closed forms and bands chooses the start (`start` names a method instead); then J, a weighted loss on
+    text beyond the window, on text inside it and on planted answers (see `Objective`), is lowered by its gradient.
+    Validation on other documents and other planted answers stops the fit and picks its best point. A fit that does not
+    beat its start there, or finds fewer answers, gives the start back and says so. With `ladder` (factors such as
+    (2, 4, 8)) one family of profiles is fitted for all of them; at factor 1 it is the model itself.
+
+    Interrupted, it keeps the best so far; the same call with the same `output` goes on from there.
+    """
+    from ropewalk.models.facts import read_facts
+    from ropewalk.models.load import load_model, load_tokenizer
+
+    if search not in SEARCHES:
+        raise UsageError(f"search={search!r} is unknown", hint=f"use one of {', '.join(SEARCHES)}")
+    facts = read_facts(source)
+    factors = _factors(target, ladder, facts.original_length)
+    lengths = [round(factor * facts.original_length) for factor in factors]
+    model = load_model(source, device=device, dtype=dtype, attn=attn, trust_remote_code=trust_remote_code)
+    request = Request(
+        model=str(source),
+        target_length=lengths[-1],
+        factors=tuple(factors),
+        text=None if text is None else str(text),
+        search=search,
+        budget=parse_budget(budget),
+        tasks=tuple(tasks),
+        seed=seed,
+        dtype=str(model.dtype).removeprefix("torch."),
+        start=start,
+        storage=storage,
+        objective=objective or Objective(),
+        amounts=amounts or Amounts(),
+    )
+    tell = on_told or (lambda told: None)
+    with Reader(model, checkpointing=checkpointing) as reader, opened(request, output) as run:
+        return _tuned(request, run, reader, load_tokenizer(source), settings or Settings(), tell)
+
+
+def _factors(target: str | int, ladder: Sequence[float] | None, original: int) -> list[float]:
+    if ladder is None:
+        factors = [parse_target(target, original) / original]
+    else:
+        factors = sorted({float(factor) for factor in ladder})
+    if not factors or factors[0] <= 1.0:
+        raise UsageError(
+            f"factor {factors[0] if factors else 1:g} stretches nothing",
+            hint="give a --target beyond the window, or a --ladder of factors above 1",
+        )
+    return factors
+
+
+def _tuned(
+    request: Request, run: Any, reader: Reader, tokenizer: Any, settings: Settings, tell: OnTold
+) -> TuneResult:
+    began = time.monotonic()
+    remarks: list[str] = []
+    tell(Told("prepare", "reading text and making questions"))
+    tasks, inside = skilled_tasks(reader, tokenizer, request.tasks, request.seed, remarks)
+    lengths = [round(factor * reader.original_length) for factor in request.factors]
+    material = gather(tokenizer, request.text, lengths, tasks, request.seed, request.amounts)
+    remarks += material.remarks
+    rungs = make_rungs(reader, material, request.factors, request.objective, inside)
+    job = Job(reader, rungs, tasks, request.objective, remarks)
+    kept = _read(run, "progress.json")
+    swept = choose_start(job, request, run, tell)
+    family = Family.through([_start_of(rung) for rung in rungs])
+    if kept is not None:
+        progress = Progress.from_json(family, kept)
+        reader.tokens += progress.curve[-1]["forward_equivalents"] * job.top.length if progress.curve else 0
+    else:
+        progress = Progress(State.at(family), family)
+    facts = _Facts(request, run, material.source, swept, began)
+    if request.search == "sweep":
+        progress.stopped = "the sweep is over"
+        return _finished(job, facts, progress, family)
+    if progress.stopped == "the budget is used up":
+        # The same call may come back with a larger one.
+        progress.stopped = None
+
+    def on_point(point: Point) -> None:
+        share = request.budget.share(progress.state.step, progress.seconds)
+        tell(Told("fit", _words(point), min(1.0, share), point))
+
+    def keep(state: Progress) -> None:
+        run.write_json("progress.json", state.to_json())
+
+    try:
+        if request.search == "fit":
+            run_fit(job, family, progress, request.budget, settings, on_point, keep)
+        else:
+            run_opponent(
+                request.search, job, progress, request.budget, run, request.seed, request.storage, on_point
+            )
+    except KeyboardInterrupt:
+        tell(Told("stop", "interrupted: measuring the best so far"))
+        progress.stopped = "interrupted"
+        _finished(job, facts, progress, family, complete=False)
+        raise
+    return _finished(job, facts, progress, family)
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What the result says beside the figures."""
+
+    request: Request
+    run: Any
+    text: str
+    sweep: list[dict[str, Any]]
+    began: float
+
+
+def choose_start(job: Job, request: Request, run: Any, tell: OnTold) -> list[dict[str, Any]]:
+    """Sweep on the highest rung, validate the best few, and give every rung its start; what was swept, best first."""
+    top = job.top
+    geometry = job.reader.rotation.geometry
+    kept = _read(run, "sweep.json")
+    if kept is None:
+        if request.start is not None:
+            from ropewalk.methods import schedule
+
+            made = schedule(request.start, geometry, factor=top.factor)
+            found = [Measured(request.start, made, job.reader.terms(made, top.sweep_rows()))]
+        else:
+            offered = candidates(geometry, top.factor)
+
+            def on_measured(name: str, terms: Terms, number: int, total: int) -> None:
+                tell(Told("sweep", f"{name}: J {terms.value:.4f}", number / total))
+
+            found = sweep(job.reader, offered, top.sweep_rows(), on_measured)
+        kept = {
+            "rows": [
+                {"name": item.name, "schedule": item.schedule.to_json(), **item.terms.to_json()}
+                for item in found
+            ],
+            "forward_equivalents": job.reader.tokens / top.length,
+        }
+        run.write_json("sweep.json", kept)
+    else:
+        job.reader.tokens += kept["forward_equivalents"] * top.length
+    best = [(row["name"], FrequencySchedule.from_json(row["schedule"])) for row in kept["rows"][:KEEP]]
+    name, chosen = _validated(job, best, request, tell)
+    for rung in job.rungs:
+        rung.start_name = name
+        if rung is not top:
+            rung.start = at_factor(Measured(name, chosen, rung_terms(top)), rung.factor)
+            add_keys(job.reader, rung, request.objective)
+            rung.before = job.reader.terms(rung.start, rung.validation)
+    return [{key: value for key, value in row.items() if key != "schedule"} for row in kept["rows"]]
+
+
+def rung_terms(rung: Rung) -> Terms:
+    """What a rung's start was measured at."""
+    assert rung.before is not None
+    return rung.before
+
+
+def _validated(
+    job: Job, best: Sequence[tuple[str, FrequencySchedule]], request: Request, tell: OnTold
+) -> tuple[str, FrequencySchedule]:
+    """The best of a few on the validation rows of the highest rung, whose key tokens the first of them fixes."""
+    top = job.top
+    top.start = best[0][1]
+    add_keys(job.reader, top, request.objective)
+    measured = []
+    for name, schedule in best:
+        terms = job.reader.terms(schedule, top.validation)
+        tell(Told("sweep", f"{name} on validation: J {terms.value:.4f}"))
+        measured.append((terms.value, len(measured), name, schedule, terms))
+    _, _, name, schedule, terms = min(measured)
+    top.start, top.before = schedule, terms
+    return name, schedule
+
+
+def _start_of(rung: Rung) -> FrequencySchedule:
+    assert rung.start is not None
+    return rung.start
+
+
+def _finished(
+    job: Job, facts: _Facts, progress: Progress, start: Family, *, complete: bool = True
+) -> TuneResult:
+    """Measure the best on validation, guard it against the start, and write schedule, ladder and result."""
+    request = facts.request
+    rungs = []
+    for rung in job.rungs:
+        before = rung_terms(rung)
+        if request.search == "sweep":
+            made, after, why = _start_of(rung), before, None
+        elif progress.best_value is None:
+            made, after = _start_of(rung), before
+            why = "no step of the fit beat it on validation"
+        else:
+            after = measure(job, rung, progress.best)
+            why = reason_to_keep_start(rung, after)
+            made = progress.best.schedule(rung.factor, {"start": rung.start_name})
+            if why is not None:
+                made, after = _start_of(rung), before
+        rungs.append(
+            RungResult(
+                rung.factor,
+                rung.length,
+                rung.start_name,
+                made,
+                before.to_json(),
+                after.to_json(),
+                rung.controls,
+                why,
+            )
+        )
+    return _written(job, facts, progress, rungs, complete)
+
+
+def _written(
+    job: Job, facts: _Facts, progress: Progress, rungs: list[RungResult], complete: bool
+) -> TuneResult:
+    from ropewalk.models.stretch import ladder_document
+
+    request, run, top = facts.request, facts.run, rungs[-1]
+    fitted = {
+        "by": "ropewalk tune",
+        "model": request.model,
+        "search": request.search,
+        "start": top.start,
+        "kept_start": top.kept_start,
+        "text": facts.text,
+        "tasks": job.tasks,
+        "objective": request.objective.to_json(),
+        "seed": request.seed,
+        "steps": progress.state.step,
+        "best_step": progress.best_step,
+        "before": dict(top.before),
+        "after": dict(top.after),
+        "controls": dict(top.controls),
+    }
+    run.write_json("schedule.json", top.schedule.to_json() | {"fitted": fitted})
+    if len(rungs) > 1:
+        family = None if any(rung.kept_start for rung in rungs) else progress.best.to_json()
+        own = {
+            **fitted,
+            "family": family,
+            "rungs": [
+                {"factor": rung.factor, "before": dict(rung.before), "after": dict(rung.after)}
+                for rung in rungs
+            ],
+        }
+        run.write_json("ladder.json", ladder_document([rung.schedule for rung in rungs], own))
+    result = TuneResult(
+        model=request.model,
+        target_length=request.target_length,
+        factor=top.factor,
+        schedule=Path(run.path) / "schedule.json",
+        ladder=Path(run.path) / "ladder.json" if len(rungs) > 1 else None,
+        search=request.search,
+        start=top.start,
+        kept_start=top.kept_start,
+        stopped=progress.stopped or "",
+        before=top.before,
+        after=top.after,
+        controls=top.controls,
+        rungs=rungs,
+        sweep=facts.sweep,
+        curve=progress.curve,
+        steps=progress.state.step,
+        passes=progress.passes,
+        seconds=time.monotonic() - facts.began,
+        forward_equivalents=job.reader.tokens / job.top.length,
+        text=facts.text,
+        tasks=job.tasks,
+        remarks=job.remarks,
+        run=Path(run.path),
+        complete=complete,
+        seed=request.seed,
+        objective=request.objective.to_json(),
+    )
+    run.write_json("result.json", result.to_json())
+    return result
+
+
+def _read(run: Any, name: str) -> dict[str, Any] | None:
+    """A document that an interrupted call left in the run."""
+    from ropewalk.runs.documents import read_document
+
+    path = run.file(name)
+    if not run.resumed or not path.is_file():
+        return None
+    document = read_document(path)
+    if not isinstance(document, dict):
+        raise DamagedError(f"{path} is not what tune wrote", hint="delete the run and start it again")
+    return document
+
+
+def _words(point: Point) -> str:
+    if point.kind == "validation":
+        better = "best so far" if point.detail.get("best") else "not better"
+        found = point.detail.get("retrieval_at_target")
+        answers = "" if found is None else f", answers found {found:.0%}"
+        loss = point.detail.get("loss_at_target") or 0.0
+        return f"step {point.step}: validation J {point.value:.4f} ({better}), loss at the target {loss:.4f}{answers}"
+    return f"step {point.step}: J {point.value:.4f}"

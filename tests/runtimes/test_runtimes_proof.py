@@ -1,0 +1,122 @@
+"""`verify --runtime`: the verdict on log-probabilities, where programs are looked for, what is said without them."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ropewalk
+from ropewalk.errors import RopewalkError, UsageError
+from ropewalk.models.facts import read_facts
+from ropewalk.runtimes import proof
+from ropewalk.runtimes.export import export_config
+
+LLAMA = json.loads((Path(__file__).parents[2] / "examples" / "configs" / "llama-2-7b.json").read_text())
+WANTED = np.array([-1.0, -2.0, -3.0, -4.0])
+
+
+def exported(method: str, program: str):
+    return export_config(LLAMA, method, factor=8.0, to=program, allow_approximate=True).exports[0]
+
+
+def test_the_largest_difference_decides_and_names_its_position_and_the_wrong_fact():
+    told = np.array([-1.0005, np.nan, -3.0, -4.5])
+    check = proof.judged(exported("mrrope-pro", "mlx"), WANTED, told, 100, {"mlx-lm": "1"})
+    assert (check.status, check.worst_position, check.positions) == ("fail", 103, 3)
+    assert check.largest == pytest.approx(0.5)
+    assert check.mean == pytest.approx((0.0005 + 0.0 + 0.5) / 3)
+    assert "position 103" in check.detail
+    assert (
+        "the fact that longrope, longrope-attention-by-original is exact on llama is wrong here"
+        in check.detail
+    )
+
+
+def test_the_tolerance_is_a_thousandth():
+    close = proof.judged(exported("yarn", "mlx"), WANTED, WANTED + 0.0009, 0, {})
+    far = proof.judged(exported("yarn", "mlx"), WANTED, WANTED - 0.0011, 0, {})
+    assert (close.status, far.status) == ("pass", "fail")
+
+
+def test_a_program_that_is_not_known_as_exact_fails_as_expected_or_passes_as_news():
+    two = exported("longrope", "mlx")
+    assert not two.answer.exact
+    assert "as expected" in proof.judged(two, WANTED, WANTED + 1, 0, {}).detail
+    assert "known as ignored until now" in proof.judged(two, WANTED, WANTED, 0, {}).detail
+    nothing = proof.judged(two, WANTED, np.full(4, np.nan), 0, {})
+    assert (nothing.status, nothing.largest) == ("fail", None)
+
+
+def test_the_tokens_go_past_the_original_window_and_repeat():
+    facts = read_facts(LLAMA)
+    ids = proof.tokens_for(facts, 32768)
+    assert len(ids) == 4096 + 1024
+    assert ids[:96] == ids[96:192]
+    assert max(ids) < 32000
+    # Servers keep one place for the token that they write.
+    assert len(proof.tokens_for(facts, 4200)) == 4199
+
+
+def program(tmp_path: Path, name: str, body: str) -> None:
+    """A stand-in for a program's own Python: it gets the runner, the jobs and the place for the answer."""
+    path = tmp_path / name / "bin" / "python"
+    path.parent.mkdir(parents=True)
+    path.write_text(f"#!{sys.executable}\nimport json, os, sys\nrunner, jobs, out = sys.argv[1:]\n{body}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+def test_an_environment_of_its_own_is_found_before_this_one(tmp_path, monkeypatch):
+    monkeypatch.setenv(proof.ENVIRONMENTS, str(tmp_path))
+    assert proof.interpreter("vllm") is None
+    program(tmp_path, "vllm", "")
+    assert proof.interpreter("vllm") == str(tmp_path / "vllm" / "bin" / "python")
+    monkeypatch.delenv(proof.ENVIRONMENTS)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".runtimes").symlink_to(tmp_path)
+    assert proof.interpreter("vllm") == str(tmp_path / ".runtimes" / "vllm" / "bin" / "python")
+
+
+def test_a_runner_gets_its_job_and_none_of_our_paths(tmp_path, monkeypatch):
+    monkeypatch.setenv(proof.ENVIRONMENTS, str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", os.getcwd())
+    body = (
+        "assert 'PYTHONPATH' not in os.environ and runner.endswith('run_llama_cpp.py')\n"
+        "item = json.load(open(jobs))['items'][0]\n"
+        "open(out, 'w').write(json.dumps({'name': item['name'], 'versions': {}, 'logprobs': [[item['x']]]}))"
+    )
+    program(tmp_path, "llama.cpp", body)
+    row = proof.run_item("llama.cpp", proof.interpreter("llama.cpp"), {"name": "a", "x": -1.5}, tmp_path)
+    assert row["logprobs"] == [[-1.5]]
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("sys.exit('no such thing')", "does not run .*no such thing"),
+        ("open(out, 'w').write(json.dumps({'name': 'a', 'versions': {}, 'error': 'wrong number of tensors'}))",
+         "refuses .*wrong number of tensors"),
+    ],
+)  # fmt: skip
+def test_a_program_that_fails_says_why(tmp_path, monkeypatch, body, said):
+    monkeypatch.setenv(proof.ENVIRONMENTS, str(tmp_path))
+    program(tmp_path, "mlx", body)
+    with pytest.raises(RopewalkError, match=said):
+        proof.run_item("mlx", proof.interpreter("mlx"), {"name": "a"}, tmp_path)
+
+
+def test_a_program_that_is_not_installed_leaves_the_question_open(cli, tmp_path, monkeypatch):
+    monkeypatch.setenv(proof.ENVIRONMENTS, str(tmp_path))
+    ropewalk.extend("hemp", out=tmp_path / "out", factor=8.0)
+    outcome = cli("verify", str(tmp_path / "out"), "--runtime", "vllm", "--json")
+    (check,) = outcome.json["checks"]
+    assert (check["name"], check["status"]) == ("runtime:vllm", "skip")
+    assert "make runtimes" in check["detail"]
+    assert outcome.code == 4
+    with pytest.raises(UsageError, match="SGLang cannot be run from here"):
+        proof.verify_runtimes(tmp_path / "out", ["sglang"])

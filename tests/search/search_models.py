@@ -1,0 +1,22 @@
+"""A tiny model for the tests of search."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "evaluation"))
+import eval_models
+
+WINDOW = 64
+
+
+def make_model(kind: str = "llama", **changes: Any) -> Any:
+    """Weights loud enough that frequencies matter."""
+    return eval_models.tiny(kind, **({"std": 0.3, "max_position_embeddings": WINDOW} | changes))
+
+
+def save_model(folder: Path) -> Path:
+    """A checkpoint with a byte tokenizer."""
+    return eval_models.save(folder, make_model())

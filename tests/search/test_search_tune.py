@@ -1,0 +1,275 @@
+"""`tune` from end to end on a tiny model: the files, stock reload, going on, guards."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+import ropewalk
+from ropewalk.errors import RopewalkError, UsageError
+from ropewalk.search import loop
+from ropewalk.search.fit import Settings
+from ropewalk.search.job import near_losses
+from ropewalk.search.loop import reason_to_keep_start
+from ropewalk.search.objective import Objective, Terms, gain_over, key_tokens, weigh
+from ropewalk.search.reading import NonFiniteLossError, Reader
+from ropewalk.search.rows import Amounts, Row, gather, planted_rows, split_documents
+from ropewalk.text.corpus import Document
+
+FEW = Amounts(6, 4, 3, 4)
+
+
+def quick(model: Path, text: Path, output: Path, **changes: Any) -> Any:
+    """Two steps from yarn at 4 times, no planted answers: a random model finds none."""
+    settings = {"target": "4x", "text": text, "start": "yarn", "tasks": (), "budget": 3, "amounts": FEW}
+    return ropewalk.tune(model, output=output, device="cpu", **(settings | changes))
+
+
+def test_the_file_extends_and_stock_software_computes_the_same(
+    model_folder: Path, text_folder: Path, tmp_path: Path
+) -> None:
+    found = quick(model_folder, text_folder, tmp_path / "run", settings=Settings(learning_rate=0.2))
+    assert (found.steps, found.target_length, found.factor) == (3, 256, 4.0)
+    document = json.loads(found.schedule.read_text())
+    assert document["fitted"]["start"] == "yarn"
+    assert document["fitted"]["before"]["loss_at_target"] == found.before["loss_at_target"]
+    ropewalk.extend(model_folder, schedule=found.schedule, out=tmp_path / "out")
+    from transformers import AutoModelForCausalLM
+
+    stock = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    assert stock.config.max_position_embeddings == 256
+    ids = torch.arange(200)[None] % 250
+    model = ropewalk.load_model(str(model_folder), device="cpu")
+    made = ropewalk.FrequencySchedule.from_json(document)
+    with ropewalk.apply(model, made), torch.no_grad():
+        mine = model(input_ids=ids).logits
+    with torch.no_grad():
+        assert torch.equal(stock(input_ids=ids).logits, mine)
+    with Reader(ropewalk.load_model(str(model_folder), device="cpu")) as reader:
+        losses, _ = reader.read(made, [ids[0].numpy()])
+    plain = torch.nn.functional.cross_entropy(mine[0, :-1], ids[0, 1:], reduction="none")
+    np.testing.assert_allclose(losses[0][1:], plain.numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_an_interrupted_search_goes_on_to_the_same_end(
+    model_folder: Path, text_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = quick(model_folder, text_folder, tmp_path / "whole")
+    before = loop.step_slope
+
+    def interrupting(reader: Any, family: Any, *rest: Any) -> Any:
+        if interrupting.calls == 2:
+            raise KeyboardInterrupt
+        interrupting.calls += 1
+        return before(reader, family, *rest)
+
+    interrupting.calls = 0
+    monkeypatch.setattr(loop, "step_slope", interrupting)
+    with pytest.raises(KeyboardInterrupt):
+        quick(model_folder, text_folder, tmp_path / "run")
+    left = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert (left["steps"], left["complete"]) == (2, False)
+    assert (tmp_path / "run" / "schedule.json").is_file()
+    monkeypatch.undo()
+    again = quick(model_folder, text_folder, tmp_path / "run")
+    assert again.steps == 3
+    assert again.rungs[0].schedule.inv_freq.tolist() == whole.rungs[0].schedule.inv_freq.tolist()
+    last = [json.loads((tmp_path / name / "progress.json").read_text())["state"] for name in ("run", "whole")]
+    assert last[0] == last[1]
+
+
+def test_another_request_is_not_continued(model_folder: Path, text_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    asked = {"request": {"model": "another"}, "kind": "tune"}
+    (tmp_path / "run" / "request.json").write_text(json.dumps(asked))
+    with pytest.raises(UsageError, match="asked for something else"):
+        quick(model_folder, text_folder, tmp_path / "run")
+
+
+def test_a_ladder_has_a_schedule_for_every_rung(
+    model_folder: Path, text_folder: Path, tmp_path: Path
+) -> None:
+    found = quick(model_folder, text_folder, tmp_path / "run", ladder=[2, 4], budget=2)
+    assert [rung.factor for rung in found.rungs] == [2.0, 4.0]
+    from ropewalk.models.stretch import read_schedules
+
+    ladder = read_schedules(found.ladder)
+    assert ladder.is_ladder
+    assert [made.factor for made in ladder.rungs] == [2.0, 4.0]
+    for made in ladder.rungs:
+        assert (np.diff(made.profile) > -1e-9).all()
+    done = ropewalk.extend(
+        model_folder, schedule=found.ladder, target=128, out=tmp_path / "out", weights="none"
+    )
+    assert done.schedule.factor == 2.0
+
+
+def test_a_loss_that_is_no_number_ends_the_fit_with_the_best_so_far(
+    model_folder: Path, text_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = loop.step_slope
+
+    def breaking(reader: Any, *rest: Any) -> Any:
+        breaking.calls += 1
+        if breaking.calls == 2:
+            raise NonFiniteLossError("the loss is not a finite number", hint="")
+        return before(reader, *rest)
+
+    breaking.calls = 0
+    monkeypatch.setattr(loop, "step_slope", breaking)
+    found = quick(model_folder, text_folder, tmp_path / "run")
+    assert found.steps == 1
+    assert "not a finite number" in found.stopped
+    assert found.schedule.is_file()
+
+
+def test_a_fit_that_does_not_beat_its_start_gives_it_back(
+    model_folder: Path, text_folder: Path, tmp_path: Path
+) -> None:
+    found = quick(model_folder, text_folder, tmp_path / "run", settings=Settings(0.0, 0.0), budget=1)
+    assert found.kept_start is not None
+    assert found.verdict().startswith("yarn is kept")
+    made = ropewalk.schedule("yarn", found.rungs[0].schedule.geometry, factor=4)
+    assert found.rungs[0].schedule.inv_freq.tolist() == made.inv_freq.tolist()
+    assert found.after == found.before
+
+
+def test_too_little_text_is_refused_with_what_is_needed(model_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text("too short a text " * 20)
+    with pytest.raises(RopewalkError, match="too little text") as caught:
+        quick(model_folder, tmp_path / "short.txt", tmp_path / "run")
+    assert "2k" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"target": "1x"}, {"ladder": [0.5, 2]}, {"search": "prayer"}, {"budget": "soon"}]
+)
+def test_what_stretches_nothing_or_is_unknown_is_refused(
+    model_folder: Path, text_folder: Path, tmp_path: Path, wrong: dict[str, Any]
+) -> None:
+    with pytest.raises(UsageError):
+        quick(model_folder, text_folder, tmp_path / "run", **wrong)
+    assert not (tmp_path / "run").exists()
+
+
+def terms(values: list[float], found: dict[str, list[float]] | None = None) -> Terms:
+    return Terms(sum(values), values, None, None, None, None, None, found or {})
+
+
+class Before:
+    """What the guard looks at of a rung."""
+
+    def __init__(self, before: Terms, rows: list[Any]) -> None:
+        self.before, self.validation = before, rows
+
+
+def test_the_guard_keeps_the_start_for_lost_answers_and_for_noise() -> None:
+    rows = weigh([Row(np.zeros(100, dtype=int)) for _ in range(4)], 64, Objective())
+    before = terms([1.0, 1.0, 1.0, 1.0], {"kv": [1.0, 0.0]})
+    rung: Any = Before(before, rows)
+    better = terms([0.9, 0.91, 0.89, 0.9], {"kv": [1.0, 0.0]})
+    assert reason_to_keep_start(rung, better) is None
+    lost = terms([0.9, 0.91, 0.89, 0.9], {"kv": [0.0, 0.0]})
+    assert "fewer answers (kv)" in str(reason_to_keep_start(rung, lost))
+    noisy = terms([0.5, 1.4, 0.6, 1.4], {"kv": [1.0, 0.0]})
+    assert "standard error" in str(reason_to_keep_start(rung, noisy))
+    gain, error = gain_over(before, better, rows)
+    assert gain == pytest.approx(0.1)
+    assert error == pytest.approx(np.std([0.1, 0.09, 0.11, 0.1], ddof=1) / 2)
+
+
+def test_key_tokens_are_those_that_far_context_helps() -> None:
+    far = np.array([0.1, 0.1, 0.1, 2.0, 0.1])
+    near = np.array([3.0, 3.0, 0.9, 9.0, 3.0])
+    assert key_tokens(Row(np.zeros(5, dtype=int)), far, near, 1).tolist() == [0, 1, 0, 0, 1]
+
+
+def test_near_losses_never_see_more_than_a_window() -> None:
+    from search_models import WINDOW, make_model
+
+    ids = np.random.default_rng(3).integers(0, 256, 150)
+    with Reader(make_model()) as reader:
+        found = near_losses(reader, Row(ids), WINDOW)
+        # Each token again, from the piece it was read in: pieces begin at every half window, the last ends the row.
+        for token in (1, 40, 63, 70, 100, 149):
+            start = 0 if token < 64 else 32 if token < 96 else 64 if token < 128 else 150 - WINDOW
+            losses, _ = reader.read(None, [ids[start : start + WINDOW]])
+            assert found[token] == pytest.approx(losses[0][token - start], abs=1e-5)
+
+
+def test_fit_and_validation_share_no_document() -> None:
+    documents = [Document(f"{number}", "x" * (100 + number)) for number in range(12)]
+    mine, others = split_documents(documents, 3)
+    assert not {item.name for item in mine} & {item.name for item in others}
+    assert len(mine) + len(others) == 12
+    assert 0.5 < sum(len(item.text) for item in mine) / sum(len(item.text) for item in documents) <= 0.75
+    one, other = split_documents([Document("a", "0123456789abcdef")], 0)
+    assert one[0].text + other[0].text == "0123456789abcdef"
+    assert len(one[0].text) == 12
+
+
+def test_planted_rows_are_exact_and_end_in_their_answer(model_folder: Path) -> None:
+    tokenizer = ropewalk.load_tokenizer(str(model_folder))
+    remarks: list[str] = []
+    rows = planted_rows(tokenizer, ["needle", "kv"], 400, 8, 1, remarks)
+    assert [row.length for row in rows] == [400] * 8
+    assert [row.task for row in rows[:2]] == ["needle", "kv"]
+    assert remarks == []
+    for row in rows:
+        answer = tokenizer.decode(row.ids[list(row.answer)]).strip()
+        text = tokenizer.decode(row.ids)
+        # The value stands once in the text and once as the answer, far apart.
+        assert text.count(answer) == 2
+        assert row.answer[-1] == 399
+        assert row.depth is not None
+        assert text.index(answer) < 0.9 * 400
+    again = planted_rows(tokenizer, ["needle", "kv"], 400, 8, 2, remarks)
+    assert not any(np.array_equal(one.ids, other.ids) for one, other in zip(rows, again, strict=True))
+
+
+def test_a_task_that_does_not_fit_is_left_out_aloud(model_folder: Path) -> None:
+    tokenizer = ropewalk.load_tokenizer(str(model_folder))
+    remarks: list[str] = []
+    assert planted_rows(tokenizer, ["kv"], 20, 4, 1, remarks) == []
+    assert len(remarks) == 1
+    assert "kv left out" in remarks[0]
+
+
+def test_gathered_rows_of_shorter_lengths_are_the_beginnings_of_the_long_ones(
+    model_folder: Path, text_folder: Path
+) -> None:
+    tokenizer = ropewalk.load_tokenizer(str(model_folder))
+    material = gather(tokenizer, text_folder, [128, 256], [], 0, FEW)
+    assert [len(material.fit[length].text) for length in (128, 256)] == [6, 6]
+    for short, long in zip(material.fit[128].text, material.fit[256].text, strict=True):
+        assert short.ids.tolist() == long.ids[:128].tolist()
+    mine, others = material.documents
+    assert not set(mine) & set(others)
+
+
+def test_the_command(model_folder: Path, text_folder: Path, tmp_path: Path) -> None:
+    from ropewalk.cli.tune import command
+
+    words = [
+        str(model_folder),
+        "--target",
+        "4x",
+        "--text",
+        str(text_folder),
+        "--start",
+        "yarn",
+        "--tasks",
+        "none",
+    ]
+    words += ["--budget", "1steps", "--device", "cpu", "-o", str(tmp_path / "run"), "--json"]
+    done = CliRunner().invoke(command, words, catch_exceptions=False)
+    document = json.loads(done.output)
+    assert {"schedule", "before", "after", "steps", "seconds", "forward_equivalents"} <= document.keys()
+    assert Path(document["schedule"]).is_file()
+    assert document["passes"] == 2
