@@ -75,3 +75,26 @@ def test_the_page_of_methods_is_the_registry():
 
     page = runpy.run_path(str(ROOT / "tools" / "methods_page.py"))["page"]()
     assert (ROOT / "docs" / "methods.md").read_text(encoding="utf-8") == page
+
+
+def _commands():
+    import runpy
+
+    return list(runpy.run_path(str(ROOT / "tools" / "commands_page.py"))["commands"]())
+
+
+@pytest.mark.parametrize(("name", "command"), _commands(), ids=lambda value: str(value)[:24])
+def test_every_command_and_option_is_documented(name, command):
+    """`tools/commands_page.py` writes the page."""
+    import click
+
+    page = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    shared, *_ = page.partition("\n## ")
+    _, found, rest = page.partition(f"\n## {name}\n")
+    assert found, f"docs/commands.md has no section for {name}: run tools/commands_page.py"
+    section = rest.partition("\n## ")[0]
+    for parameter in command.params:
+        if isinstance(parameter, click.Option) and not parameter.hidden:
+            flag = next(option for option in parameter.opts if option.startswith("--"))
+            told = f"`{flag}`" in section or f"`{flag}`" in shared
+            assert told, f"docs/commands.md does not tell of `{name} {flag}`: run tools/commands_page.py"

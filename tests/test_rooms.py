@@ -94,3 +94,69 @@ def test_imports_point_one_way(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
 def test_files_can_be_read_in_one_go(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 420
+
+
+def _top_imports(path: Path) -> set[str]:
+    """Modules of ours that load when this one does: imports inside functions come later and close no circle."""
+    found = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("ropewalk"):
+            inside = {f"{node.module}.{alias.name}" for alias in node.names} & MODULES.keys()
+            found |= inside or {node.module}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found & MODULES.keys()
+
+
+def _circle(arrows: dict[str, set[str]]) -> list[str]:
+    """One circle in a graph, or an empty list."""
+    done: set[str] = set()
+
+    def search(name: str, way: list[str]) -> list[str]:
+        if name in way:
+            return way[way.index(name) :]
+        if name in done:
+            return []
+        for other in sorted(arrows.get(name, ())):
+            if found := search(other, [*way, name]):
+                return found
+        done.add(name)
+        return []
+
+    return next((found for name in sorted(arrows) if (found := search(name, []))), [])
+
+
+def _name(path: Path) -> str:
+    parts = ("ropewalk", *path.relative_to(SOURCE).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {_name(path): path for path in FILES}
+ARROWS = {name: _top_imports(path) - {name} for name, path in MODULES.items()}
+SUBROOMS = sorted({path.parent for path in FILES if len(path.relative_to(SOURCE).parts) > 2})
+
+
+def test_no_modules_import_each_other():
+    assert _circle(ARROWS) == []
+
+
+@pytest.mark.parametrize("room", sorted({path.relative_to(SOURCE).parts[0] for path in SUBROOMS}))
+def test_the_folders_of_a_room_import_one_way(room):
+    """A folder inside a room stands below or above its neighbour, never both. Files beside the folders are their users
+    and their common ground at once, so they do not count."""
+    arrows: dict[str, set[str]] = {}
+    for name, others in ARROWS.items():
+        here = MODULES[name].relative_to(SOURCE).parts
+        for other in others:
+            there = MODULES[other].relative_to(SOURCE).parts
+            if here[0] == there[0] == room and len(here) > 2 and len(there) > 2 and here[1] != there[1]:
+                arrows.setdefault(here[1], set()).add(there[1])
+    assert _circle(arrows) == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_private_names_stay_in_their_module(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ropewalk"):
+            private = [alias.name for alias in node.names if alias.name.startswith("_")]
+            assert set(private) <= {"__version__", "_version"}, f"imports {private} of {node.module}"

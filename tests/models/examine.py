@@ -21,6 +21,7 @@ from ropewalk.models.facts import ModelFacts, read_facts
 from ropewalk.models.live.tables import has_tables
 from ropewalk.models.load import quiet_transformers
 from ropewalk.models.proof.checks import dialects
+from ropewalk.models.stretch import kept_parameters
 
 METHODS = ("linear", "ntk", "yarn", "mrrope-pro")
 FACTOR = 4.0
@@ -107,7 +108,9 @@ def _examine(result: TypeResult, place: Path, methods: Sequence[str]) -> None:
     result.layers = _layers(model, facts)
     for method in methods:
         # A model that is scaled by the same method keeps its parameters, in memory as on disk.
-        schedule = ropewalk.schedule(method, facts.geometry, factor=FACTOR, **facts.rope.inherited(method))
+        schedule = ropewalk.schedule(
+            method, facts.geometry, factor=FACTOR, **kept_parameters(facts).get(method, {})
+        )
         with ropewalk.apply(model, schedule, layers=result.layers) as applied:
             reason = applied.reason
             inside = tiny.logits_of(model, ids)

@@ -13,6 +13,7 @@ from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.models.carrier import carry, config_with
 from ropewalk.models.defects.findings import find
 from ropewalk.models.facts import read_facts
+from ropewalk.models.stretch import kept_parameters
 from ropewalk.models.structure.table import known_types, row_of
 
 LLAMA = {
@@ -301,7 +302,7 @@ def test_mla_keeps_the_softmax_temperature():
         assert entry["rope_type"] != "default"
         assert reread(carried.config).rope.softmax_scale > facts.rope.softmax_scale
         assert any("softmax" in note for note in carried.notes)
-    inherited = ropewalk.schedule("yarn", facts.geometry, factor=80.0, **facts.rope.inherited("yarn"))
+    inherited = ropewalk.schedule("yarn", facts.geometry, factor=80.0, **kept_parameters(facts)["yarn"])
     assert inherited.attention_factor == 1.0
     assert config_with(config, inherited)["rope_parameters"]["mscale"] == 1.0
 

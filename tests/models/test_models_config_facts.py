@@ -12,6 +12,7 @@ import pytest
 import ropewalk
 from ropewalk.errors import RopewalkError
 from ropewalk.models.facts import read_facts
+from ropewalk.models.stretch import kept_parameters
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "configs"
 LLAMA = {
@@ -80,14 +81,14 @@ def test_mla_counts_only_its_decoupled_part():
     # mscale over mscale_all_dim is 1 on cos and sin; the temperature sits on the softmax instead.
     assert facts.rope.schedule.attention_factor == 1.0
     assert facts.rope.softmax_scale == pytest.approx((0.1 * math.log(40) + 1) ** 2)
-    assert facts.rope.inherited("yarn") == {
+    assert kept_parameters(facts)["yarn"] == {
         "beta_fast": 32.0,
         "beta_slow": 1.0,
         "truncate": True,
         "mscale": 1.0,
         "mscale_all_dim": 1.0,
     }
-    assert facts.rope.inherited("ntk") == {}
+    assert list(kept_parameters(facts)) == ["yarn"]
 
 
 SAME = [

@@ -44,7 +44,16 @@ BROKEN = {
     "factor-below-one": (scaled(rope_type="linear", factor=0.5), False),
     "factor-one": (scaled(rope_type="linear", factor=1.0), False),
     "factor-mismatch": (scaled(**YARN | {"factor": 4.0}), False),
-    "original-length-missing": (scaled(rope_type="yarn", factor=8.0), True),
+    "original-length-missing": (scaled(rope_type="yarn", factor=8.0) | {"model_max_length": 512}, True),
+    "two-types": (scaled(**YARN | {"type": "linear"}), False),
+    "base-null": (scaled(**YARN | {"rope_theta": None}), True),
+    "base-implausible": (LLAMA | {"rope_theta": 1e300}, False),
+    "lengths-disagree": (LLAMA | {"model_max_length": 131072}, False),
+    "flag-as-text": (scaled(**YARN | {"truncate": "false"}), True),
+    "dual-chunk": (
+        LLAMA | {"dual_chunk_attention_config": {"chunk_size": 1024, "original_max_position_embeddings": 1024}},
+        False,
+    ),
     "original-above-window": (scaled(**YARN | {"original_max_position_embeddings": 8192}), True),
     "window-not-raised": (scaled(**YARN | {"original_max_position_embeddings": 4096}), True),
     "longrope-list": (scaled(**LONGROPE, long_factor="x", short_factor=SHORT), False),
@@ -278,6 +287,7 @@ def test_disagreeing_dialects_follow_what_transformers_reads():
 
 def test_faults_that_hide_behind_others_are_mended_too():
     config = GEMMA | {"rope_parameters": {"rope_type": "yarn", "factor": 8.0, "attn_factor": 1.5}}
+    config |= {"model_max_length": 512}
     assert {finding.id for finding in find(config) if finding.repairable} == {"flat-rope-on-nested"}
     facts = read_facts(repaired_config(config))
     assert facts.original_length == 512
@@ -306,6 +316,108 @@ def test_the_broken_example_shows_several_errors_first():
     assert {"length-not-integer", "original-length-missing", "dialects-disagree", "attn-factor-spelling"} <= {
         finding.id for finding in found
     }
+
+
+@pytest.mark.parametrize(
+    ("written", "hint", "mends_to"),
+    [
+        ("yarm", "did you mean yarn?", None),
+        ("linaer", "did you mean linear?", None),
+        ("YaRN", "write rope_type yarn", "yarn"),
+        ("Linear", "write rope_type linear", "linear"),
+        ("su", "write rope_type longrope", "longrope"),
+        ("xyz", "use one of default, linear", None),
+    ],
+)
+def test_a_misspelt_type_is_told_its_name(written, hint, mends_to):
+    lists = {"long_factor": LONG, "short_factor": SHORT} if written == "su" else {}
+    config = scaled(**YARN | {"rope_type": written}, **lists)
+    finding = next(finding for finding in find(config) if finding.id == "unknown-rope-type")
+    assert hint in finding.fix
+    assert finding.repairable is (mends_to is not None)
+    if mends_to is not None:
+        facts = read_facts(repaired_config(config))
+        assert (facts.rope.rope_type, facts.rope.factor, facts.original_length) == (
+            mends_to,
+            8.0,
+            4096 if mends_to == "linear" else 512,
+        )
+
+
+def test_a_null_base_takes_the_one_that_the_file_states_or_is_refused():
+    fixed = repaired_config(BROKEN["base-null"][0])
+    assert fixed["rope_theta"] == fixed["rope_scaling"]["rope_theta"] == 10000.0
+    for config in (
+        LLAMA | {"rope_theta": None},
+        LLAMA | {"rope_theta": None, "rope_parameters": {"rope_type": "default", "rope_theta": None}},
+        LLAMA
+        | {
+            "rope_theta": 1e4,
+            "rope_base": 1e5,
+            "rope_parameters": {"rope_type": "default", "rope_theta": None},
+        },
+    ):
+        finding = next(finding for finding in find(config) if finding.id == "base-null")
+        assert not finding.repairable
+        assert "the base that the model was trained with" in finding.fix
+
+
+def test_a_flag_in_quotes_counts_for_what_it_says():
+    fixed = repaired_config(BROKEN["flag-as-text"][0])
+    assert fixed["rope_scaling"]["truncate"] is False
+    wanted = ropewalk.schedule(
+        "yarn", read_facts(LLAMA | {"max_position_embeddings": 512}).geometry, factor=8.0, truncate=False
+    )
+    np.testing.assert_allclose(read_facts(fixed).rope.schedule.inv_freq, wanted.inv_freq, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("beside", "tokenizer", "original"),
+    [
+        ({}, None, None),
+        ({}, {"model_max_length": 4096}, None),
+        ({}, {"model_max_length": 10**30}, None),
+        ({}, {"model_max_length": 512}, 512),
+        ({}, {"model_max_length": 32768}, 4096),
+        ({"seq_length": 512}, None, 512),
+        ({"seq_length": 512}, {"model_max_length": 512}, 512),
+        # Two pieces of evidence for two readings are none.
+        ({"seq_length": 512}, {"model_max_length": 32768}, None),
+    ],
+)
+def test_the_original_window_follows_evidence_and_nothing_else(beside, tokenizer, original):
+    config = scaled(rope_type="yarn", factor=8.0) | beside
+    finding = next(item for item in find(config, tokenizer=tokenizer) if item.id == "original-length-missing")
+    assert finding.repairable is (original is not None)
+    mended = repaired_config(config, tokenizer=tokenizer)["rope_scaling"]
+    assert mended.get("original_max_position_embeddings") == original
+    if original is None:
+        assert "512 or 4096" in finding.fix
+
+
+def test_a_trained_window_of_dual_chunk_attention_is_the_original():
+    facts = read_facts(BROKEN["dual-chunk"][0])
+    assert (facts.original_length, facts.max_position_embeddings) == (1024, 4096)
+
+
+def test_a_window_that_hides_nothing_is_not_called_sliding():
+    config = LLAMA | {"model_type": "mistral", "sliding_window": 4096}
+    assert "all-layers-slide" not in {finding.id for finding in find(config)}
+    assert "all-layers-slide" in {finding.id for finding in find(config, target_length=8192)}
+    assert "all-layers-slide" in {finding.id for finding in find(config | {"sliding_window": 4095})}
+
+
+def test_llama3_keeps_a_window_of_its_own_beside_the_factor():
+    for factor in (4.0, 8.0, 32.0):
+        config = scaled(**LLAMA3 | {"factor": factor}, low_freq_factor=1.0, high_freq_factor=4.0)
+        assert [finding.id for finding in find(config) if finding.id == "factor-mismatch"] == []
+
+
+@pytest.mark.parametrize("kind", ["yarn", "llama3", "linear", "longrope"])
+def test_a_factor_beyond_all_bounds_is_named_and_never_a_traceback(kind):
+    config = scaled(**YARN | {"rope_type": kind, "factor": 1e308})
+    assert "bad-factor" in {finding.id for finding in find(config)}
+    repaired_config(config)
 
 
 def test_a_target_brings_its_own_findings():

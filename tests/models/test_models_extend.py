@@ -9,6 +9,7 @@ import shutil
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 import ropewalk
 from ropewalk.models.checkpoint import weights
 from ropewalk.models.facts import read_facts
+from ropewalk.models.live.built import disagreement
 
 Call = Callable[..., Any]
 
@@ -505,3 +507,84 @@ def test_the_next_command_can_be_pasted(llama: Path, tmp_path: Path, cli: Call) 
     out = tmp_path / "my model"
     done = cli("extend", llama, "--target", "8x", "-o", out)
     assert f"next: ropewalk verify '{out}'" in done.out.splitlines()
+
+
+# -- repair: what it changes, what it refuses, what stock software then says -----------------------------------------
+
+
+AMBIGUOUS = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 10000.0}
+
+
+def _broken(llama: Path, tokenizer_limit: int, **entry: Any) -> None:
+    scaling = AMBIGUOUS | entry
+    _edit(llama / "config.json", rope_parameters=scaling, rope_scaling=None, max_position_embeddings=256)
+    _edit(llama / "tokenizer_config.json", model_max_length=tokenizer_limit)
+
+
+def test_repair_prints_every_value_before_and_after(llama: Path, tmp_path: Path, cli: Call) -> None:
+    _broken(llama, 64)
+    dry = cli("extend", llama, "--repair", "--dry-run")
+    assert dry.code == 0, dry.err
+    assert list(tmp_path.iterdir()) == [llama]
+    assert "  rope_parameters.original_max_position_embeddings: nothing -> 64" in dry.out.splitlines()
+    assert "dry run, nothing written: configuration only" in dry.out
+    done = cli("extend", llama, "--repair", "-o", tmp_path / "out", "--json")
+    assert done.code == 0, done.err
+    changed = {change["where"]: change for change in done.json["changed"]}
+    assert changed["rope_parameters.original_max_position_embeddings"] == {
+        "where": "rope_parameters.original_max_position_embeddings",
+        "new": 64,
+    }
+    assert changed["rope_scaling"]["old"] is None
+    before, after = _json(llama / "config.json"), _json(tmp_path / "out" / "config.json")
+    differ = {name for name in {*before, *after} if before.get(name) != after.get(name)}
+    assert {where.split(".")[0] for where in changed} == differ
+
+
+def test_repair_refuses_what_has_two_readings_until_it_is_told(
+    llama: Path, tmp_path: Path, cli: Call
+) -> None:
+    _broken(llama, 256)
+    refused = cli("extend", llama, "--repair", "-o", tmp_path / "out", "--json")
+    assert refused.code == 1
+    error = refused.json["error"]
+    assert error["message"].startswith("original-length-missing")
+    assert "64 or 256" in error["hint"]
+    assert "--original-length" in error["hint"]
+    assert not (tmp_path / "out").exists()
+    for told in (64, 256):
+        out = tmp_path / f"out-{told}"
+        done = cli("extend", llama, "--repair", "--original-length", str(told), "-o", out, "--json")
+        assert done.code == 0, done.err
+        assert read_facts(out).original_length == told
+        assert f"--original-length {told}" in done.json["command"]
+    _edit(llama / "config.json", rope_parameters={"rope_type": "default", "rope_theta": 1e4})
+    nowhere = cli("extend", llama, "--repair", "--original-length", "64", "-o", tmp_path / "x")
+    assert (nowhere.code, "nowhere to stand" in nowhere.complaint) == (2, True)
+
+
+@pytest.mark.parametrize("spoil", [{"rope_theta": None}, {"original_max_position_embeddings": None}])
+def test_what_repair_calls_mended_builds_in_stock_software(
+    spoil: dict[str, Any], llama: Path, tmp_path: Path, cli: Call
+) -> None:
+    _broken(llama, 64, **spoil)
+    _edit(llama / "config.json", rope_theta=10000.0)
+    with pytest.raises(ropewalk.RopewalkError, match="TypeError"):
+        disagreement(_json(llama / "config.json"), read_facts(llama))
+    done = cli("extend", llama, "--repair", "-o", tmp_path / "out")
+    assert done.code == 0, done.err
+    model = ropewalk.load_model(tmp_path / "out", device="cpu")
+    wanted = ropewalk.schedule("yarn", ropewalk.read_geometry(llama), factor=4.0)
+    assert wanted.geometry.original_length == 256
+    wanted = ropewalk.schedule("yarn", replace(wanted.geometry, original_length=64), factor=4.0)
+    assert model.model.rotary_emb.inv_freq.numpy() == pytest.approx(wanted.inv_freq, rel=1e-6)
+
+
+def test_a_mended_file_that_stock_software_refuses_is_not_written(
+    llama: Path, tmp_path: Path, cli: Call
+) -> None:
+    _broken(llama, 64)
+    _edit(llama / "config.json", hidden_size="many", head_dim=16)
+    done = cli("extend", llama, "--repair", "-o", tmp_path / "out")
+    assert done.code == 1
+    assert not (tmp_path / "out").exists()

@@ -19,7 +19,7 @@ from ropewalk.models.config import read_config
 from ropewalk.models.facts import read_facts
 from ropewalk.models.load import quiet_transformers
 from ropewalk.models.proof import probe
-from ropewalk.models.proof.checks import Outcome, compare_runs, dialects, weights_of
+from ropewalk.models.proof.checks import Outcome, compare_runs, dialects, frequencies, weights_of
 from ropewalk.models.proof.original import original_of
 from ropewalk.models.proof.stock import StockRun
 from ropewalk.models.verify import NAMES
@@ -120,7 +120,7 @@ def test_a_checkpoint_without_weights_still_gets_the_checks_that_need_none(
     allowed = cli("verify", out, "--allow-unproven", "-q")
     assert (allowed.code, allowed.out) == (0, "")
     statuses = _statuses(done.json)
-    assert statuses["dialects"] == "pass"
+    assert statuses["dialects"] == statuses["frequencies"] == "pass"
     assert statuses["active"] == statuses["stock-parity"] == "skip"
     assert all(
         "holds no weights" in check["detail"] for check in done.json["checks"] if check["status"] == "skip"
@@ -131,6 +131,20 @@ def test_a_checkpoint_without_weights_still_gets_the_checks_that_need_none(
 def test_dialects_agree_in_what_extend_writes(method: str, llama: Path, tmp_path: Path) -> None:
     out = _extended(llama, tmp_path / "out", method, weights="none")
     assert dialects(read_config(out)).status == "pass"
+
+
+def test_a_schedule_that_the_class_does_not_compute_fails_without_any_weights(
+    llama: Path, tmp_path: Path
+) -> None:
+    config = read_config(_extended(llama, tmp_path / "out", weights="none"))
+    assert frequencies(config).status == "pass"
+    # Our reader takes a share that Llama's class never looks at.
+    broken = config | {"rope_scaling": config["rope_scaling"] | {"partial_rotary_factor": 0.5}}
+    assert frequencies(broken).status == "fail"
+    refused = frequencies(
+        config | {"rope_scaling": config["rope_scaling"] | {"rope_type": "yarm", "type": "yarm"}}
+    )
+    assert refused.status == "skip"
 
 
 def test_dialects_that_contradict_or_miss_each_other_fail(llama: Path, tmp_path: Path) -> None:

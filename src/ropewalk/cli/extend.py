@@ -19,7 +19,7 @@ from ropewalk.cli.common import (
 
 @click.command()
 @click.argument("model")
-@click.option("-o", "--out", required=True, metavar="FOLDER", help="Where the extended checkpoint goes.")
+@click.option("-o", "--out", metavar="FOLDER", help="Where the extended checkpoint goes.")
 @click.option("--target", metavar="LENGTH", help="Window to reach: 32k, 131072, or 8x the original one.")
 @click.option("--factor", type=float, help="Stretch of the original window, instead of or beside --target.")
 @click.option("--method", default="yarn", show_default=True, help="A method of `ropewalk methods`.")
@@ -45,6 +45,17 @@ from ropewalk.cli.common import (
     "--repair", is_flag=True, help="Mend what `ropewalk inspect` finds wrong; works without a target too."
 )
 @click.option(
+    "--original-length",
+    metavar="TOKENS",
+    help="With --repair: the window that was trained, where the file leaves it open.",
+)
+@click.option(
+    "--dry-run", is_flag=True, help="Show what would be written, value by value, and write nothing."
+)
+@click.option(
+    "--draft", metavar="MODEL", help="A draft model, stretched alike to the same window, into FOLDER/draft."
+)
+@click.option(
     "--replace",
     is_flag=True,
     help="Write a new stretch even where the model's own reaches the target already.",
@@ -53,7 +64,14 @@ from ropewalk.cli.common import (
 @trust_option
 @quiet_option
 @contract
-def command(as_json: bool, quiet: bool, model: str, params: tuple[str, ...], **options: Any) -> None:
+def command(
+    as_json: bool,
+    quiet: bool,
+    model: str,
+    params: tuple[str, ...],
+    original_length: str | None,
+    **options: Any,
+) -> None:
     """Write MODEL with a longer window to a new folder: configuration only, weights linked, loads in stock software.
 
     MODEL is a folder, a Hub id, or `hemp`, the bundled model. Example:
@@ -61,8 +79,10 @@ def command(as_json: bool, quiet: bool, model: str, params: tuple[str, ...], **o
         ropewalk extend hemp --target 4k --method yarn -o hemp-4k
     """
     from ropewalk.models.extend import extend
+    from ropewalk.units import parse_length
 
-    result = extend(model, params=parse_params(params), **options)
+    trained = None if original_length is None else parse_length(original_length)
+    result = extend(model, params=parse_params(params), original_length=trained, **options)
     if as_json:
         emit_json(result.to_json())
     elif not quiet:
@@ -75,22 +95,24 @@ def _show(result: Any) -> None:
 
     out = console()
     made = result.schedule
+    place = "dry run, nothing written" if result.dry_run else result.output
     for finding in result.repaired:
         out.print(f"mended: {finding}", markup=False)
+    for change in result.changed if result.repaired or result.dry_run else ():
+        out.print(f"  {change}", markup=False, soft_wrap=True)
     if made is not None:
         original = made.geometry.original_length
         out.print(
-            f"{result.output}: {format_length(original)} → {format_length(result.target_length)} tokens "
+            f"{place}: {format_length(original)} → {format_length(result.target_length)} tokens "
             f"by {made.method} (factor {made.factor:g}), written as {result.written_as}, weights: {result.weights}",
             markup=False,
         )
     else:
-        out.print(
-            f"{result.output}: configuration only, window unchanged, weights: {result.weights}", markup=False
-        )
+        out.print(f"{place}: configuration only, window unchanged, weights: {result.weights}", markup=False)
     for note in result.notes:
         out.print(f"note: {note}", markup=False)
     if made is not None:
         for error in result.angle_errors:
             out.print(f"angle error at {error}", markup=False)
-        out.print(f"next: {shown_command('verify', result.output)}", markup=False)
+        if not result.dry_run:
+            out.print(f"next: {shown_command('verify', result.output)}", markup=False)

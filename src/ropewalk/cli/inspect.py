@@ -42,6 +42,7 @@ def command(model: str, target: str | None, all_pairs: bool, strict: bool, as_js
         _show_head(screen, result)
         _show_layers(screen, result)
         _show_pairs(screen, result, all_pairs)
+        _show_observations(screen, result)
         _show_findings(screen, result, model)
     if strict and result.worst == "error":
         raise click.exceptions.Exit(4)
@@ -76,6 +77,12 @@ def _show_head(screen: Console, result: InspectResult) -> None:
         theta = facts.rope.parameters["rope_theta"]
         holds = "is above it" if theta >= result.base_bound else "is below it"
         rows["base bound"] = f"{result.base_bound:.3g} at {at}; rope_theta {theta:g} {holds}"
+    stored = result.quantised
+    if stored is not None:
+        bits = f", {stored['bits']:.3g} bits a value" if stored["bits"] is not None else ""
+        rows["weights"] = (
+            f"quantised by {plain(stored['method'])}{bits}; rotation is configuration all the same"
+        )
     screen.print(plain(result.source, 200), style="bold", markup=False)
     for name, value in rows.items():
         screen.print(f"  {name:<19}{value}", markup=False)
@@ -172,6 +179,21 @@ def _chosen(pairs: tuple[Pair, ...]) -> list[Pair]:
     step = max(1, len(pairs) // 10)
     near = set(range(bound - 2, bound + 2)) | {0, 1, len(pairs) - 1} | set(range(0, len(pairs), step))
     return [pair for pair in pairs if pair.index in near]
+
+
+def _show_observations(screen: Console, result: InspectResult) -> None:
+    from ropewalk.models.observations import SOURCE, summary
+
+    screen.print(
+        f"\nObservations ({SOURCE}; what they mean for this model only measuring tells)", style="bold"
+    )
+    marks = {True: "harder", False: "no obstacle", None: "not compared"}
+    for each in result.observations:
+        screen.print(
+            f"  {each.feature:<26}{each.value} ({marks[each.hampers]})", markup=False, soft_wrap=True
+        )
+    for line in [*filter(None, [summary(result.observations)]), *result.companions]:
+        screen.print(f"  {line}", markup=False, soft_wrap=True)
 
 
 def _show_findings(screen: Console, result: InspectResult, model: str) -> None:

@@ -14,13 +14,12 @@ from ropewalk.models.structure.entries import Entry, entry_for
 from ropewalk.models.structure.layers import is_sliding
 from ropewalk.models.structure.record import RECORD, make_record
 from ropewalk.models.structure.ropes import DEFAULT
-from ropewalk.models.structure.table import row_of
+from ropewalk.models.structure.table import quirk, row_of
 from ropewalk.models.structure.values import is_whole, shown
-from ropewalk.models.structure.view import view_of
+from ropewalk.models.structure.view import BASE_SPELLINGS, view_of
 from ropewalk.schedule import FrequencySchedule
 
 LAYERS = ("full", "all")
-_BASE_SPELLINGS = ("rope_theta", "rotary_emb_base", "rope_base", "rotary_base", "rope_freq_base")
 _LENGTH_SPELLINGS = (
     "max_position_embeddings",
     "n_positions",
@@ -28,7 +27,6 @@ _LENGTH_SPELLINGS = (
     "seq_length",
     "max_sequence_length",
 )
-_OLD_NESTED = ("gemma3_text", "gemma3n_text")
 
 
 @dataclass(frozen=True)
@@ -196,8 +194,8 @@ def _write_flat(text: dict[str, Any], facts: ModelFacts, entry: Entry) -> bool:
 
 
 def _write_base(text: dict[str, Any], facts: ModelFacts, rope_theta: float) -> None:
-    spelled = [name for name in _BASE_SPELLINGS if name in text]
-    wanted = "rotary_emb_base" if facts.text_type.startswith("gpt_neox") else "rope_theta"
+    spelled = [name for name in BASE_SPELLINGS if name in text]
+    wanted = quirk(facts.text_type, "base_key") or "rope_theta"
     for name in {*spelled, wanted}:
         text[name] = rope_theta
     attention = text.get("attn_config")
@@ -221,7 +219,7 @@ def _write_nested(text: dict[str, Any], facts: ModelFacts, entries: Mapping[str,
     text["rope_parameters"] = nested
     sliding = nested.get("sliding_attention") or {}
     plain = sliding.get("rope_type") == "default"
-    if facts.text_type not in _OLD_NESTED or "full_attention" not in nested or not plain:
+    if not quirk(facts.text_type, "old_nested_keys") or "full_attention" not in nested or not plain:
         for name in ("rope_scaling", "rope_local_base_freq", "global_rope_theta", "local_rope_theta"):
             text.pop(name, None)
         if "rope_theta" in text:
@@ -242,8 +240,8 @@ def _write_lengths(root: dict[str, Any], text: dict[str, Any], facts: ModelFacts
         text[name] = target
     if root is not text and is_whole(root.get("max_position_embeddings")):
         root["max_position_embeddings"] = target
-    phi = facts.text_type in ("phi3", "phi4_multimodal", "phimoe")
-    if "original_max_position_embeddings" in text or phi:
+    beside = quirk(facts.text_type, "original_at_root")
+    if "original_max_position_embeddings" in text or beside:
         # A value beside the rotary dictionary wins over the one inside it.
         text["original_max_position_embeddings"] = facts.original_length
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.errors import RopewalkError
-from ropewalk.models.source import config_path, resolve
+from ropewalk.models.source import CONFIG_NAME, config_path, resolve
 from ropewalk.models.structure.values import shown
 
+TOKENIZER_NAME = "tokenizer_config.json"
 MAX_BYTES = 64 * 1024 * 1024
 MAX_DEPTH = 64
 _MEND = "write the file again, or download it again"
@@ -24,6 +25,18 @@ def read_config(source: str | Path) -> dict[str, Any]:
     """
     path = config_path(resolve(source))
     return read_json(path)
+
+
+def tokenizer_settings(config: Path) -> dict[str, Any] | None:
+    """tokenizer_config.json beside a configuration file, which is evidence of its window; None where it has none."""
+    beside = config.parent / TOKENIZER_NAME
+    if config.name != CONFIG_NAME or not beside.is_file():
+        return None
+    try:
+        return read_json(beside)
+    except RopewalkError:
+        # A broken tokenizer file is its own command's matter; the rotary facts do not depend on it.
+        return None
 
 
 def read_json(path: Path) -> dict[str, Any]:

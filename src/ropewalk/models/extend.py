@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace as changed
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ropewalk.errors import RopewalkError, UsageError, one_line, shown_command
+from ropewalk.errors import RopewalkError, UsageError, one_line
 from ropewalk.files import whole_folder, write_bytes, write_json, write_text
-from ropewalk.models.carrier import Carried, carry
+from ropewalk.models.carrier import carry
 from ropewalk.models.checkpoint import companions
 from ropewalk.models.checkpoint import weights as weight_files
 from ropewalk.models.checkpoint.card import card_with
+from ropewalk.models.checkpoint.job import Extended, Ready, Request, result_of
 from ropewalk.models.checkpoint.manifest import write_manifest
 from ropewalk.models.checkpoint.output import check_output
-from ropewalk.models.config import read_config
+from ropewalk.models.config import read_config, tokenizer_settings
+from ropewalk.models.defects.changes import changes
 from ropewalk.models.defects.findings import find
-from ropewalk.models.defects.repair import repaired_config
+from ropewalk.models.defects.repair import repaired_config, with_original
+from ropewalk.models.drafts import difference, draft_folders, prediction_layers
 from ropewalk.models.facts import ModelFacts, read_facts
-from ropewalk.models.live.long_positions import AngleError, angle_errors
 from ropewalk.models.load import refuse_remote_code
 from ropewalk.models.source import Place, locate
 from ropewalk.models.stretch import Stretch, already_reaches, stretch_for
@@ -31,52 +32,14 @@ from ropewalk.models.structure.values import naming
 from ropewalk.schedule import FrequencySchedule
 from ropewalk.units import format_bytes
 
-
-@dataclass(frozen=True)
-class Extended:
-    """What `extend` wrote. `repaired` names the findings that were mended; `schedule` is None for a repair alone."""
-
-    output: Path
-    schedule: FrequencySchedule | None
-    target_length: int
-    written_as: str
-    weights: str
-    files: tuple[str, ...]
-    repaired: tuple[str, ...]
-    notes: tuple[str, ...]
-    angle_errors: tuple[AngleError, ...]
-    command: str
-
-    def to_json(self) -> dict[str, Any]:
-        """The document of `extend --json`."""
-        made = self.schedule
-        return {
-            "output": str(self.output),
-            "schedule": None
-            if made is None
-            else {
-                "method": made.method,
-                "factor": made.factor,
-                "inv_freq": made.inv_freq.tolist(),
-                "attention_factor": made.attention_factor,
-                "original_length": made.geometry.original_length,
-                "parameters": dict(made.parameters),
-            },
-            "target_length": self.target_length,
-            "written_as": self.written_as,
-            "weights": self.weights,
-            "files": list(self.files),
-            "repaired": list(self.repaired),
-            "notes": list(self.notes),
-            "angle_error": [error.to_json() for error in self.angle_errors],
-            "command": self.command,
-        }
+# Where a draft model goes inside the extended checkpoint.
+DRAFT = "draft"
 
 
 def extend(
     source: str | Path,
     *,
-    out: str | Path,
+    out: str | Path | None = None,
     target: str | int | None = None,
     factor: float | None = None,
     method: str = "yarn",
@@ -88,6 +51,9 @@ def extend(
     trust_remote_code: bool = False,
     repair: bool = False,
     replace: bool = False,
+    original_length: int | None = None,
+    draft: str | Path | None = None,
+    dry_run: bool = False,
 ) -> Extended:
     """Write `source` with a longer window to the folder `out`; stock software loads it without any code of ours.
 
@@ -97,10 +63,19 @@ def extend(
     configuration, keeps the original beside it, and needs no target. A model whose own scaling reaches the target
     is refused, since a new one would shorten it or change it for nothing; `replace=True` does so all the same. The
     folder appears whole or not at all; the source is never written to.
+
+    A repair follows the evidence in the file and in the tokenizer, and is refused where they leave two readings open;
+    `original_length` then says which window was trained. Its result is read again by the real configuration class.
+    `draft` is a model that drafts for this one: it is stretched alike, to the same window, into `out`/draft.
+    `dry_run=True` does all of it but the writing.
     """
-    request = _Request(
+    if out is None and not dry_run:
+        raise UsageError("nothing says where the checkpoint goes", hint="give -o FOLDER, or --dry-run")
+    if original_length is not None and not repair:
+        raise UsageError("original_length belongs to a repair", hint="add --repair")
+    request = Request(
         source,
-        Path(out),
+        None if out is None else Path(out),
         target,
         factor,
         method,
@@ -110,72 +85,68 @@ def extend(
         layers,
         repair,
         replace,
+        original_length,
+        draft,
     )
     place = _place(request)
-    check_output(request.out, place.folder, force=force)
+    if request.out is not None:
+        check_output(request.out, place.folder, force=force)
     refuse_remote_code(place.config, trust_remote_code)
     with naming(str(place.config)):
         ready = _ready(request, place)
+    drafting = None if draft is None else _draft_ready(draft, ready, trust_remote_code)
+    ready = _with_remarks(ready, drafting)
+    if dry_run or request.out is None:
+        return result_of(ready, (companions.CONFIG,), request.weights, dry_run=True)
     with whole_folder(request.out, force=force) as working:
+        if drafting is not None:
+            (working / DRAFT).mkdir()
+            _write(working / DRAFT, drafting, with_code=trust_remote_code)
         return _write(working, ready, with_code=trust_remote_code)
 
 
-@dataclass(frozen=True)
-class _Request:
-    """The arguments of `extend`, as given."""
+def _draft_ready(draft: str | Path, target: Ready, trust_remote_code: bool) -> Ready:
+    """The draft model, ready to be stretched as its target is: by the same method, to the same window."""
+    if target.made is None:
+        raise UsageError("a draft goes with a stretch", hint="give a target, or leave --draft out")
+    place_of_draft = target.request.out and target.request.out / DRAFT
+    request = changed(
+        target.request,
+        source=draft,
+        out=place_of_draft,
+        target=target.made.target_length,
+        factor=None,
+        repair=False,
+        draft=None,
+    )
+    place = _place(request)
+    refuse_remote_code(place.config, trust_remote_code)
+    if request.out is not None:
+        check_output(request.out, place.folder, force=False)
+    try:
+        with naming(str(place.config)):
+            return _ready(request, place)
+    except RopewalkError as error:
+        raise type(error)(f"draft {draft}: {error.message}", hint=error.hint) from error
 
-    source: str | Path
-    out: Path
-    target: str | int | None
-    factor: float | None
-    method: str
-    params: Mapping[str, Any]
-    schedule: FrequencySchedule | str | Path | None
-    weights: weight_files.Mode
-    layers: str
-    repair: bool
-    replace: bool
 
-    @property
-    def stretches(self) -> bool:
-        """Whether a stretch was asked for, and not a repair alone."""
-        return self.target is not None or self.factor is not None or self.schedule is not None
-
-    def command(self) -> str:
-        """The command line that does the same again."""
-        file = self.schedule if isinstance(self.schedule, str | Path) else None
-        return shown_command(
-            "extend",
-            self.source,
-            target=self.target,
-            factor=self.factor,
-            method=self.method if file is None and (self.stretches or not self.repair) else None,
-            p=[f"{name}={json.dumps(value)}" for name, value in self.params.items()],
-            schedule=file,
-            layers=None if self.layers == "full" else self.layers,
-            weights=None if self.weights == "link" else self.weights,
-            repair=self.repair,
-            replace=self.replace,
-            o=self.out,
+def _with_remarks(ready: Ready, drafting: Ready | None) -> Ready:
+    """What the user should know about the models that draft for this one."""
+    remarks = list(prediction_layers(ready.facts))
+    for folder in draft_folders(ready.place.folder) if drafting is None else ():
+        remarks.append(
+            f"the folder {folder.name} holds a model of its own, which is not taken along: a draft must rotate "
+            f"alike (--draft {folder})"
         )
+    if drafting is not None:
+        other = difference(read_facts(ready.config), read_facts(drafting.config))
+        said = "is stretched like it" if other is None else f"differs from it: {other}"
+        remarks.append(f"the draft {drafting.request.source} goes to {DRAFT}/ and {said}")
+        remarks += [f"draft: {note}" for note in drafting.notes]
+    return changed(ready, notes=(*ready.notes, *remarks))
 
 
-@dataclass(frozen=True)
-class _Ready:
-    """Everything that is read and checked before the first file is written."""
-
-    request: _Request
-    place: Place
-    facts: ModelFacts
-    config: Mapping[str, Any]
-    carried: Carried | None
-    made: Stretch | None
-    weights: weight_files.WeightFiles | None
-    repaired: tuple[str, ...]
-    notes: tuple[str, ...]
-
-
-def _place(request: _Request) -> Place:
+def _place(request: Request) -> Place:
     if request.weights not in weight_files.MODES:
         raise UsageError(
             f"weights={one_line(request.weights, 40)!r} is not a choice",
@@ -187,30 +158,37 @@ def _place(request: _Request) -> Place:
     return locate(request.source, need_weights=True)
 
 
-def _ready(request: _Request, place: Place) -> _Ready:
+def _ready(request: Request, place: Place) -> Ready:
     config = read_config(place.config)
-    fixed, repaired = _repaired(config) if request.repair else (config, ())
+    fixed, repaired, remarks = config, tuple[str, ...](), tuple[str, ...]()
+    if request.repair:
+        fixed, repaired = _repaired(config, tokenizer_settings(place.config), request.original_length)
     facts = read_facts(fixed)
+    if repaired:
+        remarks = _read_again(fixed, facts)
     made, notes = _stretch(request, facts)
+    notes = remarks + notes
     carried = None
     if made is not None:
         carried = carry(fixed, made.schedule, target_length=made.target_length, layers=request.layers)
         _check_carried(carried.config, made.schedule)
+    written = fixed if carried is None else carried.config
     found = None
     if place.is_lone_file and request.weights != "none":
         notes += ("no weights beside the file: the configuration alone is written",)
     else:
         found = _find_weights(place.folder, request)
-    return _Ready(request, place, facts, fixed, carried, made, found, repaired, notes)
+    made_of = changes(config, written)
+    return Ready(request, place, facts, written, carried, made, found, repaired, made_of, notes)
 
 
-def _find_weights(folder: Path, request: _Request) -> weight_files.WeightFiles | None:
+def _find_weights(folder: Path, request: Request) -> weight_files.WeightFiles | None:
     """The weight files, checked, with room for a copy checked too; None with `weights="none"`."""
     if request.weights == "none":
         return None
     found = weight_files.find_weights(folder)
     if request.weights == "copy":
-        parent = next(path for path in request.out.absolute().parents if path.exists())
+        parent = next(path for path in (request.out or Path("x")).absolute().parents if path.exists())
         free = shutil.disk_usage(parent).free
         if found.total_bytes > free:
             raise RopewalkError(
@@ -220,11 +198,14 @@ def _find_weights(folder: Path, request: _Request) -> weight_files.WeightFiles |
     return found
 
 
-def _repaired(config: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _repaired(
+    config: dict[str, Any], tokenizer: Mapping[str, Any] | None, original_length: int | None
+) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The mended configuration and the ids of the findings that are gone; refuses when an error is left."""
-    before = find(config)
-    fixed = repaired_config(config, before)
-    after = find(fixed)
+    before = find(config, tokenizer=tokenizer)
+    told = config if original_length is None else with_original(config, original_length)
+    fixed = repaired_config(told, tokenizer=tokenizer)
+    after = find(fixed, tokenizer=tokenizer)
     left = [finding for finding in after if finding.severity == "error"]
     if left:
         raise RopewalkError(
@@ -234,7 +215,24 @@ def _repaired(config: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
     return fixed, tuple(dict.fromkeys(finding.id for finding in before if finding.id not in still))
 
 
-def _stretch(request: _Request, facts: ModelFacts) -> tuple[Stretch | None, tuple[str, ...]]:
+def _read_again(config: Mapping[str, Any], facts: ModelFacts) -> tuple[str, ...]:
+    """Read a mended configuration with the real class: it must build, and compute what we say that it means."""
+    if not facts.known or facts.auto_map:
+        return (
+            "the mended file was not read with its own class, which is not in the installed transformers",
+        )
+    from ropewalk.models.live.built import disagreement
+
+    other = disagreement(config, facts)
+    if other is not None:
+        raise RopewalkError(
+            f"the mended configuration does not mean what it should to stock transformers: {other}",
+            hint="please report the file; nothing was written",
+        )
+    return ()
+
+
+def _stretch(request: Request, facts: ModelFacts) -> tuple[Stretch | None, tuple[str, ...]]:
     """What to write (None for a repair alone), and what the user should know about how it came about."""
     if request.repair and not request.stretches:
         return None, ()
@@ -278,7 +276,7 @@ def _check_carried(config: Mapping[str, Any], made: FrequencySchedule) -> None:
         )
 
 
-def _write(working: Path, ready: _Ready, *, with_code: bool) -> Extended:
+def _write(working: Path, ready: Ready, *, with_code: bool) -> Extended:
     """Everything that goes into OUT; the manifest last."""
     request, place, facts, carried = ready.request, ready.place, ready.facts, ready.carried
     made = None if ready.made is None else ready.made.schedule
@@ -286,7 +284,7 @@ def _write(working: Path, ready: _Ready, *, with_code: bool) -> Extended:
     entry = None if carried is None else carried.entries[facts.main]
     kind = "" if entry is None else entry.kind
     companions.check_inside(place.config, place.folder)
-    write_json(working / companions.CONFIG, dict(ready.config) if carried is None else carried.config)
+    write_json(working / companions.CONFIG, dict(ready.config))
     if request.repair:
         write_bytes(working / f"{companions.CONFIG}.original", place.config.read_bytes())
     lengths = companions.Lengths(length, facts.max_position_embeddings)
@@ -302,18 +300,7 @@ def _write(working: Path, ready: _Ready, *, with_code: bool) -> Extended:
         mode = "none"
     else:
         shards, mode, remarks = weight_files.bring_all(ready.weights, working, request.weights)
-    result = Extended(
-        output=request.out,
-        schedule=made,
-        target_length=length,
-        written_as=kind,
-        weights=mode,
-        files=(companions.CONFIG, *names, *shards),
-        repaired=ready.repaired,
-        notes=ready.notes + (() if carried is None else carried.notes) + remarks,
-        angle_errors=() if made is None else tuple(angle_errors(made)),
-        command=request.command(),
-    )
+    result = result_of(ready, (companions.CONFIG, *names, *shards), mode, remarks)
     write_manifest(
         working,
         place,

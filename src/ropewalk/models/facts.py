@@ -14,14 +14,11 @@ from ropewalk.models.source import config_path, resolve
 from ropewalk.models.structure.layers import LayerFacts, is_sliding, layers_of
 from ropewalk.models.structure.record import Recorded, recorded
 from ropewalk.models.structure.ropes import DEFAULT, rope_entries
-from ropewalk.models.structure.scaling import current_schedule, factor_of, softmax_scale
+from ropewalk.models.structure.scaling import KEEPS_ORIGINAL, current_schedule, factor_of, softmax_scale
+from ropewalk.models.structure.table import quirk
 from ropewalk.models.structure.values import is_whole, naming, number, optional_whole, shown, whole
 from ropewalk.models.structure.view import TextView, require_rope, view_of
 from ropewalk.schedule import FrequencySchedule
-
-# Their full-attention heads are wider: global_head_dim, 512 unless given.
-_GLOBAL_HEAD = ("gemma4_text", "gemma4_unified_text", "diffusion_gemma_text")
-_KEEPS_ORIGINAL = ("yarn", "llama3", "longrope")
 
 
 @dataclass(frozen=True)
@@ -268,12 +265,14 @@ def _rotary_head(view: TextView, layers: LayerFacts, label: str) -> int:
     own = by_layer.get(str(index), by_layer.get(index)) if isinstance(by_layer, Mapping) else None
     if isinstance(own, Mapping) and own.get("head_dim") is not None:
         return whole(f"per_layer_config.{index}.head_dim", own["head_dim"], least=2)
-    if view.model_type in _GLOBAL_HEAD and not is_sliding(label) and not by_layer:
+    wide = quirk(view.model_type, "global_head_dim")
+    if wide is not None and not is_sliding(label) and not by_layer:
         value = view.text.get("global_head_dim")
-        return whole("global_head_dim", 512 if value is None else value, least=2)
-    if is_sliding(label) and view.model_type in ("mimo_v2_flash",):
-        value = view.get("swa_head_dim")
-        return view.head_dim if value is None else whole("swa_head_dim", value, least=2)
+        return whole("global_head_dim", wide if value is None else value, least=2)
+    key = quirk(view.model_type, "sliding_head_key")
+    if key is not None and is_sliding(label):
+        value = view.get(key)
+        return view.head_dim if value is None else whole(key, value, least=2)
     return view.head_dim
 
 
@@ -281,14 +280,18 @@ def _original_length(view: TextView, label: str, entry: Mapping[str, Any]) -> in
     """The window before the stretch: the entry's own, or max_position_embeddings where nothing says that it grew."""
     kind = entry["rope_type"]
     at_root = view.text.get("original_max_position_embeddings") if label == DEFAULT else None
-    if kind in _KEEPS_ORIGINAL:
+    if kind in KEEPS_ORIGINAL:
         value = entry.get("original_max_position_embeddings") if at_root is None else at_root
         return view.max_length if value is None else whole("original_max_position_embeddings", value)
+    chunks = view.text.get("dual_chunk_attention_config")
+    if isinstance(chunks, Mapping) and is_whole(chunks.get("original_max_position_embeddings")):
+        # The declared window is that of dual chunk attention; this one was trained.
+        return whole("original_max_position_embeddings", chunks["original_max_position_embeddings"])
     stated = entry.get("original_max_position_embeddings")
     if kind == "linear":
         if is_whole(stated):
             return whole("original_max_position_embeddings", stated)
-        if view.model_type in ("gemma3_text", "gemma3n_text"):
+        if quirk(view.model_type, "linear_raises_window"):
             # These raise max_position_embeddings with the factor; the others leave it, as the format once asked for.
             return max(1, round(view.max_length / max(number("factor", entry.get("factor", 1.0)), 1.0)))
     return view.max_length
@@ -302,7 +305,7 @@ def _attention_dim(view: TextView) -> int:
 
 def _kv_heads(view: TextView, heads: int) -> int:
     if (
-        view.model_type == "falcon"
+        quirk(view.model_type, "multi_query")
         and view.text.get("multi_query", True)
         and not view.text.get("new_decoder_architecture")
     ):

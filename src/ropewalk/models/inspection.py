@@ -10,19 +10,19 @@ from typing import Any
 import numpy as np
 
 from ropewalk.analysis import base_bound, out_of_bound
-from ropewalk.errors import RopewalkError
 from ropewalk.geometry import RopeGeometry
-from ropewalk.models.config import read_config, read_json
+from ropewalk.models.config import read_config, tokenizer_settings
 from ropewalk.models.defects.finding import Finding
 from ropewalk.models.defects.findings import find
 from ropewalk.models.defects.tidy import tidy
+from ropewalk.models.drafts import companion_remarks
 from ropewalk.models.facts import ModelFacts, read_facts
+from ropewalk.models.observations import Observation, observe
+from ropewalk.models.quantised import stored_bits
 from ropewalk.models.source import CONFIG_NAME, config_path, resolve
 from ropewalk.models.structure.values import naming
 from ropewalk.schedule import FrequencySchedule
 from ropewalk.units import parse_target
-
-TOKENIZER_NAME = "tokenizer_config.json"
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,8 @@ class InspectResult:
     findings: tuple[Finding, ...]
     target_length: int | None
     base_bound: float | None
+    observations: tuple[Observation, ...] = ()
+    companions: tuple[str, ...] = ()
 
     @property
     def geometry(self) -> RopeGeometry:
@@ -69,6 +71,12 @@ class InspectResult:
     def critical_dim(self) -> int:
         """Dimensions whose pairs complete a turn in the original window."""
         return self.geometry.critical_dim
+
+    @property
+    def quantised(self) -> dict[str, Any] | None:
+        """How the weights are stored where they are quantised; the rotary part is configuration all the same."""
+        found = stored_bits(self.facts.config, self.facts.text)
+        return None if found is None else {"method": found[0], "bits": found[1]}
 
     @property
     def worst(self) -> str | None:
@@ -91,6 +99,9 @@ class InspectResult:
             "main": rope.layer_type,
             "model": facts.to_json(),
             "findings": [finding.to_json() for finding in self.findings],
+            "observations": [each.to_json() for each in self.observations],
+            "companions": list(self.companions),
+            "quantised": self.quantised,
         }
 
 
@@ -134,7 +145,9 @@ def inspect(source: str | Path | Mapping[str, Any], target: str | int | None = N
     length = None if target is None else parse_target(target, facts.original_length)
     bound = None if length is None else base_bound(facts.geometry.rotary_dim, length)
     findings = find(config, facts, target_length=length, tokenizer=tokenizer, base_bound=bound)
-    return InspectResult(name, facts, _pairs(facts, length), tuple(findings), length, bound)
+    beside = companion_remarks(facts, None if isinstance(source, Mapping) else path)
+    pairs = _pairs(facts, length)
+    return InspectResult(name, facts, pairs, tuple(findings), length, bound, observe(facts), beside)
 
 
 def _read(
@@ -145,15 +158,7 @@ def _read(
         name = str(source.get("_name_or_path") or source.get("model_type") or "config")
         return dict(source), None, name, Path(CONFIG_NAME)
     path = config_path(resolve(source))
-    beside = path.parent / TOKENIZER_NAME
-    tokenizer = None
-    if path.name == "config.json" and beside.is_file():
-        try:
-            tokenizer = read_json(beside)
-        except RopewalkError:
-            # A broken tokenizer file is its own command's matter; the rotary facts do not depend on it.
-            tokenizer = None
-    return read_config(path), tokenizer, str(source), path
+    return read_config(path), tokenizer_settings(path), str(source), path
 
 
 def _pairs(facts: ModelFacts, target: int | None) -> tuple[Pair, ...]:

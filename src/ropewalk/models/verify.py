@@ -1,9 +1,10 @@
-"""`verify`: five checks that an extended checkpoint is what it says, in stock software as in ours."""
+"""`verify`: six checks that an extended checkpoint is what it says, in stock software as in ours."""
 
 from __future__ import annotations
 
+import contextlib
 import gc
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,15 @@ from ropewalk.models.config import read_config
 from ropewalk.models.facts import read_facts
 from ropewalk.models.live.long_positions import AngleError, angle_errors
 from ropewalk.models.load import load_model, pick_device, refuse_remote_code
-from ropewalk.models.proof.checks import Check, Outcome, Status, compare_runs, dialects, weights_of
+from ropewalk.models.proof.checks import (
+    Check,
+    Outcome,
+    Status,
+    compare_runs,
+    dialects,
+    frequencies,
+    weights_of,
+)
 from ropewalk.models.proof.original import Original, original_of
 from ropewalk.models.proof.probe import (
     dtype_that_fits,
@@ -26,10 +35,12 @@ from ropewalk.models.proof.probe import (
     takes_positions,
 )
 from ropewalk.models.proof.stock import stock_run
+from ropewalk.models.quantised import stored_bits
 from ropewalk.models.source import locate
+from ropewalk.models.structure.view import view_of
 from ropewalk.schedule import FrequencySchedule
 
-NAMES = ("active", "stock-parity", "identity", "dialects", "weights")
+NAMES = ("active", "stock-parity", "identity", "frequencies", "dialects", "weights")
 FORWARDS = NAMES[:3]
 
 
@@ -84,8 +95,9 @@ def verify(
     1. `active`: past the original window its logits differ from the base's.
     2. `stock-parity`: a fresh process with stock transformers alone gives the bits of in-memory application.
     3. `identity`: where the schedule changes nothing, nothing changes, to the bit.
-    4. `dialects`: old and new keys of config.json give the same frequencies.
-    5. `weights`: the weights are the base's, by hash.
+    4. `frequencies`: the stock class, built without weights, computes the schedule.
+    5. `dialects`: old and new keys of config.json give the same frequencies.
+    6. `weights`: the weights are the base's, by hash.
 
     `base` defaults to what the checkpoint's manifest names; without it, to the checkpoint's own weights under the
     unscaled configuration. `dtype="auto"` is float32 where it fits into memory, else bfloat16.
@@ -101,7 +113,8 @@ def verify(
     config = read_config(folder)
     manifest = read_manifest(folder)
     original = original_of(folder, config, manifest, base)
-    checks = {"dialects": dialects(config), "weights": weights_of(folder, original)}
+    checks = {"frequencies": frequencies(config), "dialects": dialects(config)}
+    checks["weights"] = weights_of(folder, original)
     used = "no forward was run"
     try:
         outcome = _run(folder, config, manifest, original, (device, dtype, attn, trust_remote_code))
@@ -149,7 +162,7 @@ def _run(
     target = read_facts(config).max_position_embeddings
     from ropewalk.models.apply import apply
 
-    with original.model_folder() as where:
+    with original.model_folder() as where, _quantised(config):
         model = load_model(where, device=str(device), dtype=chosen, attn=attn, trust_remote_code=trust)
     # What really runs, should this architecture lack the wanted kind.
     attn = model.config._attn_implementation
@@ -173,6 +186,21 @@ def _run(
         folder, probes, device=str(device), dtype=chosen, attn=attn, trust_remote_code=trust
     )
     return outcome
+
+
+@contextlib.contextmanager
+def _quantised(config: Mapping[str, Any]) -> Iterator[None]:
+    """Quantised weights load only where their own software is: without it nothing about the checkpoint is wrong."""
+    try:
+        yield
+    except RopewalkError as error:
+        found = stored_bits(config, view_of(config).text)
+        if found is None:
+            raise
+        raise _CannotRunError(
+            f"its weights are quantised ({found[0]}) and do not load here: {error.message}",
+            hint="only the configuration was checked; run verify where they load",
+        ) from error
 
 
 def _free(device: str) -> None:

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from ropewalk.errors import UsageError
 from ropewalk.evaluation.forward.engine import Engine
+from ropewalk.evaluation.work.cells import LossArray
 
-LossArray = NDArray[np.float32]
 OnTokens = Callable[[int], None]
 
 

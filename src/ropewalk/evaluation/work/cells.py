@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ropewalk.errors import DamagedError, UsageError, one_line
-from ropewalk.evaluation.loss.sliding import LossArray
 from ropewalk.files import write_bytes, write_json
 
 FOLDER = "cells"
+LossArray = NDArray[np.float32]
 _SETTINGS = "settings.json"
 _HASHES = "hashes.json"
 _SCORES = "scores-{rank}.jsonl"

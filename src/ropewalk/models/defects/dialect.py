@@ -8,10 +8,10 @@ from typing import Any
 from ropewalk.models.defects.finding import Finding
 from ropewalk.models.defects.tidy import REPAIR
 from ropewalk.models.facts import ModelFacts
-from ropewalk.models.structure.entries import LONGROPE_ONLY
 from ropewalk.models.structure.record import FORMAT, RECORD, note_on, recorded
 from ropewalk.models.structure.ropes import DEFAULT, entry_type, is_nested_type, nested_labels
-from ropewalk.models.structure.table import COPIES_FLAT, FLAT_IGNORED, row_of
+from ropewalk.models.structure.scaling import KEEPS_ORIGINAL
+from ropewalk.models.structure.table import quirk, row_of
 from ropewalk.models.structure.values import is_number, shown
 from ropewalk.models.structure.view import view_of
 
@@ -60,14 +60,19 @@ def _table(facts: ModelFacts, given: Any) -> Iterator[Finding]:
 
 def _flat_on_nested(facts: ModelFacts, new: Any) -> Iterator[Finding]:
     view = view_of(facts.config)
-    if not is_nested_type(view) or not isinstance(new, Mapping) or not new or facts.text_type in COPIES_FLAT:
-        return
     if (
-        any(isinstance(value, Mapping) or value is None for value in new.values())
-        or facts.text_type == "deepseek_v4"
+        not is_nested_type(view)
+        or not isinstance(new, Mapping)
+        or not new
+        or quirk(facts.text_type, "flat_dictionary") == "copied"
     ):
         return
-    effect = "silently ignores it" if facts.text_type in FLAT_IGNORED else "crashes or drops it"
+    if any(isinstance(value, Mapping) or value is None for value in new.values()) or quirk(
+        facts.text_type, "compressed_ropes"
+    ):
+        return
+    ignored = quirk(facts.text_type, "flat_dictionary") == "ignored"
+    effect = "silently ignores it" if ignored else "crashes or drops it"
     yield Finding(
         "flat-rope-on-nested",
         "error",
@@ -80,9 +85,14 @@ def _flat_on_nested(facts: ModelFacts, new: Any) -> Iterator[Finding]:
 
 def _old_on_nested(facts: ModelFacts, old: Any) -> Iterator[Finding]:
     """`rope_scaling` where the class has no place for it: most replace their nested dictionary by it and crash."""
-    nested = is_nested_type(view_of(facts.config)) and facts.text_type not in FLAT_IGNORED | COPIES_FLAT
+    nested = is_nested_type(view_of(facts.config)) and quirk(facts.text_type, "flat_dictionary") is None
     ignored = bool((row_of(facts.text_type) or {}).get("new_only"))
-    if not isinstance(old, Mapping) or not old or not (nested or ignored) or facts.text_type == "deepseek_v4":
+    if (
+        not isinstance(old, Mapping)
+        or not old
+        or not (nested or ignored)
+        or quirk(facts.text_type, "compressed_ropes")
+    ):
         return
     effect = (
         "silently ignored"
@@ -118,7 +128,7 @@ def _layer_types(facts: ModelFacts, new: Any) -> Iterator[Finding]:
         return
     used = {facts.layer_types[i] for i in facts.layers.rope} if not (view.row or {}).get("labels") else set()
     missing = sorted(used - set(labels) - set(facts.ropes))
-    if missing and facts.text_type not in FLAT_IGNORED:
+    if missing and quirk(facts.text_type, "flat_dictionary") != "ignored":
         yield Finding(
             "layer-type-missing",
             "error",
@@ -140,11 +150,7 @@ def _layer_types(facts: ModelFacts, new: Any) -> Iterator[Finding]:
 def _two_originals(facts: ModelFacts, new: Any, old: Any) -> Iterator[Finding]:
     root = facts.text.get("original_max_position_embeddings")
     rope = facts.rope
-    if (
-        rope.layer_type != DEFAULT
-        or rope.rope_type not in ("yarn", "llama3", "longrope")
-        or not is_number(root)
-    ):
+    if rope.layer_type != DEFAULT or rope.rope_type not in KEEPS_ORIGINAL or not is_number(root):
         return
     inside = [
         place.get("original_max_position_embeddings") for place in (old, new) if isinstance(place, Mapping)
@@ -163,7 +169,7 @@ def _two_originals(facts: ModelFacts, new: Any, old: Any) -> Iterator[Finding]:
 
 def _phi(facts: ModelFacts, new: Any, old: Any) -> Iterator[Finding]:
     raw = old or new
-    if facts.text_type not in LONGROPE_ONLY[:2] or not isinstance(raw, Mapping):
+    if not quirk(facts.text_type, "renames") or not isinstance(raw, Mapping):
         return
     kind = entry_type(raw)
     if kind in ("yarn", "su") and "long_factor" not in raw:

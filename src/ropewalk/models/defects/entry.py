@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
+from ropewalk.errors import near_miss
 from ropewalk.models.defects.finding import Finding
+from ropewalk.models.defects.original import MOST, at, original_rules
 from ropewalk.models.defects.tidy import REPAIR
 from ropewalk.models.facts import ModelFacts, RopeFacts
 from ropewalk.models.structure.ropes import DEFAULT, STOCK_TYPES
-from ropewalk.models.structure.table import row_of
+from ropewalk.models.structure.scaling import KEEPS_ORIGINAL
+from ropewalk.models.structure.table import quirk, row_of
 from ropewalk.models.structure.values import is_number, is_whole, shown
 
 NTK_SPELLINGS = ("ntk", "ntk-aware", "ntk_aware", "ntk-static", "static-ntk", "ntk-rope")
 _FACTOR_TYPES = ("linear", "dynamic", "yarn", "llama3")
-_KEEPS_ORIGINAL = ("yarn", "llama3", "longrope")
 _ALWAYS = {
     "rope_type", "type", "rope_theta", "partial_rotary_factor", "mrope_section", "mrope_interleaved", "finetuned",
     "llama_4_scaling_beta", "original_max_position_embeddings", "max_position_embeddings", "factor",
@@ -27,11 +29,13 @@ _OWN = {
 }
 
 
-def entry_rules(facts: ModelFacts, rope: RopeFacts) -> Iterator[Finding]:
-    """Every finding about one entry."""
+def entry_rules(
+    facts: ModelFacts, rope: RopeFacts, tokenizer: Mapping[str, Any] | None = None
+) -> Iterator[Finding]:
+    """Every finding about one entry; what the tokenizer allows is evidence of the window that was trained."""
     yield from _type(facts, rope)
     yield from _factor(facts, rope)
-    yield from _original(facts, rope)
+    yield from original_rules(facts, rope, tokenizer)
     yield from _longrope(facts, rope)
     yield from _bounds(rope)
     yield from _attention(rope)
@@ -40,26 +44,38 @@ def entry_rules(facts: ModelFacts, rope: RopeFacts) -> Iterator[Finding]:
     yield from _class_limits(facts, rope)
 
 
-def at(rope: RopeFacts) -> str:
-    """Where the entry is, for a message: nothing for a flat one."""
-    return "" if rope.layer_type == DEFAULT else f" of {shown(rope.layer_type)}"
-
-
 def _type(facts: ModelFacts, rope: RopeFacts) -> Iterator[Finding]:
     kind = rope.rope_type
     if kind in STOCK_TYPES:
         return
     ntk = kind.lower() in NTK_SPELLINGS
-    fix = "ntk is a changed base: write rope_type default and rope_theta * factor**(d/(d-2))" if ntk else ""
+    stretched = is_number(rope.parameters.get("factor")) and rope.parameters["factor"] >= 1
+    same = respelled(kind)
+    if ntk:
+        fix = f"ntk is a changed base: write rope_type default and rope_theta * factor**(d/(d-2)); {REPAIR}"
+    elif same is not None:
+        fix = f"that is {same} in another spelling: write rope_type {same}; {REPAIR}"
+    else:
+        fix = near_miss(
+            kind,
+            STOCK_TYPES,
+            count=1,
+            otherwise=f"use one of {', '.join(STOCK_TYPES)}; `ropewalk methods` lists what exists",
+        )
     yield Finding(
         "unknown-rope-type",
         "error",
         f"rope_type={shown(kind)}{at(rope)} is none that transformers knows: the configuration loads with a "
         "log line and the model dies with a KeyError when it is built",
-        f"{fix or 'use one of ' + ', '.join(STOCK_TYPES)}; "
-        f"{REPAIR if ntk else '`ropewalk methods` lists what exists'}",
-        repairable=ntk and is_number(rope.parameters.get("factor")) and rope.parameters["factor"] >= 1,
+        fix,
+        repairable=(ntk and stretched) or same is not None,
     )
+
+
+def respelled(kind: str) -> str | None:
+    """The stock type that a name is another spelling of: other case, or `su`, as LongRoPE was called first."""
+    plain = kind.strip().lower()
+    return "longrope" if plain == "su" else plain if plain in STOCK_TYPES and plain != kind else None
 
 
 def _factor(facts: ModelFacts, rope: RopeFacts) -> Iterator[Finding]:
@@ -81,6 +97,9 @@ def _factor(facts: ModelFacts, rope: RopeFacts) -> Iterator[Finding]:
             f"factor={value:g}{at(rope)} shrinks the window instead of stretching it",
             f"write its inverse if that was meant, factor={1 / value:g}",
         )
+    elif value > MOST:
+        text = f"factor={value:g}{at(rope)} is beyond any stretch: frequencies come out as zero"
+        yield Finding("bad-factor", "error", text, "write the target length over the original one")
     elif value == 1 and kind in _FACTOR_TYPES:
         yield Finding(
             "factor-one", "note", f"factor=1{at(rope)} changes nothing", "remove the entry, or stretch"
@@ -92,7 +111,7 @@ def _factor(facts: ModelFacts, rope: RopeFacts) -> Iterator[Finding]:
 def _unusable(rope: RopeFacts, value: Any, implied: float) -> Iterator[Finding]:
     """No factor at all, or one that is no positive number; the two lengths may say which was meant."""
     kind = rope.rope_type
-    usable = implied > 1.0 and kind in _KEEPS_ORIGINAL
+    usable = implied > 1.0 and kind in KEEPS_ORIGINAL
     fix = "write the target length over the original one, above 1"
     if usable:
         fix = f"write factor={implied:g}, max_position_embeddings over the original length; {REPAIR}"
@@ -108,14 +127,14 @@ def _unusable(rope: RopeFacts, value: Any, implied: float) -> Iterator[Finding]:
 
 
 def _mismatch(facts: ModelFacts, rope: RopeFacts, factor: float, implied: float) -> Iterator[Finding]:
-    if rope.rope_type not in _KEEPS_ORIGINAL or abs(implied / factor - 1) < 0.01 or implied <= 1.0:
+    # Every release with llama3 has a window of its own beside the factor (3.1: 16 times by factor 8, 3.2: by 32).
+    if rope.rope_type not in ("yarn", "longrope") or abs(implied / factor - 1) < 0.01 or implied <= 1.0:
         return
     original, window = rope.geometry.original_length, facts.max_position_embeddings
     short = implied > factor
     yield Finding(
         "factor-mismatch",
-        # Llama 3.1 itself ships factor 8 for 16 times the window: its low pairs leave room.
-        "note" if rope.rope_type == "llama3" or not short else "warning",
+        "warning" if short else "note",
         f"factor={factor:g}{at(rope)}, but max_position_embeddings={window} over the original {original} is "
         f"{implied:g}: "
         + (
@@ -125,55 +144,6 @@ def _mismatch(facts: ModelFacts, rope: RopeFacts, factor: float, implied: float)
         ),
         f"write factor={implied:g}, or max_position_embeddings={round(original * factor)}",
     )
-
-
-def _original(facts: ModelFacts, rope: RopeFacts) -> Iterator[Finding]:
-    if rope.rope_type not in _KEEPS_ORIGINAL or facts.config.get("ropewalk"):
-        return
-    window, factor = facts.max_position_embeddings, rope.parameters.get("factor")
-    # A factor beyond any use has a finding of its own, and no window to suggest.
-    stretch = float(factor) if is_number(factor) and 1 < factor <= 1e6 else None
-    if original_is_missing(facts, rope):
-        if stretch is not None or factor is None:
-            likely = None if stretch is None else round(window / stretch)
-            yield Finding(
-                "original-length-missing",
-                "error",
-                f"rope_type={rope.rope_type}{at(rope)} without original_max_position_embeddings: transformers "
-                f"takes max_position_embeddings={window} for the original window, vLLM fails; if it was raised "
-                "for the stretch, most frequencies come out wrong, without a warning",
-                f"write original_max_position_embeddings={likely or 'the trained window'}, if the window was "
-                f"raised by the factor (else {window}); {REPAIR}",
-                repairable=stretch is not None,
-            )
-        return
-    original = rope.geometry.original_length
-    if original > window:
-        yield Finding(
-            "original-above-window",
-            "error",
-            f"original_max_position_embeddings={original}{at(rope)} is above max_position_embeddings={window}",
-            f"write max_position_embeddings={original if stretch is None else round(original * stretch)}; {REPAIR}",
-            repairable=stretch is not None,
-        )
-    elif original == window and stretch is not None:
-        yield Finding(
-            "window-not-raised",
-            "warning",
-            f"factor={stretch:g}{at(rope)}, yet max_position_embeddings={window} is still the original window: "
-            "software that reads it (generation limits, SGLang, llama.cpp's converter) stops there, vLLM "
-            "multiplies it for yarn",
-            f"write max_position_embeddings={round(original * stretch)}; {REPAIR}",
-            repairable=True,
-        )
-
-
-def original_is_missing(facts: ModelFacts, rope: RopeFacts) -> bool:
-    """Whether a type that needs the original window finds it neither in the entry nor beside it."""
-    if is_whole(rope.parameters.get("original_max_position_embeddings")):
-        return False
-    text = facts.text
-    return rope.layer_type != DEFAULT or text.get("original_max_position_embeddings") is None
 
 
 def _longrope(facts: ModelFacts, rope: RopeFacts) -> Iterator[Finding]:
@@ -221,21 +191,21 @@ def _bounds(rope: RopeFacts) -> Iterator[Finding]:
     parameters = rope.parameters
     if rope.rope_type == "llama3":
         low, high = parameters.get("low_freq_factor"), parameters.get("high_freq_factor")
-        if not is_number(low) or not is_number(high) or low <= 0 or high <= low:
+        if not is_number(low) or not is_number(high) or low <= 0 or high < low:
             yield Finding(
                 "llama3-bounds",
                 "error",
                 f"low_freq_factor={shown(low)}, high_freq_factor={shown(high)}{at(rope)}: both are needed, 0 < "
-                "low < high",
+                "low <= high",
                 "Llama 3.1 ships 1 and 4",
             )
     if rope.rope_type == "yarn":
         fast, slow = parameters.get("beta_fast") or 32, parameters.get("beta_slow") or 1
-        if not is_number(fast) or not is_number(slow) or slow <= 0 or fast <= slow:
+        if not is_number(fast) or not is_number(slow) or slow <= 0 or fast < slow:
             yield Finding(
                 "yarn-betas",
                 "error",
-                f"beta_fast={shown(fast)}, beta_slow={shown(slow)}{at(rope)}: the ramp needs 0 < beta_slow < "
+                f"beta_fast={shown(fast)}, beta_slow={shown(slow)}{at(rope)}: the ramp needs 0 < beta_slow <= "
                 "beta_fast",
                 "the paper uses 32 and 1",
             )
@@ -330,9 +300,9 @@ def _dynamic(facts: ModelFacts, rope: RopeFacts) -> Iterator[Finding]:
 def _class_limits(facts: ModelFacts, rope: RopeFacts) -> Iterator[Finding]:
     """Types that this model's own class refuses or misreads although others take them."""
     kind, family = rope.rope_type, facts.text_type
-    if family == "phimoe" and kind != "default":
+    if quirk(family, "own_mscales") and kind != "default":
         yield from _phimoe(rope)
-    if family == "recurrent_gemma" and kind != "default":
+    if quirk(family, "default_only") and kind != "default":
         yield Finding(
             "recurrent-gemma-scaled",
             "error",

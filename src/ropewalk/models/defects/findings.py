@@ -9,6 +9,7 @@ from ropewalk.models.defects.dialect import dialect_rules
 from ropewalk.models.defects.entry import entry_rules
 from ropewalk.models.defects.finding import Finding, sorted_findings
 from ropewalk.models.defects.model import model_rules
+from ropewalk.models.defects.spelling import spelling_rules
 from ropewalk.models.defects.tidy import tidy
 from ropewalk.models.facts import ModelFacts, read_facts
 
@@ -27,13 +28,14 @@ def find(
 
     `facts` are read from the configuration (after mending faults of type) when they are not given. `target_length`
     adds what matters for that length (`base_bound` saves computing it again), `tokenizer` (the content of
-    tokenizer_config.json) compares its limit.
+    tokenizer_config.json) compares its limit, and is evidence of the window that was trained.
     """
     fixed, found = tidy(config)
     if facts is None:
         facts = read_facts(fixed)
     for rope in facts.ropes.values():
-        found += entry_rules(facts, rope)
+        found += entry_rules(facts, rope, tokenizer)
+    found += spelling_rules(facts)
     found += dialect_rules(facts)
     if any(finding.id == "phi-longrope-only" for finding in found):
         # The lists are missing because the type was never meant to have any.

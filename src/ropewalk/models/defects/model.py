@@ -72,6 +72,10 @@ def _layers(facts: ModelFacts, target: int | None) -> Iterator[Finding]:
             "correct one of them",
         )
     window = layers.sliding_window
+    reach = facts.max_position_embeddings if target is None else target
+    if window is not None and window >= reach:
+        # A window at least as long as the text hides nothing (Phi-3's is 262144, beside 131072).
+        return
     if window is not None and layers.sliding and not layers.full_rope and not layers.no_rope:
         yield Finding(
             "all-layers-slide",

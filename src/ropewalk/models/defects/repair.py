@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from ropewalk.errors import RopewalkError
+from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.methods import schedule as make_schedule
 from ropewalk.methods.build import temperature
 from ropewalk.models.carrier import write_schedules
+from ropewalk.models.defects.entry import respelled
 from ropewalk.models.defects.finding import Finding
 from ropewalk.models.defects.findings import find
-from ropewalk.models.defects.tidy import tidy
+from ropewalk.models.defects.original import meant_original
+from ropewalk.models.defects.tidy import entries_in, tidy
 from ropewalk.models.facts import ModelFacts, RopeFacts, read_facts
 from ropewalk.models.structure.ropes import DEFAULT, entry_type
-from ropewalk.models.structure.scaling import yarn_schedule
+from ropewalk.models.structure.scaling import KEEPS_ORIGINAL, yarn_schedule
 from ropewalk.models.structure.table import row_of
 from ropewalk.models.structure.values import is_number, is_whole
-from ropewalk.models.structure.view import view_of
+from ropewalk.models.structure.view import BASE_SPELLINGS, view_of
 from ropewalk.schedule import FrequencySchedule
 
 _ROPE_KEYS = ("rope_parameters", "rope_scaling")
@@ -27,30 +29,62 @@ _ROUNDS = 4
 Mend = Callable[[dict[str, Any], ModelFacts], None]
 
 
-def repaired_config(config: Mapping[str, Any], findings: Iterable[Finding] | None = None) -> dict[str, Any]:
+def repaired_config(
+    config: Mapping[str, Any],
+    findings: Iterable[Finding] | None = None,
+    *,
+    tokenizer: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """A new configuration with every repairable finding mended; what cannot be mended stays as it is.
 
     `findings` (default: all of them) may be a selection. Faults of type and place come first, then single values,
     then, where a finding wants it, the frequencies that are meant are written anew in both dialects. `find` on the
-    result says what is left.
+    result says what is left. `tokenizer` (the content of tokenizer_config.json) is evidence of the trained window.
     """
-    found = find(config)
+    found = find(config, tokenizer=tokenizer)
     given = found if findings is None else list(findings)
     wanted = {finding.id for finding in given if finding.repairable}
     fixed, _ = tidy(config)
     everything = wanted == {finding.id for finding in found if finding.repairable}
     for _ in range(_ROUNDS):
-        fixed = _mended(fixed, wanted)
+        fixed = _mended(fixed, wanted, tokenizer)
         # A mended fault may uncover another one: a dictionary that now is read may lack its original length.
-        left = {finding.id for finding in find(fixed) if finding.repairable}
+        left = {finding.id for finding in find(fixed, tokenizer=tokenizer) if finding.repairable}
         if not everything or not left:
             break
         wanted = left
     return fixed
 
 
-def _mended(config: dict[str, Any], wanted: set[str]) -> dict[str, Any]:
+def with_original(config: Mapping[str, Any], original_length: int) -> dict[str, Any]:
+    """A copy that states the original window of its scaling, as somebody who knows it says."""
+    fixed, _ = tidy(config)
+    facts = read_facts(fixed)
+    stated = [
+        entry
+        for label, rope in facts.ropes.items()
+        if rope.rope_type in KEEPS_ORIGINAL
+        for entry in _entries(fixed, label)
+    ]
+    if not stated:
+        raise UsageError(
+            f"original_length={original_length} has nowhere to stand: the file's scaling "
+            f"({facts.rope.rope_type}) keeps no original window",
+            hint="leave it out",
+        )
+    for entry in stated:
+        entry["original_max_position_embeddings"] = original_length
+    text = _text(fixed)
+    if "original_max_position_embeddings" in text:
+        text["original_max_position_embeddings"] = original_length
+    return fixed
+
+
+def _mended(config: dict[str, Any], wanted: set[str], tokenizer: Mapping[str, Any] | None) -> dict[str, Any]:
     facts = read_facts(config)
+    if "original-length-missing" in wanted:
+        _state_original(config, facts, tokenizer)
+        facts = read_facts(config)
     for name, mend in _MENDS.items():
         if name in wanted:
             mend(config, facts)
@@ -153,10 +187,33 @@ def _state_factor(entry: dict[str, Any], facts: ModelFacts, rope: RopeFacts) -> 
         entry["factor"] = implied
 
 
-def _state_original(entry: dict[str, Any], facts: ModelFacts, rope: RopeFacts) -> None:
-    factor = entry.get("factor")
-    if is_number(factor) and factor > 1 and not is_whole(entry.get("original_max_position_embeddings")):
-        entry["original_max_position_embeddings"] = max(1, round(facts.max_position_embeddings / factor))
+def _state_original(config: dict[str, Any], facts: ModelFacts, tokenizer: Mapping[str, Any] | None) -> None:
+    """The window that the evidence speaks for; where there is none, the finding is not repairable."""
+    for label, rope in facts.ropes.items():
+        known = meant_original(facts, rope, tokenizer) if rope.rope_type in KEEPS_ORIGINAL else None
+        if known is None:
+            continue
+        for entry in _entries(config, label):
+            if not is_whole(entry.get("original_max_position_embeddings")):
+                entry["original_max_position_embeddings"] = known[0]
+
+
+def _state_base(config: dict[str, Any], facts: ModelFacts) -> None:
+    """The one base that the file states, wherever another place holds null."""
+    text = _text(config)
+    entries = [entry for key in _ROPE_KEYS for _, entry in entries_in(key, text.get(key))]
+    places = [(text, name) for name in BASE_SPELLINGS if name in text]
+    places += [(entry, "rope_theta") for entry in entries if "rope_theta" in entry]
+    stated = next(place[name] for place, name in places if place[name] is not None)
+    for place, name in places:
+        if place[name] is None:
+            place[name] = stated
+
+
+def _respell(entry: dict[str, Any], facts: ModelFacts, rope: RopeFacts) -> None:
+    same = respelled(rope.rope_type)
+    if same is not None:
+        entry |= {name: same for name in ("rope_type", "type") if name in entry}
 
 
 def _raise_window(config: dict[str, Any], facts: ModelFacts) -> None:
@@ -191,7 +248,8 @@ _MENDS: dict[str, Mend] = {
     "rope-scaling-unread": _move_old,
     "missing-factor": _each(_state_factor),
     "bad-factor": _each(_state_factor),
-    "original-length-missing": _each(_state_original),
+    "base-null": _state_base,
+    "unknown-rope-type": _each(_respell),
     "original-above-window": _raise_window,
     "window-not-raised": _raise_window,
     "attn-factor-spelling": _each(_state_attention),

@@ -8,6 +8,7 @@ from typing import Any
 
 from ropewalk.errors import RopewalkError
 from ropewalk.models.defects.finding import Finding
+from ropewalk.models.structure.table import quirk
 from ropewalk.models.structure.values import is_number, is_whole, shown
 from ropewalk.models.structure.view import TextView, view_of
 
@@ -25,9 +26,8 @@ _ENTRY_REAL = (
     "rope_theta", "factor", "attention_factor", "attn_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim",
     "low_freq_factor", "high_freq_factor", "partial_rotary_factor", "short_mscale", "long_mscale",
 )  # fmt: skip
+_ENTRY_FLAGS = ("truncate", "mrope_interleaved")
 _ROPE_KEYS = ("rope_parameters", "rope_scaling")
-# These composites hand rotary keys at their root down to the text model, as their older format had them there.
-_ROOT_COUNTS = ("qwen2_vl", "qwen2_5_vl", "fuyu", "got_ocr2", "llava")
 
 
 def tidy(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[Finding]]:
@@ -48,6 +48,7 @@ def tidy(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[Finding]]:
         for where, entry in entries_in(key, text.get(key)):
             found += _numbers(entry, ("original_max_position_embeddings",), whole=True, where=where)
             found += _numbers(entry, _ENTRY_REAL, whole=False, where=where)
+            found += _flags(entry, where)
     return fresh, found
 
 
@@ -90,6 +91,22 @@ def _numbers(
             )
 
 
+def _flags(entry: dict[str, Any], where: str) -> Iterator[Finding]:
+    """A flag in quotes counts as true whatever it says."""
+    for name in _ENTRY_FLAGS:
+        value = entry.get(name)
+        if not isinstance(value, str) or value.strip().lower() not in ("true", "false"):
+            continue
+        entry[name] = value.strip().lower() == "true"
+        yield Finding(
+            "flag-as-text",
+            "error",
+            f"{where}.{name}={shown(value)} is text where true or false belongs: stock code takes any text for true",
+            f"write {name} without quotes, {str(entry[name]).lower()}; {REPAIR}",
+            repairable=True,
+        )
+
+
 def _parsed(text: str) -> float | None:
     try:
         number = float(text)
@@ -100,7 +117,7 @@ def _parsed(text: str) -> float | None:
 
 def _moved(config: dict[str, Any], view: TextView) -> Iterator[Finding]:
     """Rotary dictionaries at the root of a composite, where its text model does not look for them."""
-    if not view.path or str(config.get("model_type")) in _ROOT_COUNTS:
+    if not view.path or quirk(str(config.get("model_type")), "root_counts"):
         return
     here: Any = config
     for key in view.path:

@@ -30,10 +30,10 @@ def twin_of(model: Any, config: Mapping[str, Any]) -> Any:
             f"{type(model).__name__} is no transformers model", hint="load it with AutoModelForCausalLM"
         )
     try:
-        with quiet_transformers(), _unfilled():
+        with quiet_transformers(), unfilled():
             built = type(model)(type(model.config).from_dict(copy.deepcopy(dict(config))))
         with quiet_transformers(), torch.no_grad():
-            _fill_rotary(built)
+            fill_rotary(built)
     except Exception as error:
         # Whatever validation, construction or initialisation of stock code objects to is the reason to give.
         raise RopewalkError(
@@ -44,7 +44,7 @@ def twin_of(model: Any, config: Mapping[str, Any]) -> Any:
 
 
 @contextlib.contextmanager
-def _unfilled() -> Iterator[None]:
+def unfilled() -> Iterator[None]:
     """Modules are made on the meta device and no weight is drawn."""
     from transformers import initialization
 
@@ -57,7 +57,7 @@ def _unfilled() -> Iterator[None]:
         yield
 
 
-def _fill_rotary(built: Any) -> None:
+def fill_rotary(built: Any) -> None:
     """Real buffers for every rotary module, filled by the initialiser of the sub-model that owns it."""
     for path, module in rotary_modules(built).items():
         module.to_empty(device="cpu", recurse=False)

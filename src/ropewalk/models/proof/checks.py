@@ -13,6 +13,7 @@ from ropewalk.errors import RopewalkError, one_line
 from ropewalk.models.carrier import carry
 from ropewalk.models.checkpoint.weights import find_weights, same_content
 from ropewalk.models.facts import ModelFacts, read_facts
+from ropewalk.models.live.built import disagreement
 from ropewalk.models.proof.original import Original
 from ropewalk.models.proof.probe import Probe
 from ropewalk.models.proof.stock import StockRun
@@ -215,6 +216,22 @@ def dialects(config: Mapping[str, Any]) -> Check:
                 name, "fail", f"the {word} keys alone give other frequencies or another attention factor"
             )
     return Check(name, "pass", "rope_parameters, and rope_theta with rope_scaling, give the same frequencies")
+
+
+def frequencies(config: Mapping[str, Any]) -> Check:
+    """Whether the real class, built without weights, computes the schedule that the configuration means."""
+    name, facts = "frequencies", read_facts(config)
+    if not facts.known or facts.auto_map:
+        return Check(name, "skip", f"the installed transformers has no class for {facts.text_type}")
+    if facts.rope.schedule is None:
+        return Check(name, "skip", facts.rope.problem or "no single schedule")
+    try:
+        other = disagreement(config, facts)
+    except RopewalkError as error:
+        return Check(name, "fail", one_line(error, 240))
+    if other is not None:
+        return Check(name, "fail", f"stock software reads other values: {other}")
+    return Check(name, "pass", "stock transformers builds it and computes this schedule (no weights needed)")
 
 
 def _old_keys_can_say(config: Mapping[str, Any], facts: ModelFacts) -> bool:

@@ -17,7 +17,7 @@ from ropewalk.geometry import FloatArray
 from ropewalk.models.facts import ModelFacts, RopeFacts
 from ropewalk.models.structure.ropes import DEFAULT, STOCK_TYPES
 from ropewalk.models.structure.scaling import STOPPED_FACTOR, softmax_scale
-from ropewalk.models.structure.table import row_of
+from ropewalk.models.structure.table import quirk, row_of
 from ropewalk.models.structure.values import is_number, shown
 from ropewalk.schedule import FrequencySchedule
 
@@ -30,10 +30,6 @@ SCALING_KEYS = frozenset(
     }
 )  # fmt: skip
 _IN_MEMORY = "apply it in memory instead: ropewalk.apply(model, schedule)"
-# Only the plain type and longrope pass these classes' own checks.
-LONGROPE_ONLY = ("phi3", "phi4_multimodal", "phimoe")
-# Heads of another width in their full-attention layers make stock validation of longrope crash.
-_NO_CARRIER = ("gemma4_text", "gemma4_unified_text", "diffusion_gemma_text", "recurrent_gemma")
 
 
 @dataclass(frozen=True)
@@ -102,10 +98,9 @@ def _kind(facts: ModelFacts, rope: RopeFacts, schedule: FrequencySchedule) -> st
         kind = "proportional"
     if kind not in STOCK_TYPES or _misread(facts, rope, schedule, kind):
         kind = "longrope"
-    if kind == "longrope" and (facts.text_type in _NO_CARRIER):
-        able = "a changed rope_theta (ntk, abf)" + (
-            "" if facts.text_type == "recurrent_gemma" else " or linear"
-        )
+    if kind == "longrope" and quirk(facts.text_type, "no_carrier"):
+        alone = quirk(facts.text_type, "default_only")
+        able = "a changed rope_theta (ntk, abf)" + ("" if alone else " or linear")
         raise RopewalkError(
             f"model_type={shown(facts.text_type)}: its config.json holds no frequencies of one's own, and "
             f"method {shown(schedule.method)} needs them",
@@ -117,9 +112,9 @@ def _kind(facts: ModelFacts, rope: RopeFacts, schedule: FrequencySchedule) -> st
 def _misread(facts: ModelFacts, rope: RopeFacts, schedule: FrequencySchedule, kind: str) -> bool:
     """Where stock code would refuse the native type, or compute something else from it."""
     plain = kind in ("default", "proportional", "longrope")
-    if facts.text_type in LONGROPE_ONLY and not plain:
+    if quirk(facts.text_type, "longrope_only") and not plain:
         return True
-    if facts.text_type == "recurrent_gemma" and kind != "default":
+    if quirk(facts.text_type, "default_only") and kind != "default":
         return True
     if rope.geometry.proportional and kind != "proportional":
         return True
@@ -176,11 +171,11 @@ def _longrope(facts: ModelFacts, rope: RopeFacts, schedule: FrequencySchedule) -
         "short_factor": short,
         "attention_factor": float(schedule.attention_factor),
     }
-    if facts.text_type == "phimoe":
+    if quirk(facts.text_type, "own_mscales"):
         # This class multiplies by its own two numbers instead of the attention factor, and never reads long_factor.
         if schedule.short_inv_freq is not None and short != long:
             raise RopewalkError(
-                "model_type='phimoe' reads only the short set of longrope, and this schedule has two",
+                f"model_type={shown(facts.text_type)} reads only the short set of longrope, and this schedule has two",
                 hint="use a method with one set of frequencies, or " + _IN_MEMORY,
             )
         values |= {name: float(schedule.attention_factor) for name in ("short_mscale", "long_mscale")}

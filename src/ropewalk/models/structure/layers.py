@@ -6,27 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from ropewalk.errors import RopewalkError
-from ropewalk.models.structure.table import SLIDING_ONLY
+from ropewalk.models.structure.table import quirk
 from ropewalk.models.structure.values import optional_whole, shown
 from ropewalk.models.structure.view import TextView
 
 MAX_LAYERS = 65536
 _SLIDING = ("sliding_attention", "chunked_attention", "hybrid_sliding", "local_attention", "local")
-# These slide from layer max_window_layers on, and only with use_sliding_window.
-_SWITCHED = ("qwen2", "qwen2_moe", "qwen3", "qwen3_moe")
+# Where use_sliding_window is on and max_window_layers is left out.
 _MAX_WINDOW_LAYERS = 28
-# Every layer of these slides as soon as sliding_window is a number.
-_UNIFORM = (
-    "mistral",
-    "mixtral",
-    "ministral3",
-    "phi3",
-    "phi4_multimodal",
-    "phimoe",
-    "starcoder2",
-    "minimax",
-    "olmoe",
-)
 _NO_ATTENTION = (
     "linear_attention",
     "conv",
@@ -111,7 +98,9 @@ def _types(view: TextView, count: int) -> tuple[str, ...]:
     indices = view.text.get("attn_layer_indices") or view.text.get("full_attn_idxs")
     if isinstance(indices, list):
         return tuple("full_attention" if i in indices else "linear_attention" for i in range(count))
-    if view.model_type in _UNIFORM or (view.row is None and optional_whole(view.text.get("sliding_window"))):
+    if quirk(view.model_type, "uniform_sliding") or (
+        view.row is None and optional_whole(view.text.get("sliding_window"))
+    ):
         kind = "sliding_attention" if _window(view) else "full_attention"
         return (kind,) * count
     return _patterned(view, count)
@@ -120,17 +109,17 @@ def _types(view: TextView, count: int) -> tuple[str, ...]:
 def _patterned(view: TextView, count: int) -> tuple[str, ...]:
     """The class's own pattern; an integer `sliding_window_pattern` in the file changes its period."""
     flags = view.text.get("no_rope_layers")
-    if view.model_type == "llama4_text" and isinstance(flags, list) and len(flags) == count:
+    if quirk(view.model_type, "chunks_by_flags") and isinstance(flags, list) and len(flags) == count:
         return tuple("chunked_attention" if flag else "full_attention" for flag in flags)
     period = optional_whole(view.given("sliding_window_pattern"))
     pattern = (view.row or {}).get("layer_types") or ["full_attention"]
-    if view.model_type in _SWITCHED and view.text.get("use_sliding_window") is True:
+    if quirk(view.model_type, "switched_sliding") and view.text.get("use_sliding_window") is True:
         first = optional_whole(view.text.get("max_window_layers")) or _MAX_WINDOW_LAYERS
         return tuple("sliding_attention" if i >= first else "full_attention" for i in range(count))
     if period is not None and "sliding_attention" in pattern:
         return tuple("full_attention" if (i + 1) % period == 0 else "sliding_attention" for i in range(count))
     types = [pattern[i % len(pattern)] for i in range(count)]
-    if view.model_type in ("gemma4_text", "gemma4_unified_text", "diffusion_gemma_text") and types:
+    if quirk(view.model_type, "last_layer_full") and types:
         types[-1] = "full_attention"
     return tuple(types)
 
@@ -145,8 +134,8 @@ def _window(view: TextView) -> int | None:
 
 def _no_rope(view: TextView, types: tuple[str, ...]) -> tuple[int, ...]:
     attention = [i for i, kind in enumerate(types) if kind not in _NO_ATTENTION]
-    if view.model_type in SLIDING_ONLY:
-        if view.model_type.startswith("exaone") and _window(view) is None:
+    if quirk(view.model_type, "sliding_only_rope"):
+        if quirk(view.model_type, "rotates_without_window") and _window(view) is None:
             return ()
         return tuple(i for i in attention if not is_sliding(types[i]))
     flags = view.text.get("no_rope_layers")

@@ -11,14 +11,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from ropewalk.errors import RopewalkError
-from ropewalk.models.structure.table import COPIES_FLAT, FLAT_IGNORED
+from ropewalk.models.structure.table import quirk
 from ropewalk.models.structure.values import is_number, number, shown
 from ropewalk.models.structure.view import TextView
 
 DEFAULT = "default"
 STOCK_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3", "proportional")
 _LAYER_WORDS = ("attention", "hybrid", "main", "compress")
-_PHI = ("phi3", "phi4_multimodal")
 _LEGACY_KEYS = ("rope_parameters", "rope_scaling")
 
 
@@ -44,7 +43,7 @@ def rope_entries(view: TextView) -> dict[str, dict[str, Any] | None]:
 def is_nested_type(view: TextView) -> bool:
     """Whether the class of this model keeps one entry for each layer type."""
     default = (view.row or {}).get("rope_parameters")
-    if view.model_type in ("beam", "cohere_compass_text"):
+    if quirk(view.model_type, "nested"):
         return True
     return isinstance(default, Mapping) and any(isinstance(value, Mapping) for value in default.values())
 
@@ -108,32 +107,33 @@ def _nested_entries(
 ) -> dict[str, dict[str, Any] | None]:
     parameters, legacy = given["rope_parameters"], given["rope_scaling"]
     labels = nested_labels(view, parameters)
-    if view.model_type == "deepseek_v4" and not labels:
-        return _deepseek_v4(view, parameters or legacy or {}, default)
+    if quirk(view.model_type, "compressed_ropes") and not labels:
+        return _compressed(view, parameters or legacy or {}, default)
     flat = legacy or parameters
-    if view.model_type in COPIES_FLAT and flat and not labels:
+    handling = quirk(view.model_type, "flat_dictionary")
+    if handling == "copied" and flat and not labels:
         parameters, labels = {label: dict(flat) for label in default}, list(default)
     found: dict[str, dict[str, Any] | None] = {}
     for label in [*default, *[label for label in labels if label not in default]]:
         entry = parameters.get(label) if parameters and label in labels else default.get(label)
-        if parameters and labels and label not in labels and view.model_type not in FLAT_IGNORED:
+        if parameters and labels and label not in labels and handling != "ignored":
             continue
-        if entry is None and (view.model_type not in FLAT_IGNORED):
+        if entry is None and handling != "ignored":
             found[label] = None
             continue
         merged = dict(entry or {})
-        if label not in labels and view.model_type in FLAT_IGNORED:
+        if label not in labels and handling == "ignored":
             # These classes fill an entry that the file leaves out from its old keys, before their own default.
             merged.pop("rope_theta", None)
         if (
             legacy
-            and view.model_type in FLAT_IGNORED
-            and (label != "sliding_attention" or "modernbert" in view.model_type)
+            and handling == "ignored"
+            and (label != "sliding_attention" or quirk(view.model_type, "legacy_scales_sliding"))
         ):
             merged |= legacy
         own = default.get(label)
         own = dict(own) if isinstance(own, Mapping) else {}
-        if label in labels and view.model_type != "mimo_v2_flash":
+        if label in labels and not quirk(view.model_type, "keeps_class_share"):
             # A share that the file's own entry leaves out is 1, not the class's.
             own.pop("partial_rotary_factor", None)
         found[label] = _completed(view, merged, own, theta_names=_theta_names(view, label))
@@ -148,20 +148,14 @@ def _nested_entries(
 
 
 def _theta_names(view: TextView, label: str) -> tuple[str, ...]:
-    sliding = "sliding" in label
-    if "modernbert" in view.model_type:
-        return ("local_rope_theta",) if sliding else ("global_rope_theta",)
-    if view.model_type in ("gemma3_text", "gemma3n_text", "t5gemma2_text"):
-        return ("rope_local_base_freq",) if sliding else ("rope_theta",)
-    if view.model_type == "dots3_note_text":
-        return ("swa_rope_theta",) if sliding else ("rope_theta",)
-    if view.model_type == "olmo3" and sliding:
-        # Stock code hands rope_theta to the full layers and falls back to the class's own for the others.
-        return ()
-    return ("rope_theta",)
+    """The key beside the dictionary that holds a layer type's base; some classes have one a type, or none."""
+    names = quirk(view.model_type, "base_names") or {}
+    kind = "sliding_attention" if "sliding" in label else label
+    name = names.get(kind, names.get("*", "rope_theta"))
+    return () if name is None else (name,)
 
 
-def _deepseek_v4(
+def _compressed(
     view: TextView, scaling: Mapping[str, Any], default: Mapping[str, Any]
 ) -> dict[str, dict[str, Any] | None]:
     """Only compressed layers are scaled, on a base of their own, and without YaRN's attention factor."""
@@ -185,14 +179,25 @@ def _completed(
     kind = entry_type(entry)
     if kind == "mrope":
         kind = DEFAULT
-    if view.model_type in _PHI and kind in ("su", "yarn"):
-        kind = "longrope"
+    kind = (quirk(view.model_type, "renames") or {}).get(kind, kind)
     entry["rope_type"] = kind
     entry["rope_theta"] = _theta(view, entry, default, theta_names)
+    if kind == "dynamic" and quirk(view.model_type, "fixed_alpha") and entry.get("alpha"):
+        entry = _on_alpha(view, entry)
     share = _share(view, entry, default)
     if share is not None:
         entry["partial_rotary_factor"] = share
     return entry
+
+
+def _on_alpha(view: TextView, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Hunyuan calls `dynamic` what its class computes once, a base raised by `alpha`: trained so, and plain since."""
+    alpha, head = number("alpha", entry["alpha"]), view.head_dim
+    if alpha <= 0 or head <= 2:
+        raise RopewalkError(
+            f"config.json: alpha={shown(entry['alpha'])} raises no base", hint="give alpha above 0"
+        )
+    return {"rope_type": DEFAULT, "rope_theta": float(entry["rope_theta"] * alpha ** (head / (head - 2)))}
 
 
 def _theta(
@@ -216,7 +221,7 @@ def _theta(
 def _by_layer(view: TextView) -> Any:
     """Granite's sliding variants: a base for each layer (0 never rotates), which overrides the dictionary's."""
     bases = view.text.get("layer_rope_theta")
-    if not view.model_type.startswith("granite") or not isinstance(bases, list):
+    if not quirk(view.model_type, "layer_bases") or not isinstance(bases, list):
         return None
     types = view.text.get("layer_types")
     full = [
@@ -233,7 +238,11 @@ def _share(view: TextView, entry: Mapping[str, Any], default: Mapping[str, Any])
     if value is None:
         value = view.given("partial_rotary_factor")
     rotary_dim = view.get("rotary_dim")
-    if value is None and rotary_dim is not None and view.model_type in ("minimax_m2", ""):
+    if (
+        value is None
+        and rotary_dim is not None
+        and (quirk(view.model_type, "rotary_dim") or not view.model_type)
+    ):
         value = number("rotary_dim", rotary_dim) / view.head_dim
     if value is None:
         value = default.get("partial_rotary_factor")

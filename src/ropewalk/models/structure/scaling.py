@@ -16,6 +16,8 @@ from ropewalk.models.structure.ropes import STOCK_TYPES
 from ropewalk.models.structure.values import is_number, number, shown
 from ropewalk.schedule import FrequencySchedule
 
+# The types whose rule needs the window before the stretch, and whose entries state it.
+KEEPS_ORIGINAL = ("yarn", "llama3", "longrope")
 # A pair that stands still cannot be written as a factor; at 1e30 it turns by less than 1e-20 radians in a billion
 # tokens, whose cosine is 1 in every float type.
 STOPPED_FACTOR = 1e30

@@ -1,4 +1,8 @@
-"""What a configuration class says where its config.json is silent (written by `tools/make_architectures.py`)."""
+"""What is known of model types: their classes' defaults, and what some of them do otherwise than the rest.
+
+`architectures.json` is what a configuration class says where its config.json is silent (written by
+`tools/make_architectures.py`); `quirks.json` is written by hand, and says what each of its traits means.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +11,19 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-# Types whose attention layers rotate only inside a sliding window; their full-attention layers know no position.
-SLIDING_ONLY = frozenset(
-    {"cohere2", "cohere2_moe", "cohere_compass_text", "beam", "exaone4", "exaone_moe", "afmoe", "flint"}
-)
-# Types whose own dictionary is keyed by layer type; a flat one is ignored or crashes there.
-FLAT_IGNORED = frozenset({"gemma3_text", "gemma3n_text", "olmo3", "modernbert-decoder", "t5gemma2_text"})
-# And one that takes a flat one for every layer type.
-COPIES_FLAT = frozenset({"dots3_note_text"})
-
 
 @cache
-def _document() -> dict[str, Any]:
-    text = files("ropewalk.models.structure").joinpath("architectures.json").read_text(encoding="utf-8")
+def _document(name: str = "architectures.json") -> dict[str, Any]:
+    text = files("ropewalk.models.structure").joinpath(name).read_text(encoding="utf-8")
     document: dict[str, Any] = json.loads(text)
     return document
+
+
+def quirk(model_type: str, trait: str) -> Any:
+    """A trait of a model type (`quirks.json` lists and explains them); None where the type is like the rest."""
+    document = _document("quirks.json")
+    assert trait in document["traits"], trait
+    return document["types"].get(model_type, {}).get(trait)
 
 
 def transformers_version() -> str:

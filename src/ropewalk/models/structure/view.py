@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ropewalk.errors import RopewalkError
-from ropewalk.models.structure.table import row_of, transformers_version
+from ropewalk.models.structure.table import quirk, row_of, transformers_version
 from ropewalk.models.structure.values import shown, whole
 
 TEXT_KEYS = ("text_config", "language_config", "llm_config", "thinker_config", "decoder")
@@ -24,8 +24,7 @@ _SPELLINGS = {
     "rope_theta": ("rotary_emb_base", "rope_base", "rotary_base", "rope_freq_base"),
     "partial_rotary_factor": ("rotary_pct", "rope_pct", "rotary_emb_fraction", "rope_ratio_dims"),
 }
-# No field says how long these were trained; the papers do.
-_TRAINED_LENGTH = {"recurrent_gemma": 8192}
+BASE_SPELLINGS = ("rope_theta", *_SPELLINGS["rope_theta"])
 
 
 @dataclass(frozen=True)
@@ -69,8 +68,9 @@ class TextView:
     @property
     def max_length(self) -> int:
         """max_position_embeddings as written, the stretched value of a scaled model."""
-        if self.get("max_position_embeddings") is None and self.model_type in _TRAINED_LENGTH:
-            return _TRAINED_LENGTH[self.model_type]
+        trained = quirk(self.model_type, "trained_length")
+        if trained is not None and self.get("max_position_embeddings") is None:
+            return int(trained)
         return self.whole("max_position_embeddings")
 
     @property
@@ -160,7 +160,7 @@ def require_rope(view: TextView) -> None:
                 f"no rotary embeddings: {name}={str(wrong).lower()} turns them off", hint=hint
             )
     kind = view.get("position_embedding_type")
-    if view.model_type == "granitemoehybrid" and kind != "rope":
+    if quirk(view.model_type, "rope_by_position_type") and kind != "rope":
         raise RopewalkError(f"no rotary embeddings: position_embedding_type={shown(kind)}", hint=hint)
 
 

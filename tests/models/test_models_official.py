@@ -1,0 +1,52 @@
+"""The configurations of well-known releases: read as their classes compute them, and never called broken."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from official import OFFICIAL
+
+from ropewalk.models.defects.findings import find
+from ropewalk.models.facts import read_facts
+from ropewalk.models.live.built import stock_model, stock_spectra
+
+
+def _small(config: dict[str, Any], layers: int = 6) -> dict[str, Any]:
+    """The same rotation with fewer layers, so that sixty classes are built in seconds."""
+    if "text_config" in config:
+        return config | {"text_config": _small(config["text_config"], layers)}
+    lists = {
+        name: value[:layers] for name, value in config.items() if name in ("layer_types", "no_rope_layers")
+    }
+    return config | lists | {"num_hidden_layers": layers}
+
+
+def test_there_are_enough_of_them():
+    assert len(OFFICIAL) >= 60
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_an_official_release_is_not_called_broken(name):
+    config = OFFICIAL[name]
+    errors = [f"{finding.id}: {finding.message}" for finding in find(config) if finding.severity == "error"]
+    assert errors == []
+    assert read_facts(config).rope.problem is None
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_geometry_and_schedule_are_what_its_class_computes(name):
+    config = _small(OFFICIAL[name])
+    facts = read_facts(config)
+    made = facts.rope.schedule
+    assert made is not None
+    model = stock_model(config)
+    far = stock_spectra(model, facts, made.geometry.original_length + 2)
+    assert far
+    for found in far:
+        np.testing.assert_allclose(found.inv_freq, made.inv_freq, rtol=1e-5, atol=1e-12)
+        assert found.attention_factor == pytest.approx(made.attention_factor, rel=1e-5)
+    for found in stock_spectra(model, facts, 1):
+        near = made.inv_freq if made.short_inv_freq is None else made.short_inv_freq
+        np.testing.assert_allclose(found.inv_freq, near, rtol=1e-5, atol=1e-12)
