@@ -76,7 +76,7 @@ SPAN = TARGET // 4
 
 @pytest.fixture(scope="module")
 def result(folder: Path, text_folder: Path, tmp_path_factory: pytest.TempPathFactory):
-    return compare(folder, text=text_folder, run=tmp_path_factory.mktemp("runs") / "one", **ASKED)
+    return compare(folder, text=text_folder, output=tmp_path_factory.mktemp("runs") / "one", **ASKED)
 
 
 @functools.cache
@@ -139,7 +139,7 @@ def test_an_exact_crop_is_there_to_be_asked_for(folder: Path, text_folder: Path,
     exact = compare(
         folder,
         text=text_folder,
-        run=tmp_path / "run",
+        output=tmp_path / "run",
         tasks="ppl",
         crop_stride=1,
         **(ASKED | {"target": "2x"}),
@@ -217,17 +217,17 @@ def test_an_interrupted_comparison_is_completed(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        compare(folder, run=run, text=text_folder, on_step=stop, **ASKED)
+        compare(folder, output=run, text=text_folder, on_step=stop, **ASKED)
     halted = open_run(run)
     assert halted.status == "interrupted"
     assert halted.read_json()["complete"] is False
     assert [row["name"] for row in halted.read_json()["methods"]] == ["linear"]
 
     with pytest.raises(UsageError, match="another max_segments"):
-        compare(folder, run=run, text=text_folder, **(ASKED | {"max_segments": 2}))
+        compare(folder, output=run, text=text_folder, **(ASKED | {"max_segments": 2}))
 
     told: list[Step] = []
-    again = compare(folder, run=run, text=text_folder, on_step=told.append, **ASKED)
+    again = compare(folder, output=run, text=text_folder, on_step=told.append, **ASKED)
     kept = [step.name for step in told if step.measured is not None and step.measured.kept]
     assert kept == ["unmodified", "cropped", "linear"]
     changes = {"seconds", "run", "text"}
@@ -249,7 +249,7 @@ def test_what_changed_in_place_does_not_finish_a_run(
         if step.measured is not None:
             raise KeyboardInterrupt
 
-    asked = ASKED | {"tasks": "ppl", "text": text, "run": tmp_path / "run"}
+    asked = ASKED | {"tasks": "ppl", "text": text, "output": tmp_path / "run"}
     with pytest.raises(KeyboardInterrupt):
         compare(model, on_step=stop, **asked)
     if what == "text":
@@ -270,7 +270,7 @@ def test_a_stretched_model_is_held_against_itself_unscaled(
 ) -> None:
     ropewalk.extend(folder, target="5x", method="linear", out=tmp_path / "linear")
     asked = ASKED | {"target": str(TARGET), "methods": ["yarn"]}
-    again = compare(tmp_path / "linear", text=text_folder, run=tmp_path / "run", **asked)
+    again = compare(tmp_path / "linear", text=text_folder, output=tmp_path / "run", **asked)
     for name in ("unmodified", "cropped"):
         assert again.controls[name].loss_at_target == pytest.approx(
             result.controls[name].loss_at_target, abs=1e-6
@@ -296,8 +296,8 @@ def test_whatever_changes_a_model_can_be_a_row(folder: Path, text_folder: Path, 
     given = ASKED | {"target": "2x", "methods": "linear", "tasks": "ppl"}
     # Tied weights: zeroing them takes the embedding too, so that nothing is left but the uniform guess.
     rows = [Candidate("uniform", "zones", uniform)]
-    found = compare(folder, text=text_folder, candidates=rows, run=tmp_path / "a", **given)
-    plain = compare(folder, text=text_folder, run=tmp_path / "b", **given)
+    found = compare(folder, text=text_folder, candidates=rows, output=tmp_path / "a", **given)
+    plain = compare(folder, text=text_folder, output=tmp_path / "b", **given)
     assert found.row("uniform").loss_at_target == pytest.approx(math.log(VOCAB_SIZE), abs=1e-5)
     assert (found.row("uniform").kind, found.row("uniform").method) == ("zones", None)
     assert found.row("linear").loss_at_target == plain.row("linear").loss_at_target
@@ -310,10 +310,10 @@ def test_a_schedule_file_is_a_row(result, folder: Path, text_folder: Path, tmp_p
     asked = ASKED | {"methods": "yarn", "schedules": [file], "tasks": "ppl"}
     renamed = tmp_path / "fitted.json"
     shutil.copy(file, renamed)
-    found = compare(folder, text=text_folder, run=tmp_path / "run", **(asked | {"schedules": [renamed]}))
+    found = compare(folder, text=text_folder, output=tmp_path / "run", **(asked | {"schedules": [renamed]}))
     assert found.row("fitted").loss_at_target == result.row("linear").loss_at_target
     assert (found.row("fitted").variant, found.row("fitted").file) == ("file", str(renamed))
-    alone = compare(folder, text=text_folder, run=tmp_path / "alone", **(asked | {"methods": "none"}))
+    alone = compare(folder, text=text_folder, output=tmp_path / "alone", **(asked | {"methods": "none"}))
     assert [row.name for row in alone.methods] == ["linear"]
 
 

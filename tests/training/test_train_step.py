@@ -15,13 +15,12 @@ from tinymodels import small_model, some_tokens
 from torch.nn import functional
 
 from ropewalk.errors import RopewalkError
-from ropewalk.training.held_out import HeldOut
 from ropewalk.training.model.optimisers import make_optimizer
 from ropewalk.training.objective import summed_loss
 from ropewalk.training.parts.head import install_head
 from ropewalk.training.parts.losses import shift_labels
 from ropewalk.training.recipe.options import LossOptions
-from ropewalk.training.recipe.recipe import EvaluationPart, OptimizerPart
+from ropewalk.training.recipe.recipe import OptimizerPart
 from ropewalk.training.run import train
 
 Tiny = Callable[..., dict[str, Any]]
@@ -119,20 +118,6 @@ def test_a_routers_loss_joins_with_its_coefficient() -> None:
     weight = (targets != -100).float().sum()
     found = summed_loss(model, {"input_ids": tokens, "target_ids": targets}, weight) / weight
     assert found.item() == pytest.approx(wanted, rel=1e-5)
-
-
-def test_the_held_out_loss_is_the_mean_over_predicted_tokens(tiny: Tiny, byte_tokenizer: Path) -> None:
-    from transformers import AutoTokenizer
-
-    source = tiny()["data"]["sources"][0]
-    part = EvaluationPart.model_validate({"every": 1, "lengths": [16], "tokens": 64, "source": source})
-    held_out = HeldOut(part, AutoTokenizer.from_pretrained(byte_tokenizer), 16)
-    model = small_model(vocab_size=300)
-    rows = held_out.rows[16]
-    logits = model(input_ids=rows, use_cache=False).logits[:, :-1]
-    plain = functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), rows[:, 1:].reshape(-1))
-    install_head(model, LossOptions())
-    assert held_out(model, 0)["loss@16"] == pytest.approx(plain.item(), rel=1e-5)
 
 
 def test_a_changed_learning_rate_is_taken_on_resume(tiny: Tiny, tmp_path: Path) -> None:

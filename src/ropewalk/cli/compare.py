@@ -67,7 +67,7 @@ def command(model: str, output: str | None, quiet: bool, as_json: bool, **settin
     from ropewalk.evaluation.compare import compare
 
     with Watch(quiet=quiet) as watch:
-        result = compare(model, run=output, on_step=watch, **settings)
+        result = compare(model, output=output, on_step=watch, **settings)
     if as_json:
         emit_json(result.to_json())
         return

@@ -114,7 +114,7 @@ class Tour:
         result = _finished(run)
         if result is None:
             with Watch(quiet=self.quiet) as watch:
-                result = compare(MODEL, target=self.target, seed=self.seed, run=run, on_step=watch)
+                result = compare(MODEL, target=self.target, seed=self.seed, output=run, on_step=watch)
         show(self.screen, result, limit=ROWS_SHOWN)
         self.steps.append({"command": words, "code": 0, "seconds": round(time.monotonic() - began, 1)})
         return result

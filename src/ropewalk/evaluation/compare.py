@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ropewalk.errors import RopewalkError, UsageError
+from ropewalk.errors import RopewalkError, UsageError, renamed
 from ropewalk.evaluation.request import CompareRequest, make_request
 from ropewalk.evaluation.result import CompareResult, LeftOut
 from ropewalk.units import parse_target
@@ -34,6 +34,7 @@ class Step:
 OnStep = Callable[[Step], None]
 
 
+@renamed(run="output")
 def compare(
     model: Any,
     *,
@@ -42,7 +43,7 @@ def compare(
     schedules: Sequence[str | Path] = (),
     candidates: Sequence[Candidate] = (),
     tokenizer: Any | None = None,
-    run: str | Path | None = None,
+    output: str | Path | None = None,
     on_step: OnStep | None = None,
     **settings: Any,
 ) -> CompareResult:
@@ -51,7 +52,7 @@ def compare(
     Rows: the named methods with their variants, finished schedules (files), whatever `candidates` puts on the model
     (zones, position maps, caches), and the present schedule where the model is stretched already. All other keywords
     are those of `CompareRequest`, with the defaults of the command line. Results go to a run folder cell by cell: after
-    an interruption the same call with the same `run` measures only what is missing.
+    an interruption the same call with the same `output` measures only what is missing.
     """
     from ropewalk.evaluation.evaluate import given_parts
     from ropewalk.models.facts import read_facts
@@ -72,7 +73,7 @@ def compare(
         **settings,
     )
     _check(request)
-    return _in_run(request, parts, Queue.of(request, facts, length, candidates), run, on_step)
+    return _in_run(request, parts, Queue.of(request, facts, length, candidates), output, on_step)
 
 
 def doubling(original: int, target: int) -> list[int]:

@@ -77,7 +77,9 @@ def _formed(
     geometry: RopeGeometry, factor: float, label: str, method: str, **parameters: float
 ) -> list[Candidate]:
     try:
-        return [scheduled(label, make_schedule(method, geometry, factor=factor, **parameters), variant="band")]
+        return [
+            scheduled(label, make_schedule(method, geometry, factor=factor, **parameters), variant="band")
+        ]
     except RopewalkError:
         # A band that this geometry does not have.
         return []

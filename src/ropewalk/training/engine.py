@@ -103,6 +103,14 @@ class Engine:
         summed: torch.Tensor = self.accelerator.reduce(value, "sum") if self.world > 1 else value
         return summed
 
+    def highest(self, number: int) -> int:
+        """The highest of a number over all processes: what one was told, all do."""
+        if self.world == 1:
+            return number
+        value = torch.tensor(number, device=self.accelerator.device)
+        torch.distributed.all_reduce(value, op=torch.distributed.ReduceOp.MAX)
+        return int(value)
+
     def gradient_sync(self, model: Any, *, last: bool) -> contextlib.AbstractContextManager[Any]:
         """DDP sums gradients over processes in the last micro-batch of a step only.
 

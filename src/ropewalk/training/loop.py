@@ -26,7 +26,12 @@ from ropewalk.training.parts.parts import Parts
 from ropewalk.training.progress import Progress, peak_memory_bytes
 from ropewalk.training.recipe.recipe import Recipe
 from ropewalk.training.settings import CHECKPOINTS, RUN
-from ropewalk.training.state.checkpoint import Checkpoint, prune_checkpoints, write_checkpoint
+from ropewalk.training.state.checkpoint import (
+    Checkpoint,
+    naming_a_full_disk,
+    prune_checkpoints,
+    write_checkpoint,
+)
 from ropewalk.training.state.identity import read_run
 from ropewalk.training.state.random_state import gathered_random, put_own_random
 from ropewalk.training.state.served import base_path, declared_dtype, finish_config, write_base
@@ -39,6 +44,7 @@ from ropewalk.training.state.weights import (
     write_training,
 )
 from ropewalk.training.step import Stepped, train_step
+from ropewalk.training.stopping import Stopped, Stopping
 
 Evaluate = Callable[[Any, int], dict[str, float] | None]
 
@@ -79,6 +85,7 @@ class Loop:
         self.declared_dtype = declared_dtype(self.recipe.model)
         self.wrapped: Any = self.model
         self.optimizer: torch.optim.Optimizer
+        self.stopping = Stopping()
         self.rate = LearningRate.of(self.recipe.optimizer, self.curriculum.max_steps)
         self.metrics = Metrics(self.folder / "metrics.jsonl")
         self.step = self.tokens = 0
@@ -97,12 +104,20 @@ class Loop:
     def run(self) -> None:
         """From the beginning, or from the checkpoint, to the end."""
         self._begin()
-        while True:
-            self.batch = self.next_batch()
-            self.stepped = train_step(self, self.batch)
-            self.step += 1
-            if self.end_step():
-                return
+        with self.stopping.listening():
+            while True:
+                self.batch = self.next_batch()
+                self.stepped = train_step(self, self.batch)
+                self.step += 1
+                if self.end_step():
+                    return
+                number = self.engine.highest(self.stopping.number)
+                if number:
+                    if self.last_checkpoint is None or not self.last_checkpoint.name.endswith(
+                        f"-{self.step:06d}"
+                    ):
+                        self.save()
+                    raise Stopped(number, self.folder)
 
     def _begin(self) -> None:
         """Wrap the model, make the optimiser, and put back what a checkpoint kept."""
@@ -119,8 +134,12 @@ class Loop:
         if self.engine.is_main:
             # Only now: everything that was asked for fits together, and what was put back fits the model.
             self._describe()
-            self.metrics.open(after_step=self.step)
+            self.metrics.open(after_step=-1 if self.resume_from is None else self.step)
         self._clock = self._log_clock = time.monotonic()
+        if self.step == 0:
+            # What every later figure is compared with: the model as it came, under the first stage's schedule.
+            self._enter(self.curriculum.state.stage)
+            self._evaluate()
 
     def _describe(self) -> None:
         path = self.folder / RUN
@@ -201,7 +220,8 @@ class Loop:
                 write_training(working, tensors, random_tensors, state)
 
             facts = {"tokens": self.tokens, "loss": self.last_loss, "finished": finished}
-            write_checkpoint(root, self.step, fill, facts)
+            with naming_a_full_disk(target):
+                write_checkpoint(root, self.step, fill, facts)
             prune_checkpoints(root, self.recipe.checkpoints.keep_last, target)
         self.engine.share(lambda: None)
         self.last_checkpoint = target

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from ropewalk.attention.sharing import Sharing
-from ropewalk.training.parts.losses import shift_labels
 
 Batch = dict[str, torch.Tensor]
 
@@ -28,9 +27,10 @@ def summed_loss(model: Any, inputs: Mapping[str, Any], weight: torch.Tensor) -> 
 
 
 @torch.no_grad()
-def plain_loss(model: Any, input_ids: torch.Tensor, sharing: Sharing | None = None) -> float:
+def plain_loss(
+    model: Any, input_ids: torch.Tensor, targets: torch.Tensor, sharing: Sharing | None = None
+) -> float:
     """The sum of the losses of rows of text as they are, without options, for an evaluation."""
-    targets = shift_labels(input_ids)
     if sharing is None or input_ids.shape[1] % sharing.multiple_of:
         return float(model(input_ids=input_ids, target_ids=targets).loss)
     positions = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)

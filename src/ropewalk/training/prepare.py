@@ -10,7 +10,7 @@ from accelerate.utils import set_seed
 
 from ropewalk.attention.sharing import share_attention
 from ropewalk.errors import DamagedError, UsageError
-from ropewalk.training.data.mixture import Mixture
+from ropewalk.training.data.mixture import Mixture, mixture_of
 from ropewalk.training.data.stages import Curriculum
 from ropewalk.training.engine import Engine
 from ropewalk.training.held_out import HeldOut
@@ -37,8 +37,15 @@ def prepare(settings: Settings, engine: Engine, folder: Path) -> Loop:
     if engine.sharing is not None:
         recipe.check_sharing(engine.sharing.size, engine.sharing.multiple_of)
     tokenizer = build_tokenizer(recipe.model)
-    mixture = Mixture(recipe.data, tokenizer, recipe.seed, recipe.packing.rows)
+    mixture = mixture_of(recipe, tokenizer)
+    for remark in [remark for source in mixture.sources for remark in source.remarks]:
+        settings.progress.warn(remark)
     curriculum = Curriculum(recipe, lambda: mixture.tokens_per_epoch)
+    if recipe.optimizer.warmup_steps >= curriculum.max_steps:
+        settings.progress.warn(
+            f"optimizer.warmup_steps={recipe.optimizer.warmup_steps} is not shorter than the run of "
+            f"{curriculum.max_steps} steps: the learning rate never reaches its value"
+        )
     model = build_model(recipe, tokenizer)
     rope = _rope(settings, model)
     if recipe.lora is not None:
@@ -66,7 +73,7 @@ def prepare(settings: Settings, engine: Engine, folder: Path) -> Loop:
             curriculum=curriculum,
             rope=rope,
             progress=settings.progress,
-            evaluations=_evaluations(settings, tokenizer, engine),
+            evaluations=_evaluations(settings, tokenizer, engine, rope),
             resume_from=checkpoint,
             described=described,
         )
@@ -84,7 +91,13 @@ def _rope(settings: Settings, model: Any) -> Rope:
     rope = Rope(recipe, model.config.to_dict())
     for remark in rope.remarks:
         settings.progress.warn(remark)
-    for stage, reached in zip(recipe.stages, rope.reached, strict=True):
+    skips = recipe.positions.kind != "plain"
+    for number, (stage, reached) in enumerate(zip(recipe.stages, rope.reached, strict=True)):
+        if skips and (recipe.positions.target_length or reached) == stage.length:
+            settings.progress.warn(
+                f"stages.{number}: positions {recipe.positions.kind} skips nothing, rows and schedule have both "
+                f"{stage.length} tokens"
+            )
         check_target(recipe.positions, target_length=reached, trained_length=stage.longest)
     return rope
 
@@ -109,13 +122,14 @@ def _text_ids(mixture: Mixture, length: int) -> torch.Tensor:
     return torch.from_numpy(sample.ids)[None]
 
 
-def _evaluations(settings: Settings, tokenizer: Any, engine: Engine) -> list[Evaluate]:
+def _evaluations(settings: Settings, tokenizer: Any, engine: Engine, rope: Rope) -> list[Evaluate]:
     part, evaluate = settings.recipe.evaluation, settings.evaluate
     if part is None:
         if evaluate is not None:
             raise UsageError("evaluate needs a rhythm", hint="add evaluation: {every: N} to the recipe")
         return []
-    own = HeldOut(part, tokenizer, settings.recipe.longest, engine.sharing)
+    longest, window = settings.recipe.longest, rope.original
+    own = HeldOut(part, tokenizer, longest, window=window, sharing=engine.sharing)
     return [own] if evaluate is None else [own, evaluate]
 
 

@@ -19,6 +19,7 @@ from ropewalk.training.recipe.recipe import Recipe
 from ropewalk.training.settings import CHECKPOINTS, RUN, Evaluate, Settings
 from ropewalk.training.state.checkpoint import list_checkpoints
 from ropewalk.training.state.identity import read_run, recipe_changes, refuse_changes
+from ropewalk.training.state.lock import run_lock
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,8 @@ def train(
     with contextlib.ExitStack() as stack:
 
         def make_folder() -> Path:
+            if folder is not None:
+                stack.enter_context(run_lock(folder))
             run = create_run("train", request, path=folder, seed=checked.seed, resume=resume)
             return stack.enter_context(run).path
 

@@ -7,7 +7,9 @@ counters. A sample names the documents in it, so that a bad batch can be traced.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -15,11 +17,18 @@ from numpy.typing import NDArray
 
 from ropewalk.errors import UsageError, one_line
 from ropewalk.text.generators import find_generator, generator_hash
-from ropewalk.training.data.sources import documents_of
+from ropewalk.training.data.chat import ChatDocuments, Template
+from ropewalk.training.data.sources import conversations_of, documents_of
 from ropewalk.training.data.streams import Documents, DocumentStream, FittedStream, Sample
-from ropewalk.training.recipe.recipe import DataPart, LongDocuments, SourcePart
+from ropewalk.training.recipe.recipe import DataPart, LongDocuments, Recipe, SourcePart
 
-Rows = Literal["stream", "fit"]
+
+@dataclass(frozen=True)
+class RowRule:
+    """How rows are filled: documents end to end or whole ones side by side, and the longest row of the run."""
+
+    rows: Literal["stream", "fit"] = "stream"
+    longest: int = 2**31
 
 
 def share_out(shares: Sequence[float], served: Sequence[int]) -> int:
@@ -39,24 +48,51 @@ class TextSource:
     """A source of documents; long ones, where the recipe asks for it, fill a share of their own."""
 
     def __init__(
-        self, part: SourcePart, data: DataPart, tokenizer: Any, key: tuple[int, ...], rows: Rows
+        self, part: SourcePart, data: DataPart, tokenizer: Any, key: tuple[int, ...], rule: RowRule
     ) -> None:
-        found = documents_of(part)
         self.name = part.name
-        self.hash = _hash_of(f"{name}\0{text}" for name, text in found)
-        self.size = {"documents": len(found), "characters": sum(len(text) for _, text in found)}
-        self.documents = Documents([(f"{part.name}:{name}", text) for name, text in found], tokenizer)
-        groups = [(np.arange(len(found)), 1.0)]
+        self.remarks: list[str] = []
+        self.documents: Documents
+        if part.kind == "chat":
+            self._read_chat(part, tokenizer, rule.longest)
+        else:
+            self._read_text(part, tokenizer)
+        groups = [(np.arange(len(self.documents)), 1.0)]
         if data.long_documents is not None:
             groups = self._by_length(data.long_documents)
         self.shares = [share for _, share in groups]
         self.streams: list[DocumentStream | FittedStream] = [
-            FittedStream(self.documents, members, (*key, number), padding_of(tokenizer))
-            if rows == "fit"
+            FittedStream(
+                self.documents, members, (*key, number), padding_of(tokenizer), whole=part.kind == "chat"
+            )
+            if rule.rows == "fit"
             else DocumentStream(self.documents, members, (*key, number), data.interleave)
             for number, (members, _) in enumerate(groups)
         ]
         self.served = [0] * len(self.streams)
+
+    def _read_text(self, part: SourcePart, tokenizer: Any) -> None:
+        found = documents_of(part)
+        self.hash = _hash_of(f"{name}\0{text}" for name, text in found)
+        self.size = {"documents": len(found), "characters": sum(len(text) for _, text in found)}
+        self.documents = Documents([(f"{part.name}:{name}", text) for name, text in found], tokenizer)
+
+    def _read_chat(self, part: SourcePart, tokenizer: Any, limit: int) -> None:
+        found = conversations_of(part)
+        template = Template(tokenizer, part.template, part.name)
+        self.hash = _hash_of([str(template.text), *(json.dumps(talk, sort_keys=True) for _, talk in found)])
+        talks = [(f"{part.name}:{name}", talk) for name, talk in found]
+        documents = ChatDocuments(talks, tokenizer, template, limit)
+        self.size = {
+            "documents": len(documents),
+            "characters": sum(len(json.dumps(talk)) for _, talk in found),
+        }
+        self.documents = documents
+        if documents.shortened or documents.left_out:
+            self.remarks.append(
+                f"source {part.name!r}: of {len(found)} conversations {documents.shortened} end early, after the "
+                f"last answer that fits into {limit} tokens, and {documents.left_out} are left out"
+            )
 
     def _by_length(self, rule: LongDocuments) -> list[tuple[NDArray[np.int64], float]]:
         long = self.documents.lengths >= rule.min_length
@@ -97,6 +133,7 @@ class GeneratedSource:
 
     num_tokens = 0
     size: ClassVar[dict[str, int]] = {"documents": 0, "characters": 0}
+    remarks: ClassVar[list[str]] = []
 
     def __init__(self, part: SourcePart, tokenizer: Any, key: tuple[int, ...]) -> None:
         # hemp registers its own generators when it is imported, as a module given with --import does.
@@ -175,14 +212,14 @@ class GeneratedSource:
 class Mixture:
     """All sources of a recipe, each with its share of the tokens."""
 
-    def __init__(self, data: DataPart, tokenizer: Any, seed: int, rows: Rows = "stream") -> None:
+    def __init__(self, data: DataPart, tokenizer: Any, seed: int, rule: RowRule = RowRule()) -> None:
         self.sources: list[TextSource | GeneratedSource] = []
         for number, part in enumerate(data.sources):
             key = (seed, 1, number)
             if part.kind == "generated":
                 self.sources.append(GeneratedSource(part, tokenizer, key))
             else:
-                self.sources.append(TextSource(part, data, tokenizer, key, rows))
+                self.sources.append(TextSource(part, data, tokenizer, key, rule))
         self.usual = [part.share for part in data.sources]
         self.shares = self.usual
         self.served = [0] * len(self.sources)
@@ -224,6 +261,12 @@ class Mixture:
         self.served = [int(value) for value in state["served"]]
         for item in self.sources:
             item.restore(state["sources"][item.name])
+
+
+def mixture_of(recipe: Recipe, tokenizer: Any) -> Mixture:
+    """The sources of a recipe, rows filled as it says."""
+    rule = RowRule(recipe.packing.rows, recipe.longest)
+    return Mixture(recipe.data, tokenizer, recipe.seed, rule)
 
 
 def tokenizer_hash(tokenizer: Any) -> str:

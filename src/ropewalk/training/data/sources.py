@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ropewalk.errors import UsageError, one_line
+from ropewalk.training.data.chat import Conversation, conversation_of
 from ropewalk.training.recipe.recipe import SourcePart
 
 
@@ -34,6 +35,27 @@ def documents_of(part: SourcePart) -> list[tuple[str, str]]:
     if not documents:
         raise UsageError(f"source {part.name!r} has no text", hint="check its paths")
     return documents
+
+
+def conversations_of(part: SourcePart) -> list[tuple[str, Conversation]]:
+    """(name, conversation) of every line of a chat source, in a fixed order."""
+    found: list[tuple[str, Conversation]] = []
+    for path in _files(part):
+        for number, line in enumerate(_read_text(part, path).split("\n"), start=1):
+            if part.max_documents is not None and len(found) >= part.max_documents:
+                return found
+            if not line.strip():
+                continue
+            where = f"{path}:{number}"
+            try:
+                found.append((where, conversation_of(json.loads(line), where)))
+            except (ValueError, RecursionError) as error:
+                raise UsageError(
+                    f"source {part.name!r}: {where} is not JSON", hint="one object a line"
+                ) from error
+    if not found:
+        raise UsageError(f"source {part.name!r} has no conversation", hint="check its paths")
+    return found
 
 
 def _files(part: SourcePart) -> Iterator[Path]:

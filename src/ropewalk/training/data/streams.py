@@ -178,12 +178,14 @@ class FittedStream:
     """Rows of whole documents: no document is cut but those longer than a row, and rows end in padding.
 
     Of the documents that wait, the oldest begins a row; then the largest that still fits follows, until none does.
+    With `whole` the oldest that fits begins it: a longer one waits for a longer row, and is cut only where all are.
     """
 
     documents: Documents
     members: NDArray[np.int64]
     key: tuple[int, ...]
     pad: int
+    whole: bool = False
     width: int = WAITING
     epoch: int = 0
     opened: int = 0
@@ -193,7 +195,7 @@ class FittedStream:
         """The next row of `count` tokens."""
         self._refill()
         row = Row(self.documents, count, self.pad)
-        chosen: int | None = 0
+        chosen: int | None = self._oldest(count) if self.whole else 0
         while chosen is not None:
             document, offset = self.waiting.pop(chosen)
             offset += row.add(document, offset)
@@ -203,6 +205,11 @@ class FittedStream:
                 break
             chosen = self._best(row.room)
         return row.sample()
+
+    def _oldest(self, room: int) -> int:
+        """The place of the first waiting piece of at most `room` tokens; 0 where none is."""
+        sizes = (len(self.documents.ids(document)) - offset for document, offset in self.waiting)
+        return next((place for place, size in enumerate(sizes) if size <= room), 0)
 
     def _best(self, room: int) -> int | None:
         """The place of the longest waiting piece of at most `room` tokens."""

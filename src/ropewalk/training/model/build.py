@@ -110,6 +110,7 @@ class Rope:
         self.window = int(config.get("max_position_embeddings") or 0)
         parts = [stage.rope or recipe.rope for stage in recipe.stages]
         self.facts = None if parts == [None] * len(parts) else read_facts(config)
+        self.original = self.window if self.facts is None else self.facts.original_length
         # Made once here, so that a wrong parameter is met before anything trains.
         self.schedules = [
             self._schedule(stage, part) for stage, part in zip(recipe.stages, parts, strict=True)
@@ -130,6 +131,9 @@ class Rope:
         from ropewalk.models.stretch import stretch_for
 
         assert self.facts is not None
+        if part.schedule is not None:
+            length = part.target_length
+            return stretch_for(self.facts, target=length, factor=part.factor, schedule=part.schedule).schedule
         original = self.facts.original_length
         factor = part.factor if part.factor is not None else (part.target_length or 0) / original
         if part.follow == "stage":

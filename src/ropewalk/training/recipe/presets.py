@@ -17,7 +17,7 @@ def list_recipes() -> list[dict[str, Any]]:
     for path in sorted(BUNDLED.glob("*.yaml")):
         recipe = Recipe.model_validate(read_yaml(path)[0])
         ropes = [stage.rope or recipe.rope for stage in recipe.stages]
-        methods = dict.fromkeys(part.method for part in ropes if part is not None)
+        methods = dict.fromkeys(part.method or f"{part.schedule}" for part in ropes if part is not None)
         rows.append(
             {
                 "name": path.stem,
@@ -60,7 +60,7 @@ def _method_faults(recipe: Recipe, lines: dict[tuple[str | int, ...], int]) -> l
     ropes += [(("stages", number, "rope"), stage.rope) for number, stage in enumerate(recipe.stages)]
     faults = []
     for where, part in ropes:
-        if part is None:
+        if part is None or part.method is None:
             continue
         field = "method"
         try:

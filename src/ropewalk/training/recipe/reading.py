@@ -14,6 +14,28 @@ from ropewalk.training.recipe.recipe import Recipe
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 20
 MAX_NODES = 20_000
+# What other trainers call it.
+ELSEWHERE = {
+    "lr": "learning_rate",
+    "warmup": "warmup_steps",
+    "scheduler": "decay",
+    "lr_scheduler": "decay",
+    "eps": "epsilon",
+    "max_grad_norm": "clip",
+    "max_steps": "steps",
+    "num_train_epochs": "epochs",
+    "seq_len": "length",
+    "max_length": "length",
+    "batch_size": "tokens_per_step",
+    "gradient_checkpointing": "memory",
+    "bf16": "precision",
+    "r": "rank",
+    "target_modules": "targets",
+    "save_steps": "checkpoints",
+    "eval_steps": "evaluation",
+    "logging_steps": "log_every",
+    "datasets": "sources",
+}
 BUNDLED = Path(__file__).parent / "bundled"
 
 
@@ -146,6 +168,9 @@ def _near(where: tuple[str | int, ...]) -> str:
         field = getattr(model, "model_fields", {}).get(part)
         model = _inner_model(field.annotation) if field is not None else None
     names = list(getattr(model, "model_fields", {}))
+    meant = ELSEWHERE.get(str(where[-1]))
+    if meant in names:
+        return f"; it is called {meant} here"
     near = difflib.get_close_matches(str(where[-1]), names, n=1)
     if near:
         return f"; did you mean {near[0]}?"

@@ -14,6 +14,7 @@ from ropewalk.training.recipe.vocabulary import (
     CountFrom,
     Length,
     NotNegative,
+    OpenShare,
     Positive,
     Share,
     Strict,
@@ -49,13 +50,14 @@ class ModelPart(Strict):
 
 
 class RopePart(Strict):
-    """The stretch: a method of `ropewalk methods`, a target, and whether the stretch follows the stages.
+    """The stretch: a method of `ropewalk methods` or a schedule file, a target, and whether it follows the stages.
 
     `follow: final` trains under the final schedule throughout; `follow: stage` gives each stage the factor of its own
     length (never below 1).
     """
 
-    method: str
+    method: str | None = None
+    schedule: str | None = None
     target_length: Length | None = None
     factor: Positive | None = None
     parameters: dict[str, Any] = Field(default_factory=dict)
@@ -64,7 +66,11 @@ class RopePart(Strict):
 
     @model_validator(mode="after")
     def _one_stretch(self) -> RopePart:
-        if (self.target_length is None) == (self.factor is None):
+        if (self.method is None) == (self.schedule is None):
+            raise ValueError("give either method or schedule (a file of one)")
+        if self.schedule is not None and (self.parameters or self.follow == "stage"):
+            raise ValueError("a schedule file is finished: it takes neither parameters nor follow")
+        if self.schedule is None and (self.target_length is None) == (self.factor is None):
             raise ValueError("give either target_length or factor")
         return self
 
@@ -73,17 +79,20 @@ class SourcePart(Strict):
     """One source of text. `share` is its share of the tokens; shares are normalised to sum to 1."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
-    kind: Literal["corpus", "text", "jsonl", "dataset", "generated"]
+    kind: Literal["corpus", "text", "jsonl", "dataset", "chat", "generated"]
     share: Positive = 1.0
     paths: list[str] = Field(default_factory=list)
     field: str = "text"
     generator: str | None = None
     parameters: dict[str, Any] = Field(default_factory=dict)
     max_documents: Count | None = None
+    template: str | None = None
 
     @model_validator(mode="after")
     def _fits_kind(self) -> SourcePart:
-        if self.kind in ("text", "jsonl", "dataset") and not self.paths:
+        if self.template is not None and self.kind != "chat":
+            raise ValueError(f"template has no meaning for kind {self.kind}")
+        if self.kind in ("text", "jsonl", "dataset", "chat") and not self.paths:
             raise ValueError(f"kind {self.kind} needs paths")
         if self.kind == "generated" and self.generator is None:
             raise ValueError("kind generated needs generator: the name of a registered generator")
@@ -208,7 +217,7 @@ class OptimizerPart(Strict):
     warmup_steps: CountFrom = 20
     decay: Literal["cosine", "linear", "constant"] = "cosine"
     final_share: Share = 0.1
-    betas: tuple[Share, Share] = (0.9, 0.95)
+    betas: tuple[OpenShare, OpenShare] = (0.9, 0.95)
     epsilon: Positive = 1e-8
     weight_decay: NotNegative = 0.1
     clip: Positive | None = 1.0
@@ -277,6 +286,20 @@ class Recipe(PartsOptions):
     engine: EnginePart = EnginePart()
     log_every: Count = 10
     report_to: list[str] = Field(default_factory=list)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole_conversations(cls, given: Any) -> Any:
+        """Conversations are packed whole, each for itself, unless the recipe says otherwise."""
+        if not isinstance(given, dict) or "packing" in given:
+            return given
+        data = given.get("data")
+        sources = data.get("sources") if isinstance(data, dict) else None
+        if isinstance(sources, list) and any(
+            isinstance(item, dict) and item.get("kind") == "chat" for item in sources
+        ):
+            return given | {"packing": {"boundaries": "block-diagonal", "rows": "fit"}}
+        return given
 
     @model_validator(mode="after")
     def _fits_together(self) -> Recipe:

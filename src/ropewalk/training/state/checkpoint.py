@@ -5,16 +5,19 @@ Nothing in here knows what a model or an optimiser is; `weights.py` does.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ropewalk.errors import DamagedError, one_line
+from ropewalk.errors import DamagedError, RopewalkError, one_line
 from ropewalk.files import fsync_folder, sha256_of, whole_folder, write_json
+from ropewalk.units import format_bytes
 
 FORMAT = "ropewalk-checkpoint/1"
 MANIFEST = "manifest.json"
@@ -45,6 +48,24 @@ def write_checkpoint(root: Path, step: int, fill: Callable[[Path], None], facts:
         }
         write_json(working / MANIFEST, {"format": FORMAT, "step": step, **facts, "files": files})
     return target
+
+
+@contextlib.contextmanager
+def naming_a_full_disk(target: Path) -> Iterator[None]:
+    """Inside, an error for want of room says so, and that what was there before is whole."""
+    try:
+        yield
+    except Exception as error:
+        text = str(error)
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        # safetensors and our own files wrap the system's error into their words.
+        if not full and "No space left" not in text and "quota exceeded" not in text.lower():
+            raise
+        free = shutil.disk_usage(target.parent).free
+        raise RopewalkError(
+            f"no room for checkpoint {target.name}: {format_bytes(free)} are free in {target.parent}",
+            hint="free the disk, then --resume: the checkpoints before this one are whole",
+        ) from error
 
 
 def list_checkpoints(root: Path) -> list[Path]:
