@@ -188,7 +188,7 @@ def plan(
         target_length=target_length,
         options=options,
         advice=advice,
-        inference=inference_memory(shape, target_length, dtype=dtype),
+        inference=inference_memory(shape, target_length, dtype=dtype, stream_window=facts.original_length),
         setups=made,
         setup=setup,
         costs=fine_tune_cost(shape, target_length),

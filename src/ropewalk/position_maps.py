@@ -269,7 +269,7 @@ def map_for(
 
     >>> geometry = RopeGeometry(head_dim=64, rope_theta=1e4, original_length=512)
     >>> map_for("self-extend", geometry, 4096).groups
-    (16,)
+    (15,)
     """
     if name not in MAPS:
         raise UsageError(f"no position map {name!r}", hint=near_miss(name, MAPS, otherwise=", ".join(MAPS)))

@@ -14,6 +14,9 @@ from ropewalk.attention.caches import cache_bytes
 from ropewalk.attention.sinks import SinkCache
 from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.evaluation.forward.engine import Engine
+from ropewalk.models.facts import read_facts
+from ropewalk.plan import shape_of
+from ropewalk.planning.kept import kept_bytes
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "generation"))
 from generation_models import KINDS, LONGROPE, model_of, some_tokens, whole_logits
@@ -141,3 +144,18 @@ def test_names():
             parse_kind(wrong)
     with pytest.raises(RopewalkError, match="quanto4 is not to be had here"):
         parse_kind("quanto4").make(model_of("llama"))
+
+
+def test_the_plan_counts_what_the_caches_hold():
+    model, ids = model_of("llama", max_position_embeddings=512), some_tokens(64 * 4 + 127)
+    shape = shape_of(read_facts(model.config.to_dict()))
+    told = kept_bytes(shape, len(ids), dtype="float32", stream_window=100)
+    with torch.inference_mode():
+        for name in ("q8", "q4", "q2", "sinks:4+96"):
+            cache = parse_kind(name).make(model)
+            for first in range(0, len(ids), 32):
+                model(input_ids=torch.tensor([ids[first : first + 32]]), past_key_values=cache)
+            held = cache_bytes(cache)
+            # A group has 64 numbers in the plan; a head of 8 channels has groups of 8 among the values.
+            extra = 0 if name.startswith("sinks") else 2 * 2 * 4 * 64 * (8 // 8 - 8 / 64) * 2 * 4
+            assert held == pytest.approx(told[name] + extra, rel=1e-6), name

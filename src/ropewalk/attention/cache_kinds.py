@@ -30,9 +30,9 @@ from ropewalk.models.live.exact import exact_positions
 from ropewalk.models.live.regimes import find_regime, fixed_length
 from ropewalk.models.live.rotary import bare
 from ropewalk.models.stretch import own_window
+from ropewalk.planning.kept import GROUP
 from ropewalk.units import parse_length
 
-GROUP = 64
 # Tokens read at once under any kind but `full`: what is read together sees itself unrounded.
 PIECE = 64
 _STOCK = re.compile(r"(quanto|hqq)(\d)|fp8")
@@ -58,9 +58,7 @@ class CacheKind:
 
     def bytes_per_element(self, element: float = 2.0) -> float:
         """Bytes for one number far back in the text; `element` are those of the type that it is computed in."""
-        if self.backend is not None or self.bits is None:
-            return element if self.bits is None else self.bits / 8 + 2 * element / GROUP
-        return self.bits / 8 + 2 * element / GROUP
+        return element if self.bits is None else self.bits / 8 + 2 * element / GROUP
 
     def make(self, model: Any) -> Any:
         """A fresh cache for a model."""

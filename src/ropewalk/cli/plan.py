@@ -213,6 +213,8 @@ def _memory_remarks(made: Plan) -> Iterator[str]:
 
     inference = made.inference
     caches = ", ".join(f"{kind} {format_bytes(size)}" for kind, size in inference.kv_cache.items())
+    kinds = ", ".join(f"{kind} {format_bytes(size)}" for kind, size in inference.kv_kinds.items())
+    yield f"By kind of cache (`ropewalk eval --cache` measures what each costs): {kinds}."
     yield f"KV cache: {caches}. Whole logits of the prompt would take {format_bytes(inference.logits_whole)}."
     if made.shape.latent is not None:
         yield (

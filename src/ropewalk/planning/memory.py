@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ropewalk.planning.kept import kept_bytes
 from ropewalk.planning.shape import BYTES, ModelShape
 
 Offload = Literal["none", "cpu", "disk"]
@@ -27,6 +28,7 @@ class InferenceMemory:
     prefill_chunk: int
     logits_whole: int
     logits_last: int
+    kv_kinds: dict[str, int]
 
     def total(self, kv_dtype: str = "bfloat16") -> int:
         """Weights, cache, one prefill chunk and the logits of the last token."""
@@ -40,6 +42,7 @@ class InferenceMemory:
             "weights_bytes": self.weights,
             "kv_cache_bytes": dict(self.kv_cache),
             "kv_cache_expanded_bytes": self.kv_cache_expanded,
+            "kv_kinds_bytes": dict(self.kv_kinds),
             "prefill_chunk_tokens": self.chunk,
             "prefill_chunk_bytes": self.prefill_chunk,
             "logits_whole_bytes": self.logits_whole,
@@ -63,9 +66,15 @@ def kv_cache_bytes(
 
 
 def inference_memory(
-    shape: ModelShape, length: int, *, dtype: str = "bfloat16", batch: int = 1, chunk: int = 2048
+    shape: ModelShape,
+    length: int,
+    *,
+    dtype: str = "bfloat16",
+    batch: int = 1,
+    chunk: int = 2048,
+    stream_window: int | None = None,
 ) -> InferenceMemory:
-    """Memory to read `length` tokens and go on from there."""
+    """Memory to read `length` tokens and go on from there; `stream_window` counts an endless stream as well."""
     chunk = min(chunk, length)
     return InferenceMemory(
         length=length,
@@ -79,6 +88,10 @@ def inference_memory(
         prefill_chunk=int(batch * chunk * _live_elements(shape) * BYTES[dtype]),
         logits_whole=batch * length * shape.vocab_size * 4,
         logits_last=batch * shape.vocab_size * 4,
+        kv_kinds={
+            kind: batch * size
+            for kind, size in kept_bytes(shape, length, stream_window=stream_window).items()
+        },
     )
 
 

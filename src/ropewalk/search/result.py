@@ -89,6 +89,7 @@ class TuneResult:
             "after": dict(self.after),
             "controls": dict(self.controls),
             "verdict": self.verdict(),
+            "methods": self.rows(),
             "rungs": [rung.to_json() for rung in self.rungs],
             "sweep": [dict(row) for row in self.sweep],
             "curve": [dict(point) for point in self.curve],
@@ -104,6 +105,16 @@ class TuneResult:
             "complete": self.complete,
             "run": str(self.run),
         }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The fit and its start as rows of a comparison, the fit first where it won."""
+        fitted = self.kept_start is None and self.search != "sweep"
+        measured = {"tuned": self.after} if fitted else {}
+        rows = []
+        for name, figures in (measured | {self.start: self.before}).items():
+            loss = [{"length": self.target_length, "loss": figures["loss_at_target"]}]
+            rows.append({**figures, "name": name, "loss_beyond_window": figures["loss"], "loss": loss})
+        return rows
 
     def verdict(self) -> str:
         """In a sentence or two: what came of it, and where the model still stands behind cropping."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -340,7 +341,30 @@ def _written(
         objective=request.objective.to_json(),
     )
     run.write_json("result.json", result.to_json())
+    _write_for_report(job, run, result)
     return result
+
+
+def _write_for_report(job: Job, run: Any, result: TuneResult) -> None:
+    """What the report draws: both schedules for the profile, and the fit's curve."""
+    top = result.rungs[-1]
+    named = {top.start: _start_of(job.top)}
+    if top.kept_start is None and result.search != "sweep":
+        named["tuned"] = top.schedule
+    for name, made in named.items():
+        run.write_json(
+            f"parts/{'tuned' if name == 'tuned' else 'start'}.json",
+            {"name": name, "schedule": made.to_json()},
+        )
+    lines = [
+        {
+            "kind": "evaluation" if point["kind"] == "validation" else "train",
+            "step": point["step"],
+            "loss": point["objective"],
+        }
+        for point in result.curve
+    ]
+    run.write_text("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def _read(run: Any, name: str) -> dict[str, Any] | None:

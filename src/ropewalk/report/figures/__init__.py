@@ -45,7 +45,7 @@ KINDS: dict[str, FigureKind] = {
         FigureKind("retrieval", "retrieval accuracy by depth and length", "run", _MEASURED),
         FigureKind("trade", "cost at short length against gain at long length", "run", ("compare",)),
         FigureKind("entropy", "attention entropy by layer and length", "run", ("eval",)),
-        FigureKind("training", "training curves with length stages", "run", ("train",)),
+        FigureKind("training", "training curves with length stages", "run", ("train", "tune")),
     )
 }
 

@@ -1,0 +1,209 @@
+"""Sweep, evolution, CMA-ES: what they try, what they keep, what they refuse."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from search_models import WINDOW, make_model
+
+import ropewalk
+from ropewalk.errors import RopewalkError, UsageError
+from ropewalk.search import evolution
+from ropewalk.search.cma import START, schedule_at
+from ropewalk.search.evolution import EvolutionSettings, Individual, Population, crossed, evolve, mutated
+from ropewalk.search.family import band_profile, tuned_schedule
+from ropewalk.search.objective import Objective, Terms, weigh
+from ropewalk.search.reading import NonFiniteLossError, Reader
+from ropewalk.search.rows import Amounts, Row
+from ropewalk.search.sweep import Measured, at_factor, candidates, sweep
+
+GEOMETRY = ropewalk.RopeGeometry(head_dim=64, rope_theta=10000.0, original_length=256)
+
+
+def test_the_sweep_offers_closed_forms_and_bands_below_one_rotation() -> None:
+    offered = candidates(GEOMETRY, 8.0)
+    names = {name for item in offered for name in (item.name, *item.same_as)}
+    assert {"yarn", "mrrope-pro", "llama3", "linear", "ntk", "yarn 4..0.5", "mrrope-pro 8..0.5"} <= names
+    low = next(item.schedule for item in offered if item.name == "yarn 4..0.5")
+    turns = GEOMETRY.rotations
+    assert low.stretch[turns > 4.2].max() == pytest.approx(1.0)
+    assert low.stretch[turns < 0.45].min() == pytest.approx(8.0)
+    pairs = [(item.schedule.inv_freq.tobytes(), item.schedule.attention_factor) for item in offered]
+    assert len(pairs) == len(set(pairs))
+
+
+class Judged:
+    """A reader whose J is the distance of the attention factor from 1.3; records what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[float, int]] = []
+
+    def terms(self, made: Any, rows: Any) -> Terms:
+        self.asked.append((made.attention_factor, len(rows)))
+        if made.attention_factor > 1.9:
+            raise NonFiniteLossError("the loss is not a number", hint="")
+        value = abs(made.attention_factor - 1.3)
+        return Terms(value, [value] * len(rows), None, None, None, None, None)
+
+
+def test_successive_halving_measures_the_best_on_all_rows() -> None:
+    heats = [1.0 + 0.05 * number for number in range(20)]
+    flat = np.zeros(GEOMETRY.half_dim)
+    offered = [
+        SimpleNamespace(name=f"{heat:.2f}", schedule=tuned_schedule(GEOMETRY, 8.0, flat, heat))
+        for heat in heats
+    ]
+    reader: Any = Judged()
+    found = sweep(reader, offered, list(range(20)))  # type: ignore[arg-type]
+    assert [item.name for item in found[:3]] in (["1.30", "1.25", "1.35"], ["1.30", "1.35", "1.25"])
+    counts = [sum(rows == count for _, rows in reader.asked) for count in (3, 8, 20)]
+    # 20 candidates, one of them without a finite loss; a third of 19, rounded up; a third of those, three at least.
+    assert counts == [20, 7, 3]
+    assert "1.95" not in {item.name for item in found}
+
+
+def test_a_start_at_another_factor() -> None:
+    yarn = Measured(
+        "yarn",
+        ropewalk.schedule("yarn", GEOMETRY, factor=8, beta_fast=4.0),
+        Judged().terms(ropewalk.schedule("yarn", GEOMETRY, factor=8), []),
+    )
+    again = at_factor(yarn, 2.0)
+    assert (
+        again.inv_freq.tolist()
+        == ropewalk.schedule("yarn", GEOMETRY, factor=2, beta_fast=4.0).inv_freq.tolist()
+    )
+    profile = band_profile(GEOMETRY, 8.0, 0.5)
+    band = Measured("band", tuned_schedule(GEOMETRY, 8.0, profile, 1 + 0.07 * math.log(8)), yarn.terms)
+    moved = at_factor(band, 2.0)
+    np.testing.assert_allclose(moved.profile, profile, atol=1e-12)
+    assert moved.attention_factor == pytest.approx(1 + 0.07 * math.log(2))
+
+
+def test_the_cma_space_holds_yarns_band() -> None:
+    made = schedule_at(GEOMETRY, 8.0, START)
+    np.testing.assert_allclose(made.profile, band_profile(GEOMETRY, 32.0, 1.0), atol=1e-12)
+    assert made.attention_factor == pytest.approx(1 + 0.1 * math.log(8))
+
+
+def test_children_are_non_decreasing_lists_on_the_grid() -> None:
+    rng = np.random.default_rng(0)
+    parent = Individual(tuple(np.round(np.linspace(1, 8, 12), 2)), 4)
+    other = Individual(tuple(np.round(np.linspace(1, 10, 12), 2)), 64)
+    changed = 0
+    for _ in range(50):
+        for child in (mutated(parent, 8.0, 0.3, rng), crossed(parent, other, rng)):
+            assert all(a <= b for a, b in zip(child.factors, child.factors[1:], strict=False))
+            assert child.factors[0] >= 1.0
+            assert child.factors[-1] <= 10.0
+            assert all(round(value * 100) == pytest.approx(value * 100) for value in child.factors)
+            assert child.kept_first in evolution.KEPT_FIRST
+            changed += child.factors != parent.factors
+    assert changed > 60
+
+
+def test_evolution_never_loses_its_best_and_goes_on_where_it_stopped() -> None:
+    settings = EvolutionSettings(population=6, mutations=3, crossovers=2, parents=3, iterations=3, texts=2)
+    texts = [Row(np.random.default_rng(seed).integers(0, 256, 130)) for seed in range(3)]
+    with Reader(make_model()) as reader:
+        kept: list[dict[str, Any]] = []
+        whole = evolve(reader, texts, 2.0, settings, 5, lambda found: kept.append(found.to_json()))
+        losses = [point["loss"] for point in whole.curve]
+        assert len(losses) == 4
+        assert all(later <= earlier for earlier, later in itertools.pairwise(losses))
+        # 6 at first, 5 in each of 3 iterations, 2 texts each.
+        assert reader.tokens == (6 + 3 * 5) * 2 * 130
+        begun = Population.from_json(json.loads(json.dumps(kept[1])))
+        again = evolve(reader, texts, 2.0, settings, 5, lambda found: None, begun)
+        assert again.best == whole.best
+        made = evolution.schedule_of(reader.rotation.geometry, 2.0, whole.best)
+        read, _ = reader.read(made, [row.ids for row in texts[:2]], whole.best.kept_first)
+    assert whole.best.loss == pytest.approx(float(np.mean([loss[1:].mean() for loss in read])))
+    assert made.attention_factor == pytest.approx(math.sqrt(1 + math.log(2) / math.log(WINDOW)))
+
+
+def test_cma_without_its_packages_says_what_to_install(
+    model_folder: Path, text_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(RopewalkError, match="optuna") as caught:
+        ropewalk.tune(
+            model_folder,
+            target="2x",
+            text=text_folder,
+            search="cma",
+            start="yarn",
+            tasks=(),
+            budget=2,
+            output=tmp_path / "run",
+            amounts=Amounts(4, 2, 2, 2),
+            device="cpu",
+        )
+    assert "ropewalk[search]" in caught.value.hint
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_cma_counts_its_trials(model_folder: Path, text_folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    pytest.importorskip("cmaes")
+    found = ropewalk.tune(
+        model_folder,
+        target="2x",
+        text=text_folder,
+        search="cma",
+        start="yarn",
+        tasks=(),
+        budget=5,
+        output=tmp_path / "run",
+        amounts=Amounts(4, 2, 2, 2),
+        device="cpu",
+    )
+    assert found.steps == 5
+    assert found.schedule.is_file()
+
+
+def test_a_sweep_alone_keeps_its_best(model_folder: Path, text_folder: Path, tmp_path: Path) -> None:
+    found = ropewalk.tune(
+        model_folder,
+        target="2x",
+        text=text_folder,
+        search="sweep",
+        start="yarn",
+        tasks=(),
+        output=tmp_path / "run",
+        amounts=Amounts(4, 2, 2, 2),
+        device="cpu",
+    )
+    assert (found.steps, found.start, found.kept_start) == (0, "yarn", None)
+    assert found.rungs[0].schedule.method == "yarn"
+    assert "best of the sweep" in found.verdict()
+
+
+def test_opponents_have_no_ladder(model_folder: Path, text_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no ladder"):
+        ropewalk.tune(
+            model_folder,
+            ladder=[2, 4],
+            text=text_folder,
+            search="evolution",
+            start="yarn",
+            tasks=(),
+            output=tmp_path / "run",
+            amounts=Amounts(4, 2, 2, 2),
+            device="cpu",
+        )
+
+
+def test_weights_have_no_far_part_inside_the_window() -> None:
+    [item] = weigh([Row(np.zeros(40, dtype=int))], WINDOW, Objective(window=0.5))
+    assert item.weights.sum() == pytest.approx(1.5)
+    np.testing.assert_allclose(item.weights[1:], 1.5 / 39)
