@@ -9,12 +9,13 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from ropewalk.errors import RopewalkError, UsageError
+from ropewalk.errors import RopewalkError, UsageError, renamed
 from ropewalk.evaluation.request import EvalRequest, make_request
 from ropewalk.evaluation.result import EvalResult
 from ropewalk.evaluation.work.watch import OnStep, Watcher
 
 
+@renamed(run="output")
 def evaluate(
     model: Any,
     *,
@@ -23,13 +24,13 @@ def evaluate(
     tasks: Sequence[str] | str = ("ppl", "passkey"),
     tokenizer: Any | None = None,
     base: Any | None = None,
-    run: str | Path | None = None,
+    output: str | Path | None = None,
     on_step: OnStep | None = None,
     **settings: Any,
 ) -> EvalResult:
     """Measure a model (folder, Hub id, `hemp`, a loaded model with its `tokenizer`) or the server at a URL.
 
-    The keywords are those of `EvalRequest`; `ropewalk eval --help` explains each. With `run` the result is written
+    The keywords are those of `EvalRequest`; `ropewalk eval --help` explains each. With `output` the result is written
     there, finished cells are kept when interrupted, and the same call completes the rest. `base` is the unmodified
     model of the controls. `on_step(done, total, what)` hears of progress in tokens.
     """
@@ -44,7 +45,7 @@ def evaluate(
         settings["tokenizer"], tokenizer = str(tokenizer), None
     request = make_request(name, **settings)
     parts = {"model": loaded, "tokenizer": tokenizer, "base": None if isinstance(base, str | Path) else base}
-    return _in_run(request, parts, run, Watcher(on_step))
+    return _in_run(request, parts, output, Watcher(on_step))
 
 
 def _name_of(model: Any) -> str:

@@ -95,7 +95,3 @@ class EvalResult(Strict):
     def to_json(self) -> dict[str, Any]:
         """The JSON document."""
         return self.model_dump(mode="json")
-
-    def loss_at(self, length: int) -> LossRow:
-        """The row of one length."""
-        return next(row for row in self.loss if row.length == length)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ropewalk.errors import UsageError
+from ropewalk.errors import UsageError, renamed
 from ropewalk.evaluation.compare.candidates import CROPPED, UNMODIFIED, Candidate, choose
 from ropewalk.evaluation.compare.measure import (
     Scores,
@@ -49,6 +49,7 @@ class Step:
 OnStep = Callable[[Step], None]
 
 
+@renamed(run="output")
 def compare(
     source: str | Path | Any,
     *,
@@ -60,7 +61,7 @@ def compare(
     depths: int = DEFAULT_DEPTHS,
     samples: int = DEFAULT_SAMPLES,
     seed: int = 0,
-    run: str | Path | None = None,
+    output: str | Path | None = None,
     device: str = "auto",
     dtype: str = "auto",
     attn: str = "sdpa",
@@ -72,7 +73,7 @@ def compare(
     The model is loaded once and each schedule is applied to it in turn. Text: `windows` windows of the target length
     (by default of the held-out standard library). Retrieval: `samples` texts with a question at each of `depths`
     depths for every task; `tasks=()` leaves retrieval out. Results go to a run folder, candidate by candidate: after
-    an interruption the same call with the same `run` measures only what is missing.
+    an interruption the same call with the same `output` measures only what is missing.
     """
     began = time.monotonic()
     setup = _prepare(
@@ -90,7 +91,7 @@ def compare(
         attn,
         trust_remote_code,
     )
-    with Finished.open(setup.request(), run, seed) as finished:
+    with Finished.open(setup.request(), output, seed) as finished:
         try:
             for number, candidate in enumerate(setup.queue):
                 _measure_or_keep(setup, finished, number, candidate, on_step)
