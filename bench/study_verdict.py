@@ -91,7 +91,7 @@ def _measured(source: str, schedule: Any | None, given: argparse.Namespace) -> d
             reference=given.reference,
         )
     found: dict[str, float | None] = {
-        "loss": result.loss_at(length).tail_loss,
+        "loss": next(row.tail_loss for row in result.loss if row.length == length),
         "key-token loss": result.key_token_loss,
     }
     for row in result.retrieval:

@@ -106,10 +106,6 @@ class EvalResult(Strict):
         """The JSON document."""
         return self.model_dump(mode="json")
 
-    def loss_at(self, length: int) -> LossRow:
-        """The row of one length."""
-        return next(row for row in self.loss if row.length == length)
-
 
 class Paired(Strict):
     """Mean difference to another reader on the same tokens or questions, with its 95 % interval over documents.
