@@ -12,7 +12,6 @@ import numpy as np
 
 from ropewalk.errors import RopewalkError, UsageError, one_line, renamed
 from ropewalk.files import whole_folder, write_bytes, write_json, write_text
-from ropewalk.models.carrier import carry
 from ropewalk.models.checkpoint import companions
 from ropewalk.models.checkpoint import weights as weight_files
 from ropewalk.models.checkpoint.card import card_with
@@ -29,6 +28,7 @@ from ropewalk.models.load import refuse_remote_code
 from ropewalk.models.source import Place, locate
 from ropewalk.models.stretch import Stretch, already_reaches, stretch_for
 from ropewalk.models.structure.values import naming
+from ropewalk.models.writing.carrier import carry
 from ropewalk.schedule import FrequencySchedule
 from ropewalk.units import format_bytes
 

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from ropewalk.models.carrier import Carried
 from ropewalk.models.facts import ModelFacts
 from ropewalk.models.structure.ropes import DEFAULT
+from ropewalk.models.writing.carrier import Carried
 from ropewalk.schedule import FrequencySchedule
 
 
@@ -106,6 +106,14 @@ class Runtime(ABC):
     @abstractmethod
     def ways(self, job: Job) -> list[Way]:
         """The manners of writing that express this schedule, the preferred first; empty where there is none."""
+
+    @abstractmethod
+    def reading(self, job: Job) -> tuple[str, ...]:
+        """The forms that a config.json needs as it stands, without anything of ours (`inspect --runtime`)."""
+
+    def served(self, facts: ModelFacts) -> tuple[int | None, str]:
+        """The window that the program serves when nothing is said, and why; None where it sets no limit."""
+        return None, "no limit of its own"
 
     @abstractmethod
     def obstacle(self, job: Job) -> str:
