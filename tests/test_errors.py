@@ -4,7 +4,7 @@ import shlex
 
 import pytest
 
-from ropewalk.errors import near_miss, shown_command
+from ropewalk.errors import UsageError, near_miss, renamed, shown_command
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,28 @@ def test_a_shown_command_leaves_out_what_was_not_given():
         shown_command("plan", "m", memory=None, json=False, max_windows=2)
         == "ropewalk plan m --max-windows 2"
     )
+
+
+def test_an_argument_keeps_its_old_name():
+    @renamed(out="output")
+    def write(source, *, output=None):
+        """Written."""
+        return source, output
+
+    assert write(1, out="there") == write(1, output="there") == (1, "there")
+    assert write(1) == (1, None)
+    assert write.__doc__ == "Written."
+    with pytest.raises(UsageError, match="out and output are one argument"):
+        write(1, out="a", output="b")
+
+
+@pytest.mark.parametrize(
+    "name", ["extend", "verify", "compare", "evaluate", "train", "plot", "report", "export_config"]
+)
+def test_the_place_of_the_output_has_one_name(name):
+    import inspect
+
+    import ropewalk
+
+    parameters = inspect.signature(getattr(ropewalk, name)).parameters
+    assert not {"out", "run"} & set(parameters)

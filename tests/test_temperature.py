@@ -78,3 +78,65 @@ def test_divisors():
 def test_bad_values_are_refused(call):
     with pytest.raises(UsageError):
         call()
+
+
+def test_closed_forms_by_hand():
+    assert temperature.log_n([2, 3, 7], 2) == pytest.approx([math.log2(3), 2.0, 3.0])
+    # At t = tau the logarithm is ln 2: a**2 = 2 (ln 2 + 1/2).
+    affine = temperature.scale_invariant([10.0, 0.0])
+    assert affine.scale == pytest.approx([math.sqrt(2 * math.log(2) + 1), 1.0])
+    assert affine.shift == pytest.approx([-2 * math.log(2), 0.0])
+    assert temperature.scale_invariant([3.0], tau=3.0).scale == pytest.approx(
+        [math.sqrt(2 * math.log(2) + 1)]
+    )
+    assert temperature.step_log([15], period=4, coefficient=0.5) == pytest.approx([1 + 0.5 * math.log(5)])
+    assert temperature.step_log([14], period=4, coefficient=0.5) == pytest.approx([1 + 0.5 * math.log(4)])
+    assert temperature.entropy_matched(8, [0.5, 2.0]) == pytest.approx(
+        [math.sqrt(1 + 8 * math.log(8)), math.sqrt(1 + 0.5 * math.log(8))]
+    )
+    assert temperature.entropy_matched(1, [0.5]) == pytest.approx([1.0])
+    assert temperature.constant(8) == pytest.approx(1 + 0.1 * math.log(8))
+    assert temperature.constant(1) == 1.0
+    assert temperature.divisor(9) == 3.0
+    assert temperature.divisor(9, power=2) == 81.0
+
+
+def test_results_do_not_change_under_the_hand():
+    with pytest.raises(AttributeError):
+        temperature.scale_invariant([1]).scale = None
+    with pytest.raises(AttributeError):
+        temperature.RULES["log-n"].name = "other"
+
+
+def test_the_table_of_rules():
+    trained = {name for name, rule in temperature.RULES.items() if rule.needs_training}
+    assert trained == {"scale-invariant"}
+    functions = {
+        "constant": temperature.constant,
+        "log-n": temperature.log_n,
+        "step-log": temperature.step_log,
+        "entropy-matched": temperature.entropy_matched,
+        "scale-invariant": temperature.scale_invariant,
+    }
+    assert {name: rule.function for name, rule in temperature.RULES.items()} == functions
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: temperature.constant(2, value=math.inf),
+        lambda: temperature.log_n([math.inf], 512),
+        lambda: temperature.entropy_matched(8, [1.0, math.inf]),
+        lambda: temperature.step_log([1], period=math.nan),
+        lambda: temperature.scale_invariant([-1]),
+    ],
+)
+def test_what_is_not_finite_is_refused(call):
+    with pytest.raises(UsageError):
+        call()
+
+
+def test_the_smallest_values_that_work():
+    assert temperature.constant(2, value=1e-9) == 1e-9
+    assert temperature.step_log([0], period=1).tolist() == [1 + 0.1 * math.log(2)]
+    assert temperature.log_n([0], 512).tolist() == [1.0]

@@ -6,7 +6,11 @@ command line never has to guess.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar, cast
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class RopewalkError(Exception):
@@ -66,6 +70,24 @@ def near_miss(
     spelled = {_plain_name(name): str(name) for name in known}
     near = difflib.get_close_matches(_plain_name(word), spelled, n=count, cutoff=cutoff)
     return f"did you mean {' or '.join(spelled[name] for name in near)}?" if near else otherwise
+
+
+def renamed(**now: str) -> Callable[[Function], Function]:
+    """Keep the old name of an argument working: `@renamed(out="output")`. Both at once are a UsageError."""
+
+    def accept(function: Function) -> Function:
+        @functools.wraps(function)
+        def call(*arguments: Any, **given: Any) -> Any:
+            for old, new in now.items():
+                if old in given and new in given:
+                    raise UsageError(f"{old} and {new} are one argument", hint=f"give {new}")
+                if old in given:
+                    given[new] = given.pop(old)
+            return function(*arguments, **given)
+
+        return cast(Function, call)
+
+    return accept
 
 
 def _plain_name(name: object) -> str:

@@ -13,11 +13,8 @@ With d the rotary dimension, s the factor and b the rope_theta:
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 from ropewalk.errors import UsageError
-
-Notation = Literal["base", "step", "pair", "power"]
 
 
 def exact_exponent(rotary_dim: int) -> float:

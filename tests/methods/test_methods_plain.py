@@ -19,6 +19,9 @@ FIXED = [
     (64, 1e4, 512, 8.0),
     (4, 500.0, 100, 2.0),
     (32, 1e6, 32768, 1.5),
+    # Long windows on small bases: the ramp would end past the last dimension.
+    (8, 60.0, 200_000, 4.0),
+    (16, 50.0, 150_000, 8.0),
 ]
 
 
@@ -318,3 +321,72 @@ def test_where_every_pair_turns_there_is_nothing_to_damp():
     assert np.array_equal(made.inv_freq, geometry.inv_freq)
     assert made.notes == ("every pair completes a turn in the window: nothing to damp",)
     assert ropewalk.schedule("cope", ropewalk.RopeGeometry(64, 1e4, 512), factor=2).notes == ()
+
+
+def test_bounds_that_fall_on_a_pair_exactly():
+    """More than `fast`, fewer than `slow`; equal llama3 bounds leave their own pair alone."""
+    geometry = ropewalk.RopeGeometry(16, 1e4, 4096)
+    turns = [float(value) for value in geometry.rotations]
+    made = ropewalk.schedule("mrrope-uni", geometry, factor=4, fast=turns[1], slow=turns[5])
+    # l = 0 (only pair 0 turns more often than pair 1), h = 6 (pair 5 does not turn less often than itself).
+    assert made.profile == pytest.approx([min(i, 6) / 6 for i in range(8)])
+    step = ropewalk.schedule(
+        "llama3", geometry, factor=4, low_freq_factor=turns[3], high_freq_factor=turns[3]
+    )
+    assert step.stretch == pytest.approx([1, 1, 1, 1, 4, 4, 4, 4])
+
+
+def test_a_ramp_of_no_width_is_a_step():
+    for d, b, L, s in FIXED[:5]:
+        made = ropewalk.schedule(
+            "yarn", ropewalk.RopeGeometry(d, b, L), factor=s, beta_fast=3.0, beta_slow=3.0, truncate=False
+        )
+        expected = [
+            theta / s if r < 3 else theta
+            for theta, r in zip(plain.thetas(d, b), plain.turns(d, b, L), strict=True)
+        ]
+        assert made.inv_freq == pytest.approx(expected, rel=1e-9)
+
+
+def test_parameters_without_a_stretch_leave_the_temperature_alone():
+    geometry = ropewalk.RopeGeometry(64, 1e4, 512)
+    assert ropewalk.schedule("yarn", geometry, factor=1, beta_fast=16.0).attention_factor == 1.0
+    given = ropewalk.schedule("yarn", geometry, factor=1, mscale=0.7, mscale_all_dim=0.3)
+    assert given.attention_factor == 1.0
+    assert ropewalk.schedule("longrope", geometry, factor=1, long_factors=[1.0] * 32).attention_factor == 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("yarn", {"beta_fast": 1e12}),
+        ("yarn", {"beta_slow": 1e-9}),
+        ("ntk-power", {"power": 1.0}),
+        ("ntk-power", {"scale": 0.0}),
+        ("ntk", {"rope_theta": 2.0}),
+        ("ntk", {"rope_theta": 1.01}),
+        ("ntk-mixed", {"share": 0.0}),
+        ("ntk-mixed", {"share": 1.0}),
+        ("abf", {"pair": 1}),
+        ("abf", {"pair": 31}),
+        ("longrope", {"long_factors": [1e-9] * 32}),
+        ("longrope", {"long_factors": [2.0] * 32}),
+        ("cope", {"share": 1.0}),
+        ("mrrope-uni", {"slow": 1e-6}),
+    ],
+)
+def test_the_last_values_that_work(name, given):
+    made = ropewalk.schedule(name, ropewalk.RopeGeometry(64, 1e4, 512), factor=8, **given)
+    assert np.isfinite(made.inv_freq).all()
+
+
+def test_refusals_name_the_sign():
+    geometry = ropewalk.RopeGeometry(64, 1e4, 512)
+    for name, given, hint in (
+        ("mrrope-uni", {"fast": 0.5}, "give fast > slow"),
+        ("yarn", {"beta_fast": 0.5}, "give yarn: beta_fast >= beta_slow"),
+        ("yarn", {"beta_fast": 1.5e12}, "keep both between 1e-09 and 1e+12; 1 and 32 are usual"),
+    ):
+        with pytest.raises(UsageError) as caught:
+            ropewalk.schedule(name, geometry, factor=8, **given)
+        assert caught.value.hint == hint

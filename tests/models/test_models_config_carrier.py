@@ -10,11 +10,11 @@ import pytest
 
 import ropewalk
 from ropewalk.errors import RopewalkError, UsageError
-from ropewalk.models.carrier import carry, config_with
 from ropewalk.models.defects.findings import find
 from ropewalk.models.facts import read_facts
 from ropewalk.models.stretch import kept_parameters
 from ropewalk.models.structure.table import known_types, row_of
+from ropewalk.models.writing.carrier import carry, config_with
 
 LLAMA = {
     "model_type": "llama",

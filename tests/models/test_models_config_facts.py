@@ -295,7 +295,7 @@ def test_a_base_by_layer_overrides_the_dictionarys():
 
 
 def test_a_note_about_another_head_is_not_used():
-    from ropewalk.models.carrier import config_with
+    from ropewalk.models.writing.carrier import config_with
 
     made = ropewalk.schedule("ntk", ropewalk.read_geometry(LLAMA), factor=4.0)
     config = config_with(LLAMA, made)

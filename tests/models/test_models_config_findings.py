@@ -438,7 +438,7 @@ def test_the_tokenizers_limit_is_compared(limit, severity):
 
 def test_serving_length_of_our_own_linear():
     made = ropewalk.schedule("linear", ropewalk.read_geometry(LLAMA), factor=4.0)
-    from ropewalk.models.carrier import config_with
+    from ropewalk.models.writing.carrier import config_with
 
     found = {finding.id for finding in find(config_with(LLAMA, made))}
     assert "serving-length-multiplied" in found

@@ -11,13 +11,13 @@ from config_mutations import mutated
 
 from ropewalk import schedule
 from ropewalk.errors import RopewalkError
-from ropewalk.models.carrier import carry
 from ropewalk.models.config import parse_json
 from ropewalk.models.defects.findings import find
 from ropewalk.models.defects.repair import repaired_config
 from ropewalk.models.facts import read_facts
 from ropewalk.models.inspection import inspect
 from ropewalk.models.structure.table import known_types
+from ropewalk.models.writing.carrier import carry
 from ropewalk.runtimes.export import export_config
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples" / "configs").glob("*.json"))

@@ -14,11 +14,11 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 import ropewalk
 from ropewalk.errors import RopewalkError
-from ropewalk.models.carrier import carry
 from ropewalk.models.facts import read_facts
 from ropewalk.models.structure.layers import is_sliding
 from ropewalk.models.structure.ropes import DEFAULT
 from ropewalk.models.structure.table import row_of
+from ropewalk.models.writing.carrier import carry
 
 # One of each structure: plain, partial, nested, proportional, MLA, composite, fused, without rope in places.
 SAMPLE = [

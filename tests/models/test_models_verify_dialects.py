@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 import ropewalk
-from ropewalk.models.carrier import config_with
 from ropewalk.models.facts import read_facts
 from ropewalk.models.proof.checks import dialects
+from ropewalk.models.writing.carrier import config_with
 
 
 @pytest.mark.parametrize("model_type", ["gemma3_text", "gemma3n_text", "olmo3"])

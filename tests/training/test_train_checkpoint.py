@@ -93,7 +93,7 @@ def damage_outside(path: Path) -> None:
 
 
 DAMAGES = [
-    (damage_missing, "state.json is missing"),
+    (damage_missing, "has lost training/state.json"),
     (damage_truncated, "model.bin has 3 bytes"),
     (damage_flipped, "model.bin is not what was written"),
     (damage_no_manifest, "manifest.json cannot be read"),

@@ -132,7 +132,7 @@ def rewrite(path: Path, change: Callable[[bytearray], Any]) -> None:
 
 
 DAMAGES: dict[str, Callable[[Path], Any]] = {
-    "training/optimizer.safetensors is missing": lambda path: (
+    "has lost training/optimizer.safetensors": lambda path: (
         path / "training" / "optimizer.safetensors"
     ).unlink(),
     "training/state.json has": lambda path: (path / "training" / "state.json").write_text("{}"),

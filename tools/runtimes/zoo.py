@@ -24,8 +24,8 @@ import torch  # noqa: E402
 
 from ropewalk.methods import schedule  # noqa: E402
 from ropewalk.methods.longrope import longrope_attention_factor  # noqa: E402
-from ropewalk.models.carrier import carry  # noqa: E402
 from ropewalk.models.facts import read_facts  # noqa: E402
+from ropewalk.models.writing.carrier import carry  # noqa: E402
 from ropewalk.schedule import FrequencySchedule  # noqa: E402
 
 WINDOW, FACTOR = 256, 4

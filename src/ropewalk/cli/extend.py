@@ -19,7 +19,9 @@ from ropewalk.cli.common import (
 
 @click.command()
 @click.argument("model")
-@click.option("-o", "--out", metavar="FOLDER", help="Where the extended checkpoint goes.")
+@click.option(
+    "-o", "--output", "--out", "output", metavar="FOLDER", help="Where the extended checkpoint goes."
+)
 @click.option("--target", metavar="LENGTH", help="Window to reach: 32k, 131072, or 8x the original one.")
 @click.option("--factor", type=float, help="Stretch of the original window, instead of or beside --target.")
 @click.option("--method", default="yarn", show_default=True, help="A method of `ropewalk methods`.")

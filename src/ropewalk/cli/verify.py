@@ -16,6 +16,7 @@ from ropewalk.cli.common import (
     quiet_option,
     trust_option,
 )
+from ropewalk.errors import UsageError
 
 _STYLE = {"pass": "green", "fail": "bold red", "skip": "yellow"}
 
@@ -37,6 +38,11 @@ _STYLE = {"pass": "green", "fail": "bold red", "skip": "yellow"}
     metavar="NAMES",
     help="Instead: run it in these programs (llama.cpp, mlx, vllm) beside stock transformers, token by token.",
 )
+@click.option(
+    "--model", metavar="NAME", help="With an address: the model's name there, where it has several."
+)
+@click.option("--expect", metavar="OUT", help="With an address: the checkpoint that it should serve.")
+@click.option("--lengths", default="", help="With an address: prompt lengths to try, 4k..32k or 4k,8k.")
 @device_option
 @dtype_option
 @attn_option
@@ -53,7 +59,21 @@ def command(
     **options: Any,
 ) -> None:
     """Check an extended CHECKPOINT: active, bit-equal in stock transformers, identical where nothing should change,
-    both dialects alike, weights the base's. Exit code 4 when a check fails, or could not be run at all."""
+    both dialects alike, weights the base's. Exit code 4 when a check fails, or could not be run at all.
+
+    CHECKPOINT may be the address of a server (http://HOST/v1): then a few hundred log probabilities, compared with
+    --base on this machine, name the schedule that it runs, and growing prompts the window that it reads."""
+    served = {name: options.pop(name) for name in ("model", "expect", "lengths")}
+    if checkpoint.startswith(("http://", "https://")):
+        from ropewalk.cli.verify_served import verify_served
+
+        verify_served(checkpoint, as_json, quiet, output, served, options)
+        return
+    if any(served.values()):
+        raise UsageError(
+            "--model, --expect and --lengths are for servers, and this is a folder",
+            hint="give an address (http://HOST/v1), or leave them out",
+        )
     if programs is not None:
         _in_programs(checkpoint, programs, as_json, allow_unproven)
         return

@@ -7,13 +7,13 @@ from types import TracebackType
 from typing import Any
 
 from ropewalk.errors import RopewalkError, UsageError
-from ropewalk.models.carrier import carry, schedules_for
 from ropewalk.models.facts import ModelFacts, read_facts
 from ropewalk.models.live import direct, tables
 from ropewalk.models.live.readback import Reading, Untouched, read_back, read_back_tables
 from ropewalk.models.live.rotary import bare, rotary_modules
 from ropewalk.models.live.state import Patch, transfer
 from ropewalk.models.live.twin import twin_of
+from ropewalk.models.writing.carrier import carry, schedules_for
 from ropewalk.schedule import FrequencySchedule
 
 _STACK = "_ropewalk_applied"

@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ropewalk.errors import RopewalkError, UsageError, one_line
+from ropewalk.errors import RopewalkError, UsageError, one_line, renamed
 from ropewalk.files import whole_folder, write_bytes, write_json, write_text
-from ropewalk.models.carrier import carry
 from ropewalk.models.checkpoint import companions
 from ropewalk.models.checkpoint import weights as weight_files
 from ropewalk.models.checkpoint.card import card_with
@@ -29,6 +28,7 @@ from ropewalk.models.load import refuse_remote_code
 from ropewalk.models.source import Place, locate
 from ropewalk.models.stretch import Stretch, already_reaches, stretch_for
 from ropewalk.models.structure.values import naming
+from ropewalk.models.writing.carrier import carry
 from ropewalk.schedule import FrequencySchedule
 from ropewalk.units import format_bytes
 
@@ -36,10 +36,11 @@ from ropewalk.units import format_bytes
 DRAFT = "draft"
 
 
+@renamed(out="output")
 def extend(
     source: str | Path,
     *,
-    out: str | Path | None = None,
+    output: str | Path | None = None,
     target: str | int | None = None,
     factor: float | None = None,
     method: str = "yarn",
@@ -55,7 +56,7 @@ def extend(
     draft: str | Path | None = None,
     dry_run: bool = False,
 ) -> Extended:
-    """Write `source` with a longer window to the folder `out`; stock software loads it without any code of ours.
+    """Write `source` with a longer window to the folder `output`; stock software loads it without any code of ours.
 
     Give `target` (tokens, `32k` or `8x`) or `factor`, both counted from the ORIGINAL window, or a finished `schedule`
     (an object, or the path of its JSON file). `weights` says how the weight files come along: `link` (hard links, a
@@ -66,16 +67,16 @@ def extend(
 
     A repair follows the evidence in the file and in the tokenizer, and is refused where they leave two readings open;
     `original_length` then says which window was trained. Its result is read again by the real configuration class.
-    `draft` is a model that drafts for this one: it is stretched alike, to the same window, into `out`/draft.
+    `draft` is a model that drafts for this one: it is stretched alike, to the same window, into `output`/draft.
     `dry_run=True` does all of it but the writing.
     """
-    if out is None and not dry_run:
+    if output is None and not dry_run:
         raise UsageError("nothing says where the checkpoint goes", hint="give -o FOLDER, or --dry-run")
     if original_length is not None and not repair:
         raise UsageError("original_length belongs to a repair", hint="add --repair")
     request = Request(
         source,
-        None if out is None else Path(out),
+        None if output is None else Path(output),
         target,
         factor,
         method,

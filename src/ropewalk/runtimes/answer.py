@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ropewalk.errors import RopewalkError, UsageError
-from ropewalk.models.carrier import carry
 from ropewalk.models.facts import ModelFacts, read_facts
+from ropewalk.models.writing.carrier import carry
 from ropewalk.runtimes.base import Job, Runtime, Way
 from ropewalk.runtimes.known import OUTCOMES, Evidence, Fact
 from ropewalk.runtimes.registry import facts_about, find_runtime, runtimes

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from ropewalk.models.carrier import Carried
 from ropewalk.models.facts import ModelFacts
 from ropewalk.models.structure.ropes import DEFAULT
+from ropewalk.models.writing.carrier import Carried
 from ropewalk.schedule import FrequencySchedule
 
 

@@ -180,7 +180,10 @@ def fingerprint(
     if beyond > facts.original_length and not cut:
         try:
             said = witness.ask(probe_ids(tokenizer, beyond - 8, seed=1), PLACES // 2)
-            identified.append(_identify(loaded, facts, _likeliest(identified[0], tried), said))
+            long = _identify(loaded, facts, _likeliest(identified[0], tried), said)
+            if long.best.candidate.name != identified[0].best.candidate.name:
+                long = _identify(loaded, facts, tried, said)
+            identified.append(long)
         except TooLongError:
             pass
     made = Fingerprint(
@@ -247,7 +250,7 @@ def _claimed(server: Server) -> int | None:
 def _lengths(original: int, claimed: int | None) -> list[int]:
     """The original window and its doubles up to what is claimed, or four times where nothing is."""
     top = min(claimed or 4 * original, max(PROBE_LIMIT, original))
-    found = [max(96, original // 2)]
+    found = [max(128, original // 2)]
     while 2 * found[-1] < top:
         found.append(2 * found[-1])
     return sorted({*found, top})

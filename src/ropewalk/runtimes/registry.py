@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
 
-from ropewalk.errors import RopewalkError, UsageError, one_line
+from ropewalk.errors import RopewalkError, UsageError, near_miss, one_line
 from ropewalk.runtimes import programs
 from ropewalk.runtimes.base import Runtime
 from ropewalk.runtimes.known import Facts, facts_of
@@ -41,8 +40,7 @@ def find_runtime(name: str) -> Runtime:
     )
     if wanted in known:
         return known[wanted]
-    near = difflib.get_close_matches(wanted, known, n=2, cutoff=0.4)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"use one of {', '.join(known)}"
+    hint = near_miss(wanted, known, otherwise=f"use one of {', '.join(known)}", cutoff=0.4)
     raise UsageError(f"no runtime {one_line(name, 60)!r}", hint=hint)
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib.metadata
 import inspect
 from collections.abc import Callable
 from typing import Any
 
-from ropewalk.errors import RopewalkError, UsageError, one_line
+from ropewalk.errors import RopewalkError, UsageError, near_miss, one_line
 
 ENTRY_POINTS = "ropewalk.sources"
 
@@ -47,13 +46,9 @@ def find_generator(name: str) -> Generator:
     _load_plugins()
     if name in _GENERATORS:
         return _GENERATORS[name]
-    near = difflib.get_close_matches(name, _GENERATORS, n=2)
     known = ", ".join(sorted(_GENERATORS)) or "none"
-    hint = (
-        f"did you mean {' or '.join(near)}?"
-        if near
-        else f"registered: {known}; --import MODULE loads your own"
-    )
+    otherwise = f"registered: {known}; --import MODULE loads your own"
+    hint = near_miss(name, _GENERATORS, otherwise=otherwise, cutoff=0.6)
     raise UsageError(f"no generator {one_line(name, 60)!r}", hint=hint)
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import random
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ropewalk.errors import UsageError, one_line
+from ropewalk.errors import UsageError, near_miss, one_line
 from ropewalk.evaluation.tasks.base import Question, Setting, Task
 from ropewalk.evaluation.tasks.biographies import KINDS_OF_LIVES
 from ropewalk.evaluation.tasks.documents import Documents
@@ -48,10 +47,8 @@ def find_kinds(names: Iterable[str]) -> list[str]:
             (form for form in (written, written.replace("-", "_")) if form in KINDS or form in GROUPS), None
         )
         if name is None:
-            near = difflib.get_close_matches(written, [*KINDS, *GROUPS], n=2, cutoff=0.5)
-            hint = (
-                f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join([*GROUPS, *KINDS])}"
-            )
+            every = [*GROUPS, *KINDS]
+            hint = near_miss(written, every, otherwise=f"there are {', '.join(every)}")
             raise UsageError(f"no retrieval task {one_line(written, 60)!r}", hint=hint)
         for member in GROUPS.get(name, (name,)):
             found[member] = None

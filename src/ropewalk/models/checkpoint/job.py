@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.errors import shown_command
-from ropewalk.models.carrier import Carried
 from ropewalk.models.checkpoint import weights as weight_files
 from ropewalk.models.defects.changes import Change
 from ropewalk.models.facts import ModelFacts
 from ropewalk.models.live.long_positions import AngleError, angle_errors
 from ropewalk.models.source import Place
 from ropewalk.models.stretch import Stretch
+from ropewalk.models.writing.carrier import Carried
 from ropewalk.schedule import FrequencySchedule
 
 

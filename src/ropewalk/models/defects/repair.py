@@ -8,7 +8,6 @@ from typing import Any
 from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.methods import schedule as make_schedule
 from ropewalk.methods.build import temperature
-from ropewalk.models.carrier import write_schedules
 from ropewalk.models.defects.entry import respelled
 from ropewalk.models.defects.finding import Finding
 from ropewalk.models.defects.findings import find
@@ -20,6 +19,7 @@ from ropewalk.models.structure.scaling import KEEPS_ORIGINAL, yarn_schedule
 from ropewalk.models.structure.table import row_of
 from ropewalk.models.structure.values import is_number, is_whole
 from ropewalk.models.structure.view import BASE_SPELLINGS, view_of
+from ropewalk.models.writing.carrier import write_schedules
 from ropewalk.schedule import FrequencySchedule
 
 _ROPE_KEYS = ("rope_parameters", "rope_scaling")

@@ -10,7 +10,6 @@ from typing import Any, Literal
 import numpy as np
 
 from ropewalk.errors import RopewalkError, one_line
-from ropewalk.models.carrier import carry
 from ropewalk.models.checkpoint.weights import find_weights, same_content
 from ropewalk.models.facts import ModelFacts, read_facts
 from ropewalk.models.live.built import disagreement
@@ -18,6 +17,7 @@ from ropewalk.models.proof.original import Original
 from ropewalk.models.proof.probe import Probe
 from ropewalk.models.proof.stock import StockRun
 from ropewalk.models.structure.record import RECORD
+from ropewalk.models.writing.carrier import carry
 from ropewalk.schedule import FrequencySchedule
 from ropewalk.units import format_bytes
 

@@ -13,13 +13,13 @@ from ropewalk.errors import RopewalkError
 from ropewalk.files import sha256_of, write_json
 from ropewalk.manifests import inside
 from ropewalk.methods import schedule as make_schedule
-from ropewalk.models.carrier import carry
 from ropewalk.models.checkpoint.companions import CONFIG
 from ropewalk.models.checkpoint.weights import INDEX, find_weights
 from ropewalk.models.config import read_config
 from ropewalk.models.facts import ModelFacts, read_facts
 from ropewalk.models.source import locate
 from ropewalk.models.structure.record import RECORD
+from ropewalk.models.writing.carrier import carry
 from ropewalk.schedule import FrequencySchedule
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 from ropewalk.errors import RopewalkError
 
@@ -85,12 +85,3 @@ def naming(path: str) -> Iterator[None]:
         if error.message.startswith(_ANY_FILE):
             error.message = plain(path, 200) + error.message.removeprefix(_ANY_FILE)
         raise
-
-
-def mapping(name: str, value: object) -> dict[str, Any]:
-    """A dictionary, or an error that names the field."""
-    if not isinstance(value, dict):
-        raise RopewalkError(
-            f"config.json: {name}={shown(value)} is not a mapping", hint=f"{name} holds named values, {{...}}"
-        )
-    return value

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Literal
 
-from ropewalk.errors import UsageError, one_line
+from ropewalk.errors import UsageError, near_miss, one_line
 from ropewalk.report.figure import Figure
 
 
@@ -54,8 +53,7 @@ def find_kind(name: str) -> FigureKind:
     """The kind of that name; an unknown one suggests near misses."""
     if name in KINDS:
         return KINDS[name]
-    near = difflib.get_close_matches(name, KINDS, n=2, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"one of {', '.join(KINDS)}"
+    hint = near_miss(name, KINDS, otherwise=f"one of {', '.join(KINDS)}")
     raise UsageError(f"no figure {one_line(name, 60)!r}", hint=hint)
 
 

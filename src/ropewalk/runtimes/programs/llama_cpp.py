@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from ropewalk.methods.build import temperature
-from ropewalk.models.structure.entries import factors_of
+from ropewalk.models.writing.entries import factors_of
 from ropewalk.runtimes.base import Fragment, Job, Runtime, Way
 from ropewalk.runtimes.entries import STOPPED, stops_pairs
 

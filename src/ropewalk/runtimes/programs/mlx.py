@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from ropewalk.methods.build import temperature
-from ropewalk.models.structure.entries import factors_of
+from ropewalk.models.writing.entries import factors_of
 from ropewalk.runtimes.base import Fragment, Job, Runtime, Way
 from ropewalk.runtimes.entries import (
     CONFIG_FORMS,

@@ -157,7 +157,7 @@ class Rope:
         wanted = self.schedules[number]
         if wanted is None:
             return config
-        from ropewalk.models.carrier import config_with
+        from ropewalk.models.writing.carrier import config_with
 
         target = max(wanted.target_length, wanted.geometry.original_length)
         return config_with(config, wanted, target_length=target, layers=self.layers[number])

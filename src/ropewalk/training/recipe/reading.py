@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from ropewalk.errors import RopewalkError, UsageError, one_line
+from ropewalk.errors import RopewalkError, UsageError, near_miss, one_line
 from ropewalk.training.recipe.recipe import Recipe
 
 MAX_BYTES = 256 * 1024
@@ -159,7 +159,6 @@ def explain(error: ValidationError, lines: dict[tuple[str | int, ...], int]) -> 
 
 
 def _near(where: tuple[str | int, ...]) -> str:
-    import difflib
 
     model: Any = Recipe
     for part in where[:-1]:
@@ -168,13 +167,13 @@ def _near(where: tuple[str | int, ...]) -> str:
         field = getattr(model, "model_fields", {}).get(part)
         model = _inner_model(field.annotation) if field is not None else None
     names = list(getattr(model, "model_fields", {}))
+    if not names:
+        return ""
     meant = ELSEWHERE.get(str(where[-1]))
     if meant in names:
         return f"; it is called {meant} here"
-    near = difflib.get_close_matches(str(where[-1]), names, n=1)
-    if near:
-        return f"; did you mean {near[0]}?"
-    return f"; the keys here are {', '.join(names)}" if names else ""
+    otherwise = f"the keys here are {', '.join(names)}"
+    return "; " + near_miss(where[-1], names, otherwise=otherwise, count=1, cutoff=0.6)
 
 
 def _inner_model(annotation: Any) -> Any:

@@ -16,10 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.errors import DamagedError, RopewalkError, one_line
-from ropewalk.files import fsync_folder, sha256_of, whole_folder, write_json
+from ropewalk.files import fsync_folder, whole_folder, write_json
+from ropewalk.manifests import check_entries, entries_of
 from ropewalk.units import format_bytes
 
-FORMAT = "ropewalk-checkpoint/1"
+FORMAT = "ropewalk-training-checkpoint/1"
+# What these manifests called themselves when extended checkpoints did so too.
+_FORMER = "ropewalk-checkpoint/1"
+_WAY_OUT = "remove this folder, or restore it from a copy"
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"^step-(\d{6,})$")
 
@@ -41,11 +45,7 @@ def write_checkpoint(root: Path, step: int, fill: Callable[[Path], None], facts:
     target = root / f"step-{step:06d}"
     with whole_folder(target, force=True) as working:
         fill(working)
-        files = {
-            path.relative_to(working).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
-            for path in sorted(working.rglob("*"))
-            if path.is_file()
-        }
+        files = entries_of(working, MANIFEST)
         write_json(working / MANIFEST, {"format": FORMAT, "step": step, **facts, "files": files})
     return target
 
@@ -79,15 +79,7 @@ def list_checkpoints(root: Path) -> list[Path]:
 def check_checkpoint(path: Path) -> Checkpoint:
     """Read and check a checkpoint: the manifest's form, and every file's presence, size and SHA-256."""
     manifest = _read_manifest(path)
-    for name, expected in manifest["files"].items():
-        file = path / name
-        if not file.is_file() or file.is_symlink():
-            raise _damaged(path, f"{name} is missing")
-        size = file.stat().st_size
-        if size != expected["bytes"]:
-            raise _damaged(path, f"{name} has {size} bytes instead of {expected['bytes']}")
-        if sha256_of(file) != expected["sha256"]:
-            raise _damaged(path, f"{name} is not what was written (its SHA-256 differs)")
+    check_entries(path, manifest["files"], what=f"checkpoint {path.name}", hint=_WAY_OUT)
     return Checkpoint(path, manifest["step"], manifest)
 
 
@@ -98,15 +90,11 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         raise _damaged(path, f"{MANIFEST} cannot be read ({one_line(error.strerror or error)})") from error
     except (ValueError, RecursionError) as error:
         raise _damaged(path, f"{MANIFEST} is not JSON") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+    if not isinstance(manifest, dict) or manifest.get("format") not in (FORMAT, _FORMER):
         raise _damaged(path, f"{MANIFEST} is not of the format {FORMAT}")
     files, step = manifest.get("files"), manifest.get("step")
     if not isinstance(files, dict) or not isinstance(step, int) or path.name != f"step-{step:06d}":
         raise _damaged(path, f"{MANIFEST} does not belong to this folder")
-    for name, expected in files.items():
-        inside = not Path(name).is_absolute() and ".." not in Path(name).parts
-        if not inside or not isinstance(expected, dict) or {"bytes", "sha256"} - set(expected):
-            raise _damaged(path, f"{MANIFEST} has a faulty entry {one_line(name, 60)!r}")
     return manifest
 
 
@@ -167,6 +155,4 @@ def _rescue(path: Path, root: Path) -> None:
 
 
 def _damaged(path: Path, what: str) -> DamagedError:
-    return DamagedError(
-        f"checkpoint {path.name}: {what}", hint="remove this folder, or restore it from a copy"
-    )
+    return DamagedError(f"checkpoint {path.name}: {what}", hint=_WAY_OUT)

@@ -10,13 +10,13 @@ from typing import Any
 from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.methods import schedule as make_schedule
 from ropewalk.models.facts import ModelFacts, RopeFacts, read_facts
-from ropewalk.models.structure.entries import Entry, entry_for
 from ropewalk.models.structure.layers import is_sliding
 from ropewalk.models.structure.record import RECORD, make_record
 from ropewalk.models.structure.ropes import DEFAULT
 from ropewalk.models.structure.table import quirk, row_of
 from ropewalk.models.structure.values import is_whole, shown
 from ropewalk.models.structure.view import BASE_SPELLINGS, view_of
+from ropewalk.models.writing.entries import Entry, entry_for
 from ropewalk.schedule import FrequencySchedule
 
 LAYERS = ("full", "all")
