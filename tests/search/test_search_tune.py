@@ -273,3 +273,39 @@ def test_the_command(model_folder: Path, text_folder: Path, tmp_path: Path) -> N
     assert {"schedule", "before", "after", "steps", "seconds", "forward_equivalents"} <= document.keys()
     assert Path(document["schedule"]).is_file()
     assert document["passes"] == 2
+
+
+def test_compare_measures_the_tuned_row(model_folder: Path, text_folder: Path, tmp_path: Path) -> None:
+    from ropewalk.cli.compare import command
+    from ropewalk.search.candidate import tuned_candidate
+
+    options: dict[str, Any] = {
+        "text": text_folder,
+        "start": "yarn",
+        "tasks": (),
+        "amounts": FEW,
+        "device": "cpu",
+    }
+    run = tmp_path / "run-tune"
+    made = tuned_candidate(model_folder, target="4x", budget=1, output=run, **options)
+    before = (run / "schedule.json").read_bytes()
+    words = [
+        str(model_folder),
+        "--target",
+        "4x",
+        "--methods",
+        "linear",
+        "--tune",
+        "1steps",
+        "--tasks",
+        "ppl",
+        "--max-segments",
+        "2",
+    ]
+    words += ["--text", str(text_folder), "--device", "cpu", "-o", str(tmp_path / "run"), "--json"]
+    done = CliRunner().invoke(command, words, catch_exceptions=False)
+    rows = {row["name"]: row for row in json.loads(done.stdout)["methods"]}
+    assert {"linear", "tuned"} <= rows.keys()
+    assert rows["tuned"]["attention_factor"] == made.schedule.attention_factor
+    # A finished search is read, not repeated.
+    assert (run / "schedule.json").read_bytes() == before
