@@ -14,6 +14,7 @@ from ropewalk.cli.common import (
     device_option,
     dtype_option,
     emit_json,
+    keeping,
     quiet_option,
     seed_option,
     trust_option,
@@ -76,7 +77,10 @@ def command(
 
     if budget is not None:
         settings["candidates"] = [_tuned(model, output, budget, settings)]
-    with Watch(quiet=quiet) as watch:
+    kept = None
+    if output is not None:
+        kept = f"methods that had ended are kept in {output}: the same line goes on there"
+    with keeping(kept), Watch(quiet=quiet) as watch:
         result = compare(model, output=output, on_step=watch, **settings)
     if as_json:
         emit_json(result.to_json())

@@ -14,7 +14,7 @@ from ropewalk.search.budget import Budget
 from ropewalk.search.family import Family
 from ropewalk.search.fit import Settings, State, advance, step_slope
 from ropewalk.search.job import Job, Rung
-from ropewalk.search.objective import Terms, gain_over
+from ropewalk.search.objective import Terms, gains_over
 from ropewalk.search.reading import NonFiniteLossError
 
 VALIDATIONS = 6
@@ -193,9 +193,13 @@ def reason_to_keep_start(rung: Rung, after: Terms) -> str | None:
     if not keeps_answers(before, after):
         lost = [task for task, values in before.found.items() if sum(after.found[task]) < sum(values)]
         return f"the fit finds fewer answers ({', '.join(lost)})"
-    gain, error = gain_over(before, after, rung.validation)
-    if gain <= error:
-        return f"the fit's gain on validation ({gain:+.4f}) is within its standard error ({error:.4f})"
+    found = gains_over(before, after, rung.validation)
+    total = sum(gain.value for gain in found.values())
+    if total <= 0:
+        return f"the fit is {-total:.4f} behind it on validation"
+    if not any(gain.sure for gain in found.values()):
+        said = ", ".join(f"{kind} {gain.value:+.4f} ± {gain.error:.4f}" for kind, gain in found.items())
+        return f"the fit's gain on validation is within its standard error ({said})"
     return None
 
 
