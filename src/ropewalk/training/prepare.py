@@ -11,6 +11,7 @@ from accelerate.utils import set_seed
 from ropewalk.attention.sharing import share_attention
 from ropewalk.errors import DamagedError, UsageError
 from ropewalk.training.data.mixture import Mixture, mixture_of
+from ropewalk.training.data.report import report, warnings_of
 from ropewalk.training.data.stages import Curriculum
 from ropewalk.training.engine import Engine
 from ropewalk.training.held_out import HeldOut
@@ -48,6 +49,11 @@ def prepare(settings: Settings, engine: Engine, folder: Path) -> Loop:
         )
     model = build_model(recipe, tokenizer)
     rope = _rope(settings, model)
+    reports = report(mixture, curriculum)
+    for found in reports:
+        settings.progress.say(found.line())
+    for warning in warnings_of(reports, rope.original, tokenizer.eos_token_id is not None):
+        settings.progress.warn(warning)
     if recipe.lora is not None:
         from ropewalk.training.model.lora import add_lora
 
@@ -75,7 +81,7 @@ def prepare(settings: Settings, engine: Engine, folder: Path) -> Loop:
             progress=settings.progress,
             evaluations=_evaluations(settings, tokenizer, engine, rope),
             resume_from=checkpoint,
-            described=described,
+            described=described | {"data_report": [found.to_json() for found in reports]},
         )
     )
     # From here on dropout draws: what was drawn to build the model no longer counts.

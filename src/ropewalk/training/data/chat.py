@@ -171,6 +171,11 @@ class ChatDocuments(Documents):
             weights[(starts < end) & (ends > begin)] = 1.0
         return np.asarray(encoded["input_ids"], dtype=np.int32), weights
 
+    @property
+    def characters(self) -> list[int]:
+        """What stands for characters here: the tokens, which are all made already."""
+        return [len(self._ids[number]) for number in range(len(self))]
+
     def weights(self, number: int) -> NDArray[np.float32] | None:
         """1 for the assistant's tokens, 0 for all others."""
         return self._weights[number]

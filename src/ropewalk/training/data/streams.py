@@ -53,6 +53,11 @@ class Documents:
     def __len__(self) -> int:
         return len(self.names)
 
+    @property
+    def characters(self) -> list[int]:
+        """Characters of every document."""
+        return [len(text) for text in self._texts]
+
     def ids(self, number: int) -> Ids:
         """The tokens of one document."""
         if number not in self._ids:
