@@ -16,6 +16,7 @@ import torch
 from eval_models import plain_loss, save, tiny
 
 import ropewalk
+from ropewalk.errors import UsageError
 from ropewalk.evaluation.evaluate import evaluate
 
 LENGTHS = ["--lengths", "160..320"]
@@ -162,7 +163,7 @@ def test_an_interrupted_run_is_finished_later(
 
         return listen
 
-    for part in ("text", "cropped control", "retrieval"):
+    for part in ("model: text", "cropped: text", "model: retrieval"):
         with pytest.raises(KeyboardInterrupt):
             evaluate(model_folder, **settings, run=run, on_step=stop_in(part))
         assert json.loads((run / "manifest.json").read_text())["status"] == "interrupted"
@@ -199,7 +200,7 @@ def test_other_settings_do_not_finish_a_run(tmp_path: Path, model_folder: Path, 
 
     with pytest.raises(KeyboardInterrupt):
         evaluate(model_folder, lengths="160", text=text_folder, tasks="ppl", run=run, on_step=stop)
-    with pytest.raises(ropewalk.RopewalkError, match="begun with another seed"):
+    with pytest.raises(UsageError, match="begun with another seed"):
         evaluate(model_folder, lengths="160", text=text_folder, tasks="ppl", run=run, seed=1)
 
 

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from ropewalk.errors import RopewalkError
-from ropewalk.evaluation.compare.candidates import Candidate, choose, merged
+from ropewalk.evaluation.candidates.candidate import Candidate, scheduled
+from ropewalk.evaluation.candidates.choose import choose, merged
 from ropewalk.geometry import RopeGeometry
 from ropewalk.methods import schedule as make_schedule
 from ropewalk.methods.build import temperature
@@ -68,7 +69,7 @@ def bands(geometry: RopeGeometry, factor: float) -> list[Candidate]:
     for fast, slow in ((32.0, 1.0), (8.0, 1.0), (4.0, 0.5)):
         profile = band_profile(geometry, fast, slow)
         cooler = tuned_schedule(geometry, factor, profile, 1.0 + COOLER * (temperature(factor) - 1.0))
-        made.append(Candidate(f"band {fast:g}..{slow:g}, half the temperature", "band", cooler))
+        made.append(scheduled(f"band {fast:g}..{slow:g}, half the temperature", cooler, variant="band"))
     return made
 
 
@@ -76,7 +77,9 @@ def _formed(
     geometry: RopeGeometry, factor: float, label: str, method: str, **parameters: float
 ) -> list[Candidate]:
     try:
-        return [Candidate(label, "band", make_schedule(method, geometry, factor=factor, **parameters))]
+        return [
+            scheduled(label, make_schedule(method, geometry, factor=factor, **parameters), variant="band")
+        ]
     except RopewalkError:
         # A band that this geometry does not have.
         return []
@@ -106,10 +109,10 @@ def sweep(
         measured = []
         for number, candidate in enumerate(left):
             try:
-                terms = reader.terms(candidate.schedule, rows[:count])
+                terms = reader.terms(candidate.made, rows[:count])
             except NonFiniteLossError:
                 continue
-            measured.append(Measured(candidate.name, candidate.schedule, terms))
+            measured.append(Measured(candidate.name, candidate.made, terms))
             if on_measured is not None:
                 on_measured(candidate.name, terms, number + 1, len(left))
         measured.sort(key=lambda item: item.terms.value)
@@ -127,7 +130,7 @@ def sweep(
 
 def at_factor(start: Candidate | Measured, factor: float) -> FrequencySchedule:
     """The same form at another factor: a method by its name and parameters, a band by its profile."""
-    made = start.schedule
+    made = start.made if isinstance(start, Candidate) else start.schedule
     if made.factor == factor:
         return made
     listed = any(isinstance(value, list) for value in made.parameters.values())
