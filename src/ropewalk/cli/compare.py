@@ -31,7 +31,8 @@ from ropewalk.cli.measuring import grid_option, measuring_options, tasks_option
     "--methods",
     default="all",
     show_default=True,
-    help="Methods by name with commas between, or all; none with --schedule measures the files alone.",
+    help="With commas: methods, or all of them; position maps (zones, self-extend); either through another cache "
+    "(yarn+q4). none, with --schedule, measures the files alone.",
 )
 @click.option(
     "--schedule",
