@@ -30,7 +30,7 @@ _PUBLIC = {
     "export": ("ropewalk.runtimes.writing", "export"),
     "export_config": ("ropewalk.runtimes.export", "export_config"),
     "plan": ("ropewalk.plan", "plan"),
-    "compare": ("ropewalk.evaluation.compare.comparison", "compare"),
+    "compare": ("ropewalk.evaluation.compare", "compare"),
     "evaluate": ("ropewalk.evaluation.evaluate", "evaluate"),
     "eval": ("ropewalk.evaluation.evaluate", "evaluate"),
     "generate": ("ropewalk.generation.request", "generate"),

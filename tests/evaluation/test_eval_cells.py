@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ropewalk.errors import DamagedError, RopewalkError
+from ropewalk.errors import DamagedError, UsageError
 from ropewalk.evaluation.work.cells import Cells
 
 
@@ -37,8 +37,26 @@ def test_a_line_cut_by_a_kill_is_not_a_score(tmp_path: Path) -> None:
 def test_another_measurement_is_refused(tmp_path: Path) -> None:
     Cells(tmp_path).bind({"lengths": [1, 2], "seed": 0})
     Cells(tmp_path).bind({"lengths": (1, 2), "seed": 0})
-    with pytest.raises(RopewalkError, match="begun with another seed"):
+    with pytest.raises(UsageError, match="begun with another seed"):
         Cells(tmp_path).bind({"lengths": [1, 2], "seed": 1})
+
+
+def test_contents_that_changed_in_place_are_refused_by_name(tmp_path: Path) -> None:
+    Cells(tmp_path).bind_contents({"text": "a", "weights": "b"})
+    Cells(tmp_path).bind_contents({"text": "a", "weights": "b"})
+    with pytest.raises(UsageError, match=r"changed in place: text:"):
+        Cells(tmp_path).bind_contents({"text": "c", "weights": "b"})
+    with pytest.raises(UsageError, match="changed in place: text, weights"):
+        Cells(tmp_path).bind_contents({"text": "c", "weights": "d"})
+
+
+def test_each_reader_has_its_own_scores(tmp_path: Path) -> None:
+    cells = Cells(tmp_path)
+    cells.keep_score({"task": "one"}, "yarn")
+    cells.keep_score({"task": "two"})
+    assert cells.scores("yarn") == [{"task": "one"}]
+    assert cells.scores() == [{"task": "two"}]
+    assert cells.written == 2
 
 
 def test_damage_is_named(tmp_path: Path) -> None:

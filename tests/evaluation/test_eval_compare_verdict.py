@@ -1,50 +1,32 @@
-"""Candidates, intervals, ranks and words of `compare`: arithmetic only."""
+"""Candidates, order, key tokens and words of `compare`, on made-up figures."""
 
 from __future__ import annotations
 
 import itertools
 import math
+import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from compared import KEYS, TARGET, WINDOW, Reader, comparison
 
 from ropewalk.analysis import effective_factor
-from ropewalk.cli.compare import extend_words
 from ropewalk.cli.compare_view import bars
 from ropewalk.errors import UsageError
-from ropewalk.evaluation.compare.candidates import CROPPED, UNMODIFIED, Candidate, choose, merged
-from ropewalk.evaluation.compare.measure import Scores, cut_windows
-from ropewalk.evaluation.compare.verdict import judge, mean_interval, paired, ranked, row_of
+from ropewalk.evaluation.candidates.candidate import Candidate, scheduled
+from ropewalk.evaluation.candidates.choose import choose, merged
+from ropewalk.evaluation.compare import doubling
+from ropewalk.evaluation.loss.key_tokens import choose as choose_keys
+from ropewalk.evaluation.loss.key_tokens import key_token_loss
+from ropewalk.evaluation.loss.reading import Reading
+from ropewalk.evaluation.verdict.sentences import extend_command
 from ropewalk.geometry import RopeGeometry
-from ropewalk.hemp.tokenizer import build_tokenizer
 from ropewalk.methods import methods, schedule
-from ropewalk.text.corpus import Document
 
 SMALL = RopeGeometry(head_dim=64, rope_theta=10000.0, original_length=512)
 LARGE = RopeGeometry(head_dim=128, rope_theta=10000.0, original_length=4096)
-
-
-def scores(at_target: list[float], inside: float = 2.0, credit: tuple[float, ...] = ()) -> Scores:
-    credits = (
-        {("needle", 4096, 0.5): list(credit), ("needle", 512, 0.5): [1.0] * len(credit)} if credit else {}
-    )
-    return Scores(
-        {512: [2.0] * len(at_target), 4096: at_target},
-        [inside] * len(at_target),
-        [2.4, 2.2, 2.0],
-        [],
-        credits,
-    )
-
-
-def verdict_of(measured: dict[str, Scores]):
-    made = {name: schedule("linear", SMALL, factor=8.0) for name in measured}
-    rows = {n: row_of(Candidate(n, "default", made[n]), measured[n], 512, 4096, 1.0) for n in measured}
-    controls = {name: rows.pop(name) for name in (UNMODIFIED, CROPPED)}
-    order = ranked(list(rows.values()), measured, 4096)
-    return order, judge(order, controls, measured, 512, 4096)
+ALL, NONE = (1.0,) * 4, (0.0,) * 4
 
 
 def test_every_untrained_method_is_a_candidate_once() -> None:
@@ -55,19 +37,19 @@ def test_every_untrained_method_is_a_candidate_once() -> None:
     assert {item.name for item in left_out} == {
         name for name, method in methods().items() if method.needs_training
     }
-    for one, other in itertools.combinations(found, 2):
-        same = np.allclose(one.schedule.inv_freq, other.schedule.inv_freq, rtol=1e-9, atol=0)
-        assert not (same and math.isclose(one.schedule.attention_factor, other.schedule.attention_factor))
+    for one, other in itertools.combinations([item.schedule for item in found], 2):
+        same = np.allclose(one.inv_freq, other.inv_freq, rtol=1e-9, atol=0)
+        assert not (same and math.isclose(one.attention_factor, other.attention_factor))
 
 
 @pytest.mark.parametrize("geometry", [SMALL, LARGE])
 def test_reaching_variants_reach(geometry: RopeGeometry) -> None:
     found, _ = choose("all", geometry, 8.0)
-    reaching = [item for item in found if item.variant == "reaching"]
+    reaching = [item.schedule for item in found if item.variant == "reaching"]
     assert reaching
-    for item in reaching:
-        assert effective_factor(item.schedule) >= 8.0 * (1 - 1e-6)
-        assert item.schedule.factor > 8.0
+    for made in reaching:
+        assert effective_factor(made) >= 8.0 * (1 - 1e-6)
+        assert made.factor > 8.0
 
 
 def test_betas_follow_small_windows_only() -> None:
@@ -89,108 +71,231 @@ def test_nothing_to_compare_is_refused(wanted: list[str]) -> None:
         choose(wanted, SMALL, 8.0)
 
 
-def test_equal_schedules_are_merged() -> None:
-    made = [
-        Candidate(name, "default", schedule(name, SMALL, factor=8.0)) for name in ("ntk", "abf", "linear")
-    ]
-    assert [(item.name, item.same_as) for item in merged(made)] == [("ntk", ("abf",)), ("linear", ())]
+def test_equal_schedules_are_merged_and_nothing_else() -> None:
+    made = [scheduled(name, schedule(name, SMALL, factor=8.0)) for name in ("ntk", "abf", "linear")]
+    zones = [Candidate("zones", "zones"), Candidate("more zones", "zones")]
+    found = [(item.name, item.same_as) for item in merged([*made, *zones])]
+    assert found == [("ntk", ("abf",)), ("linear", ()), ("zones", ()), ("more zones", ())]
+    with pytest.raises(UsageError, match="kind='magic'"):
+        Candidate("a", "magic")
 
 
-@given(st.lists(st.floats(-5, 5), min_size=2, max_size=40))
-def test_interval_holds_the_mean_and_shrinks_to_it(values: list[float]) -> None:
-    mean, low, high = mean_interval(values)
-    assert low <= mean <= high
-    assert mean == pytest.approx(float(np.mean(values)), abs=1e-9)
-    if max(values) == min(values):
-        assert high - low == pytest.approx(0.0, abs=1e-9)
+def test_lengths_double_up_to_the_target() -> None:
+    assert doubling(512, 4096) == [512, 1024, 2048, 4096]
+    assert doubling(512, 3000) == [512, 1024, 2048, 3000]
+    assert doubling(512, 512) == [512]
 
 
-def test_interval_is_students() -> None:
-    values = [1.0, 1.5, 0.7, 2.2, 1.9, 1.1]
-    mean, low, high = mean_interval(values)
-    half = 2.5706 * float(np.std(values, ddof=1)) / math.sqrt(6)
-    assert high - mean == pytest.approx(half, rel=1e-3)
-    assert mean - low == pytest.approx(half, rel=1e-3)
+def test_good_at_loss_and_blind_far_away_is_not_recommended() -> None:
+    """Mean loss likes the blind row by 0.15 nats; it finds nothing and gains nothing from far context."""
+    rows = {
+        "blind": Reader(far=1.8, keys=4.0, found=NONE),
+        "seer": Reader(far=2.0, keys=1.0, found=ALL, inside=2.05),
+    }
+    result = comparison(rows)
+    verdict = result.verdict
+    assert [row.name for row in result.methods] == ["seer", "blind"]
+    assert (verdict.recommended, verdict.group) == ("seer", ["seer"])
+    assert verdict.retrieval_beats_cropping == ["seer"]
+    assert (verdict.closing, verdict.criteria) == ("extend", ["retrieval", "key-tokens"])
+    assert "surely more" in verdict.summary
+    assert verdict.next.startswith("ropewalk extend made --method linear --target 256")
+    by_loss = comparison(rows, rank="loss").verdict
+    assert by_loss.recommended == ("seer" if tail_mean(rows["seer"]) < tail_mean(rows["blind"]) else "blind")
 
 
-def test_pairing_removes_what_windows_share() -> None:
-    hard = [1.0, 5.0, 9.0, 2.0]
-    gap = paired([value + 0.1 for value in hard], hard)
-    assert gap.difference == pytest.approx(0.1)
-    assert gap.high - gap.low < 1e-9
-    assert gap.above
-    assert not gap.below
+def tail_mean(reader: Reader) -> float:
+    tail = np.full(TARGET, reader.far)
+    tail[KEYS] = reader.keys
+    return float(tail[-TARGET // 4 :].mean())
 
 
-def test_verdict_names_the_winner_and_says_that_it_beats_cropping() -> None:
-    order, verdict = verdict_of(
-        {
-            UNMODIFIED: scores([5.0, 5.1, 5.2], credit=(0.0, 0.0, 0.0, 0.0)),
-            CROPPED: scores([2.0, 2.1, 2.2], credit=(0.0, 0.0, 0.0, 0.0)),
-            "good": scores([1.8, 1.9, 2.0], inside=2.05, credit=(0.0, 1.0, 0.0, 0.0)),
-            "finder": scores([2.5, 2.6, 2.7], credit=(1.0, 1.0, 1.0, 0.0)),
-        }
+def test_finding_everything_at_a_bad_loss_is_not_recommended() -> None:
+    """The reverse: both find everything, one reads far tokens worse than cropping does."""
+    rows = {
+        "broken": Reader(far=3.0, keys=3.5, found=ALL),
+        "sound": Reader(far=1.95, keys=1.0, found=ALL, inside=2.1),
+    }
+    verdict = comparison(rows).verdict
+    assert verdict.group == ["sound"]
+    assert verdict.recommended == "sound"
+    blind_far = comparison({"a": Reader(keys=0.5, found=ALL), "b": Reader(keys=1.5, found=ALL)}).verdict
+    assert blind_far.group == ["a"]
+    assert blind_far.key_tokens == "a"
+
+
+def test_rank_chooses_what_comes_first() -> None:
+    rows = {
+        "finder": Reader(far=2.2, keys=3.0, found=ALL, inside=2.2),
+        "reader": Reader(far=1.5, keys=2.0, found=NONE, inside=2.1),
+        "cheap": Reader(far=2.4, keys=3.4, found=NONE, inside=2.0),
+    }
+    first = {
+        rank: comparison(rows, rank=rank).verdict.group for rank in ("use", "retrieval", "loss", "window")
+    }
+    assert first == {"use": ["finder"], "retrieval": ["finder"], "loss": ["reader"], "window": ["cheap"]}
+    assert comparison(rows, rank="key-tokens").methods[0].name == "reader"
+
+
+def test_rows_within_noise_are_a_group_and_the_cheapest_is_recommended() -> None:
+    rows = {
+        "dear": Reader(keys=1.0, found=ALL, inside=2.1, noise=0.2),
+        "cheap": Reader(keys=1.02, found=ALL, inside=2.0, noise=0.2),
+        "worse": Reader(keys=3.0, far=2.6, found=ALL, inside=1.9, noise=0.2),
+    }
+    result = comparison(rows)
+    assert result.verdict.group == ["cheap", "dear"]
+    assert result.verdict.recommended == "cheap"
+    assert [(row.name, row.group, row.rank) for row in result.methods] == [
+        ("cheap", True, 1), ("dear", True, 2), ("worse", False, 3),
+    ]  # fmt: skip
+    assert "2 rows cannot be told apart" in result.verdict.summary
+    assert "cheap costs least inside the window" in result.verdict.summary
+
+
+def test_rows_that_fell_out_alike_stand_by_their_loss() -> None:
+    """Both find nothing: behind the finder they are told apart by what comes next, key tokens."""
+    rows = {
+        "finder": Reader(keys=1.0, found=ALL),
+        "bad": Reader(keys=4.5, far=2.6, found=NONE),
+        "good": Reader(keys=2.0, far=1.9, found=NONE),
+    }
+    result = comparison(rows)
+    assert [row.name for row in result.methods] == ["finder", "good", "bad"]
+    assert [row.rank_key for row in result.methods] == [1, 2, 3]
+    assert result.methods[0].rank_retrieval == 1
+
+
+def test_a_report_reads_the_new_result(tmp_path: Path) -> None:
+    import ropewalk
+    from ropewalk.runs import create_run
+
+    rows = {"one": Reader(keys=1.0, found=ALL, noise=0.2), "two": Reader(keys=1.02, found=ALL, noise=0.2)}
+    result = comparison(rows)
+    with create_run("compare", {"model": "made", "target_length": TARGET}, path=tmp_path / "run") as run:
+        run.write_json("result.json", result.to_json())
+    ropewalk.report([tmp_path / "run"], tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "2 rows cannot be told apart from the best" in page
+    for words in ("recommended", "Key tokens", "What context is worth", "Loss at the end of each length"):
+        assert words in page
+
+
+def test_no_row_ahead_of_cropping_means_tune_or_train() -> None:
+    draw = comparison({"one": Reader(keys=4.0, noise=0.3), "two": Reader(keys=4.1, noise=0.3)}).verdict
+    assert (draw.closing, draw.beats_cropping) == ("tune", False)
+    assert "Tune first" in draw.summary
+    behind = comparison({"one": Reader(far=2.5, keys=4.5), "two": Reader(far=2.6, keys=4.5)}).verdict
+    assert behind.closing == "train"
+    assert behind.next == "ropewalk plan made --target 256 -o recipe.yaml"
+    assert "surely behind" in behind.summary
+    ahead = comparison({"one": Reader(far=1.7, keys=3.0)}).verdict
+    assert (ahead.closing, ahead.text_beats_cropping) == ("extend", ["one"])
+
+
+def test_too_few_documents_settle_nothing() -> None:
+    """Two documents, two texts: whatever the means are, nothing is sure and no row leaves the group."""
+    few = {
+        "one": Reader(far=1.0, keys=1.0, found=(1.0, 1.0), found_inside=(1.0, 1.0)),
+        "two": Reader(far=3.0, keys=3.0, found=(0.0, 0.0), found_inside=(1.0, 1.0)),
+    }
+    near = Reader(found=(0.0, 0.0), found_inside=(1.0, 1.0))
+    result = comparison(few, cropped=near, unmodified=near, documents=[0, 0, 0, 0, 1, 1, 1, 1])
+    assert sorted(result.verdict.group) == ["one", "two"]
+    assert result.verdict.closing == "measure"
+    assert result.row("one").loss_vs_cropped.low is None
+    assert "2 documents do not settle" in result.verdict.summary
+
+
+def test_the_best_of_many_rows_is_held_against_many_looks() -> None:
+    """A gap that one row alone would have shown is no win where twenty were looked at."""
+    alone = comparison({"row": Reader(far=1.8, keys=4.0, noise=0.25)})
+    gap = alone.row("row").loss_vs_cropped
+    rows = {f"row {n}": Reader(far=2.0, keys=4.0, noise=0.25) for n in range(20)}
+    many = comparison(rows | {"row": Reader(far=1.8, keys=4.0, noise=0.25)})
+    again = many.row("row").loss_vs_cropped
+    assert again.p_family > again.p
+    assert again.p_family == pytest.approx(min(1.0, again.p * 42), rel=1e-6) or again.p_family == 1.0
+    # One family over both measures: the retrieval test, of which nothing came, counts as well.
+    assert gap.p_family == pytest.approx(min(1.0, 2 * gap.p))
+
+
+def test_a_task_that_is_not_done_inside_the_window_does_not_enter() -> None:
+    """`graph` is beyond the model: what `lucky` finds of it by chance must not carry it to the front."""
+    rows = {"able": Reader(keys=1.0, found=ALL), "lucky": Reader(keys=1.0, found=NONE)}
+    graph = {
+        "unmodified": Reader(found_inside=NONE),
+        "able": Reader(found=NONE, found_inside=NONE),
+        "lucky": Reader(found=ALL, found_inside=NONE),
+    }
+    result = comparison(rows, tasks={"graph": graph})
+    assert [item.name for item in result.verdict.not_counted] == ["graph"]
+    assert result.verdict.recommended == "able"
+    assert result.row("lucky").retrieval_at_target == 0.0
+    assert result.row("lucky").retrieval_by_task["graph"]["at_target"] == 1.0
+    assert "Not counted: graph" in result.verdict.summary
+
+
+def test_key_tokens_are_chosen_by_rule() -> None:
+    long = np.array([np.nan, 0.5, 0.5, 1.9, 2.1, 0.1], dtype=np.float32)
+    short = np.array([np.nan, 5.0, 2.6, 4.0, 5.0, 0.2], dtype=np.float32)
+    keys = choose_keys(
+        Reading.prefix({6: [long]}),
+        Reading.prefix({6: [short]}),
+        6,
+        2,
+        names=("a", "b"),
+        gain=2.0,
+        floor=-2.0,
     )
-    assert [row.name for row in order] == ["good", "finder"]
-    assert (verdict.text, verdict.retrieval) == ("good", "finder")
-    assert verdict.beats_cropping
-    assert verdict.text_beats_cropping == ["good"]
-    assert "It beats cropping" in verdict.summary
-    assert "+0.050 nats" in verdict.summary
-    assert verdict.fine_tuning.slope == pytest.approx(0.2)
-    assert verdict.fine_tuning.expected_loss == pytest.approx(2.1 - 0.2 * 3)
-    assert verdict.fine_tuning.retrieval_gain == pytest.approx(0.25)
+    # Token 1 stands inside the window, token 4 is too unlikely, token 5 gains too little.
+    assert keys.masks[0].tolist() == [False, False, True, True, False, False]
+    assert (keys.count, keys.reverse, keys.told) == (2, 0, False)
+    assert keys.to_json()["share"] == 0.5
+    assert key_token_loss(Reading.prefix({6: [short]}), keys, 6).mean == pytest.approx(3.3)
 
 
-def test_verdict_says_when_cropping_wins_and_nothing_is_found() -> None:
-    nothing = (0.0, 0.0, 0.0)
-    _, verdict = verdict_of(
-        {
-            UNMODIFIED: scores([5.0, 5.1, 5.2], credit=nothing),
-            CROPPED: scores([2.0, 2.1, 2.2], credit=nothing),
-            "only": scores([2.3, 2.4, 2.5], credit=nothing),
-        }
-    )
-    assert not verdict.beats_cropping
-    assert verdict.retrieval is None
-    assert "No method beats cropping" in verdict.summary
-    assert "no method finds anything" in verdict.summary
+def test_key_tokens_are_one_set_and_printed() -> None:
+    rows = {"best": Reader(far=1.9, keys=1.0, found=ALL), "other": Reader(far=2.5, keys=3.0, found=ALL)}
+    result = comparison(rows)
+    beyond = int(KEYS[WINDOW:].sum())
+    assert result.key_tokens["tokens"] == 8 * beyond
+    assert result.key_tokens["reference"] == "best"
+    assert (result.key_tokens["gain"], result.key_tokens["floor"]) == (2.0, -2.0)
+    assert result.row("best").key_token_loss == pytest.approx(1.0, abs=0.35)
+    # What documents share is the same in every row.
+    difference = result.row("other").key_token_loss - result.row("best").key_token_loss
+    assert difference == pytest.approx(2.0, abs=0.05)
+    strict = comparison(rows, key_gain=3.5)
+    assert strict.key_tokens["tokens"] == 0
+    assert strict.verdict.criteria == ["retrieval", "loss"]
 
 
-def test_a_draw_is_called_a_draw() -> None:
-    _, verdict = verdict_of(
-        {
-            UNMODIFIED: scores([5.0, 5.1, 5.2]),
-            CROPPED: scores([2.0, 2.1, 2.2]),
-            "only": scores([2.1, 2.0, 2.25]),
-        }
-    )
-    assert not verdict.beats_cropping
-    assert "it is a draw" in verdict.summary
-
-
-def test_windows_do_not_overlap_and_are_exact() -> None:
-    tokenizer = build_tokenizer()
-    documents = [Document("a", "a" * 250 + "b" * 250), Document("b", "c" * 130), Document("short", "d" * 20)]
-    cut = cut_windows(tokenizer, documents, 100, 10, 0)
-    assert all(len(row) == 100 for row in cut.rows)
-    assert sorted(cut.documents) == ["a"] * 5 + ["b"]
-    assert sum(row.count(ord("a")) for row in cut.rows) == 250
-    assert not cut.joined
-    joined = cut_windows(tokenizer, documents, 600, 4, 0)
-    assert joined.joined
-    assert len(joined.rows) == 1
+def test_what_context_is_worth_is_measured_on_the_same_tokens() -> None:
+    """A quarter of the window costs 0.3 nats over all of it, half 0.1: the last doubling is worth 0.1."""
+    found = comparison({"row": Reader(far=2.4, keys=4.4, noise=0.0)}).verdict.fine_tuning
+    assert found.contexts == [WINDOW // 4, WINDOW // 2, WINDOW]
+    assert [step.gain for step in found.steps] == pytest.approx([0.2, 0.1], abs=1e-5)
+    assert found.slope == pytest.approx(0.1, abs=1e-5)
+    assert found.doublings == 2.0
+    cropped = comparison({"row": Reader()}).controls["cropped"].loss_at_target
+    assert found.expected_loss == pytest.approx(cropped - 2 * 0.1, abs=1e-4)
+    assert found.loss_gain == pytest.approx(0.4 + 0.2, abs=0.05)
+    assert found.told
 
 
 def test_the_next_command_repeats_the_schedule() -> None:
     found = {item.name: item for item in choose(["ntk", "yarn"], SMALL, 8.0)[0]}
-    measured = scores([2.0, 2.1])
-    row = row_of(found["yarn, fitted betas"], measured, 512, 4096, 0.0)
-    assert "-p" in (words := extend_words("hemp", row, 4096, "OUT"))
-    assert f"beta_fast={row.parameters['beta_fast']}" in words
-    row = row_of(found["ntk, reaching"], measured, 512, 4096, 0.0)
-    words = extend_words("hemp", row, 4096, "OUT")
-    assert float(words[words.index("--factor") + 1]) == pytest.approx(row.factor, rel=1e-6)
+    row = comparison({"row": Reader()}).row("row")
+    fitted = row.model_copy(update=found["yarn, fitted betas"].to_json())
+    words = shlex.split(extend_command("my model", fitted, 4096, "OUT"))
+    assert words[:3] == ["ropewalk", "extend", "my model"]
+    assert f"beta_fast={fitted.parameters['beta_fast']}" in words
+    reaching = row.model_copy(update=found["ntk, reaching"].to_json())
+    words = shlex.split(extend_command("hemp", reaching, 4096, "OUT"))
+    assert float(words[words.index("--factor") + 1]) == pytest.approx(reaching.factor, rel=1e-6)
+    filed = row.model_copy(update={"file": "fitted.json", "variant": "file"})
+    assert "--schedule fitted.json" in extend_command("hemp", filed, 4096, "OUT")
 
 
 def test_bars() -> None:

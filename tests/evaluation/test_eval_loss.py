@@ -16,8 +16,8 @@ from ropewalk.evaluation.loss.controls import Crop, read_cropped, tail_differenc
 from ropewalk.evaluation.loss.reading import Reading, by_length, by_position, read_prefix
 from ropewalk.evaluation.loss.sliding import plan_windows, token_mean, window_mean, windows_loss
 from ropewalk.evaluation.loss.units import prefix_reading, prefix_units, run_units
-from ropewalk.evaluation.statistics.intervals import mean_interval, paired_interval, t_quantile
-from ropewalk.evaluation.verdict.effective import effective_length, far_repeats, long_tokens
+from ropewalk.evaluation.retrieval.scores import SampleScore
+from ropewalk.evaluation.verdict.effective import effective_length, far_repeats, length_score, long_tokens
 from ropewalk.evaluation.work.cells import Cells
 from ropewalk.evaluation.work.processes import Processes
 from ropewalk.text.corpus import Document
@@ -113,6 +113,19 @@ def test_the_exact_crop_equals_a_manual_crop() -> None:
         assert found[position] == pytest.approx(float(plain_loss(model, seen)[0, -1]), rel=1e-4)
 
 
+def test_a_crop_of_the_end_alone_equals_the_whole_crop_there() -> None:
+    """Tokens from `first` on, each behind length - stride to length - 1 others, whatever stands before."""
+    model, ids = tiny(), text_ids(90)
+    segment, crop, first = segments_of(ids)[0], Crop(16, 4), 61
+    found = read_cropped(Engine(model, chunk=16), segment, crop, first=first)
+    assert np.isnan(found[:first]).all()
+    for position in range(first, 90):
+        # The windows end at first + 1, first + 5, ...: the last token of a window sees 15 others.
+        ends = first + 1 + 4 * -(-(position - first) // 4)
+        seen = ids[:, ends - 16 : position + 1]
+        assert found[position] == pytest.approx(float(plain_loss(model, seen)[0, -1]), rel=1e-4)
+
+
 def test_a_strided_crop_sees_no_more_than_the_crop() -> None:
     model, ids = tiny(), text_ids(90)
     found = read_cropped(Engine(model, chunk=16), segments_of(ids)[0], Crop(24, 6))
@@ -163,58 +176,67 @@ def test_short_text_says_what_is_missing_or_is_joined() -> None:
         cut(documents, byte_tokenizer(), 100)
 
 
-def test_intervals_over_documents() -> None:
-    assert mean_interval([1.0, 2.0, 3.0]).pair == pytest.approx(
-        [2 - 4.303 / 3**0.5, 2 + 4.303 / 3**0.5], rel=1e-4
-    )
-    assert mean_interval([2.0]).pair is None
-    # Segments of one document are one unit: two documents, one degree of freedom.
-    clustered = mean_interval([1.0, 1.2, 3.0, 3.2], owners=[0, 0, 1, 1])
-    assert clustered.units == 2
-    assert clustered.pair == pytest.approx([2.1 - 12.706, 2.1 + 12.706], rel=1e-4)
-    assert t_quantile(31) == pytest.approx(2.0395, abs=1e-3)
-    noisy = np.random.default_rng(0).normal(size=12) * 5
-    paired = paired_interval(noisy + 0.1, noisy)
-    assert paired.mean == pytest.approx(0.1)
-    assert paired.pair == pytest.approx([0.1, 0.1])
-
-
-def test_intervals_cover() -> None:
-    rng = np.random.default_rng(1)
-    hits = sum(
-        low <= 0 <= high
-        for low, high in (mean_interval(rng.normal(size=6).tolist()).pair or [1, -1] for _ in range(2000))
-    )
-    assert 0.93 < hits / 2000 < 0.97
-
-
 def reading_of(value: float, length: int = 128) -> Reading:
     row = np.concatenate([NO_LOSS, np.full(length - 1, value, dtype=np.float32)])
     return Reading.prefix({key: [row, row] for key in (32, 64, 128)})
 
 
-def scores_of(accuracies: dict[int, float]) -> list[dict[str, float]]:
+def scores_of(accuracies: dict[int, float], task: str = "needle", texts: int = 20) -> list[SampleScore]:
+    """One question a text; the first `accuracy` share of the texts are answered."""
     return [
-        {"length": length, "accuracy": accuracy, "chance": 0.01, "samples": 20}
+        SampleScore(
+            task, length, 0.5, index, 0, "teacher-forced", "full", float(index < accuracy * texts), 0.01
+        )
         for length, accuracy in accuracies.items()
+        for index in range(texts)
     ]
 
 
 def test_effective_length_needs_both_sides() -> None:
     held = scores_of({32: 1.0, 64: 0.9, 128: 0.2})
-    good = effective_length([32, 64, 128], held, reading_of(2.0), reading_of(2.1))
+    good = effective_length([32, 64, 128], held, reading_of(2.0), [reading_of(2.1)])
     assert good["length"] == 64
     assert [row["retrieval_holds"] for row in good["evidence"]] == [True, True, False]
+    assert [row["retrieval"] for row in good["evidence"]] == pytest.approx([1.0, 0.9, 0.2])
     assert "retrieval falls to 0.20" in good["why"]
-    worse = effective_length(
-        [32, 64, 128], scores_of({32: 1.0, 64: 1.0, 128: 1.0}), reading_of(2.2), reading_of(2.1)
-    )
+    every = scores_of({32: 1.0, 64: 1.0, 128: 1.0})
+    worse = effective_length([32, 64, 128], every, reading_of(2.2), [reading_of(2.1)])
     assert worse["length"] is None
     assert "0.100 nats worse" in worse["why"]
-    chance = effective_length([32, 64], scores_of({32: 0.0, 64: 0.0}), reading_of(2.0), reading_of(2.1))
-    assert chance["length"] is None
-    assert "not above chance" in chance["why"]
-    assert effective_length([32], [], reading_of(2.0), reading_of(2.0))["length"] is None
+    # Of several cropped controls the one that reads best counts.
+    strong = effective_length([32], every, reading_of(2.05), [reading_of(2.1), reading_of(2.0)])
+    assert strong["evidence"][0]["tail_minus_cropped"] == pytest.approx(0.05, abs=1e-6)
+    assert strong["length"] is None
+    assert effective_length([32], [], reading_of(2.0), [reading_of(2.0)])["length"] is None
+
+
+def test_the_length_score_is_relative_to_the_short_one() -> None:
+    """A weak model with a long reach is told from a strong one with a short reach."""
+    weak = scores_of({32: 0.4, 128: 0.4})
+    strong = scores_of({32: 1.0, 128: 0.5})
+    for scores, share, length in ((weak, 1.0, 128), (strong, (0.5 * 0.99 / 0.99), 32)):
+        found = effective_length([32, 128], scores, reading_of(2.0), [reading_of(2.1)])
+        # A wrong answer is 0 credit, below chance: it counts as nothing found, not as less than nothing.
+        assert found["evidence"][1]["length_score"] == pytest.approx(share, abs=0.03)
+        assert found["length"] == length
+    half = length_score(strong, 128, 32)
+    assert half.units == 20
+    # 20 texts, each 1 or 0 of 1: the interval of a share of one half, by hand: t(19) = 2.093, s = 0.513 / sqrt(20).
+    assert half.pair == pytest.approx([0.5 - 2.093 * 0.1147, 0.5 + 2.093 * 0.1147], abs=2e-3)
+    lax = effective_length([32, 128], strong, reading_of(2.0), [reading_of(2.1)], threshold=0.45)
+    assert lax["length"] == 128
+
+
+def test_a_task_that_is_not_done_at_the_short_length_does_not_count() -> None:
+    chance = scores_of({32: 0.0, 64: 0.0})
+    found = effective_length([32, 64], chance, reading_of(2.0), [reading_of(2.1)])
+    assert found["length"] is None
+    assert "not above chance" in found["why"]
+    both = [*scores_of({32: 1.0, 64: 1.0}), *scores_of({32: 0.0, 64: 0.0}, task="graph")]
+    found = effective_length([32, 64], both, reading_of(2.0), [reading_of(2.1)])
+    assert found["left_out"] == ["graph"]
+    assert found["length"] == 64
+    assert found["short_score"] == 1.0
 
 
 def test_tail_difference_is_paired() -> None:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import ropewalk
-from ropewalk.evaluation.compare.measure import cut_windows
 from ropewalk.evaluation.forward.engine import Engine
 from ropewalk.evaluation.retrieval.run import run_tasks
 from ropewalk.hemp import folder
 from ropewalk.models.load import load_model, load_tokenizer
 from ropewalk.text.corpus import held_out_documents
+from ropewalk.text.segments import cut
 
 WINDOW = 512
 LIMIT_BYTES = 16 * 1024**2
@@ -33,8 +34,8 @@ def tokenizer():
 @pytest.fixture(scope="module")
 def losses(engine: Engine, tokenizer) -> torch.Tensor:
     """Loss of 2048 tokens of twelve held-out modules, one row a module."""
-    rows = cut_windows(tokenizer, held_out_documents(), 4 * WINDOW, 12, 0).rows
-    return engine.nll(rows)
+    rows = [item.ids for item in cut(held_out_documents(), tokenizer, 4 * WINDOW, limit=12).items]
+    return engine.nll(np.stack(rows))
 
 
 def test_the_folder_is_small_and_whole() -> None:
@@ -98,9 +99,10 @@ def test_it_finds_nothing_at_eight_times_its_window(engine: Engine, tokenizer) -
 
 def test_loss_falls_with_context_up_to_the_window(engine: Engine, tokenizer) -> None:
     """The same 32 tokens a row, with more and more before them: what stands where cannot play a part."""
-    rows = cut_windows(tokenizer, held_out_documents(), WINDOW, 48, 0).rows
+    rows = [item.ids for item in cut(held_out_documents(), tokenizer, WINDOW, limit=48).items]
     found = [
-        float(engine.nll([row[-context:] for row in rows])[:, -32:].mean()) for context in (48, 128, WINDOW)
+        float(engine.nll(np.stack([row[-context:] for row in rows]))[:, -32:].mean())
+        for context in (48, 128, WINDOW)
     ]
     assert found == sorted(found, reverse=True)
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
@@ -15,13 +14,12 @@ from ropewalk.cli.common import (
     device_option,
     dtype_option,
     emit_json,
+    keeping,
     quiet_option,
     seed_option,
     trust_option,
 )
-
-if TYPE_CHECKING:
-    from ropewalk.evaluation.compare.result import Row
+from ropewalk.cli.measuring import grid_option, measuring_options, tasks_option
 
 
 @click.command()
@@ -30,24 +28,35 @@ if TYPE_CHECKING:
     "--target", default="8x", show_default=True, help="Target length: 32k, or 8x the original window."
 )
 @click.option(
-    "--methods", default="all", show_default=True, help="Methods by name with commas between, or all."
-)
-@click.option(
-    "--text", metavar="FILE|DIR|DATASET", help="Text to measure on; by default the held-out library."
-)
-@click.option(
-    "--windows", type=int, default=6, show_default=True, help="Windows of the target length to read."
-)
-@click.option(
-    "--tasks",
-    default="needle",
+    "--methods",
+    default="all",
     show_default=True,
-    help="Retrieval tasks with commas between (needle, passkey, kv, ...), or none.",
+    help="With commas: methods, or all of them; position maps (zones, self-extend); either through another cache "
+    "(yarn+q4). none, with --schedule, measures the files alone.",
 )
-@click.option("--depths", type=int, default=5, show_default=True, help="Depths at which values are hidden.")
 @click.option(
-    "--samples", type=int, default=4, show_default=True, help="Texts with hidden values, for each task."
+    "--schedule",
+    "schedules",
+    multiple=True,
+    metavar="FILE",
+    help="A finished schedule as one more row (repeatable).",
 )
+@click.option(
+    "--tune",
+    "budget",
+    metavar="BUDGET",
+    help="Fit a schedule first, within 3m or 48steps, and measure it as the row `tuned`.",
+)
+@click.option(
+    "--rank",
+    type=click.Choice(["use", "retrieval", "key-tokens", "loss", "window"]),
+    default="use",
+    show_default=True,
+    help="What comes first. use: retrieval, then key tokens (loss where those say nothing).",
+)
+@tasks_option("ppl,needle")
+@measuring_options
+@grid_option("packed")
 @click.option("-o", "--output", metavar="RUN", help="Run folder; an unfinished one is completed.")
 @seed_option
 @device_option
@@ -57,22 +66,7 @@ if TYPE_CHECKING:
 @quiet_option
 @contract
 def command(
-    model: str,
-    target: str,
-    methods: str,
-    text: str | None,
-    windows: int,
-    tasks: str,
-    depths: int,
-    samples: int,
-    output: str | None,
-    seed: int,
-    device: str,
-    dtype: str,
-    attn: str,
-    trust_remote_code: bool,
-    quiet: bool,
-    as_json: bool,
+    model: str, output: str | None, budget: str | None, quiet: bool, as_json: bool, **settings: Any
 ) -> None:
     """Measure every method on MODEL, on text and retrieval, beside the unmodified and the cropped model.
 
@@ -80,50 +74,32 @@ def command(
     keeps what is finished; the same call with -o RUN completes it.
     """
     from ropewalk.cli.compare_view import Watch, show
-    from ropewalk.evaluation.compare.comparison import compare
+    from ropewalk.evaluation.compare import compare
 
-    with Watch(quiet=quiet) as watch:
-        result = compare(
-            model,
-            target=target,
-            methods=_names(methods),
-            text=text,
-            windows=windows,
-            tasks=[] if tasks == "none" else _names(tasks),
-            depths=depths,
-            samples=samples,
-            seed=seed,
-            run=output,
-            device=device,
-            dtype=dtype,
-            attn=attn,
-            trust_remote_code=trust_remote_code,
-            on_step=watch,
-        )
+    if budget is not None:
+        settings["candidates"] = [_tuned(model, output, budget, settings)]
+    kept = None
+    if output is not None:
+        kept = f"methods that had ended are kept in {output}: the same line goes on there"
+    with keeping(kept), Watch(quiet=quiet) as watch:
+        result = compare(model, output=output, on_step=watch, **settings)
     if as_json:
         emit_json(result.to_json())
         return
     screen = console()
     if sys.stdout.isatty():
         screen.print()
-    show(screen, result)
-    screen.print(f"\nRun: {result.run}", markup=False)
-    best = result.verdict.text
-    if best is not None:
-        words = extend_words(model, result.row(best), result.target_length, "OUT")
-        screen.print(f"Next: ropewalk {' '.join(words)}", markup=False)
+    show(screen, result, quiet=quiet)
+    screen.print(f"\nRun: {result.run}", markup=False, soft_wrap=True)
+    if result.verdict.next:
+        screen.print(f"Next: {result.verdict.next}", markup=False, soft_wrap=True)
 
 
-def _names(written: str) -> list[str]:
-    return [name.strip() for name in written.split(",") if name.strip()]
+def _tuned(model: str, output: str | None, budget: str, settings: dict[str, Any]) -> Any:
+    """The row `tuned`; its search has a run of its own beside the comparison's."""
+    from ropewalk.search.candidate import tuned_candidate
 
-
-def extend_words(model: str, row: Row, target: int, output: str) -> list[str]:
-    """The command line that writes a row's schedule into a checkpoint."""
-    words = ["extend", model, "--method", row.method, "--target", str(target)]
-    if row.variant == "reaching":
-        words += ["--factor", f"{row.factor:.9g}"]
-    if row.variant == "fitted betas":
-        for name, value in row.parameters.items():
-            words += ["-p", f"{name}={json.dumps(value)}"]
-    return [*words, "-o", output]
+    shared = ("target", "text", "seed", "device", "dtype", "attn", "trust_remote_code")
+    run = None if output is None else f"{output}-tune"
+    options = {name: settings[name] for name in shared if name in settings}
+    return tuned_candidate(model, budget=budget, output=run, **options)

@@ -5,55 +5,156 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ropewalk.cli.eval_view import how_much
+from ropewalk.cli.tables import Column, show_table
 from ropewalk.units import format_length
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
-    from ropewalk.evaluation.compare.comparison import Step
-    from ropewalk.evaluation.compare.result import CompareResult, Row
+    from ropewalk.evaluation.compare import Step
+    from ropewalk.evaluation.result import CompareResult, Paired, Row
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
-def table_of(result: CompareResult, limit: int | None = None) -> Table:
-    """The controls, then the methods from best to worst for text."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("", justify="right")
-    table.add_column("method")
-    table.add_column("in window", justify="right")
-    for length in result.lengths:
-        table.add_column(f"at {format_length(length)}", justify="right")
-    table.add_column("against cropped", justify="right")
-    if result.tasks:
-        table.add_column("found", justify="right")
-        table.add_column("by depth")
-    for name, row in result.controls.items():
-        table.add_row("", f"[dim]{name}[/dim]", *_cells(row, result))
+def show(screen: Any, result: CompareResult, *, limit: int | None = None, quiet: bool = False) -> None:
+    """What was measured, the table, the curve, the verdict."""
+    for line in _opening(result):
+        screen.print(line, markup=False)
+    screen.print()
     shown = result.methods[:limit]
-    for row in shown:
-        style = "bold" if row.name in (result.verdict.text, result.verdict.retrieval) else ""
-        table.add_row(str(row.rank_text), row.name, *_cells(row, result), style=style)
-    return table
+    columns = columns_of(result)
+    rows = [["", name, *_cells(row, result)] for name, row in result.controls.items()]
+    rows += [[f"{row.rank}{'*' if row.group else ' '}", row.name, *_cells(row, result)] for row in shown]
+    show_table(screen, columns, rows)
+    if limit is not None and len(result.methods) > limit:
+        screen.print(f"[dim]and {len(result.methods) - limit} more, all in the run folder[/dim]")
+    if not quiet:
+        _show_notes(screen, result)
+    if result.methods and result.methods[0].curve:
+        screen.print("\nAlong the text, nats per token above the lowest of all methods at each place:\n")
+        for line in curve_of(result):
+            screen.print(line, markup=False)
+    screen.print()
+    for point in result.verdict.points:
+        screen.print(point, style="bold", markup=False)
+
+
+def _opening(result: CompareResult) -> list[str]:
+    text, said = result.text, []
+    about = (
+        f"{result.model}: window {format_length(result.original_length)}, "
+        f"target {format_length(result.target_length)} ({result.factor:g} times)"
+    )
+    if text is not None:
+        about += f", {text.segments} segments of {len(text.documents)} documents ({text.source})"
+    if result.tasks and result.questions:
+        about += f", {result.questions} questions ({', '.join(result.tasks)})"
+    said.append(about)
+    if text is not None:
+        said.append(
+            "Loss in nats per token over the last quarter before a length; lower is better. Cropped: each token sees "
+            f"{result.contexts}."
+        )
+    if result.key_tokens is not None:
+        keys = result.key_tokens
+        said.append(
+            f"Key tokens: {keys['tokens']} of those beyond the window ({keys['share']:.2%}) gain {keys['gain']:g} nats "
+            f"from far context and then have a log-probability of {keys['floor']:g} or more, by {keys['reference']}; "
+            f"{keys['reverse']} lose as much."
+        )
+    return said
+
+
+def columns_of(result: CompareResult) -> list[Column]:
+    """Retrieval and key tokens first; loss by length leaves for the line under a row where the screen is narrow."""
+    columns = [Column("", right=True), Column("method")]
+    if result.tasks and result.questions:
+        columns += [Column("found", right=True), Column("by depth", below=2)]
+    if result.text is not None:
+        told = result.key_tokens is not None and result.key_tokens["told"]
+        columns += [Column("key tokens" if told else "(key tokens)", right=True, below=3)]
+        columns += [
+            Column(
+                f"at {format_length(length)}", right=True, below=0 if length == result.target_length else 1
+            )
+            for length in result.lengths
+        ]
+        columns += [Column("against cropped", right=True, below=4), Column("in window", right=True)]
+    return columns
 
 
 def _cells(row: Row, result: CompareResult) -> list[str]:
-    losses = {item.length: item.loss for item in row.loss}
-    cells = [f"{row.loss_in_window:.3f}", *(f"{losses[length]:.3f}" for length in result.lengths)]
-    gap = row.loss_vs_cropped
-    cells.append("" if gap is None else f"{gap.difference:+.3f} ± {(gap.high - gap.low) / 2:.3f}")
-    if result.tasks:
-        cells_at = [item for item in row.retrieval if item.length == result.target_length]
-        places = sorted({item.depth for item in cells_at})
-        depths = [_mean([item.accuracy for item in cells_at if item.depth == place]) for place in places]
-        cells += [f"{row.retrieval_at_target:.0%}", bars(depths, 0.0, 1.0)[0]]
+    cells: list[str] = []
+    if result.tasks and result.questions:
+        found = row.retrieval_at_target
+        cells += ["" if found is None else f"{found:.0%}", bars(_by_depth(row, result), 0.0, 1.0)[0]]
+    if result.text is not None:
+        losses = {item.length: item.tail_loss for item in row.loss}
+        cells += ["" if row.key_token_loss is None else f"{row.key_token_loss:.3f}"]
+        cells += [f"{losses[length]:.3f}" for length in result.lengths]
+        cells += [_gap(row.loss_vs_cropped), f"{row.loss_in_window:.3f}"]
     return cells
+
+
+def _by_depth(row: Row, result: CompareResult) -> list[float]:
+    here = [
+        item for item in row.retrieval if item["length"] == result.target_length and item["depth"] is not None
+    ]
+    places = sorted({item["depth"] for item in here})
+    return [_mean([item["accuracy"] for item in here if item["depth"] == place]) for place in places]
+
+
+def _gap(gap: Paired | None) -> str:
+    if gap is None:
+        return ""
+    if gap.low is None or gap.high is None:
+        return f"{gap.difference:+.3f}"
+    return f"{gap.difference:+.3f} ± {(gap.high - gap.low) / 2:.3f}"
 
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
+
+
+def _show_notes(screen: Any, result: CompareResult) -> None:
+    notes = []
+    if any(row.group for row in result.methods[1:]):
+        notes.append("* not to be told apart from the best by this run")
+    twins = [f"{row.name} = {', '.join(row.same_as)}" for row in result.methods if row.same_as]
+    if twins:
+        notes.append(f"Same frequencies: {'; '.join(twins)}.")
+    if result.not_measured:
+        names = ", ".join(item.name for item in result.not_measured)
+        notes.append(f"Not measured (each with its reason in the run folder): {names}.")
+    if result.text is not None:
+        notes += how_much(result.text)
+    notes += _served(result)
+    notes += [f"{remark}." for remark in result.remarks]
+    if notes:
+        screen.print()
+    for note in notes:
+        screen.print(note, style="dim", markup=False)
+
+
+def _served(result: CompareResult) -> list[str]:
+    """Which programs are known to compute the best method exactly on this model."""
+    from ropewalk.errors import RopewalkError
+    from ropewalk.models.facts import read_facts
+    from ropewalk.models.stretch import stretch_for
+    from ropewalk.runtimes import answers, job_for
+
+    best = result.methods[0] if result.methods else None
+    if best is None or best.method is None or best.factor is None or best.file is not None:
+        return []
+    try:
+        facts = read_facts(result.model)
+        made = stretch_for(facts, best.method, factor=best.factor, parameters=best.parameters).schedule
+        found = answers(job_for(facts, made, target_length=result.target_length))
+    except RopewalkError:
+        # Maps and caches are no schedules, and a model that has moved away cannot be asked about.
+        return []
+    exact = ", ".join(name for name, answer in found.items() if answer.exact) or "none that is known"
+    return [f"{best.name} is served exactly by: {exact} (`ropewalk export` says why not by the others)."]
 
 
 def bars(values: Sequence[float], low: float, high: float, height: int = 1) -> list[str]:
@@ -71,7 +172,7 @@ def bars(values: Sequence[float], low: float, high: float, height: int = 1) -> l
 
 
 def curve_of(result: CompareResult, height: int = 3) -> list[str]:
-    """What the unmodified model and the best method lose along the text, one scale for both.
+    """What the unmodified model and the first row lose along the text, one scale for both.
 
     Text is harder in one place than in another; that cancels by taking each place's lowest loss over all rows away.
     """
@@ -95,33 +196,6 @@ def _axis(result: CompareResult, width: int) -> str:
     at = round(width * result.original_length / result.target_length)
     window, target = format_length(result.original_length), format_length(result.target_length)
     return f"{'^' + window:>{at + len(window)}}{target + ' tokens':>{max(1, width - at - len(window))}}"
-
-
-def show(screen: Any, result: CompareResult, *, limit: int | None = None) -> None:
-    """Table, curve, verdict."""
-    screen.print(
-        f"{result.model}: window {format_length(result.original_length)}, "
-        f"target {format_length(result.target_length)} ({result.factor:g} times), {result.windows} windows of "
-        f"{result.text}"
-        + (f", {result.questions} questions ({', '.join(result.tasks)})" if result.tasks else "")
-    )
-    screen.print(
-        "Loss in nats per token, lower is better; `found` is the share of hidden values retrieved.\n"
-    )
-    screen.print(table_of(result, limit))
-    if limit is not None and len(result.methods) > limit:
-        screen.print(f"[dim]and {len(result.methods) - limit} more, all in the run folder[/dim]")
-    twins = [f"{row.name} = {', '.join(row.same_as)}" for row in result.methods if row.same_as]
-    if twins:
-        screen.print(f"\n[dim]Same frequencies: {'; '.join(twins)}.[/dim]")
-    if result.not_measured:
-        names = ", ".join(item.name for item in result.not_measured)
-        screen.print(f"[dim]Not measured (each with its reason in the run folder): {names}.[/dim]")
-    if result.methods:
-        screen.print("\nAlong the text, nats per token above the lowest of all methods at each place:\n")
-        for line in curve_of(result):
-            screen.print(line, markup=False)
-    screen.print(f"\n{result.verdict.summary}", style="bold")
 
 
 class Watch:
@@ -157,8 +231,9 @@ class Watch:
 
     def __call__(self, step: Step) -> None:
         """Called by `compare` as it goes on."""
+        found = step.measured
         if self.bar is not None:
-            note = f"{step.number + (step.row is not None)}/{step.total}"
+            note = f"{step.number + (found is not None)}/{step.total}"
             self.bar.update(
                 self.task,
                 total=step.total,
@@ -166,9 +241,23 @@ class Watch:
                 description=step.name,
                 note=note,
             )
-        if step.row is None or self.quiet:
+        if found is None or self.quiet:
             return
-        found = "" if step.row.retrieval_at_target is None else f"  found {step.row.retrieval_at_target:.0%}"
-        kept = "  (kept from before)" if step.kept else ""
-        line = f"{step.name:<24} loss {step.row.loss_at_target:.3f}{found}  {step.row.seconds:.1f} s{kept}"
+        kept = "  (kept from before)" if found.kept else ""
+        line = f"{step.name:<24} {_tail(found)}{_found(found)}  {found.seconds:.1f} s{kept}"
         (self.bar.console if self.bar is not None else self.screen).print(line, markup=False)
+
+
+def _tail(found: Any) -> str:
+    if found.reading is None:
+        return ""
+    rows, length = found.reading.longest, max(found.reading.losses)
+    tail = [float(row[length - max(1, length // 4) : length].mean()) for row in rows]
+    return f"loss {_mean(tail):.3f}"
+
+
+def _found(found: Any) -> str:
+    if not found.scores:
+        return ""
+    longest = max(score.length for score in found.scores)
+    return f"  found {_mean([s.credit for s in found.scores if s.length == longest]):.0%}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from ropewalk.cli.common import console, contract, emit_json, quiet_option, seed
 from ropewalk.errors import GateMissedError, RopewalkError
 
 if TYPE_CHECKING:
-    from ropewalk.evaluation.compare.result import CompareResult
+    from ropewalk.evaluation.result import CompareResult
 
 MODEL = "hemp"
 ROWS_SHOWN = 8
@@ -75,7 +76,7 @@ class Tour:
         }
 
     def _heading(self, about: str, words: list[str]) -> None:
-        line = " ".join(["ropewalk", *words])
+        line = shlex.join(["ropewalk", *words])
         self.screen.rule(style="dim")
         self.screen.print(about[0].upper() + about[1:], style="bold", markup=False)
         self.screen.print(f"$ {line}\n", style="cyan", markup=False)
@@ -103,31 +104,33 @@ class Tour:
     def _compare(self) -> CompareResult:
         """The comparison, or the one that an earlier call of this demo finished in the same folder."""
         from ropewalk.cli.compare_view import Watch, show
-        from ropewalk.evaluation.compare.comparison import compare
+        from ropewalk.evaluation.compare import compare
 
         run = self.folder / "compare"
-        words = ["compare", MODEL, "--target", self.target, "-o", str(run)]
+        seed = ["--seed", str(self.seed)] if self.seed else []
+        words = ["compare", MODEL, "--target", self.target, *seed, "-o", str(run)]
         self._heading("which method stretches it best, and is any worth it?", words)
         began = time.monotonic()
         result = _finished(run)
         if result is None:
             with Watch(quiet=self.quiet) as watch:
-                result = compare(MODEL, target=self.target, seed=self.seed, run=run, on_step=watch)
+                result = compare(MODEL, target=self.target, seed=self.seed, output=run, on_step=watch)
         show(self.screen, result, limit=ROWS_SHOWN)
         self.steps.append({"command": words, "code": 0, "seconds": round(time.monotonic() - began, 1)})
         return result
 
     def _extend(self, result: CompareResult) -> Path | None:
-        """A checkpoint with the best schedule for text."""
-        from ropewalk.cli.compare import extend_words
+        """A checkpoint with the recommended schedule."""
+        from ropewalk.evaluation.verdict.sentences import extend_command
 
-        if result.verdict.text is None:
+        name = result.verdict.recommended
+        if name is None:
             return None
         out = self.folder / f"{MODEL}-extended"
-        words = extend_words(MODEL, result.row(result.verdict.text), result.target_length, str(out))
-        if out.exists():
-            words.append("--force")
-        self._call("write the best one into a checkpoint that stock software loads", words)
+        line = extend_command(MODEL, result.row(name), result.target_length, str(out), force=out.exists())
+        self._call(
+            "write the recommended one into a checkpoint that stock software loads", shlex.split(line)[1:]
+        )
         return out
 
     def _report(self) -> Path:
@@ -153,10 +156,18 @@ class Tour:
 
 
 def _finished(run: Path) -> CompareResult | None:
-    from ropewalk.evaluation.compare.result import CompareResult
+    from ropewalk.evaluation.result import CompareResult
     from ropewalk.runs import open_run
 
     if not (run / "manifest.json").is_file():
         return None
     stored = open_run(run)
-    return CompareResult.model_validate(stored.read_json()) if stored.status == "complete" else None
+    if stored.status != "complete":
+        return None
+    document = stored.read_json()
+    if "request" not in document:
+        raise RopewalkError(
+            f"{run} holds a comparison of an older version",
+            hint="choose another -o; `ropewalk report` still reads it",
+        )
+    return CompareResult.model_validate(document)

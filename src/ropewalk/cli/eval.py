@@ -12,10 +12,12 @@ from ropewalk.cli.common import (
     contract,
     dtype_option,
     emit_json,
+    keeping,
     quiet_option,
     seed_option,
     trust_option,
 )
+from ropewalk.cli.measuring import grid_option, measuring_options, tasks_option
 
 
 @click.command()
@@ -23,15 +25,8 @@ from ropewalk.cli.common import (
 @click.option(
     "--lengths", default="", help="4k..32k (doubling) or 4k,8k,12k. Default: half the window to all of it."
 )
-@click.option(
-    "--text", metavar="FILE|DIR|DATASET", help="Text to measure loss on. Default: held-out library sources."
-)
-@click.option(
-    "--tasks",
-    default="ppl,passkey",
-    show_default=True,
-    help="ppl (loss) and retrieval tasks: passkey, needle, kv, multi-needle, ruler, qa, ...",
-)
+@tasks_option("ppl,passkey")
+@measuring_options
 @click.option(
     "--protocol",
     type=click.Choice(["prefix", "sliding"]),
@@ -47,16 +42,6 @@ from ropewalk.cli.common import (
 )
 @click.option("--span", help="Sliding: tokens of a text to slide over. Default: twice the longest length.")
 @click.option(
-    "--max-segments", type=int, default=8, show_default=True, help="At most this many pieces of text."
-)
-@click.option(
-    "--join",
-    type=click.Choice(["auto", "yes", "no"]),
-    default="auto",
-    show_default=True,
-    help="Read all documents as one text; auto: only where none is long enough.",
-)
-@click.option(
     "--controls/--no-controls",
     default=True,
     show_default=True,
@@ -64,36 +49,15 @@ from ropewalk.cli.common import (
 )
 @click.option("--base", metavar="MODEL", help="The unmodified model, for the controls.")
 @click.option("--original-length", help="Window before the stretch. Default: as the config says.")
+@grid_option("shared")
 @click.option(
-    "--crop-stride", type=int, help="Step of the cropped control; 1 is exact. Default: an eighth of it."
-)
-@click.option("--depths", type=int, default=5, show_default=True, help="Depths of each retrieval length.")
-@click.option("--samples", type=int, default=4, show_default=True, help="Samples of each retrieval cell.")
-@click.option(
-    "--scoring",
-    type=click.Choice(["teacher-forced", "forced-choice", "generation"]),
-    default="teacher-forced",
+    "--threshold",
+    type=float,
+    default=0.85,
     show_default=True,
-    help="How answers count.",
+    help="Share of the short score that a length must keep to count as usable.",
 )
-@click.option(
-    "--style",
-    type=click.Choice(["auto", "completion", "chat"]),
-    default="auto",
-    show_default=True,
-    help="Prompt style; auto: chat where the tokenizer has a template.",
-)
-@click.option(
-    "--grid",
-    type=click.Choice(["shared", "packed"]),
-    default="shared",
-    show_default=True,
-    help="packed: needles of all depths in one text (a harder, differently named task).",
-)
-@click.option("--haystack", metavar="FILE|DIR", help="Your own text around the needles.")
-@click.option("--questions", metavar="FILE.jsonl", help="Questions, answers and documents for the qa task.")
 @click.option("--health", is_flag=True, help="Look inside: attention by layer and length, gradients, logits.")
-@click.option("--chunk", type=int, help="Tokens of one forward. Default: by device.")
 @click.option("--model", "served_model", metavar="NAME", help="URL: the name of the served model.")
 @click.option(
     "--tokenizer", metavar="MODEL", help="Another tokenizer; for a URL, the one of the served model."
@@ -125,8 +89,9 @@ def command(model: str, output: str | None, quiet: bool, as_json: bool, **settin
     from ropewalk.cli.eval_view import Progress, show
     from ropewalk.evaluation.evaluate import evaluate
 
-    with Progress(quiet=quiet) as progress:
-        result = evaluate(model, run=output, on_step=progress, **settings)
+    kept = None if output is None else f"finished cells are kept in {output}: the same line completes them"
+    with keeping(kept), Progress(quiet=quiet) as progress:
+        result = evaluate(model, output=output, on_step=progress, **settings)
     if not progress.main:
         return
     if as_json:

@@ -12,7 +12,7 @@ from ropewalk.units import format_length
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ropewalk.evaluation.result import EvalResult
+    from ropewalk.evaluation.result import EvalResult, TextUsed
 
 
 class Progress:
@@ -118,6 +118,7 @@ def _about_controls(result: EvalResult) -> list[str]:
             f"Text: {text.source}; {text.segments} segments of {format_length(text.segment_length)} tokens "
             f"from {count} document{'s' if count != 1 else ''}. The tail is the last quarter before a length."
         )
+        said += how_much(text)
     if result.controls.contexts is not None:
         said.append(
             f"Cropped: each token sees {result.controls.contexts}. Gain above zero: the longer context helps."
@@ -125,6 +126,37 @@ def _about_controls(result: EvalResult) -> list[str]:
     if result.controls.unmodified_is is not None:
         said.append(f"Unmodified: {result.controls.unmodified_is}.")
     return said
+
+
+def how_much(text: TextUsed) -> list[str]:
+    """How much of the text was read, and what reading twice as much, or all of it, would take."""
+    read, there = text.tokens, text.tokens_available
+    if read is None or there is None or text.segments_available is None or there <= read:
+        return []
+    said = f"Read {_tokens(read)} of about {_tokens(there)} tokens ({read / there:.1%})"
+    more = min(2 * text.segments, text.segments_available)
+    if more <= text.segments:
+        return [f"{said}; the rest is in pieces shorter than a segment."]
+    cost = ""
+    if text.seconds:
+        each = text.seconds / text.segments
+        cost = f", about {each * (more - text.segments):.0f} s more for every reader"
+        cost += f"; all {text.segments_available} segments {_duration(each * text.segments_available)}"
+    few = len(text.documents)
+    why = " Intervals need three documents." if few < 3 else ""
+    return [f"{said}. --max-segments {more} reads twice as much{cost}.{why}"]
+
+
+def _tokens(count: int) -> str:
+    """A count as a person says it; counts of text are no lengths, so 1k is a thousand here."""
+    for size, unit in ((10**9, "bn"), (10**6, "m"), (10**3, "k")):
+        if count >= size:
+            return f"{count / size:.3g}{unit}"
+    return str(count)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def _retrieval_table(result: EvalResult) -> Any:

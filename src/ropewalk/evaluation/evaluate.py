@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from ropewalk.errors import RopewalkError, UsageError, renamed
+from ropewalk.errors import UsageError, renamed
 from ropewalk.evaluation.request import EvalRequest, make_request
 from ropewalk.evaluation.result import EvalResult
 from ropewalk.evaluation.work.watch import OnStep, Watcher
@@ -21,7 +20,6 @@ def evaluate(
     *,
     lengths: Sequence[int] | str = (),
     text: str | Path | None = None,
-    tasks: Sequence[str] | str = ("ppl", "passkey"),
     tokenizer: Any | None = None,
     base: Any | None = None,
     output: str | Path | None = None,
@@ -34,18 +32,24 @@ def evaluate(
     there, finished cells are kept when interrupted, and the same call completes the rest. `base` is the unmodified
     model of the controls. `on_step(done, total, what)` hears of progress in tokens.
     """
+    settings |= {"text": None if text is None else str(text), "lengths": lengths}
+    if isinstance(base, str | Path):
+        settings["base"] = str(base)
+    name, parts = given_parts(model, tokenizer, settings)
+    request = make_request(EvalRequest, name, **settings)
+    parts["base"] = None if isinstance(base, str | Path) else base
+    return _in_run(request, parts, output, Watcher(on_step))
+
+
+def given_parts(model: Any, tokenizer: Any | None, settings: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The model's name, and what was given loaded; a tokenizer that is a place goes into the settings."""
     loaded = None if isinstance(model, str | Path) else model
     if loaded is not None and tokenizer is None:
         raise UsageError("a loaded model comes without its tokenizer", hint="pass tokenizer=")
     name = str(model) if loaded is None else _name_of(loaded)
-    settings |= {"text": None if text is None else str(text), "tasks": tasks, "lengths": lengths}
-    if isinstance(base, str | Path):
-        settings["base"] = str(base)
     if isinstance(tokenizer, str | Path):
         settings["tokenizer"], tokenizer = str(tokenizer), None
-    request = make_request(name, **settings)
-    parts = {"model": loaded, "tokenizer": tokenizer, "base": None if isinstance(base, str | Path) else base}
-    return _in_run(request, parts, output, Watcher(on_step))
+    return name, {"model": loaded, "tokenizer": tokenizer}
 
 
 def _name_of(model: Any) -> str:
@@ -55,21 +59,13 @@ def _name_of(model: Any) -> str:
 def _in_run(
     request: EvalRequest, parts: dict[str, Any], run: str | Path | None, watcher: Watcher
 ) -> EvalResult:
-    from ropewalk.evaluation.work.cells import Cells
+    from ropewalk.evaluation.work.folder import bound_cells, run_folder
     from ropewalk.evaluation.work.processes import Processes
 
     processes = Processes.join(request.device)
     started = time.monotonic()
-    with _run_folder(request, run, processes) as writing:
-        folder = None if run is None else Path(run)
-        cells = Cells(folder, rank=processes.rank)
-        failure: RopewalkError | None = None
-        if processes.main:
-            try:
-                cells.bind(request.settings())
-            except RopewalkError as error:
-                failure = error
-        processes.agree(failure)
+    with run_folder("eval", request, run, processes) as (writing, folder):
+        cells = bound_cells(request, folder, processes)
         measure = _measure_served if _is_url(request.model) else _measure_local
         result = measure(request, parts, cells, processes, watcher)
         seconds = round(time.monotonic() - started, 3)
@@ -89,37 +85,15 @@ def _is_url(model: str) -> bool:
     return model.startswith(("http://", "https://"))
 
 
-@contextlib.contextmanager
-def _run_folder(request: EvalRequest, run: str | Path | None, processes: Any) -> Iterator[Any]:
-    """The run on the main process, nothing elsewhere; the others start once the folder is there."""
-    from ropewalk.runs import create_run
-
-    if run is None:
-        yield None
-        return
-    if not processes.main:
-        processes.agree(None)
-        yield None
-        return
-    opened = create_run("eval", request.model_dump(mode="json"), path=run, seed=request.seed, resume=True)
-    with contextlib.ExitStack() as stack:
-        try:
-            writing = stack.enter_context(opened)
-        except RopewalkError as error:
-            processes.agree(error)
-            raise
-        processes.agree(None)
-        yield writing
-
-
 def _measure_local(
     request: EvalRequest, parts: dict[str, Any], cells: Any, processes: Any, watcher: Watcher
 ) -> EvalResult:
     from ropewalk.evaluation.local import Local
+    from ropewalk.evaluation.verdict.one import One
     from ropewalk.models.load import quiet_transformers
 
     with quiet_transformers() if parts["model"] is None else nullcontext():
-        return Local(request, parts, cells, processes, watcher).measure()
+        return One(Local(request, parts, cells, processes, watcher), parts["base"]).measure()
 
 
 def _measure_served(

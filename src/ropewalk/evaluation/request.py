@@ -1,8 +1,11 @@
-"""What an evaluation is asked, with everything resolved: written into the result and the run."""
+"""What an evaluation is asked, with everything resolved: written into the result and the run.
+
+`eval` and `compare` share one set of settings and defaults; a comparison adds what is compared.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -10,10 +13,16 @@ from ropewalk.errors import UsageError, one_line
 from ropewalk.units import parse_length, parse_lengths
 
 TEXT_TASK = "ppl"
+RANKS = ("use", "retrieval", "key-tokens", "loss", "window")
+
+Asked = TypeVar("Asked", bound="EvalRequest")
 
 
 class EvalRequest(BaseModel):
-    """The settings of `ropewalk eval`. `lengths` empty means: from half the original window to the declared one."""
+    """The settings of `ropewalk eval`. `lengths` empty means: from half the original window to the declared one.
+
+    `hashes` are of what the names stand for (the text's tokens, the questions, the weights): filled in by the run.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
@@ -31,6 +40,10 @@ class EvalRequest(BaseModel):
     base: str | None = None
     original_length: int | None = Field(None, ge=2)
     crop_stride: int | None = Field(None, ge=1)
+    reference: str | None = None
+    key_gain: float = Field(2.0, gt=0)
+    key_floor: float = Field(-2.0, le=0)
+    threshold: float = Field(0.85, gt=0, le=1)
     depths: int = Field(5, ge=1)
     samples: int = Field(4, ge=1)
     scoring: str = "teacher-forced"
@@ -50,6 +63,7 @@ class EvalRequest(BaseModel):
     workers: int = Field(4, ge=1)
     timeout_s: float = Field(300.0, gt=0)
     max_answer_tokens: int | None = Field(None, ge=1)
+    hashes: dict[str, str] = {}
 
     @field_validator("lengths", mode="before")
     @classmethod
@@ -61,8 +75,7 @@ class EvalRequest(BaseModel):
     @field_validator("tasks", mode="before")
     @classmethod
     def _tasks(cls, value: Any) -> list[str]:
-        names = value.split(",") if isinstance(value, str) else list(value)
-        return list(dict.fromkeys(str(name).strip() for name in names if str(name).strip()))
+        return names_of(value)
 
     @field_validator("span", "original_length", mode="before")
     @classmethod
@@ -80,21 +93,65 @@ class EvalRequest(BaseModel):
         return [task for task in self.tasks if task != TEXT_TASK]
 
     def settings(self) -> dict[str, Any]:
-        """What must be the same for finished cells to count."""
-        return self.model_dump(mode="json", exclude={"workers", "timeout_s", "health"})
+        """What must be the same for finished cells to count; hashes are held against each other by name."""
+        return self.model_dump(
+            mode="json", exclude={"workers", "timeout_s", "health", "hashes", "threshold", "rank"}
+        )
 
 
-def make_request(model: str, **settings: Any) -> EvalRequest:
-    """An `EvalRequest`, or a UsageError that names the value and the rule."""
+class CompareRequest(EvalRequest):
+    """The settings of `ropewalk compare`: those of `eval`, and what is compared.
+
+    Needles of all depths stand in one text here (`packed`): every row reads each text once.
+    """
+
+    tasks: list[str] = [TEXT_TASK, "needle"]
+    grid: str = "packed"
+    target: str = "8x"
+    methods: list[str] = ["all"]
+    schedules: list[str] = []
+    candidates: list[str] = []
+    rank: Literal["use", "retrieval", "key-tokens", "loss", "window"] = "use"
+
+    @field_validator("target", mode="before")
+    @classmethod
+    def _target(cls, value: Any) -> str:
+        return str(value)
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _methods(cls, value: Any) -> list[str]:
+        return names_of(value)
+
+    @field_validator("schedules", mode="before")
+    @classmethod
+    def _schedules(cls, value: Any) -> list[str]:
+        return [str(path) for path in ([value] if isinstance(value, str) else value or [])]
+
+
+def names_of(value: Any) -> list[str]:
+    """`a,b` or a sequence of names, each once."""
+    names = value.split(",") if isinstance(value, str) else list(value)
+    return list(dict.fromkeys(str(name).strip() for name in names if str(name).strip()))
+
+
+def make_request(kind: type[Asked], model: str, **settings: Any) -> Asked:
+    """A request of that kind, or a UsageError that names the value and the rule."""
     try:
-        request = EvalRequest(model=model, **settings)
+        request = kind(model=model, **settings)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
+        command = "compare" if kind is CompareRequest else "eval"
         raise UsageError(
             f"{name}={one_line(first.get('input'), 60)} is not usable: {first['msg']}",
-            hint="see `ropewalk eval --help`",
+            hint=f"see `ropewalk {command} --help`",
         ) from error
+    _check(request)
+    return request
+
+
+def _check(request: EvalRequest) -> None:
     if not request.tasks:
         raise UsageError("no task to run", hint="use --tasks ppl,passkey")
     if any(length < 8 for length in request.lengths):
@@ -108,4 +165,3 @@ def make_request(model: str, **settings: Any) -> EvalRequest:
             f"stride={request.stride} is longer than the shortest length {min(request.lengths)}",
             hint="use a shorter --stride",
         )
-    return request

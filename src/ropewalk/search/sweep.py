@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from ropewalk.errors import RopewalkError
-from ropewalk.evaluation.compare.candidates import Candidate, choose, merged
+from ropewalk.evaluation.candidates.candidate import Candidate, scheduled
+from ropewalk.evaluation.candidates.choose import choose, merged
 from ropewalk.geometry import RopeGeometry
 from ropewalk.methods import schedule as make_schedule
 from ropewalk.methods.build import temperature
@@ -68,7 +69,7 @@ def bands(geometry: RopeGeometry, factor: float) -> list[Candidate]:
     for fast, slow in ((32.0, 1.0), (8.0, 1.0), (4.0, 0.5)):
         profile = band_profile(geometry, fast, slow)
         cooler = tuned_schedule(geometry, factor, profile, 1.0 + COOLER * (temperature(factor) - 1.0))
-        made.append(Candidate(f"band {fast:g}..{slow:g}, half the temperature", "band", cooler))
+        made.append(scheduled(f"band {fast:g}..{slow:g}, half the temperature", cooler, variant="band"))
     return made
 
 
@@ -76,7 +77,9 @@ def _formed(
     geometry: RopeGeometry, factor: float, label: str, method: str, **parameters: float
 ) -> list[Candidate]:
     try:
-        return [Candidate(label, "band", make_schedule(method, geometry, factor=factor, **parameters))]
+        return [
+            scheduled(label, make_schedule(method, geometry, factor=factor, **parameters), variant="band")
+        ]
     except RopewalkError:
         # A band that this geometry does not have.
         return []

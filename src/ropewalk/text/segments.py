@@ -35,13 +35,19 @@ class Segment:
 
 @dataclass(frozen=True)
 class Segments:
-    """The text of a run. `opening` is how many tokens at the start of each segment are the tokenizer's own."""
+    """The text of a run. `opening` is how many tokens at the start of each segment are the tokenizer's own.
+
+    `tokens_available` is what the whole text comes to, counted where all of it was encoded and otherwise estimated from
+    the part that was; `segments_available` how many segments that would give.
+    """
 
     items: tuple[Segment, ...]
     length: int
     opening: tuple[int, ...]
     joined: bool
     remarks: tuple[str, ...]
+    tokens_available: int | None = None
+    segments_available: int | None = None
 
     @property
     def documents(self) -> list[str]:
@@ -83,12 +89,33 @@ def cut(
         raise UsageError(f"length {length} leaves no text to score", hint="use a longer length")
     encoded = [] if join == "yes" else _encode_until(documents, tokenizer, room, limit)
     joined = join == "yes" or (join == "auto" and not any(len(ids) >= room for _, ids in encoded))
+    used = len(encoded)
     if joined:
-        encoded = [_joined(documents, tokenizer, room * limit)]
+        joint, used = _joined(documents, tokenizer, room * limit)
+        encoded = [joint]
     items = _deal(encoded, opening, room, limit)
     if not items:
         raise _too_short(encoded, length, room, joined)
-    return Segments(tuple(items), length, opening, joined, tuple(_remarks(encoded, room, items, joined)))
+    remarks = tuple(_remarks(encoded, room, items, joined))
+    tokens, pieces = _available(documents, encoded, used, room, joined)
+    return Segments(tuple(items), length, opening, joined, remarks, tokens, pieces)
+
+
+def _available(
+    documents: Sequence[Document],
+    encoded: Sequence[tuple[str, TokenArray]],
+    used: int,
+    room: int,
+    joined: bool,
+) -> tuple[int, int]:
+    """(tokens, segments) of the whole text, at the tokens per character of the `used` documents that were encoded."""
+    read = sum(len(ids) for _, ids in encoded)
+    rate = read / max(1, sum(len(document.text) for document in documents[:used]))
+    rest = [len(document.text) * rate for document in documents[used:]]
+    total = read + round(sum(rest))
+    if joined:
+        return total, total // room
+    return total, sum(len(ids) // room for _, ids in encoded) + sum(int(size) // room for size in rest)
 
 
 def _encode(tokenizer: Any, text: str) -> TokenArray:
@@ -110,7 +137,8 @@ def _encode_until(
     return encoded
 
 
-def _joined(documents: Sequence[Document], tokenizer: Any, wanted: int) -> tuple[str, TokenArray]:
+def _joined(documents: Sequence[Document], tokenizer: Any, wanted: int) -> tuple[tuple[str, TokenArray], int]:
+    """As many documents end to end as give `wanted` tokens, under one name, and how many those are."""
     parts: list[TokenArray] = []
     total = 0
     for document in documents:
@@ -119,7 +147,7 @@ def _joined(documents: Sequence[Document], tokenizer: Any, wanted: int) -> tuple
         if total >= wanted:
             break
     name = documents[0].name if len(parts) == 1 else f"{len(parts)} documents joined"
-    return name, np.concatenate(parts)
+    return (name, np.concatenate(parts)), len(parts)
 
 
 def _deal(

@@ -16,7 +16,7 @@ from typing import Any
 from ropewalk.errors import UsageError
 from ropewalk.evaluation.forward.engine import Engine
 from ropewalk.evaluation.loss.reading import LengthLoss, Reading, means, tail_start
-from ropewalk.evaluation.loss.sliding import LossArray, plan_windows, windows_loss
+from ropewalk.evaluation.loss.sliding import LossArray, Window, plan_windows, windows_loss
 from ropewalk.evaluation.statistics.intervals import Interval, paired_interval
 from ropewalk.text.segments import Segment
 
@@ -56,11 +56,22 @@ def read_cropped(
     segment: Segment,
     crop: Crop,
     *,
+    first: int = 1,
+    stop: int | None = None,
     opening: Sequence[int] = (),
     on_tokens: Callable[[int], None] | None = None,
 ) -> LossArray:
-    """Loss of every token of a segment when no token sees further back than the crop."""
-    windows = plan_windows(len(segment.ids), crop.length, crop.stride)
+    """Loss of the tokens `first` to `stop` of a segment when no token sees further back than the crop.
+
+    The others are NaN. By default all tokens are read; those of the first window see what there is before them.
+    """
+    stop = len(segment.ids) if stop is None else stop
+    # The window that ends just behind `first` scores it with a full crop; before it nothing is wanted.
+    begin = max(0, first + 1 - crop.length)
+    windows = [
+        Window(one.begin + begin, one.end + begin, max(one.first + begin, first))
+        for one in plan_windows(stop - begin, crop.length, crop.stride)
+    ]
     return windows_loss(engine, segment.ids, windows, opening=opening, on_tokens=on_tokens)
 
 

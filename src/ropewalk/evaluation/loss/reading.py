@@ -39,9 +39,9 @@ class LengthLoss:
             "length": self.length,
             "loss": self.loss.mean,
             "perplexity": perplexity(self.loss.mean),
-            "ci": self.loss.pair,
+            "ci": self.loss.floored().pair,
             "tail_loss": self.tail.mean,
-            "tail_ci": self.tail.pair,
+            "tail_ci": self.tail.floored().pair,
             "units": self.loss.units,
         }
 
@@ -129,5 +129,5 @@ def by_position(
     curve = []
     for start, end in itertools.pairwise(edges):
         found = mean_interval(means(losses, start, end), owners)
-        curve.append({"start": int(start), "end": int(end), "loss": found.mean, "ci": found.pair})
+        curve.append({"start": int(start), "end": int(end), "loss": found.mean, "ci": found.floored().pair})
     return curve

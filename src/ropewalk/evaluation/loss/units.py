@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,22 +67,29 @@ def _windows(
     return run
 
 
-def cropped_units(engine: Engine, segments: Segments, crop: Crop, label: str = "cropped") -> list[Unit]:
-    """The cropped control, one unit a segment."""
+def cropped_units(
+    engine: Engine, segments: Segments, crop: Crop, label: str = "cropped", *, first: int = 1
+) -> list[Unit]:
+    """The tokens from `first` on, on cropped context, one unit a segment."""
     units = []
     for index, segment in enumerate(segments.items):
-        tokens = sum(one.end - one.begin for one in plan_windows(len(segment.ids), crop.length, crop.stride))
-        name = f"{label}-{crop.length}-{index:05d}"
-        units.append(
-            Unit((name,), _where([segment]), tokens, _cropped(engine, segment, crop, segments.opening))
-        )
+        begin = max(0, first + 1 - crop.length)
+        windows = plan_windows(len(segment.ids) - begin, crop.length, crop.stride)
+        tokens = sum(one.end - one.begin for one in windows)
+        run = _cropped(engine, segment, crop, first, segments.opening)
+        units.append(Unit((crop_cell(label, crop, first, index),), _where([segment]), tokens, run))
     return units
 
 
+def crop_cell(label: str, crop: Crop, first: int, index: int) -> str:
+    """The name of one segment's cropped reading."""
+    return f"{label}-crop{crop.length}by{crop.stride}-{first}-{index:05d}"
+
+
 def _cropped(
-    engine: Engine, segment: Segment, crop: Crop, opening: Sequence[int]
+    engine: Engine, segment: Segment, crop: Crop, first: int, opening: Sequence[int]
 ) -> Callable[[], Sequence[LossArray]]:
-    return lambda: [read_cropped(engine, segment, crop, opening=opening)]
+    return lambda: [read_cropped(engine, segment, crop, first=first, opening=opening)]
 
 
 def _where(batch: Sequence[Segment]) -> str:
@@ -147,10 +154,10 @@ def sliding_reading(
 
 
 def cropped_reading(
-    like: Reading, found: dict[str, LossArray], crop: Crop, count: int, label: str = "cropped"
+    stops: Mapping[int, int], found: dict[str, LossArray], crop: Crop, count: int, label: str
 ) -> Reading:
-    """The cropped control's cells under the lengths of another reading."""
-    rows = [found[f"{label}-{crop.length}-{index:05d}"] for index in range(count)]
+    """The cropped control's cells as a reading; `stops[l]` is where the text of length l ends."""
+    rows = [found[crop_cell(label, crop, 1, index)] for index in range(count)]
     if any(not np.isfinite(row[1:]).any() for row in rows):
         raise RopewalkError("the cropped control scored nothing", hint="use a smaller --crop-stride")
-    return Reading(dict.fromkeys(like.losses, rows), like.stops)
+    return Reading(dict.fromkeys(stops, rows), stops)

@@ -88,6 +88,16 @@ class Reader:
             inner = context if wanted else above
             waiting += [(child, inner, rank == 0) for rank, child in enumerate(reversed(node.children))]
 
+    def alone(self, sample: Sample, prompt: IdArray) -> SampleScore:
+        """One sample behind a prompt that shares nothing: the end of its own, where the context is cropped."""
+        with named(sample):
+            if self.engine.chunkable:
+                answers = max(len(ids) for ids in _continuations(sample))
+                context = self.engine.context(_tensor(prompt), capacity=len(prompt) + answers + SPARE_TOKENS)
+                return self._ask(context, sample)
+            told = [self._whole(prompt, ids) for ids in self._asked(sample)]
+            return self._scored(sample, told)
+
     def _ask(self, context: Context, sample: Sample) -> SampleScore:
         with named(sample):
             if self.scoring == "generation":

@@ -9,10 +9,13 @@ import dataclasses
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+import numpy as np
+
 from ropewalk.errors import UsageError
 from ropewalk.evaluation.retrieval import scores
 from ropewalk.evaluation.retrieval.scores import SampleScore, rows_of
 from ropewalk.evaluation.tasks.base import Question, Setting
+from ropewalk.evaluation.tasks.haystack import IdArray
 from ropewalk.evaluation.tasks.registry import even_depths, find_kinds, make_groups
 from ropewalk.evaluation.tasks.sample import Sample
 from ropewalk.text.encoder import Frame, TokenizerEncoder, chat_frame, completion_frame
@@ -151,3 +154,50 @@ def run_plan(
                 on_tokens(done + read, total)
         done += walk.tree.tokens()
     return found
+
+
+def run_cropped(
+    model: Any,
+    tokenizer: Any,
+    plan: Plan,
+    length: int,
+    finished: Collection[SampleScore] = (),
+    on_score: OnScore | None = None,
+    on_tokens: OnTokens | None = None,
+    share: tuple[int, int] = (0, 1),
+) -> list[SampleScore]:
+    """The same samples, asked of the model that sees the last `length` tokens alone, the answer among them."""
+    from ropewalk.evaluation.forward.engine import Engine
+    from ropewalk.evaluation.retrieval.reader import Reader
+
+    engine = model if isinstance(model, Engine) else Engine(model)
+    reader = Reader(engine, tokenizer, plan.scoring)
+    opening = np.asarray(TokenizerEncoder(tokenizer).opening, dtype=np.int64)
+    kept = {score.key: score for score in finished if score.scoring == plan.scoring}
+    samples = [sample for group in plan.groups[share[0] :: share[1]] for sample in group]
+    total, done, found = sum(min(length, sample.length) for sample in samples), 0, list[SampleScore]()
+    for sample in samples:
+        score = kept.get(sample.key)
+        if score is None:
+            score = reader.alone(sample, cropped_prompt(sample, length, opening))
+            if on_score is not None:
+                on_score(score)
+        found.append(score)
+        done += min(length, sample.length)
+        if on_tokens is not None:
+            on_tokens(done, total)
+    return found
+
+
+def cropped_prompt(sample: Sample, length: int, opening: IdArray) -> IdArray:
+    """The end of a prompt that fits into `length` tokens with its answer, behind the tokenizer's opening."""
+    prompt = sample.prompt_ids
+    if len(prompt) + len(sample.answer_ids) <= length:
+        return prompt
+    room = length - len(sample.answer_ids) - len(opening)
+    if room < 1:
+        raise UsageError(
+            f"an answer of {len(sample.answer_ids)} tokens leaves no room in a window of {length}",
+            hint="ask another task, or leave the controls out",
+        )
+    return np.concatenate([opening, prompt[-room:]])

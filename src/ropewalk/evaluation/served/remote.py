@@ -62,14 +62,6 @@ def measure_served(request: EvalRequest, tokenizer: Any | None, cells: Cells, wa
 def _retrieval(
     request: EvalRequest, server: Any, tokenizer: Any | None, cells: Cells, watcher: Watcher
 ) -> ServedResult:
-    watcher.begin("retrieval")
-    told = [0, 0]
-
-    def on_tokens(done: int, total: int) -> None:
-        watcher.plan(total - told[1])
-        watcher.step(done - told[0])
-        told[:] = [done, total]
-
     return run_served(
         server,
         tasks=request.retrieval_tasks,
@@ -85,7 +77,7 @@ def _retrieval(
         workers=request.workers,
         finished=[SampleScore.from_json(row) for row in cells.scores()],
         on_score=lambda score: cells.keep_score(score.to_json()),
-        on_tokens=on_tokens,
+        on_tokens=watcher.part("retrieval"),
     )
 
 

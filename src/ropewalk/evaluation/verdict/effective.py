@@ -1,16 +1,20 @@
-"""The effective length: how far the window reaches in use, by retrieval and by text together, with the evidence."""
+"""The effective length: how far the window reaches in use, by retrieval and by text together, with the evidence.
+
+The length score of a length is what is retrieved there as a share of what the same model retrieves at its shortest
+tested length, both above chance: a weak model with a long reach and a strong one with a short reach are told apart.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from ropewalk.evaluation.loss.controls import tail_difference
 from ropewalk.evaluation.loss.reading import Reading, perplexity
-from ropewalk.evaluation.retrieval.scores import by_length as retrieval_by_length
-from ropewalk.evaluation.retrieval.scores import wilson
+from ropewalk.evaluation.retrieval.scores import SampleScore, wilson
+from ropewalk.evaluation.statistics.intervals import Interval, ratio_interval
 from ropewalk.text.segments import TokenArray
 from ropewalk.units import format_length
 
@@ -23,59 +27,105 @@ _GRAM = 4
 
 def effective_length(
     lengths: Sequence[int],
-    retrieval: Sequence[Mapping[str, Any]],
+    scores: Sequence[SampleScore],
     losses: Reading | None,
-    cropped: Reading | None,
+    cropped: Sequence[Reading] = (),
     owners: Sequence[int] | None = None,
     *,
-    cropped_unmodified: Reading | None = None,
+    threshold: float = THRESHOLD,
 ) -> dict[str, Any]:
-    """`{length, threshold, short_score, evidence, why}`.
+    """`{length, threshold, short_score, short_length, evidence, left_out, why}`.
 
-    A length holds when retrieval there is at least 0.85 of the score at the shortest length AND the tail loss is no
-    worse (by 0.01 nats) than the cropped control's, and the cropped unmodified model's where that was measured. The
-    effective length is the longest for which it and every shorter tested length hold; None when one of the two was
-    not measured or the short score is no better than chance.
+    A length holds when its length score is at least `threshold` AND the tail loss is no worse (by 0.01 nats) than the
+    cropped controls'. The effective length is the longest for which it and every shorter tested length hold; None
+    when one of the two was not measured or nothing is retrieved at the shortest length. Tasks that the model cannot do
+    at the shortest length are left out and named.
     """
-    scores = {row["length"]: row for row in retrieval_by_length(retrieval)}
-    document: dict[str, Any] = {"length": None, "threshold": THRESHOLD, "short_score": None, "evidence": []}
-    if not scores or losses is None or cropped is None:
+    document: dict[str, Any] = {
+        "length": None, "threshold": threshold, "short_score": None, "short_length": None, "evidence": [],
+        "left_out": [],
+    }  # fmt: skip
+    if not scores or losses is None or not cropped:
         missing = "retrieval was" if not scores else "loss and the cropped control were"
         return document | {"why": f"{missing} not measured; an effective length needs both"}
-    tested = [length for length in sorted(lengths) if length in scores]
-    short = scores[min(scores)]
-    document["short_score"] = short["accuracy"]
+    asked = {score.length for score in scores}
+    tested = [length for length in sorted(lengths) if length in asked]
+    short = min(tested)
+    unable = tasks_at_chance(scores, short)
+    able = [score for score in scores if score.task not in unable]
+    document |= {"short_length": short, "left_out": unable}
+    counted = able or list(scores)
+    document["short_score"] = _mean([score.credit for score in counted if score.length == short])
     for length in tested:
-        document["evidence"].append(
-            _evidence(length, scores[length], short, losses, [cropped, cropped_unmodified], owners)
-        )
-    if wilson(short["accuracy"], short["samples"])[0] <= short["chance"]:
+        document["evidence"].append(_evidence(length, short, counted, losses, cropped, owners, threshold))
+    if not able:
+        chance = _mean([score.chance for score in scores if score.length == short])
         return document | {
-            "why": f"retrieval at {format_length(min(scores))} ({short['accuracy']:.2f}) is not above chance "
-            f"({short['chance']:.2f}): there is nothing to hold on to at longer lengths"
+            "why": f"retrieval at {format_length(short)} ({document['short_score']:.2f}) is not above chance "
+            f"({chance:.2f}): there is nothing to hold on to at longer lengths"
         }
     holding = _leading(document["evidence"])
     document["length"] = holding[-1]["length"] if holding else None
     return document | {"why": _why(document["evidence"], holding)}
 
 
+def tasks_at_chance(scores: Sequence[SampleScore], length: int) -> list[str]:
+    """Tasks that are not surely (Wilson's interval) above chance at a length where they were asked."""
+    found = []
+    for task in dict.fromkeys(score.task for score in scores):
+        rows = [score for score in scores if score.task == task and score.length == length]
+        if rows and wilson(_mean([row.credit for row in rows]), len(rows))[0] <= _mean(
+            [row.chance for row in rows]
+        ):
+            found.append(task)
+    return found
+
+
+def length_score(scores: Sequence[SampleScore], length: int, short: int) -> Interval | None:
+    """What is retrieved at `length` above chance, as a share of that at `short`; interval over texts.
+
+    None where nothing is retrieved at the short length.
+    """
+    cells = {
+        at: {
+            (score.task, score.index, score.depth, score.query): (score.credit - score.chance)
+            / (1 - score.chance)
+            for score in scores
+            if score.length == at
+        }
+        for at in (length, short)
+    }
+    keys = sorted(cells[length].keys() & cells[short].keys(), key=repr)
+    under = [cells[short][key] for key in keys]
+    if not keys or sum(under) <= 0:
+        return None
+    return ratio_interval([max(0.0, cells[length][key]) for key in keys], under, [key[:2] for key in keys])
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
 def _evidence(
     length: int,
-    score: Mapping[str, Any],
-    short: Mapping[str, Any],
+    short: int,
+    scores: Sequence[SampleScore],
     losses: Reading,
-    cropped: Sequence[Reading | None],
+    cropped: Sequence[Reading],
     owners: Sequence[int] | None,
+    threshold: float,
 ) -> dict[str, Any]:
     """One row; of several cropped controls the one that reads best counts."""
-    found = [tail_difference(losses, control, length, owners) for control in cropped if control is not None]
+    found = [tail_difference(losses, control, length, owners) for control in cropped]
     difference = max(found, key=lambda one: one.mean)
-    share = score["accuracy"] / short["accuracy"] if short["accuracy"] else 0.0
+    here = length_score(scores, length, short)
+    share = 0.0 if here is None else here.mean
     return {
         "length": length,
-        "retrieval": score["accuracy"],
-        "retrieval_share": share,
-        "retrieval_holds": share >= THRESHOLD,
+        "retrieval": _mean([score.credit for score in scores if score.length == length]),
+        "length_score": share,
+        "length_score_ci": None if here is None else here.pair,
+        "retrieval_holds": share >= threshold,
         "tail_minus_cropped": difference.mean,
         "tail_minus_cropped_ci": difference.pair,
         "text_holds": difference.mean <= TOLERANCE,
@@ -97,7 +147,9 @@ def _why(evidence: Sequence[dict[str, Any]], holding: Sequence[dict[str, Any]]) 
     fallen = evidence[len(holding)]
     reasons = []
     if not fallen["retrieval_holds"]:
-        reasons.append(f"retrieval falls to {fallen['retrieval_share']:.2f} of the short score")
+        interval = fallen["length_score_ci"]
+        spread = "" if interval is None else f" [{interval[0]:.2f} .. {interval[1]:.2f}]"
+        reasons.append(f"retrieval falls to {fallen['length_score']:.2f}{spread} of the short score")
     if not fallen["text_holds"]:
         reasons.append(f"the tail reads {fallen['tail_minus_cropped']:.3f} nats worse than cropped context")
     return f"at {format_length(fallen['length'])} " + " and ".join(reasons)

@@ -41,7 +41,7 @@ def _gain(row: LossRow) -> str:
     gain = row.tail_gain or 0.0
     words = f"{abs(gain):.3f} nats {'better' if gain > 0 else 'worse'}"
     if row.tail_gain_ci is None:
-        return f"{words} (one document: no interval)"
+        return f"{words} (too few documents for an interval: three or more give one)"
     low, high = row.tail_gain_ci
     sure = "" if low > 0 or high < 0 else ", which these documents do not settle"
     return f"{words} [{low:+.3f} .. {high:+.3f}]{sure}"
@@ -61,13 +61,31 @@ def retrieval_verdict(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [said]
 
 
+def key_verdict(keys: Mapping[str, Any] | None) -> list[str]:
+    """The loss on tokens that far context helps, and when that says nothing."""
+    if keys is None or keys["loss"] is None:
+        return []
+    if not keys["told"]:
+        return [
+            f"key tokens: {keys['tokens']} of them, {keys['reverse']} by the same rule the other way round: too few to "
+            "say anything on this text"
+        ]
+    return [
+        f"key tokens: loss {keys['loss']:.3f} on the {keys['tokens']} tokens that far context helps "
+        f"({keys['share']:.2%} of those beyond the window, chosen by {keys['reference']}), "
+        f"{keys['cropped_loss']:.3f} on cropped context"
+    ]
+
+
 def effective_verdict(effective: Mapping[str, Any]) -> list[str]:
     """The effective length and why it is not more."""
     if not effective:
         return []
     length = effective["length"]
     head = "effective length: " + ("none" if length is None else format_length(length))
-    return [f"{head} ({effective['why']})"]
+    left = effective.get("left_out") or []
+    aside = [f"not counted, since not done at the shortest length either: {', '.join(left)}"] if left else []
+    return [f"{head} ({effective['why']})", *aside]
 
 
 def next_step(

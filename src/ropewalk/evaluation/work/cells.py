@@ -1,7 +1,7 @@
 """Finished cells of a run, kept as they end: an interrupted evaluation goes on where it stopped.
 
-A cell is one segment read one way, or one retrieval sample. Each process of a distributed run writes its own files
-into the run's folder; all of them read everything that is there.
+A cell is one segment read by one reader, or one of its retrieval samples. Each process of a distributed run writes its
+own files into the run's folder; all of them read everything that is there.
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ropewalk.errors import DamagedError, RopewalkError, one_line
+from ropewalk.errors import DamagedError, UsageError, one_line
 from ropewalk.files import write_bytes, write_json
 
 FOLDER = "cells"
 LossArray = NDArray[np.float32]
 _SETTINGS = "settings.json"
+_HASHES = "hashes.json"
 _SCORES = "scores-{rank}.jsonl"
+# Whose score a line is where it does not say: the model that is evaluated.
+READER = "model"
 
 
 class Cells:
@@ -31,23 +34,46 @@ class Cells:
     def __init__(self, run: Path | None, *, rank: int = 0) -> None:
         self.folder = None if run is None else run / FOLDER
         self.rank = rank
+        self.written = 0
 
     def bind(self, settings: Mapping[str, Any]) -> None:
         """Remember what is measured, or refuse to mix cells of another measurement into this one."""
-        if self.folder is None:
-            return
-        path = self.folder / _SETTINGS
-        if not path.exists():
-            write_json(path, dict(settings))
-            return
-        before = _read_json(path)
-        now = json.loads(json.dumps(dict(settings)))
-        changed = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+        changed = self._changed(_SETTINGS, settings)
         if changed:
-            raise RopewalkError(
-                f"{self.folder.parent} was begun with another {', '.join(changed)}",
+            raise UsageError(
+                f"{self._run} was begun with another {', '.join(changed)}",
                 hint="use the same settings to finish it, or another -o",
             )
+
+    def bind_contents(self, hashes: Mapping[str, str]) -> None:
+        """Remember what the names stood for, or refuse to go on after a text or weights changed in place."""
+        changed = self._changed(_HASHES, hashes)
+        if changed:
+            raise UsageError(
+                f"since {self._run} was begun, these changed in place: {', '.join(changed)}",
+                hint="choose another -o: figures of two texts or two models cannot stand in one table",
+            )
+
+    @property
+    def keeps(self) -> bool:
+        """Whether there is a folder to keep anything in."""
+        return self.folder is not None
+
+    @property
+    def _run(self) -> Path | None:
+        return None if self.folder is None else self.folder.parent
+
+    def _changed(self, name: str, content: Mapping[str, Any]) -> list[str]:
+        """Keys whose values differ from those written when the run began; nothing where it begins now."""
+        if self.folder is None:
+            return []
+        path = self.folder / name
+        if not path.exists():
+            write_json(path, dict(content))
+            return []
+        before = _read_json(path)
+        now = json.loads(json.dumps(dict(content)))
+        return sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
 
     def losses(self, name: str) -> LossArray | None:
         """The kept losses of a cell, or None."""
@@ -64,6 +90,7 @@ class Cells:
 
     def keep_losses(self, name: str, losses: LossArray) -> None:
         """Keep a finished cell, whole."""
+        self.written += 1
         path = self._path(name)
         if path is None:
             return
@@ -81,19 +108,24 @@ class Cells:
         if self.folder is not None:
             write_json(self.folder / f"{name}.json", document)
 
-    def scores(self) -> list[dict[str, Any]]:
-        """All kept retrieval scores, whichever process made them. A line cut short by a kill is not a score."""
+    def scores(self, reader: str = READER) -> list[dict[str, Any]]:
+        """A reader's kept retrieval scores, whichever process made them. A line cut short by a kill is not a score."""
+        return [score for name, score in self._scores() if name == reader]
+
+    def _scores(self) -> list[tuple[str, dict[str, Any]]]:
         if self.folder is None:
             return []
-        found: list[dict[str, Any]] = []
+        found: list[tuple[str, dict[str, Any]]] = []
         for path in sorted(self.folder.glob(_SCORES.format(rank="*"))):
             for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
                 if line.endswith("\n"):
-                    found.append(_parse(line, path))
+                    score = _parse(line, path)
+                    found.append((str(score.pop("reader", READER)), score))
         return found
 
-    def keep_score(self, score: Mapping[str, Any]) -> None:
-        """Append one retrieval score."""
+    def keep_score(self, score: Mapping[str, Any], reader: str = READER) -> None:
+        """Append one retrieval score of a reader."""
+        self.written += 1
         if self.folder is None:
             return
         path = self.folder / _SCORES.format(rank=self.rank)
@@ -102,7 +134,7 @@ class Cells:
             # A line that a kill cut short must not swallow the next one.
             if stream.tell() and not _ends_line(path):
                 stream.truncate(path.read_bytes().rfind(b"\n") + 1)
-            stream.write(json.dumps(dict(score), allow_nan=False).encode() + b"\n")
+            stream.write(json.dumps({"reader": reader, **score}, allow_nan=False).encode() + b"\n")
 
     def _path(self, name: str) -> Path | None:
         safe = re.sub(r"[^A-Za-z0-9._/-]", "_", name)

@@ -30,6 +30,18 @@ class Watcher:
         self._done += tokens
         self._tell()
 
+    def part(self, what: str) -> Callable[[int, int], None]:
+        """A listener for work that tells (done, total) itself and learns its total as it goes."""
+        told = [0, 0]
+        self.begin(what)
+
+        def on_tokens(done: int, total: int) -> None:
+            self.plan(total - told[1])
+            self.step(done - told[0])
+            told[:] = [done, total]
+
+        return on_tokens
+
     def _tell(self) -> None:
         if self._listener is not None:
             self._listener(min(self._done, self._total), self._total, self._what)

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from ropewalk.methods.build import temperature
+from ropewalk.models.facts import ModelFacts
 from ropewalk.models.writing.entries import factors_of
 from ropewalk.runtimes.base import Fragment, Job, Runtime, Way
-from ropewalk.runtimes.entries import STOPPED, stops_pairs
+from ropewalk.runtimes.entries import STOPPED, config_forms, stops_pairs
 
 GGUF_FORMS = {
     "default": "no scaling",
@@ -20,6 +21,7 @@ GGUF_FORMS = {
     "tensor": "one set of factors in the tensor rope_freqs.weight",
     "tensor-attention": "an attention factor beside that tensor, in rope.scaling.attn_factor",
     "factors": "longrope's two tensors rope_factors_short and rope_factors_long",
+    "factors-two-sets": "two tensors that differ: one set for short prompts, one for long ones",
     "factors-attention": "an attention factor beside those, in rope.scaling.attn_factor",
     STOPPED: "pairs that stand still, written as the factor 1e30",
     "layers-all": "every layer type stretched, not the full-attention one alone",
@@ -28,6 +30,10 @@ GGUF_FORMS = {
     "converter-yarn": "yarn by its own converter",
     "converter-llama3": "llama3 by its own converter",
     "converter-longrope": "longrope of one set by its own converter",
+    "converter-yarn-fields": "yarn's attention factor, betas, truncate or mscales by its own converter",
+    "converter-longrope-attention": "longrope's attention factor by its own converter",
+    "converter-proportional": "type proportional by its own converter",
+    "converter-stopped-pairs": "pairs that stand still by its own converter",
     "converter-longrope-two-sets": "longrope of two sets by its own converter",
 }
 
@@ -58,9 +64,10 @@ class LlamaCpp(Runtime):
             found.append(Way("rope_freqs", ("tensor", *attention, *extra), made.method == "llama3"))
         if not stays:
             attention = () if made.attention_factor == 1.0 else ("factors-attention",)
+            sets = () if made.short_inv_freq is None else ("factors-two-sets",)
             notes = (self.two_sets,) if made.short_inv_freq is not None else ()
             found.append(
-                Way("rope_factors", ("factors", *attention, *extra), made.method == "longrope", notes)
+                Way("rope_factors", ("factors", *attention, *sets, *extra), made.method == "longrope", notes)
             )
         return found
 
@@ -80,6 +87,28 @@ class LlamaCpp(Runtime):
             if self.flags:
                 return [Way("metadata and flags", (*forms, "yarn-betas"), True)]
         return []
+
+    def reading(self, job: Job) -> tuple[str, ...]:
+        """What its own converter must bring over."""
+        found = []
+        for form in config_forms(job):
+            if form in ("default", "layers-all"):
+                found.append(form)
+            elif form.startswith("yarn-"):
+                found.append("converter-yarn-fields")
+            elif form == "longrope-attention":
+                found.append("converter-longrope-attention")
+            elif form == "longrope-two-sets":
+                found.append("converter-longrope-two-sets")
+            else:
+                found.append(f"converter-{form}")
+        if "converter-longrope-two-sets" in found:
+            found.remove("converter-longrope")
+        return tuple(dict.fromkeys(found))
+
+    def served(self, facts: ModelFacts) -> tuple[int | None, str]:
+        """The declared window: the file's context_length."""
+        return facts.max_position_embeddings, "context_length, which -c does not exceed"
 
     def obstacle(self, job: Job) -> str:
         """There is always a tensor to try."""

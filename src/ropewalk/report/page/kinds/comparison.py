@@ -19,32 +19,60 @@ from ropewalk.report.page.content import (
     shown_number,
     value_cell,
 )
-from ropewalk.report.page.kinds.measured import cells_table, figures, loss_table, retrieval_table
+from ropewalk.report.page.kinds.measured import (
+    cells_table,
+    figures,
+    loss_table,
+    retrieval_table,
+    rows_table,
+    tail_table,
+)
 from ropewalk.report.reading import mappings, number
 from ropewalk.report.views import RunView
 
-_BEST = ("loss_at_target", "loss_in_window", "retrieval_at_target")
+_BEST = ("retrieval_at_target", "key_token_loss", "loss_at_target", "loss_in_window")
 _FIRST = (
+    "retrieval_at_target",
+    "retrieval_vs_cropped",
+    "key_token_loss",
     "loss_at_target",
     "loss_vs_cropped",
     "loss_in_window",
     "window_cost",
-    "retrieval_at_target",
-    "retrieval_vs_cropped",
     "retrieval_in_window",
+    "length_score",
     "effective_factor",
     "attention_factor",
     "parameters",
     "needs_training",
 )
-_LEFT_OUT = ("name", "method", "variant", "same_as", "loss_vs_unmodified")
+_LEFT_OUT = (
+    "name",
+    "kind",
+    "method",
+    "variant",
+    "same_as",
+    "file",
+    "loss_vs_unmodified",
+    "retrieval_by_task",
+    "length_score_ci",
+    "curve",
+)
 _UNITS = {"loss": "nats", "window_cost": "nats", "bytes": "bytes", "seconds": "s"}
 _NESTED = (dict, list, tuple)
 
 
 def content(view: RunView) -> Content:
     """Verdict, tiles, tables and figures of a comparison."""
-    tables = (methods_table(view), loss_table(view), retrieval_table(view), cells_table(view))
+    tables = (
+        methods_table(view),
+        loss_table(view),
+        tail_table(view),
+        retrieval_table(view),
+        _key_tokens(view),
+        _contexts(view),
+        cells_table(view),
+    )
     return Content(
         _verdict(view),
         tuple(_tiles(view)),
@@ -60,11 +88,18 @@ def _verdict(view: RunView) -> Verdict:
         return Verdict(said[0], tuple(said[1:]))
     if not isinstance(found, Mapping):
         return Verdict("This comparison states no verdict.", tone="muted")
-    said = sentences(found.get("summary") or "No summary.")
+    stated = found.get("points")
+    said = (
+        [str(point) for point in stated]
+        if isinstance(stated, list) and stated
+        else sentences(found.get("summary") or "No summary.")
+    )
     headline, points = said[0], said[1:]
     if len(said) == 1:
         points += _winners(found)
-    beats = found.get("beats_cropping")
+    # Runs before there was a closing say only whether text beat cropping.
+    closing = found.get("closing")
+    beats = closing == "extend" if isinstance(closing, str) else found.get("beats_cropping")
     left = mappings(view.result.get("not_measured"))
     points += [f"Not measured: {row.get('name')}, {sentence(row.get('why'))}" for row in left]
     return Verdict(headline, tuple(points), "bad" if beats is False else "good" if beats is True else "")
@@ -82,6 +117,25 @@ def _winners(verdict: Mapping[str, Any]) -> list[str]:
     return points
 
 
+def _key_tokens(view: RunView) -> Table | None:
+    found = view.result.get("key_tokens")
+    if not isinstance(found, Mapping):
+        return None
+    note = "Tokens that gain at least `gain` nats from far context and are then likely enough; one set for all rows."
+    return rows_table("Key tokens", [found], f"{view.id}/result.json/key_tokens", note=note)
+
+
+def _contexts(view: RunView) -> Table | None:
+    """What each doubling of context inside the window is worth, where it was measured."""
+    verdict = view.result.get("verdict")
+    tuning = verdict.get("fine_tuning") if isinstance(verdict, Mapping) else None
+    if not isinstance(tuning, Mapping) or not isinstance(tuning.get("steps"), list):
+        return None
+    note = "The same tokens read with half of this context and with all of it, by the unscaled model: the difference."
+    path = f"{view.id}/result.json/verdict/fine_tuning/steps"
+    return rows_table("What context is worth", tuning["steps"], path, note=note)
+
+
 def methods_table(view: RunView) -> Table | None:
     """One row a method, every plain value that the run states; controls below."""
     methods = mappings(view.result.get("methods"))
@@ -95,7 +149,9 @@ def methods_table(view: RunView) -> Table | None:
     ]
     rows = [(method, f"/methods/{index}") for index, method in enumerate(methods)]
     keys = _keys([method for method, _ in rows])
-    best = {key: _best(key, [method for method, _ in rows]) for key in _BEST}
+    keys_told = isinstance(view.result.get("key_tokens"), Mapping) and view.result["key_tokens"].get("told")
+    marked = [key for key in _BEST if key != "key_token_loss" or keys_told]
+    best = {key: _best(key, [method for method, _ in rows]) for key in marked}
     drawn = tuple(_row(view, row, path, keys, best) for row, path in [*rows, *extra])
     columns = (Column("method", numeric=False), *(_column(key, methods) for key in keys))
     note = "Controls stand below the methods. The best of each leading column is marked."
@@ -153,6 +209,15 @@ def _best(key: str, methods: list[Mapping[str, Any]]) -> float | None:
 def _tiles(view: RunView) -> list[Tile]:
     methods = mappings(view.result.get("methods"))
     tiles = []
+    verdict = view.result.get("verdict")
+    verdict = verdict if isinstance(verdict, Mapping) else {}
+    taken = verdict.get("recommended")
+    if isinstance(taken, str):
+        group = verdict.get("group")
+        note = (
+            f"of {len(group)} that cannot be told apart" if isinstance(group, list) and len(group) > 1 else ""
+        )
+        tiles.append(Tile("recommended", taken, note, f"{view.id}/result.json/verdict/recommended"))
     labels = {
         "loss_at_target": ("lowest loss at the target", "nats"),
         "retrieval_at_target": ("best retrieval at the target", "share found"),

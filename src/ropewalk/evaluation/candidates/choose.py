@@ -3,58 +3,20 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ropewalk.analysis import effective_factor
 from ropewalk.errors import RopewalkError, UsageError
+from ropewalk.evaluation.candidates.candidate import Candidate, scheduled
 from ropewalk.geometry import FloatArray, RopeGeometry
 from ropewalk.methods import find_method, methods
+from ropewalk.models.facts import ModelFacts
 from ropewalk.planning.variants import default_of, fitted, reaching
 from ropewalk.schedule import FrequencySchedule
-
-UNMODIFIED, CROPPED = "unmodified", "cropped"
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One schedule under one label.
-
-    `variant` is `default`, `reaching` (the nominal factor at which no pair leaves the angles that training saw) or
-    `fitted betas` (a ramp that follows a window in which few pairs turn 32 times). `same_as` names further labels
-    whose frequencies and attention factor are equal, so that nothing is measured twice.
-    """
-
-    name: str
-    variant: str
-    schedule: FrequencySchedule
-    needs_training: bool = False
-    same_as: tuple[str, ...] = ()
-
-    @property
-    def slug(self) -> str:
-        """The label as a file name."""
-        return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
-
-    def to_json(self) -> dict[str, Any]:
-        """What identifies the candidate in a result."""
-        made = self.schedule
-        reach = effective_factor(made)
-        return {
-            "name": self.name,
-            "method": made.method,
-            "variant": self.variant,
-            "factor": made.factor,
-            "parameters": made.settings,
-            "attention_factor": made.attention_factor,
-            "effective_factor": reach if math.isfinite(reach) else None,
-            "needs_training": self.needs_training,
-            "same_as": list(self.same_as),
-        }
 
 
 @dataclass(frozen=True)
@@ -104,7 +66,12 @@ def choose(
         forms += reaching(name, geometry, factor) + fitted(name, geometry, factor, own)
         needs = methods()[name].needs_training
         made += [
-            Candidate(form.label, form.kind, form.schedule, needs and form.kind == "default")
+            scheduled(
+                form.label,
+                form.schedule,
+                variant=form.kind,
+                needs_training=needs and form.kind == "default",
+            )
             for form in forms
         ]
     return merged(made), left_out
@@ -114,12 +81,29 @@ def merged(candidates: Iterable[Candidate]) -> list[Candidate]:
     """Candidates with equal frequencies and attention factor as one, the first label leading."""
     kept: list[Candidate] = []
     for candidate in candidates:
-        twin = next((i for i, other in enumerate(kept) if _equal(other.schedule, candidate.schedule)), None)
+        twin = next((i for i, other in enumerate(kept) if _twins(other, candidate)), None)
         if twin is None:
             kept.append(candidate)
         else:
             kept[twin] = replace(kept[twin], same_as=(*kept[twin].same_as, candidate.name))
     return kept
+
+
+def _twins(one: Candidate, other: Candidate) -> bool:
+    if one.schedule is None or other.schedule is None or {one.kind, other.kind} != {"schedule"}:
+        return False
+    return _equal(one.schedule, other.schedule)
+
+
+def from_files(paths: Sequence[str | Path], facts: ModelFacts, target: int) -> list[Candidate]:
+    """Finished schedules (of `tune`, of an earlier comparison, ladders) as rows named after their files."""
+    from ropewalk.models.stretch import stretch_for
+
+    found = []
+    for path in paths:
+        made = stretch_for(facts, schedule=path, target=target).schedule
+        found.append(scheduled(Path(path).stem, made, variant="file", file=str(path)))
+    return found
 
 
 def _equal(one: FrequencySchedule, other: FrequencySchedule) -> bool:

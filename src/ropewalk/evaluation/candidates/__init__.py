@@ -1,0 +1,1 @@
+"""What is measured, each under one name: schedules, zones, position maps, caches, controls."""

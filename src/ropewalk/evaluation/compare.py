@@ -1,0 +1,241 @@
+"""`compare`: for each candidate the segments, readings, questions and intervals of `eval`; then a verdict."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ropewalk.errors import RopewalkError, UsageError, renamed
+from ropewalk.evaluation.request import CompareRequest, make_request
+from ropewalk.evaluation.result import CompareResult, LeftOut
+from ropewalk.units import parse_target
+
+if TYPE_CHECKING:
+    from ropewalk.evaluation.candidates.candidate import Candidate
+    from ropewalk.evaluation.local import Local, Measured
+    from ropewalk.models.facts import ModelFacts
+
+
+@dataclass(frozen=True)
+class Step:
+    """Told as the comparison goes on: which candidate, how far (0 to 1), and its figures once it has them."""
+
+    name: str
+    number: int
+    total: int
+    share: float
+    measured: Measured | None = None
+
+
+OnStep = Callable[[Step], None]
+
+
+@renamed(run="output")
+def compare(
+    model: Any,
+    *,
+    target: str | int = "8x",
+    methods: str | Sequence[str] = "all",
+    schedules: Sequence[str | Path] = (),
+    candidates: Sequence[Candidate] = (),
+    tokenizer: Any | None = None,
+    output: str | Path | None = None,
+    on_step: OnStep | None = None,
+    **settings: Any,
+) -> CompareResult:
+    """Measure candidates at `target` (a length, or a multiple such as `8x`) and say which is best for what.
+
+    Rows: the named methods with their variants, position maps (`zones`), either read through another cache (`yarn+q4`),
+    finished schedules (files), whatever `candidates` puts on the model, and the present schedule where the model is
+    stretched already. All other keywords are those of `CompareRequest`, with the defaults of the command line. Results
+    go to a run folder cell by cell: after an interruption the same call with the same `output` measures only what is
+    missing.
+    """
+    from ropewalk.evaluation.evaluate import given_parts
+    from ropewalk.models.facts import read_facts
+
+    name, parts = given_parts(model, tokenizer, settings)
+    if settings.get("text") is not None:
+        settings["text"] = str(settings["text"])
+    facts = read_facts(name if parts["model"] is None else model.config.to_dict())
+    length = parse_target(target, facts.original_length)
+    request = make_request(
+        CompareRequest,
+        name,
+        target=target,
+        methods=methods,
+        schedules=schedules,
+        candidates=[candidate.name for candidate in candidates],
+        lengths=doubling(facts.original_length, length),
+        **settings,
+    )
+    _check(request)
+    return _in_run(request, parts, Queue.of(request, facts, length, candidates), output, on_step)
+
+
+def doubling(original: int, target: int) -> list[int]:
+    """The window, its doublings, the target.
+
+    >>> doubling(512, 3000)
+    [512, 1024, 2048, 3000]
+    """
+    lengths = [min(original, target)]
+    while lengths[-1] * 2 < target:
+        lengths.append(lengths[-1] * 2)
+    return lengths if lengths[-1] == target else [*lengths, target]
+
+
+def _check(request: CompareRequest) -> None:
+    for name, wrong, way in (
+        ("protocol", request.protocol != "prefix", "prefix alone: every length comes from one reading"),
+        ("controls", not request.controls, "true: no row means anything without them"),
+        ("health", request.health, "for `ropewalk eval --health`, one model at a time"),
+        ("base", request.base is not None, "for `ropewalk eval`: here all rows have the same weights"),
+    ):
+        if wrong:
+            raise UsageError(
+                f"a comparison does not take {name}={getattr(request, name)}", hint=f"it is {way}"
+            )
+
+
+@dataclass(frozen=True)
+class Queue:
+    """What is measured, in this order, and what is left out with the reason."""
+
+    controls: list[Candidate]
+    rows: list[Candidate]
+    left_out: list[LeftOut]
+    facts: ModelFacts
+    target: int
+
+    @classmethod
+    def of(cls, request: CompareRequest, facts: ModelFacts, target: int, given: Sequence[Candidate]) -> Queue:
+        """Controls first: everything else is held against them."""
+        from ropewalk.evaluation.candidates.attended import named
+        from ropewalk.evaluation.candidates.choose import from_files, merged
+        from ropewalk.evaluation.candidates.controls import as_is, controls
+
+        alone = bool(given or request.schedules) and request.methods == ["none"]
+        found, left_out = ([], []) if alone else named(request.methods, facts, target)
+        rows = merged([*as_is(facts), *found, *from_files(request.schedules, facts, target), *given])
+        names = [row.name for row in [*controls(facts), *rows]]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise UsageError(
+                f"two rows are called {', '.join(twice)}", hint="rename the file or the candidate"
+            )
+        return cls(controls(facts), rows, [LeftOut(name=i.name, why=i.why) for i in left_out], facts, target)
+
+    @property
+    def all(self) -> list[Candidate]:
+        """Everything, controls first."""
+        return [*self.controls, *self.rows]
+
+
+def _in_run(
+    request: CompareRequest,
+    parts: dict[str, Any],
+    queue: Queue,
+    run: str | Path | None,
+    on_step: OnStep | None,
+) -> CompareResult:
+    from ropewalk.evaluation.local import Local
+    from ropewalk.evaluation.work.folder import bound_cells, run_folder
+    from ropewalk.evaluation.work.processes import Processes
+    from ropewalk.evaluation.work.watch import Watcher
+    from ropewalk.models.load import quiet_transformers
+
+    began = time.monotonic()
+    processes = Processes.join(request.device)
+    quiet = quiet_transformers() if parts["model"] is None else nullcontext()
+    with quiet, run_folder("compare", request, run, processes) as (writing, folder):
+        cells = bound_cells(request, folder, processes)
+        asked = [queue.facts.original_length, queue.target]
+        local = Local(request, parts, cells, processes, Watcher(), asked=list(dict.fromkeys(asked)))
+        made = Comparison(local, queue, str(folder), on_step or (lambda step: None))
+        try:
+            made.measure(writing)
+        except KeyboardInterrupt:
+            if writing is not None and made.has_controls:
+                writing.write_json("result.json", made.result(began, complete=False).to_json())
+            raise
+        result = made.result(began, complete=True)
+        if writing is not None:
+            writing.write_json("result.json", result.to_json())
+    return result
+
+
+class Comparison:
+    """The candidates measured one after the other on one loaded model."""
+
+    def __init__(self, local: Local, queue: Queue, run: str, tell: OnStep) -> None:
+        self.local, self.queue, self.run, self.tell = local, queue, run, tell
+        self.measured: dict[str, Measured] = {}
+        self.contexts: dict[int, Any] = {}
+
+    @property
+    def has_controls(self) -> bool:
+        """Whether there is anything to hold rows against."""
+        return all(control.name in self.measured for control in self.queue.controls)
+
+    def measure(self, writing: Any) -> None:
+        """Every candidate; each one's schedule is kept beside its cells, ready for `extend --schedule`."""
+        for number, candidate in enumerate(self.queue.all):
+            self._listen(candidate, number)
+            found = self.local.measure(candidate)
+            self.measured[candidate.name] = found
+            if writing is not None and candidate.schedule is not None:
+                document = {
+                    "format": "ropewalk-compare-part/1",
+                    "name": candidate.name,
+                    "schedule": candidate.schedule.to_json(),
+                }
+                writing.write_json(f"parts/{candidate.slug}.json", document)
+            self.tell(Step(candidate.name, number, len(self.queue.all), 1.0, measured=found))
+            if number + 1 == len(self.queue.controls):
+                self._read_contexts(number)
+
+    def _listen(self, candidate: Candidate, number: int) -> None:
+        """Tokens of this candidate as its share; retrieval learns its total only when it begins."""
+        from ropewalk.evaluation.work.watch import Watcher
+
+        total = len(self.queue.all)
+        parts = 1 + (self.local.plan is not None and self.local.segments is not None)
+        begun = [""]
+
+        def on_tokens(done: int, planned: int, what: str) -> None:
+            begun[0] = begun[0] or what
+            share = done / planned if planned else 0.0
+            whole = share if parts == 1 else share / 2 if what == begun[0] else 0.5 + share / 2
+            self.tell(Step(candidate.name, number, total, min(1.0, whole)))
+
+        self.local.watcher = Watcher(on_tokens)
+
+    def _read_contexts(self, number: int) -> None:
+        """The same tokens with less and less context, by the reader that cropping is: what context is worth here."""
+        from ropewalk.evaluation.loss.controls import Crop
+        from ropewalk.evaluation.loss.reading import tail_start
+        from ropewalk.evaluation.verdict.worth import contexts_of
+
+        local = self.local
+        if local.segments is None or self.queue.target <= self.queue.facts.original_length:
+            return
+        first = tail_start(self.queue.target)
+        plain = self.queue.controls[1]
+        self._listen(plain, number)
+        for context in contexts_of(self.queue.facts.original_length)[:-1]:
+            self.contexts[context] = local.cropped_tail(plain, Crop.of(context), first)
+
+    def result(self, began: float, *, complete: bool) -> CompareResult:
+        """Rows, order and verdict of what has been measured so far."""
+        from ropewalk.evaluation.verdict.many import Many
+
+        if not self.has_controls:
+            raise RopewalkError("no control has been measured", hint="run again to complete it")
+        return Many(self.local, self.queue, self.measured, self.contexts).result(
+            self.run, round(time.monotonic() - began, 1), complete=complete
+        )

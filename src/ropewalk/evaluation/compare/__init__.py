@@ -1,1 +1,0 @@
-"""Every method on one model, beside the controls."""

@@ -1,0 +1,135 @@
+"""Key tokens: those that far context helps, chosen by one reference reader (LongPPL, arXiv:2410.23771).
+
+A token beyond the original window is a key token when the reference gains at least `gain` nats on it from the whole
+text over its cropped end, log p(x | long) - log p(x | short) >= gain, and then finds it likely enough,
+log p(x | long) >= floor. One set serves every reader of a run.
+
+The set flatters the reference, most of all against the cropped control: tokens on which it happened to do well against
+exactly that control were picked. So key-token loss ranks readers beside each other; whether a reader beats cropping is
+asked of tokens that nobody picked. `reverse` counts tokens that the same rule finds with long and short exchanged:
+where it is as large as the set itself, the text holds nothing far away that this reference uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ropewalk.evaluation.loss.reading import Reading
+from ropewalk.evaluation.loss.sliding import LossArray
+from ropewalk.evaluation.statistics.intervals import Interval, mean_interval
+
+GAIN = 2.0
+FLOOR = -2.0
+# Fewer tokens than this say nothing about a reader.
+LEAST_TOKENS = 50
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class KeyTokens:
+    """The chosen tokens of every segment, for texts of `length` tokens, and how they were chosen."""
+
+    masks: tuple[Mask, ...]
+    length: int
+    window: int
+    reference: str
+    short: str
+    gain: float
+    floor: float
+    reverse: int
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return int(sum(mask.sum() for mask in self.masks))
+
+    @property
+    def told(self) -> bool:
+        """Whether the set says something: enough tokens, and surely more of them than of their mirror image."""
+        return (
+            self.count >= LEAST_TOKENS and self.count - self.reverse > 2 * (self.count + self.reverse) ** 0.5
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """How the set came about; `share` is of all tokens beyond the window."""
+        beyond = len(self.masks) * (self.length - self.window)
+        return {
+            "reference": self.reference,
+            "short": self.short,
+            "length": self.length,
+            "beyond": self.window,
+            "gain": self.gain,
+            "floor": self.floor,
+            "tokens": self.count,
+            "share": self.count / beyond if beyond else 0.0,
+            "reverse": self.reverse,
+            "told": self.told,
+        }
+
+
+def choose(
+    long: Reading,
+    short: Reading,
+    length: int,
+    window: int,
+    *,
+    names: tuple[str, str],
+    gain: float = GAIN,
+    floor: float = FLOOR,
+) -> KeyTokens:
+    """The key tokens between `window` and the end of the text of `length`; `names` are those of the two readings."""
+    stop = long.stops[length]
+    masks, reverse = [], 0
+    for far, near in zip(long.losses[length], short.losses[length], strict=True):
+        masks.append(_helped(near, far, window, stop, gain, floor))
+        reverse += int(_helped(far, near, window, stop, gain, floor).sum())
+    return KeyTokens(tuple(masks), stop, window, names[0], names[1], gain, floor, reverse)
+
+
+def _helped(without: LossArray, given: LossArray, window: int, stop: int, gain: float, floor: float) -> Mask:
+    """Tokens whose loss `given` is lower by `gain` and low enough. A token that was not scored (NaN) is none."""
+    mask = np.zeros(len(given), dtype=bool)
+    span = slice(window, stop)
+    mask[span] = (without[span] - given[span] >= gain) & (-given[span] >= floor)
+    return mask
+
+
+def losses_of(reading: Reading, keys: KeyTokens, length: int) -> list[NDArray[np.float64]]:
+    """A reader's losses on the key tokens, segment by segment."""
+    rows = reading.losses[length]
+    return [row[mask].astype(np.float64) for row, mask in zip(rows, keys.masks, strict=True)]
+
+
+def key_token_loss(
+    reading: Reading, keys: KeyTokens, length: int, owners: Sequence[Hashable] | None = None
+) -> Interval | None:
+    """Mean loss over the key tokens, interval over documents; None where there are none."""
+    return _mean(losses_of(reading, keys, length), owners)
+
+
+def key_token_difference(
+    reading: Reading,
+    other: Reading,
+    keys: KeyTokens,
+    length: int,
+    owners: Sequence[Hashable] | None = None,
+) -> Interval | None:
+    """The same for the difference of two readers, token by token."""
+    pairs = zip(losses_of(reading, keys, length), losses_of(other, keys, length), strict=True)
+    return _mean([one - two for one, two in pairs], owners)
+
+
+def _mean(rows: Sequence[NDArray[np.float64]], owners: Sequence[Hashable] | None) -> Interval | None:
+    if not any(len(row) for row in rows):
+        return None
+    named = list(range(len(rows))) if owners is None else list(owners)
+    if len(set(named)) < 2:
+        named = list(range(len(rows)))
+    tokens = [owner for owner, row in zip(named, rows, strict=True) for _ in row]
+    return mean_interval(np.concatenate(list(rows)).tolist(), tokens)
