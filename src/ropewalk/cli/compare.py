@@ -30,7 +30,8 @@ from ropewalk.cli.measuring import grid_option, measuring_options, tasks_option
     "--methods",
     default="all",
     show_default=True,
-    help="Methods by name with commas between, or all; none with --schedule measures the files alone.",
+    help="Methods and position maps by name with commas between; all (methods), maps (all position maps); none with "
+    "--schedule measures the files alone.",
 )
 @click.option(
     "--schedule",

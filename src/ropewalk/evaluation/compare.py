@@ -114,14 +114,17 @@ class Queue:
     @classmethod
     def of(cls, request: CompareRequest, facts: ModelFacts, target: int, given: Sequence[Candidate]) -> Queue:
         """Controls first: everything else is held against them."""
+        from ropewalk.evaluation.candidates.attention import mapped, split_names
         from ropewalk.evaluation.candidates.choose import choose, from_files, merged
         from ropewalk.evaluation.candidates.controls import as_is, controls
         from ropewalk.models.stretch import kept_parameters
 
         factor = target / facts.original_length
-        alone = bool(given or request.schedules) and request.methods == ["none"]
+        named, maps = split_names(request.methods)
+        alone = bool(given or request.schedules or maps) and named in ([], ["none"])
         kept = kept_parameters(facts)
-        found, left_out = ([], []) if alone else choose(request.methods, facts.geometry, factor, kept)
+        found, left_out = ([], []) if alone else choose(named, facts.geometry, factor, kept)
+        found += [mapped(name, facts, target) for name in maps]
         rows = merged([*as_is(facts), *found, *from_files(request.schedules, facts, target), *given])
         names = [row.name for row in [*controls(facts), *rows]]
         twice = sorted({name for name in names if names.count(name) > 1})
