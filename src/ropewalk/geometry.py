@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,12 @@ from numpy.typing import NDArray
 from ropewalk.errors import UsageError
 
 FloatArray = NDArray[np.float64]
+# Shapes, for the eye and for tools that read annotations: one entry a pair, a pair that turns, a distance, a position.
+PerPair = Annotated[FloatArray, "half_dim"]
+PerTurningPair = Annotated[FloatArray, "num_rotating"]
+PerDistance = Annotated[FloatArray, "length"]
+PerPosition = Annotated[FloatArray, "positions"]
+PerHead = Annotated[FloatArray, "heads"]
 MAX_HEAD_DIM = 65536
 
 
@@ -95,12 +101,12 @@ class RopeGeometry:
         return int(self.partial_rotary_factor * self.head_dim // 2)
 
     @cached_property
-    def inv_freq(self) -> FloatArray:
-        """theta_i, shape (half_dim,), float64; read-only."""
+    def inv_freq(self) -> PerPair:
+        """theta_i, float64; read-only."""
         exponents = np.arange(0, 2 * self.num_rotating, 2, dtype=np.float64) / self.rotary_dim
         return self.padded(self.rope_theta**-exponents)
 
-    def padded(self, rotating: FloatArray) -> FloatArray:
+    def padded(self, rotating: PerTurningPair) -> PerPair:
         """A vector over the rotating pairs with the zero tail of a proportional geometry added; read-only."""
         full = np.zeros(self.half_dim, dtype=np.float64)
         full[: self.num_rotating] = rotating
@@ -108,13 +114,13 @@ class RopeGeometry:
         return full
 
     @property
-    def wavelength(self) -> FloatArray:
+    def wavelength(self) -> PerPair:
         """Tokens per full turn, 2*pi/theta_i; infinite where a pair does not turn."""
         with np.errstate(divide="ignore"):
             return 2 * np.pi / self.inv_freq
 
     @property
-    def rotations(self) -> FloatArray:
+    def rotations(self) -> PerPair:
         """Full turns inside the trained window, r_i = original_length / wavelength_i."""
         return self.original_length * self.inv_freq / (2 * np.pi)
 

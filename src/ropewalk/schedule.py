@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ropewalk.errors import RopewalkError, UsageError, one_line
-from ropewalk.geometry import FloatArray, RopeGeometry, check_factor
+from ropewalk.geometry import FloatArray, PerPair, RopeGeometry, check_factor
 
 FORMAT = "ropewalk-schedule/1"
 
@@ -29,9 +29,9 @@ class FrequencySchedule:
     method: str
     geometry: RopeGeometry
     factor: float
-    inv_freq: FloatArray
+    inv_freq: PerPair
     attention_factor: float = 1.0
-    short_inv_freq: FloatArray | None = None
+    short_inv_freq: PerPair | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
     native: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
@@ -68,12 +68,12 @@ class FrequencySchedule:
         return math.ceil(self.factor * self.geometry.original_length - 1e-9)
 
     @property
-    def stretch(self) -> FloatArray:
+    def stretch(self) -> PerPair:
         """theta_i / theta'_i per pair: 1 leaves a pair alone, `factor` interpolates it fully, inf stops it."""
         return _ratio(self.geometry.inv_freq, self.inv_freq)
 
     @property
-    def profile(self) -> FloatArray:
+    def profile(self) -> PerPair:
         """The stretch profile m with theta'_i = theta_i * factor ** -m_i; all zero at factor 1."""
         if self.factor == 1.0:
             return np.zeros_like(self.inv_freq)
@@ -81,7 +81,7 @@ class FrequencySchedule:
             return np.asarray(np.log(self.stretch) / math.log(self.factor), dtype=np.float64)
 
     @property
-    def wavelength(self) -> FloatArray:
+    def wavelength(self) -> PerPair:
         """Tokens per turn under the schedule; infinite where a pair is stopped."""
         with np.errstate(divide="ignore"):
             return np.asarray(2 * np.pi / self.inv_freq, dtype=np.float64)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ropewalk.errors import UsageError
-from ropewalk.geometry import FloatArray, check_factor
+from ropewalk.geometry import PerHead, PerPosition, check_factor
 
 
 def constant(factor: float, *, value: float | None = None) -> float:
@@ -28,7 +28,7 @@ def constant(factor: float, *, value: float | None = None) -> float:
     return 0.1 * math.log(check_factor(factor)) + 1.0
 
 
-def log_n(position: ArrayLike, original_length: int) -> FloatArray:
+def log_n(position: ArrayLike, original_length: int) -> PerPosition:
     """Query at position p times max(1, ln(p+1)/ln L) (Su Jianlin; Qwen): 1 up to the window, growing beyond it.
 
     >>> log_n([0, 511, 512 * 512 - 1], 512).tolist()
@@ -41,7 +41,7 @@ def log_n(position: ArrayLike, original_length: int) -> FloatArray:
     return np.maximum(1.0, np.log(_positions(position) + 1.0) / math.log(original_length))
 
 
-def step_log(position: ArrayLike, *, period: int = 8192, coefficient: float = 0.1) -> FloatArray:
+def step_log(position: ArrayLike, *, period: int = 8192, coefficient: float = 0.1) -> PerPosition:
     """Query times ln(floor((p+1)/period) + 1) * coefficient + 1 (Llama-4 form, period 8192, coefficient 0.1).
 
     >>> step_log([0, 8190]).tolist()
@@ -51,7 +51,7 @@ def step_log(position: ArrayLike, *, period: int = 8192, coefficient: float = 0.
     return np.asarray(np.log(np.floor((_positions(position) + 1.0) / period) + 1.0) * coefficient + 1.0)
 
 
-def entropy_matched(factor: float, logit_std: ArrayLike) -> FloatArray:
+def entropy_matched(factor: float, logit_std: ArrayLike) -> PerHead:
     """Per head kappa_h = sqrt(1 + 2 ln s / sigma_h**2), sigma_h the measured standard deviation of its logits.
 
     With Gaussian logits over n keys the entropy is about ln n - sigma**2/2; multiplying the logits by kappa takes
@@ -72,8 +72,8 @@ def entropy_matched(factor: float, logit_std: ArrayLike) -> FloatArray:
 class Affine:
     """Logits a*S + m, one pair of coefficients per position."""
 
-    scale: FloatArray
-    shift: FloatArray
+    scale: PerPosition
+    shift: PerPosition
 
 
 def scale_invariant(position: ArrayLike, *, tau: float = 10.0) -> Affine:
@@ -142,7 +142,7 @@ RULES = {
 }
 
 
-def _positions(position: ArrayLike) -> FloatArray:
+def _positions(position: ArrayLike) -> PerPosition:
     values = np.asarray(position, dtype=np.float64)
     if np.any(~np.isfinite(values)) or np.any(values < 0):
         raise UsageError("a position is negative or not finite", hint="positions count tokens from 0")

@@ -188,6 +188,10 @@ def test_keys_that_a_token_meets(length, window, chunk):
     assert mean_keys(length, window or chunk, chunked=chunk is not None) == pytest.approx(counted, rel=1e-12)
 
 
+def test_a_window_slides_unless_it_is_a_chunk():
+    assert mean_keys(50, 7) == mean_keys(50, 7, chunked=False) != mean_keys(50, 7, chunked=True)
+
+
 @pytest.mark.parametrize("chunked", [True, False])
 @pytest.mark.parametrize("value_dim", [None, 5])
 def test_flops_by_counting_pairs(chunked, value_dim):

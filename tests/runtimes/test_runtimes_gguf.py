@@ -99,7 +99,7 @@ def permuted(rows: np.ndarray, heads: int) -> np.ndarray:
 def test_a_converted_file_holds_every_weight_and_the_schedule(tmp_path, model_type):
     folder = checkpoint(tmp_path / "model", model_type=model_type)
     method = "by-parts" if model_type == "llama" else "yarn"
-    made = ropewalk.export(folder, method, factor=8.0, to="llama.cpp", out=tmp_path / "m.gguf")
+    made = ropewalk.export(folder, method, factor=8.0, to="llama.cpp", output=tmp_path / "m.gguf")
     assert made["llama.cpp"].files == (str(tmp_path / "m.gguf"),)
     keys, tensors = values_of(tmp_path / "m.gguf")
     before = weights_of(folder)
@@ -134,7 +134,7 @@ def test_a_converted_file_holds_every_weight_and_the_schedule(tmp_path, model_ty
 
 def test_hemps_byte_tokenizer_is_carried(tmp_path):
     ropewalk.export(
-        "hemp", "linear", factor=8.0, to="llama.cpp", out=tmp_path / "h.gguf", gguf_type="float32"
+        "hemp", "linear", factor=8.0, to="llama.cpp", output=tmp_path / "h.gguf", gguf_type="float32"
     )
     keys, _ = values_of(tmp_path / "h.gguf")
     assert (keys["tokenizer.ggml.model"], keys["tokenizer.ggml.pre"]) == ("gpt2", "gpt-2")
@@ -148,7 +148,7 @@ def test_hemps_byte_tokenizer_is_carried(tmp_path):
 
 def test_bfloat16_becomes_float32_and_float32_bfloat16_to_the_nearest(tmp_path):
     ropewalk.export(
-        "hemp", "linear", factor=8.0, to="llama.cpp", out=tmp_path / "h.gguf", gguf_type="float32"
+        "hemp", "linear", factor=8.0, to="llama.cpp", output=tmp_path / "h.gguf", gguf_type="float32"
     )
     import torch
     from safetensors.torch import load_file
@@ -160,7 +160,7 @@ def test_bfloat16_becomes_float32_and_float32_bfloat16_to_the_nearest(tmp_path):
     )
     folder = checkpoint(tmp_path / "model")
     ropewalk.export(
-        folder, "linear", factor=8.0, to="llama.cpp", out=tmp_path / "b.gguf", gguf_type="bfloat16"
+        folder, "linear", factor=8.0, to="llama.cpp", output=tmp_path / "b.gguf", gguf_type="bfloat16"
     )
     _, tensors = values_of(tmp_path / "b.gguf")
     wanted = torch.from_numpy(weights_of(folder)["model.layers.0.mlp.up_proj.weight"]).bfloat16()
@@ -325,10 +325,10 @@ def test_what_cannot_be_converted_says_what_can(tmp_path):
     folder = checkpoint(tmp_path / "moe", model_type="mixtral")
     with pytest.raises(RopewalkError, match="not converted here") as caught:
         ropewalk.export(
-            folder, "linear", factor=8.0, to="llama.cpp", out=tmp_path / "x.gguf", allow_approximate=True
+            folder, "linear", factor=8.0, to="llama.cpp", output=tmp_path / "x.gguf", allow_approximate=True
         )
     assert "--gguf" in caught.value.hint
     quantised = checkpoint(tmp_path / "gptq", quantization_config={"quant_method": "gptq", "bits": 4})
     with pytest.raises(RopewalkError, match="quantised"):
-        ropewalk.export(quantised, "linear", factor=8.0, to="llama.cpp", out=tmp_path / "x.gguf")
+        ropewalk.export(quantised, "linear", factor=8.0, to="llama.cpp", output=tmp_path / "x.gguf")
     assert not (tmp_path / "x.gguf").exists()

@@ -27,36 +27,45 @@ def exported(method: str, program: str):
 
 def test_the_largest_difference_decides_and_names_its_position_and_the_wrong_fact():
     told = np.array([-1.0005, np.nan, -3.0, -4.5])
-    check = proof.judged(exported("mrrope-pro", "mlx"), WANTED, told, 100, {"mlx-lm": "1"})
+    check = proof.judged(exported("mrrope-pro", "mlx"), WANTED, told, (100, 102), {"mlx-lm": "1"})
     assert (check.status, check.worst_position, check.positions) == ("fail", 103, 3)
     assert check.largest == pytest.approx(0.5)
     assert check.mean == pytest.approx((0.0005 + 0.0 + 0.5) / 3)
     assert "position 103" in check.detail
+    assert check.by_length == {1: pytest.approx(0.0005)}
     assert (
         "the fact that longrope, longrope-attention-by-original is exact on llama is wrong here"
         in check.detail
     )
 
 
+def test_the_largest_difference_within_one_window_two_and_four():
+    wanted = np.zeros(16)
+    told = np.zeros(16)
+    told[[1, 5, 12]] = [1e-5, 3e-5, 2e-5]
+    check = proof.judged(exported("yarn", "mlx"), wanted, told, (0, 4), {})
+    assert check.by_length == {1: 1e-5, 2: 3e-5, 4: 3e-5}
+
+
 def test_the_tolerance_is_a_thousandth():
-    close = proof.judged(exported("yarn", "mlx"), WANTED, WANTED + 0.0009, 0, {})
-    far = proof.judged(exported("yarn", "mlx"), WANTED, WANTED - 0.0011, 0, {})
+    close = proof.judged(exported("yarn", "mlx"), WANTED, WANTED + 0.0009, (0, 4), {})
+    far = proof.judged(exported("yarn", "mlx"), WANTED, WANTED - 0.0011, (0, 4), {})
     assert (close.status, far.status) == ("pass", "fail")
 
 
 def test_a_program_that_is_not_known_as_exact_fails_as_expected_or_passes_as_news():
     two = exported("longrope", "mlx")
     assert not two.answer.exact
-    assert "as expected" in proof.judged(two, WANTED, WANTED + 1, 0, {}).detail
-    assert "known as ignored until now" in proof.judged(two, WANTED, WANTED, 0, {}).detail
-    nothing = proof.judged(two, WANTED, np.full(4, np.nan), 0, {})
+    assert "as expected" in proof.judged(two, WANTED, WANTED + 1, (0, 4), {}).detail
+    assert "known as ignored until now" in proof.judged(two, WANTED, WANTED, (0, 4), {}).detail
+    nothing = proof.judged(two, WANTED, np.full(4, np.nan), (0, 4), {})
     assert (nothing.status, nothing.largest) == ("fail", None)
 
 
 def test_the_tokens_go_past_the_original_window_and_repeat():
     facts = read_facts(LLAMA)
     ids = proof.tokens_for(facts, 32768)
-    assert len(ids) == 4096 + 1024
+    assert len(ids) == 4096 + 2048
     assert ids[:96] == ids[96:192]
     assert max(ids) < 32000
     # Servers keep one place for the token that they write.
@@ -112,7 +121,7 @@ def test_a_program_that_fails_says_why(tmp_path, monkeypatch, body, said):
 
 def test_a_program_that_is_not_installed_leaves_the_question_open(cli, tmp_path, monkeypatch):
     monkeypatch.setenv(proof.ENVIRONMENTS, str(tmp_path))
-    ropewalk.extend("hemp", out=tmp_path / "out", factor=8.0)
+    ropewalk.extend("hemp", output=tmp_path / "out", factor=8.0)
     outcome = cli("verify", str(tmp_path / "out"), "--runtime", "vllm", "--json")
     (check,) = outcome.json["checks"]
     assert (check["name"], check["status"]) == ("runtime:vllm", "skip")

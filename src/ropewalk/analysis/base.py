@@ -65,7 +65,7 @@ def base_bound_within(rotary_dim: int, length: int) -> float:
         return _OTHER_HEAD
     before, after = _around(length)
     value = base_bound(rotary_dim, length)
-    if math.isinf(value) or math.isinf(BASE_BOUNDS[rotary_dim, after]):
+    if math.isinf(BASE_BOUNDS[rotary_dim, after]):
         return _OTHER_HEAD
     return max(value / BASE_BOUNDS[rotary_dim, before], BASE_BOUNDS[rotary_dim, after] / value)
 

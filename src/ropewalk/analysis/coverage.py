@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ropewalk.geometry import FloatArray
+from ropewalk.geometry import PerPair
 from ropewalk.schedule import FrequencySchedule
 
 _TURN = 2 * np.pi
@@ -23,11 +23,11 @@ class Coverage:
     L' whose angle is unseen.
     """
 
-    seen: FloatArray
-    seen_relative: FloatArray
-    visited: FloatArray
-    unseen: FloatArray
-    unseen_weight: FloatArray
+    seen: PerPair
+    seen_relative: PerPair
+    visited: PerPair
+    unseen: PerPair
+    unseen_weight: PerPair
 
 
 def coverage(schedule: FrequencySchedule, target_length: int | None = None) -> Coverage:
@@ -56,7 +56,7 @@ def _unseen_weight(seen: float, inv_freq: float, target: int) -> float:
     return float(outside / target**2)
 
 
-def star_discrepancy(inv_freq: FloatArray, length: int) -> FloatArray:
+def star_discrepancy(inv_freq: PerPair, length: int) -> PerPair:
     """How unevenly positions 0 .. length-1 fall on each pair's circle: the star discrepancy D*, shape like inv_freq.
 
     D* = max over arcs from 0 of |share of positions inside - length of the arc|. It is near 1/length for a perfectly

@@ -7,11 +7,11 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from ropewalk.geometry import FloatArray
+from ropewalk.geometry import FloatArray, PerDistance, PerPair
 from ropewalk.schedule import FrequencySchedule
 
 
-def rotary_kernel(inv_freq: FloatArray, length: int, *, start: int = 0) -> FloatArray:
+def rotary_kernel(inv_freq: PerPair, length: int, *, start: int = 0) -> PerDistance:
     """B(m) = sum_i cos(m theta_i) / (d/2) at the distances m = start .. start+length-1, exactly, shape (length,).
 
     With m = start + k*block + j, cos(m theta) is the real part of exp(i (start + k block) theta) * exp(i j theta), so
@@ -25,12 +25,12 @@ def rotary_kernel(inv_freq: FloatArray, length: int, *, start: int = 0) -> Float
     return np.asarray(grid.reshape(-1)[:length] / inv_freq.size)
 
 
-def kernel_at(inv_freq: FloatArray, distance: NDArray[np.int64]) -> FloatArray:
+def kernel_at(inv_freq: PerPair, distance: NDArray[np.int64]) -> PerDistance:
     """B(m) at chosen distances."""
     return np.asarray(np.cos(np.outer(distance, inv_freq)).mean(axis=1))
 
 
-def decay_curve(schedule: FrequencySchedule, *, points: int = 512) -> tuple[NDArray[np.int64], FloatArray]:
+def decay_curve(schedule: FrequencySchedule, *, points: int = 512) -> tuple[NDArray[np.int64], PerDistance]:
     """(distances, B'(m)) for drawing: every distance near the query, log-spaced beyond, up to the target length."""
     last = max(schedule.target_length - 1, 1)
     near = np.arange(min(64, last + 1))

@@ -14,6 +14,7 @@ from ropewalk.cli.common import (
     device_option,
     dtype_option,
     emit_json,
+    keeping,
     quiet_option,
     seed_option,
     trust_option,
@@ -67,7 +68,10 @@ def command(model: str, output: str | None, quiet: bool, as_json: bool, **settin
     from ropewalk.cli.compare_view import Watch, show
     from ropewalk.evaluation.compare import compare
 
-    with Watch(quiet=quiet) as watch:
+    kept = None
+    if output is not None:
+        kept = f"methods that had ended are kept in {output}: the same line goes on there"
+    with keeping(kept), Watch(quiet=quiet) as watch:
         result = compare(model, output=output, on_step=watch, **settings)
     if as_json:
         emit_json(result.to_json())

@@ -12,6 +12,7 @@ from ropewalk.cli.common import (
     contract,
     dtype_option,
     emit_json,
+    keeping,
     quiet_option,
     seed_option,
     trust_option,
@@ -93,8 +94,9 @@ def command(model: str, output: str | None, quiet: bool, as_json: bool, **settin
     from ropewalk.cli.eval_view import Progress, show
     from ropewalk.evaluation.evaluate import evaluate
 
-    with Progress(quiet=quiet) as progress:
-        result = evaluate(model, run=output, on_step=progress, **settings)
+    kept = None if output is None else f"finished cells are kept in {output}: the same line completes them"
+    with keeping(kept), Progress(quiet=quiet) as progress:
+        result = evaluate(model, output=output, on_step=progress, **settings)
     if not progress.main:
         return
     if as_json:

@@ -54,7 +54,9 @@ _STYLE = {
 )
 @click.option(
     "-o",
+    "--output",
     "--out",
+    "output",
     type=click.Path(path_type=Path),
     default=None,
     metavar="FILE|DIR",
@@ -87,47 +89,71 @@ _STYLE = {
     is_flag=True,
     help="Also write what a program will not, or may not, compute exactly.",
 )
+@click.option(
+    "--ladder",
+    default=None,
+    metavar="FACTORS",
+    help="One profile a factor instead, so that short prompts do not pay for long ones: 1,2,4,8.",
+)
+@click.option("--draft", default=None, metavar="MODEL", help="A draft model or head that must rotate alike.")
+@click.option(
+    "--training",
+    default=None,
+    metavar="STACKS",
+    help="Print blocks for trl, verl, axolotl, llama-factory: trainer and rollout rotate alike.",
+)
 @param_option
 @contract
-def command(
-    model: str,
-    to: tuple[str, ...],
-    form: str,
-    method: str | None,
-    factor: float | None,
-    target: str | None,
-    file: Path | None,
-    layers: str,
-    allow_approximate: bool,
-    params: tuple[str, ...],
-    as_json: bool,
-    **writing: Any,
-) -> None:
+def command(model: str, to: tuple[str, ...], params: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """A stretched model as each program reads it, with what is exact on this architecture and how that is known.
 
-    MODEL is a folder, a config.json, hemp, or a Hub id.
+    MODEL is a folder, a config.json, hemp, or a Hub id. With -o the files are written.
     """
     from ropewalk.errors import UsageError
     from ropewalk.models.stretch import read_schedules
     from ropewalk.runtimes.writing import export
 
+    options.pop("form")
+    file, method = options.pop("file"), options.pop("method")
     if file is not None and (method is not None or params):
         raise UsageError("--schedule already holds method and parameters", hint="give one or the other")
-    result = export(
-        model,
-        method if file is None else read_schedules(file),
-        factor=factor,
-        target=target,
-        parameters=parse_params(params),
-        to=_names(to) or None,
-        layers=layers,
-        allow_approximate=allow_approximate,
-        **writing,
+    chosen = method if file is None else read_schedules(file)
+    ladder, draft, training = (options.pop(name) for name in ("ladder", "draft", "training"))
+    if ladder is not None:
+        _ladder(model, chosen, _names(to), ladder, parse_params(params), as_json, options)
+        return
+    result = export(model, chosen, to=_names(to) or None, parameters=parse_params(params), **options)
+    from ropewalk.cli.export_extras import drafts_of, show_drafts, show_training, training_of
+
+    drafts, blocks = (
+        drafts_of(result, draft, options["output"]),
+        training_of(result, training, options["output"]),
     )
     if as_json:
-        emit_json(result.to_json())
+        extra: dict[str, Any] = {"drafts": [found.to_json() for found in drafts]} if drafts else {}
+        emit_json(result.to_json() | extra | ({"training": blocks} if blocks else {}))
         return
     _show(console(), result)
+    show_drafts(console(), drafts)
+    show_training(console(), blocks)
+
+
+def _ladder(
+    model: str,
+    chosen: Any,
+    names: list[str],
+    factors: str,
+    parameters: dict[str, Any],
+    as_json: bool,
+    options: dict[str, Any],
+) -> None:
+    from ropewalk.cli.export_extras import ladder_of, show_ladder
+
+    made = ladder_of(model, chosen, names, factors, parameters, options)
+    if as_json:
+        emit_json(made.to_json())
+    else:
+        show_ladder(console(), made)
 
 
 def _names(given: tuple[str, ...]) -> list[str]:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ropewalk.models.inspection import InspectResult, Pair
+    from ropewalk.runtimes.reading import Reading
 
 _STYLE = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 _SHORT_TABLE = 24
@@ -24,9 +25,17 @@ _SHORT_TABLE = 24
 @click.option(
     "--pairs", "all_pairs", is_flag=True, help="Every pair, not only the first, the last and the bounds."
 )
+@click.option(
+    "--runtime",
+    "programs",
+    metavar="NAMES",
+    help="What these programs will compute from this config as it stands: vllm,mlx,...",
+)
 @click.option("--strict", is_flag=True, help="Exit code 4 where an error is found, for use in CI.")
 @contract
-def command(model: str, target: str | None, all_pairs: bool, strict: bool, as_json: bool) -> None:
+def command(
+    model: str, target: str | None, all_pairs: bool, programs: str | None, strict: bool, as_json: bool
+) -> None:
     """What a model's RoPE is, which pairs break past the window, and what is wrong in its config.json.
 
     MODEL is a folder, a config.json, hemp, a Hub id, or - for a configuration on standard input. Only configuration
@@ -35,8 +44,10 @@ def command(model: str, target: str | None, all_pairs: bool, strict: bool, as_js
     from ropewalk.models.inspection import inspect
 
     result = inspect(_from_stdin() if model == "-" else model, target)
+    readings = _readings(result, programs)
     if as_json:
-        emit_json(result.to_json())
+        said = {"runtimes": {reading.runtime: reading.to_json() for reading in readings}} if readings else {}
+        emit_json(result.to_json() | said)
     else:
         screen = console()
         _show_head(screen, result)
@@ -44,8 +55,21 @@ def command(model: str, target: str | None, all_pairs: bool, strict: bool, as_js
         _show_pairs(screen, result, all_pairs)
         _show_observations(screen, result)
         _show_findings(screen, result, model)
+        if readings:
+            from ropewalk.cli.inspect_runtimes import show_readings
+
+            show_readings(screen, readings)
     if strict and result.worst == "error":
         raise click.exceptions.Exit(4)
+
+
+def _readings(result: InspectResult, programs: str | None) -> tuple[Reading, ...]:
+    """What the programs that were named make of the file."""
+    if programs is None:
+        return ()
+    from ropewalk.runtimes.reading import read_as
+
+    return read_as(result.facts, [name.strip() for name in programs.split(",") if name.strip()])
 
 
 def _from_stdin() -> dict[str, Any]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from ropewalk.geometry import FloatArray, RopeGeometry
+from ropewalk.geometry import PerTurningPair, RopeGeometry
 from ropewalk.methods.build import above, from_profile, positive, temperature
 from ropewalk.methods.registry import method
 from ropewalk.schedule import FrequencySchedule
 
 
-def _band(geometry: RopeGeometry, fast: float, slow: float) -> tuple[FloatArray, int]:
+def _band(geometry: RopeGeometry, fast: float, slow: float) -> tuple[PerTurningPair, int]:
     """(q, n): q_i = clip(i-l, 0, n) with l the last pair that turns more than `fast` times, h the first that turns
     fewer than `slow`, n = h - l. Where no pair is that fast l is -1, where none is that slow h is one past the end."""
     positive("slow", slow)
@@ -24,7 +24,7 @@ def _band(geometry: RopeGeometry, fast: float, slow: float) -> tuple[FloatArray,
 
 
 def _in_band(
-    name: str, geometry: RopeGeometry, factor: float, profile: FloatArray, fast: float, slow: float
+    name: str, geometry: RopeGeometry, factor: float, profile: PerTurningPair, fast: float, slow: float
 ) -> FrequencySchedule:
     return from_profile(
         name,

@@ -7,19 +7,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from ropewalk.errors import UsageError
-from ropewalk.geometry import FloatArray, RopeGeometry
+from ropewalk.geometry import PerTurningPair, RopeGeometry
 from ropewalk.schedule import FrequencySchedule
 
 _KNOWS_ZERO_TAIL = ("none", "theta", "proportional")
 
 
-def rotating(geometry: RopeGeometry) -> FloatArray:
+def rotating(geometry: RopeGeometry) -> PerTurningPair:
     """theta_i of the pairs that turn; a proportional geometry's zero tail is left out."""
     return geometry.inv_freq[: geometry.num_rotating]
 
 
 def from_profile(
-    name: str, geometry: RopeGeometry, factor: float, profile: FloatArray, **rest: Any
+    name: str, geometry: RopeGeometry, factor: float, profile: PerTurningPair, **rest: Any
 ) -> FrequencySchedule:
     """theta'_i = theta_i * factor ** -m_i over the rotating pairs."""
     return from_frequencies(name, geometry, factor, rotating(geometry) * factor**-profile, **rest)
@@ -29,13 +29,13 @@ def from_frequencies(
     name: str,
     geometry: RopeGeometry,
     factor: float,
-    inv_freq: FloatArray,
+    inv_freq: PerTurningPair,
     *,
     attention_factor: float = 1.0,
     parameters: Mapping[str, Any] | None = None,
     native: Mapping[str, Any] | None = None,
     notes: tuple[str, ...] = (),
-    short_inv_freq: FloatArray | None = None,
+    short_inv_freq: PerTurningPair | None = None,
 ) -> FrequencySchedule:
     """A schedule from frequencies over the rotating pairs; a zero tail keeps only the native types that know of one."""
     if geometry.proportional and native is not None and native["type"] not in _KNOWS_ZERO_TAIL:

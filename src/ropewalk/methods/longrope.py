@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from ropewalk.errors import UsageError
-from ropewalk.geometry import FloatArray, RopeGeometry
+from ropewalk.geometry import PerTurningPair, RopeGeometry
 from ropewalk.methods.build import from_frequencies, rotating
 from ropewalk.methods.registry import method
 from ropewalk.schedule import FrequencySchedule
@@ -71,7 +71,7 @@ def longrope_attention_factor(factor: float, original_length: int) -> float:
     return math.sqrt(1.0 + math.log(factor) / math.log(original_length))
 
 
-def _factors(name: str, values: list[float], count: int) -> FloatArray:
+def _factors(name: str, values: list[float], count: int) -> PerTurningPair:
     array = np.asarray(values, dtype=np.float64)
     if array.shape != (count,):
         raise UsageError(

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ropewalk.errors import UsageError
-from ropewalk.geometry import FloatArray, RopeGeometry
+from ropewalk.geometry import PerTurningPair, RopeGeometry
 from ropewalk.methods.build import above, from_frequencies, positive, rotating, temperature
 from ropewalk.methods.registry import method
 from ropewalk.schedule import FrequencySchedule
@@ -19,7 +19,7 @@ _DEGENERATE = 0.001
 _FEWEST, _MOST = 1e-9, 1e12
 
 
-def rotations_ramp(geometry: RopeGeometry, beta_fast: float, beta_slow: float) -> FloatArray:
+def rotations_ramp(geometry: RopeGeometry, beta_fast: float, beta_slow: float) -> PerTurningPair:
     """1 - gamma(r_i): 0 for pairs that turn beta_fast times or more in the window, 1 for beta_slow or fewer (paper)."""
     turns = geometry.rotations[: geometry.num_rotating]
     if beta_fast == beta_slow:
@@ -29,7 +29,7 @@ def rotations_ramp(geometry: RopeGeometry, beta_fast: float, beta_slow: float) -
     )
 
 
-def index_ramp(geometry: RopeGeometry, beta_fast: float, beta_slow: float, truncate: bool) -> FloatArray:
+def index_ramp(geometry: RopeGeometry, beta_fast: float, beta_slow: float, truncate: bool) -> PerTurningPair:
     """The ramp that shipped code uses: linear in the pair index between the pairs that turn beta_fast and beta_slow
     times, rounded outwards unless `truncate` is off, and clipped to [0, d-1]."""
     low, high = geometry.pair_at(beta_fast), geometry.pair_at(beta_slow)
@@ -53,7 +53,7 @@ def _check_betas(name: str, fast_name: str, beta_fast: float, slow_name: str, be
         )
 
 
-def _by_ramp(geometry: RopeGeometry, factor: float, ramp: FloatArray) -> FloatArray:
+def _by_ramp(geometry: RopeGeometry, factor: float, ramp: PerTurningPair) -> PerTurningPair:
     base = rotating(geometry)
     return base / factor * ramp + base * (1.0 - ramp)
 

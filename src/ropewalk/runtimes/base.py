@@ -108,6 +108,14 @@ class Runtime(ABC):
         """The manners of writing that express this schedule, the preferred first; empty where there is none."""
 
     @abstractmethod
+    def reading(self, job: Job) -> tuple[str, ...]:
+        """The forms that a config.json needs as it stands, without anything of ours (`inspect --runtime`)."""
+
+    def served(self, facts: ModelFacts) -> tuple[int | None, str]:
+        """The window that the program serves when nothing is said, and why; None where it sets no limit."""
+        return None, "no limit of its own"
+
+    @abstractmethod
     def obstacle(self, job: Job) -> str:
         """Why there is no way: a plain reason, used only where `ways` is empty."""
 

@@ -14,7 +14,7 @@ from ropewalk.models.structure.ropes import DEFAULT
 from ropewalk.models.structure.scaling import STOPPED_FACTOR
 from ropewalk.runtimes.base import Job
 
-STOPPED = "stopped-pairs"
+STOPPED, NEW_KEYS = "stopped-pairs", "new-keys"
 CONFIG_FORMS = {
     "default": "no scaling",
     "theta": "a changed rope_theta",
@@ -31,6 +31,7 @@ CONFIG_FORMS = {
     "proportional": "type proportional: a zero tail",
     "dynamic": "type dynamic",
     STOPPED: "pairs that stand still, written as the factor 1e30",
+    NEW_KEYS: "rope_parameters without the old keys beside it, in a config.json as it stands",
     "layers-all": "every layer type stretched, not the full-attention one alone",
 }
 
@@ -45,6 +46,14 @@ def config_forms(job: Job) -> tuple[str, ...]:
     if job.carried.entries.keys() - {job.facts.main}:
         found.append("layers-all")
     return tuple(sorted(set(found)))
+
+
+def old_reader_forms(job: Job) -> tuple[str, ...]:
+    """The same for a program that may know the old keys only."""
+    forms = config_forms(job)
+    assert job.carried is not None
+    said = job.carried.old_dialect or forms == ("default",)
+    return forms if said else tuple(sorted({*forms, NEW_KEYS}))
 
 
 def entry_forms(entry: Mapping[str, Any], rope_theta: float, target_length: int) -> list[str]:

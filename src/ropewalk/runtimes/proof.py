@@ -48,6 +48,8 @@ class RuntimeCheck:
     worst_position: int | None = None
     positions: int = 0
     versions: dict[str, str] | None = None
+    # The largest difference among positions of the first 1, 2, 4 ... original windows, by that multiple.
+    by_length: dict[int, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """One entry of `checks`."""
@@ -79,7 +81,7 @@ def verify_runtimes(checkpoint: str | Path, names: Sequence[str]) -> tuple[Runti
             made = export(
                 place.folder,
                 to=program.name,
-                out=Path(work) / file_stem(program.name),
+                output=Path(work) / file_stem(program.name),
                 gguf_type="float32",
                 weights="symlink",
                 allow_approximate=True,
@@ -136,7 +138,7 @@ class _Reference:
 def tokens_for(facts: ModelFacts, target_length: int) -> tuple[int, ...]:
     """A block of random tokens over and over, past the original window: models that copy make positions matter."""
     length = facts.original_length
-    count = max(2, min(target_length - 1, 2 * length, length + 1024))
+    count = max(2, min(target_length - 1, 4 * length, length + 2048))
     vocabulary = facts.vocab_size or 256
     low = min(3, vocabulary - 1)
     block = np.random.default_rng(0).integers(low, min(vocabulary, 50_000), size=min(96, count))
@@ -153,13 +155,22 @@ def _check(made: ExportResult, reference: _Reference, python: str, work: Path) -
     told = np.array([np.nan if value is None else value for value in row["logprobs"][0]], dtype=np.float64)[
         reference.first :
     ]
-    return judged(exported, reference.logprobs, told, reference.first, row["versions"])
+    window = reference.facts.original_length
+    return judged(exported, reference.logprobs, told, (reference.first, window), row["versions"])
 
 
 def judged(
-    exported: Exported, wanted: np.ndarray, told: np.ndarray, first: int, versions: dict[str, str]
+    exported: Exported,
+    wanted: np.ndarray,
+    told: np.ndarray,
+    span: tuple[int, int],
+    versions: dict[str, str],
 ) -> RuntimeCheck:
-    """The verdict on one program's log-probabilities; NaN in `told` marks places that were not asked for."""
+    """The verdict on one program's log-probabilities; NaN in `told` marks places that were not asked for.
+
+    `span` is the position of the first one, and the original window.
+    """
+    first, window = span
     expected = exported.answer.describe()
     asked = ~np.isnan(told)
     name = exported.runtime
@@ -178,8 +189,29 @@ def judged(
     elif status == "fail":
         size += f"; as expected: {exported.answer.describe()}"
     return RuntimeCheck(
-        name, status, size, expected, largest, mean, worst + first, int(asked.sum()), versions
+        name,
+        status,
+        size,
+        expected,
+        largest,
+        mean,
+        worst + first,
+        int(asked.sum()),
+        versions,
+        _by_length(differences, asked, first, window),
     )
+
+
+def _by_length(differences: np.ndarray, asked: np.ndarray, first: int, window: int) -> dict[int, float]:
+    """The largest difference within the first window, within two, within four, as far as the tokens go."""
+    found: dict[int, float] = {}
+    multiple, end = 1, first + differences.size + 1
+    while multiple == 1 or multiple * window <= end:
+        inside = max(0, multiple * window - first)
+        if asked[:inside].any():
+            found[multiple] = float(differences[:inside].max())
+        multiple *= 2
+    return found
 
 
 def _item(made: ExportResult, exported: Exported, reference: _Reference) -> dict[str, Any]:

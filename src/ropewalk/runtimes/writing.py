@@ -56,22 +56,22 @@ def export(
     method: str | FrequencySchedule | ScheduleFile | None = None,
     *,
     to: str | Sequence[str] | None = None,
-    out: str | Path | None = None,
+    output: str | Path | None = None,
     gguf: str | Path | None = None,
     gguf_type: str = "auto",
     weights: Mode = "link",
     force: bool = False,
     **stretch: Any,
 ) -> ExportResult:
-    """A model's stretch for the programs that serve it: described, and with `out` written.
+    """A model's stretch for the programs that serve it: described, and with `output` written.
 
     `stretch` takes what `export_config` takes: factor, target, parameters, layers, allow_approximate. `gguf` is an
     existing file of this very model to copy for llama.cpp and ollama; without it the checkpoint is converted.
     """
-    if out is not None and to is None:
+    if output is not None and to is None:
         raise UsageError("nothing says for which program to write", hint="name it: --to vllm")
     result = export_config(source, method, to=to, **stretch)
-    if out is None:
+    if output is None:
         return result
     empty = [made for made in result.exports if made.fragment is None]
     if empty:
@@ -80,16 +80,16 @@ def export(
             hint="" if empty[0].nearest is None else empty[0].nearest.describe(),
         )
     materials = materials_for(source, result.exports, gguf, weights, gguf_type)
-    return write_export(result, materials, Path(out), force=force)
+    return write_export(result, materials, Path(output), force=force)
 
 
 def write_export(
-    result: ExportResult, materials: Materials, out: Path, *, force: bool = False
+    result: ExportResult, materials: Materials, out: Path, *, force: bool = False, final: Path | None = None
 ) -> ExportResult:
     """Write every program's part of a result to `out`; nothing is left behind where any part fails.
 
     One program: `out` is its folder, or its file where the name ends in .gguf or .json. Several: one folder each
-    inside `out`.
+    inside `out`. `final` is where `out` will be in the end, where a caller moves it.
     """
     materials.check()
     alone = len(result.exports) == 1
@@ -97,21 +97,23 @@ def write_export(
         return replace(
             result, exports=(_one_file(result.job, result.exports[0], materials, out, force=force),)
         )
-    _check_folder(out, materials.place.folder, force=force)
+    check_folder(out, materials.place.folder, force=force)
     written = []
     with whole_folder(out, force=force) as working:
         for made in result.exports:
             inside = Path() if alone else Path(made.runtime)
             (working / inside).mkdir(exist_ok=True)
-            names, command = _write_one(result.job, made, materials, working / inside, out / inside)
-            written.append(with_files(made, [str(out / inside / name) for name in names], command))
+            place = (final or out) / inside
+            names, command = _write_one(result.job, made, materials, working / inside, place)
+            written.append(with_files(made, [str(place / name) for name in names], command))
         finished = replace(result, exports=tuple(written))
         if not (alone and find_runtime(written[0].runtime).output == "folder"):
             write_json(working / RESULT, finished.to_json())
     return finished
 
 
-def _check_folder(out: Path, source: Path, *, force: bool) -> None:
+def check_folder(out: Path, source: Path, *, force: bool) -> None:
+    """Refuse an output that would touch the source, or replace what no export of ours and no checkpoint is."""
     if force and (out / RESULT).is_file():
         # An earlier export of ours is no checkpoint, and may be replaced all the same.
         return

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from ropewalk.models.facts import ModelFacts
 from ropewalk.runtimes.base import Fragment, Job, Runtime, Way
-from ropewalk.runtimes.entries import CONFIG_FORMS, config_forms, lengths, two_sets
+from ropewalk.runtimes.entries import CONFIG_FORMS, config_forms, lengths, old_reader_forms, two_sets
 
 
 class Exllama(Runtime):
@@ -23,6 +24,17 @@ class Exllama(Runtime):
         return [
             Way("rope_scaling", config_forms(job), entry.native, (self.two_sets,) if two_sets(job) else ())
         ]
+
+    def reading(self, job: Job) -> tuple[str, ...]:
+        """Every form of its entries, and the old keys."""
+        return old_reader_forms(job)
+
+    def served(self, facts: ModelFacts) -> tuple[int | None, str]:
+        """The declared window."""
+        return (
+            facts.max_position_embeddings,
+            "max_position_embeddings, unless the cache is made for another length",
+        )
 
     def obstacle(self, job: Job) -> str:
         """Why there is no way."""

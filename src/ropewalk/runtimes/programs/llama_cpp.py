@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from ropewalk.methods.build import temperature
+from ropewalk.models.facts import ModelFacts
 from ropewalk.models.writing.entries import factors_of
 from ropewalk.runtimes.base import Fragment, Job, Runtime, Way
-from ropewalk.runtimes.entries import STOPPED, stops_pairs
+from ropewalk.runtimes.entries import STOPPED, config_forms, stops_pairs
 
 GGUF_FORMS = {
     "default": "no scaling",
@@ -28,6 +29,10 @@ GGUF_FORMS = {
     "converter-yarn": "yarn by its own converter",
     "converter-llama3": "llama3 by its own converter",
     "converter-longrope": "longrope of one set by its own converter",
+    "converter-yarn-fields": "yarn's attention factor, betas, truncate or mscales by its own converter",
+    "converter-longrope-attention": "longrope's attention factor by its own converter",
+    "converter-proportional": "type proportional by its own converter",
+    "converter-stopped-pairs": "pairs that stand still by its own converter",
     "converter-longrope-two-sets": "longrope of two sets by its own converter",
 }
 
@@ -80,6 +85,28 @@ class LlamaCpp(Runtime):
             if self.flags:
                 return [Way("metadata and flags", (*forms, "yarn-betas"), True)]
         return []
+
+    def reading(self, job: Job) -> tuple[str, ...]:
+        """What its own converter must bring over."""
+        found = []
+        for form in config_forms(job):
+            if form in ("default", "layers-all"):
+                found.append(form)
+            elif form.startswith("yarn-"):
+                found.append("converter-yarn-fields")
+            elif form == "longrope-attention":
+                found.append("converter-longrope-attention")
+            elif form == "longrope-two-sets":
+                found.append("converter-longrope-two-sets")
+            else:
+                found.append(f"converter-{form}")
+        if "converter-longrope-two-sets" in found:
+            found.remove("converter-longrope")
+        return tuple(dict.fromkeys(found))
+
+    def served(self, facts: ModelFacts) -> tuple[int | None, str]:
+        """The declared window: the file's context_length."""
+        return facts.max_position_embeddings, "context_length, which -c does not exceed"
 
     def obstacle(self, job: Job) -> str:
         """There is always a tensor to try."""

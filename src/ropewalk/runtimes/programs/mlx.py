@@ -14,6 +14,7 @@ from ropewalk.runtimes.entries import (
     config_forms,
     formula_factor,
     lengths,
+    old_reader_forms,
     stops_pairs,
     two_sets,
 )
@@ -55,6 +56,10 @@ class Mlx(Runtime):
             notes = (self.two_sets,) if two_sets(job) else ()
             found.append(Way("longrope", tuple(sorted(carrier)), entry.native and "longrope" in forms, notes))
         return found
+
+    def reading(self, job: Job) -> tuple[str, ...]:
+        """Every form of its entries, and the old keys."""
+        return old_reader_forms(job)
 
     def obstacle(self, job: Job) -> str:
         """Why there is no way."""

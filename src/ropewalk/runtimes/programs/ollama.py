@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ropewalk.models.facts import ModelFacts
 from ropewalk.runtimes.base import Fragment, Job, Way
 from ropewalk.runtimes.programs.llama_cpp import GGUF_FORMS, LlamaCpp, metadata, tensors
 
@@ -15,6 +16,10 @@ class Ollama(LlamaCpp):
     forms = GGUF_FORMS
     two_sets = "num_ctx decides for every prompt"
     flags = False
+
+    def served(self, facts: ModelFacts) -> tuple[int | None, str]:
+        """num_ctx, which is small unless it is set."""
+        return None, "num_ctx decides, a few thousand tokens unless the Modelfile or the request sets it"
 
     def beside(self, job: Job, gguf: str) -> dict[str, str]:
         """The Modelfile: without num_ctx Ollama serves a window of its own choice and cuts prompts without a word."""

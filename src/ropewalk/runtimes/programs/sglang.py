@@ -7,9 +7,10 @@ import shlex
 from typing import Any
 
 from ropewalk.methods.build import temperature
+from ropewalk.models.facts import ModelFacts
 from ropewalk.models.structure.values import is_number
 from ropewalk.runtimes.base import Fragment, Job, Runtime, Way
-from ropewalk.runtimes.entries import CONFIG_FORMS, config_forms, lengths, two_sets
+from ropewalk.runtimes.entries import CONFIG_FORMS, config_forms, lengths, old_reader_forms, two_sets
 
 _MSCALES, _MULTIPLIER = "longrope-mscales", "yarn-attn-factor"
 
@@ -39,6 +40,22 @@ class Sglang(Runtime):
         forms = tuple(sorted({own.get(form, form) for form in config_forms(job)}))
         notes = (self.two_sets,) if two_sets(job) else ()
         return [Way("rope_scaling", forms, entry.native, notes)]
+
+    def reading(self, job: Job) -> tuple[str, ...]:
+        """Every form of its entries, and the old keys."""
+        return old_reader_forms(job)
+
+    def served(self, facts: ModelFacts) -> tuple[int | None, str]:
+        """The declared window, times the factor where the entry names no original window."""
+        entry = facts.rope.parameters
+        if entry.get("original_max_position_embeddings") is None and facts.rope.rope_type not in (
+            "default",
+            "llama3",
+        ):
+            factor = facts.rope.factor
+            served = int(facts.max_position_embeddings * factor)
+            return served, f"max_position_embeddings times factor {factor:g}: give --context-length"
+        return facts.max_position_embeddings, "max_position_embeddings"
 
     def obstacle(self, job: Job) -> str:
         """Why there is no way."""

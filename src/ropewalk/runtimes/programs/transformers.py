@@ -24,6 +24,10 @@ class Transformers(Runtime):
         entry = job.carried.entries[job.facts.main]
         return [Way("config.json", config_forms(job), entry.native, job.carried.notes)]
 
+    def reading(self, job: Job) -> tuple[str, ...]:
+        """Every form of its entries."""
+        return config_forms(job)
+
     def obstacle(self, job: Job) -> str:
         """Why config.json cannot hold it."""
         return job.refusal or "its config.json cannot hold the schedule"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ropewalk.runtimes.base import Fragment, Job, Runtime, Way
-from ropewalk.runtimes.entries import CONFIG_FORMS, config_forms, lengths, two_sets
+from ropewalk.runtimes.entries import CONFIG_FORMS, config_forms, lengths, old_reader_forms, two_sets
 
 
 class Transformers4(Runtime):
@@ -21,6 +21,10 @@ class Transformers4(Runtime):
             return []
         entry = job.carried.entries[job.facts.main]
         return [Way("config.json", config_forms(job), entry.native, job.carried.notes)]
+
+    def reading(self, job: Job) -> tuple[str, ...]:
+        """Every form of its entries, and the old keys."""
+        return old_reader_forms(job)
 
     def obstacle(self, job: Job) -> str:
         """Why the old keys cannot hold it."""

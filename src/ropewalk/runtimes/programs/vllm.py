@@ -6,6 +6,7 @@ import json
 import shlex
 from typing import Any
 
+from ropewalk.models.facts import ModelFacts
 from ropewalk.runtimes.base import Fragment, Job, Runtime, Way
 from ropewalk.runtimes.entries import CONFIG_FORMS, config_forms, lengths, two_sets
 
@@ -40,6 +41,29 @@ class Vllm(Runtime):
             notes += (self.two_sets,)
         return [Way("rope_parameters", forms, entry.native, notes)]
 
+    def reading(self, job: Job) -> tuple[str, ...]:
+        """Every form of its entries; mscales that say the attention factor carry it."""
+        forms = set(config_forms(job))
+        given = job.entry.get("attention_factor")
+        if given is not None and job.entry.get("short_mscale") == job.entry.get("long_mscale") == given:
+            forms = {_MSCALES if form == "longrope-attention" else form for form in forms}
+        return tuple(sorted(forms))
+
+    def served(self, facts: ModelFacts) -> tuple[int | None, str]:
+        """max_position_embeddings, times the factor for types whose declared window counts as unscaled there."""
+        kind, declared = facts.rope.rope_type, facts.max_position_embeddings
+        if kind == "longrope":
+            stated = facts.text.get("original_max_position_embeddings")
+            if isinstance(stated, int):
+                return stated, "the original window, for longrope: give --max-model-len"
+        counted = kind in ("default", "longrope", "llama3", "yarn") or "gemma3" in facts.model_type
+        factor = 1.0 if counted else facts.rope.factor
+        if factor != 1.0:
+            return int(
+                declared * factor
+            ), f"max_position_embeddings times factor {factor:g}: give --max-model-len"
+        return declared, "max_position_embeddings"
+
     def obstacle(self, job: Job) -> str:
         """Why config.json cannot hold it."""
         return job.refusal or "its config.json cannot hold the schedule"
@@ -56,7 +80,12 @@ class Vllm(Runtime):
         content = job.inside({"rope_parameters": entries} | lengths(job))
         overrides = shlex.quote(json.dumps(content))
         command = f"vllm serve MODEL --max-model-len {job.target_length} --hf-overrides {overrides}"
-        return Fragment("--hf-overrides, or config.json", content, command, way.notes)
+        return Fragment(
+            "--hf-overrides (in config.json remove rope_scaling, which would win)",
+            content,
+            command,
+            way.notes,
+        )
 
 
 RUNTIME = Vllm()
