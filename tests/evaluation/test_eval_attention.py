@@ -8,15 +8,14 @@ import numpy as np
 import pytest
 from eval_models import save, text_ids, tiny
 
-from ropewalk.attention.cache_kinds import parse_kind
 from ropewalk.attention.maps import applied
 from ropewalk.errors import UsageError
-from ropewalk.evaluation.candidates.attention import cached, mapped, split_names
+from ropewalk.evaluation.candidates.attended import mapped
 from ropewalk.evaluation.compare import compare
 from ropewalk.evaluation.evaluate import evaluate
 from ropewalk.evaluation.forward.engine import Engine
 from ropewalk.models.facts import read_facts
-from ropewalk.position_maps import MAPS, map_for
+from ropewalk.position_maps import map_for
 
 
 @pytest.fixture(scope="module")
@@ -30,20 +29,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return save(folder / "model", tiny(std=0.3)), text
 
 
-def test_names_are_split() -> None:
-    assert split_names(["all"]) == (["all"], [])
-    assert split_names(["yarn", "zones", "dpe"]) == (["yarn"], ["zones", "dpe"])
-    assert split_names(["none", "maps"]) == (["none"], list(MAPS))
-
-
 def test_a_map_as_a_candidate_is_the_map() -> None:
     model, ids = tiny(std=0.3), text_ids(200)
     facts = read_facts(model.config.to_dict())
     engine = Engine(model)
     plain = engine.nll(ids)
-    with applied(model, map_for("self-extend", facts.geometry, 256, near=20)):
+    with applied(model, map_for("self-extend", facts.geometry, 256)):
         wanted = engine.nll(ids)
-    candidate = mapped("self-extend", facts, 256, near=20)
+    candidate = mapped("self-extend", facts, 256)
     assert (candidate.name, candidate.kind) == ("self-extend", "position-map")
     assert mapped("zones", facts, 256).kind == "zones"
     with candidate.apply(model):
@@ -97,8 +90,3 @@ def test_caches_beside_the_full_one(made: tuple[Path, Path]) -> None:
     assert abs(rows["sinks:4+60"][128]["against_full"]) > 1e-3
     with pytest.raises(UsageError, match="cache 'q5' is unknown"):
         evaluate(folder, lengths=[128], tasks="ppl", text=str(text), cache="q5")
-
-
-def test_a_cache_as_a_candidate() -> None:
-    candidate = cached(parse_kind("q4"))
-    assert (candidate.name, candidate.kind, candidate.schedule) == ("q4", "cache", None)

@@ -282,3 +282,73 @@ def test_an_extended_checkpoint_is_measured_beside_itself_unscaled(
     ]
     assert stretched.loss[0].loss != plain.loss[0].loss
     assert any("the unmodified model on cropped context" in line for line in stretched.verdict)
+
+
+def test_the_output_says_how_much_of_the_text_was_read() -> None:
+    from ropewalk.cli.eval_view import how_much
+    from ropewalk.evaluation.result import TextUsed
+
+    def used(**changes: Any) -> TextUsed:
+        settings: dict[str, Any] = {
+            "source": "notes", "documents": ["a", "b"], "segments": 8, "segment_length": 4096, "opening_tokens": 0,
+            "joined": False, "sha256": "", "tokens": 32768, "tokens_available": 1_638_400, "segments_available": 400,
+            "seconds": 24.0,
+        }  # fmt: skip
+        return TextUsed(**(settings | changes))
+
+    [line] = how_much(used())
+    assert line == (
+        "Read 32.8k of about 1.64m tokens (2.0%). --max-segments 16 reads twice as much, about 24 s more for every "
+        "reader; all 400 segments 20 min. Intervals need three documents."
+    )
+    assert how_much(used(tokens_available=32768)) == []
+    assert "shorter than a segment" in how_much(used(segments_available=8))[0]
+
+
+def test_a_reference_model_chooses_the_key_tokens(
+    tmp_path: Path, model_folder: Path, text_folder: Path
+) -> None:
+    """By hand: the reference's whole and cropped readings, the rule, and the measured model's loss on what it chose."""
+    other = save(tmp_path / "other", tiny(std=0.3, seed=3, max_position_embeddings=160), bos=True)
+    settings = {
+        "lengths": "160..320",
+        "text": text_folder,
+        "tasks": "ppl",
+        "max_segments": 5,
+        "key_gain": 0.05,
+    }
+    settings["key_floor"] = -9.0
+    found = evaluate(model_folder, reference=str(other), **settings)
+    own = evaluate(model_folder, **settings)
+    assert found.key_tokens["reference"] == str(other)
+    assert own.key_tokens["reference"] == "the model itself"
+
+    rows = torch.tensor(rows_of(text_folder))
+    far = plain_loss(tiny(std=0.3, seed=3, max_position_embeddings=160), rows)
+    near = cropped_by_hand(tiny(std=0.3, seed=3, max_position_embeddings=160), rows)
+    mask = (near - far >= 0.05) & (-far >= -9.0)
+    mask[:, : 160 - 1] = False
+    assert found.key_tokens["tokens"] == int(mask.sum()) > 50
+    losses = plain_loss(tiny(std=0.2, max_position_embeddings=160), rows)
+    assert found.key_token_loss == pytest.approx(float(losses[mask].mean()), abs=1e-5)
+    assert own.key_token_loss != found.key_token_loss
+
+
+def rows_of(text_folder: Path) -> list[list[int]]:
+    """The five segments of 320 tokens, BOS included."""
+    rows = []
+    for number in range(3):
+        body = encoded((text_folder / f"{number}.txt").read_text())
+        rows += [[256, *body[turn * 319 : (turn + 1) * 319]] for turn in range(len(body) // 319)]
+    return rows[:5]
+
+
+def cropped_by_hand(model: Any, rows: torch.Tensor) -> torch.Tensor:
+    """Windows of 160 that move by 20, each with BOS in place of its first token, scoring the last 20."""
+    found = plain_loss(model, rows[:, :160])
+    parts = [found]
+    for end in range(180, 321, 20):
+        window = rows[:, end - 160 : end].clone()
+        window[:, 0] = 256
+        parts.append(plain_loss(model, window)[:, -20:])
+    return torch.cat(parts, dim=1)

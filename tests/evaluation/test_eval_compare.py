@@ -305,6 +305,37 @@ def test_whatever_changes_a_model_can_be_a_row(folder: Path, text_folder: Path, 
         compare(folder, text=text_folder, candidates=[Candidate("linear", "cache")], **given)
 
 
+def test_maps_and_caches_are_rows(folder: Path, text_folder: Path, tmp_path: Path) -> None:
+    """Each row equals the plain model read under the same context manager; nothing of it is left behind."""
+    from ropewalk.attention.cache_kinds import parse_kind
+    from ropewalk.attention.maps import applied
+    from ropewalk.evaluation.forward.engine import Engine
+    from ropewalk.models.load import load_model
+    from ropewalk.position_maps import map_for
+
+    asked = ASKED | {"methods": "self-extend,linear+q8,linear", "tasks": "ppl", "output": tmp_path / "run"}
+    found = compare(folder, text=text_folder, **asked)
+    assert [found.row(n).kind for n in ("self-extend", "linear+q8", "linear")] == [
+        "position-map",
+        "cache",
+        "schedule",
+    ]
+    ids, model = texts_of(text_folder), load_model(folder)
+    geometry = ropewalk.read_geometry(folder)
+    with applied(model, map_for("self-extend", geometry, TARGET)):
+        losses = Engine(model).nll(ids)
+    assert found.row("self-extend").loss_at_target == pytest.approx(float(losses[:, -SPAN:].mean()), abs=1e-6)
+    with ropewalk.apply(model, ropewalk.schedule("linear", geometry, factor=5.0)):
+        plain = Engine(model).nll(ids)
+        with parse_kind("q8").applied(model):
+            rounded = Engine(model).nll(ids)
+    assert found.row("linear").loss_at_target == pytest.approx(float(plain[:, -SPAN:].mean()), abs=1e-6)
+    assert found.row("linear+q8").loss_at_target == pytest.approx(float(rounded[:, -SPAN:].mean()), abs=1e-6)
+    assert found.row("linear+q8").loss_at_target != found.row("linear").loss_at_target
+    with pytest.raises(UsageError, match="names no cache"):
+        compare(folder, text=text_folder, **(asked | {"methods": "linear+", "output": tmp_path / "b"}))
+
+
 def test_a_schedule_file_is_a_row(result, folder: Path, text_folder: Path, tmp_path: Path) -> None:
     file = Path(result.run) / "parts" / "linear.json"
     asked = ASKED | {"methods": "yarn", "schedules": [file], "tasks": "ppl"}

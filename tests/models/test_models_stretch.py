@@ -37,6 +37,7 @@ YARN = PLAIN | {
         "rope_type": "yarn",
         "factor": 4.0,
         "beta_fast": 16.0,
+        "attention_factor": 1.25,
         "original_max_position_embeddings": 1024,
     },
 }
@@ -106,6 +107,9 @@ def test_yarn_on_yarn_keeps_the_files_betas_and_says_so():
     assert kept_parameters(facts)["yarn"]["beta_fast"] == 16.0
     own = stretch_for(facts, "yarn", factor=8, parameters={"beta_fast": 24.0})
     assert own.schedule.parameters["beta_fast"] == 24.0
+    # The file's attention factor was that of factor 4.
+    assert "attention_factor" not in own.schedule.parameters
+    assert made.schedule.attention_factor == pytest.approx(0.1 * np.log(8) + 1)
     assert not any("kept" in note for note in own.notes)
     assert kept_parameters(read_facts(LLAMA3)) == kept_parameters(read_facts(PLAIN)) == {}
     # Another method has other parameters: nothing of YaRN's goes into it.

@@ -317,3 +317,11 @@ def test_of_processes_that_begin_one_run_at_once_one_gets_it(tmp_path: Path) -> 
         == open_run(tmp_path / "run").read_json()
         == {"number": won.index(True)}
     )
+
+
+def test_a_run_that_was_killed_before_its_first_line_begins_again(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "request.json").touch()
+    with create_run("eval", {"a": 1}, path=tmp_path / "run", resume=True) as run:
+        run.write_json("result.json", {"b": 2})
+    assert open_run(tmp_path / "run").request == {"a": 1}

@@ -105,7 +105,8 @@ def test_a_program_that_was_named_and_is_not_exact_refuses_with_the_nearest_choi
     assert "it always uses the long set" in caught.value.message
     # Without its two sets longrope's start is NTK-aware's frequencies: only the temperature is left to differ.
     assert "--method ntk is exact there" in caught.value.hint
-    assert "transformers" in caught.value.hint
+    # No program but transformers chooses a set by the prompt.
+    assert "exact with this schedule: transformers, transformers-4;" in caught.value.hint
     assert "--allow-approximate" in caught.value.hint
     allowed = ropewalk.export_config(LLAMA2, "longrope", factor=8.0, to="mlx", allow_approximate=True)
     assert allowed["mlx"].fragment.content["rope_scaling"]["type"] == "longrope"

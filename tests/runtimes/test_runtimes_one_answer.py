@@ -169,3 +169,21 @@ def test_facts_of_one_architecture_say_nothing_about_another():
         for form in program.forms:
             assert facts_about(program).of("brand_new", form).outcome == "unknown", (name, form)
     assert read_facts(config_of("brand_new")).model_type == "brand_new"
+
+
+def test_compare_names_the_programs_that_serve_its_best_method():
+    from types import SimpleNamespace
+
+    from ropewalk.cli.compare_view import _served
+
+    def best(**changes):
+        row = {"name": "yarn", "method": "yarn", "factor": 8.0, "parameters": {}, "file": None}
+        return SimpleNamespace(model="hemp", target_length=4096, methods=[SimpleNamespace(**row | changes)])
+
+    result = export_config("hemp", "yarn", factor=8.0)
+    names = ", ".join(made.runtime for made in result.exports if made.answer.exact)
+    assert _served(best()) == [
+        f"yarn is served exactly by: {names} (`ropewalk export` says why not by the others)."
+    ]
+    assert _served(best(method="zones")) == []
+    assert _served(best(method=None)) == []

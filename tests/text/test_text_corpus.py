@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ropewalk.errors import RopewalkError, UsageError
-from ropewalk.text.corpus import HELD_OUT, read_documents, training_documents
+from ropewalk.text.corpus import HELD_OUT, Document, read_documents, training_documents
 
 
 def test_the_default_corpus_is_split_and_deterministic() -> None:
@@ -76,3 +76,20 @@ def test_what_is_not_there_is_said(tmp_path: Path) -> None:
 def test_rows_may_be_strings_with_unicode(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(json.dumps("naïve") + "\n")
     assert read_documents(tmp_path / "a.jsonl")[0].text == "naïve"
+
+
+def test_segments_say_how_much_text_there_is() -> None:
+    """Encoding stops when there is enough; the rest is estimated at the rate so far. Here a token is a byte."""
+    from ropewalk.hemp.tokenizer import build_tokenizer
+    from ropewalk.text.segments import cut
+
+    documents = [Document(str(number), "abcdefghij" * 10) for number in range(6)]
+    found = cut(documents, build_tokenizer(), 40, limit=2)
+    assert len(found.items) == 2
+    assert (found.tokens_available, found.segments_available) == (600, 12)
+    every = cut(documents, build_tokenizer(), 40, limit=50)
+    assert (len(every.items), every.segments_available) == (12, 12)
+    joined = cut(documents, build_tokenizer(), 200, limit=1)
+    # Two line breaks stand behind each document that is joined.
+    assert joined.joined
+    assert (joined.tokens_available, joined.segments_available) == (612, 3)

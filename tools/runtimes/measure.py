@@ -22,14 +22,22 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "src"))
 
+from tokenizers import Tokenizer  # noqa: E402
+from tokenizers.models import BPE  # noqa: E402
+from tokenizers.pre_tokenizers import ByteLevel  # noqa: E402
+from transformers import PreTrainedTokenizerFast  # noqa: E402
+
 from ropewalk.models.facts import read_facts  # noqa: E402
 from ropewalk.runtimes.answer import job_for  # noqa: E402
 from ropewalk.runtimes.base import Job, Runtime, Way  # noqa: E402
+from ropewalk.runtimes.gguf.convert import convert  # noqa: E402
 from ropewalk.runtimes.registry import find_runtime  # noqa: E402
 from ropewalk.schedule import FrequencySchedule  # noqa: E402
 
 RUNNERS = ROOT / "src" / "ropewalk" / "runtimes" / "runners"
 WINDOW, FACTOR = 256, 4
+# The zoo's vocabulary, and a plain letter in it.
+_TOKENS, _PLAIN = 128, 65
 # Loading takes this program seconds, so one case stands for all fields of yarn; where it fails, run the others too.
 _FEWER = {
     "vllm": ("none", "ntk", "linear", "linear-all", "llama3", "yarn", "yarn-every", "yarn-mscale", "mrrope-pro",
@@ -103,6 +111,8 @@ def _planned(
 def write(runtime: Runtime, job: Job, way: Way, base: Path, out: Path) -> dict[str, Any]:
     """The model as this way writes it: a folder with the fragment laid over its configuration."""
     out.mkdir(exist_ok=True)
+    if runtime.name == "llama.cpp":
+        return _write_gguf(runtime, job, way, base, out)
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     merged = _laid_over(config, runtime.fragment(job, way).content)
     (out / "config.json").write_text(json.dumps(merged), encoding="utf-8")
@@ -110,6 +120,36 @@ def write(runtime: Runtime, job: Job, way: Way, base: Path, out: Path) -> dict[s
         if path.name != "config.json" and not (out / path.name).exists():
             os.link(path, out / path.name)
     return {"model": str(out)}
+
+
+def _write_gguf(runtime: Runtime, job: Job, way: Way, base: Path, out: Path) -> dict[str, Any]:
+    """The model as a GGUF file; one request a place, so only some are asked."""
+    content = runtime.fragment(job, way).content
+    if not (base / "tokenizer.json").exists():
+        vocabulary = {char: at for at, char in enumerate(sorted(ByteLevel.alphabet())[:_TOKENS])}
+        plain = Tokenizer(BPE(vocab=vocabulary, merges=[]))
+        plain.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=True)
+        PreTrainedTokenizerFast(tokenizer_object=plain).save_pretrained(base)
+    target = out / "model.gguf"
+    if not target.exists():
+        convert(base, target, job.facts, content["metadata"], content["tensors"], dtype="float32")
+    places = sorted(
+        {round((FACTOR * WINDOW - 2) * share / 11) for share in range(1, 12)} | {WINDOW - 2, 2 * WINDOW - 2}
+    )
+    flags = {name: float(value) for name, value in _flags(job, way)}
+    return {
+        "model": str(target),
+        "vocabulary": _TOKENS,
+        "positions": places,
+        "plain_token": _PLAIN,
+        "flags": flags,
+    }
+
+
+def _flags(job: Job, way: Way) -> list[tuple[str, Any]]:
+    given = job.schedule.parameters
+    named = (("yarn_beta_fast", "beta_fast"), ("yarn_beta_slow", "beta_slow"))
+    return [(name, given[key]) for name, key in named if "yarn-betas" in way.forms and key in given]
 
 
 def _laid_over(config: dict[str, Any], content: Any) -> dict[str, Any]:

@@ -31,8 +31,8 @@ from ropewalk.cli.measuring import grid_option, measuring_options, tasks_option
     "--methods",
     default="all",
     show_default=True,
-    help="Methods and position maps by name with commas between; all (methods), maps (all position maps); none with "
-    "--schedule measures the files alone.",
+    help="With commas: methods, or all of them; position maps (zones, self-extend); either through another cache "
+    "(yarn+q4). none, with --schedule, measures the files alone.",
 )
 @click.option(
     "--schedule",

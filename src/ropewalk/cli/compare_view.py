@@ -128,11 +128,33 @@ def _show_notes(screen: Any, result: CompareResult) -> None:
         notes.append(f"Not measured (each with its reason in the run folder): {names}.")
     if result.text is not None:
         notes += how_much(result.text)
+    notes += _served(result)
     notes += [f"{remark}." for remark in result.remarks]
     if notes:
         screen.print()
     for note in notes:
         screen.print(note, style="dim", markup=False)
+
+
+def _served(result: CompareResult) -> list[str]:
+    """Which programs are known to compute the best method exactly on this model."""
+    from ropewalk.errors import RopewalkError
+    from ropewalk.models.facts import read_facts
+    from ropewalk.models.stretch import stretch_for
+    from ropewalk.runtimes import answers, job_for
+
+    best = result.methods[0] if result.methods else None
+    if best is None or best.method is None or best.factor is None or best.file is not None:
+        return []
+    try:
+        facts = read_facts(result.model)
+        made = stretch_for(facts, best.method, factor=best.factor, parameters=best.parameters).schedule
+        found = answers(job_for(facts, made, target_length=result.target_length))
+    except RopewalkError:
+        # Maps and caches are no schedules, and a model that has moved away cannot be asked about.
+        return []
+    exact = ", ".join(name for name, answer in found.items() if answer.exact) or "none that is known"
+    return [f"{best.name} is served exactly by: {exact} (`ropewalk export` says why not by the others)."]
 
 
 def bars(values: Sequence[float], low: float, high: float, height: int = 1) -> list[str]:

@@ -49,10 +49,11 @@ def compare(
 ) -> CompareResult:
     """Measure candidates at `target` (a length, or a multiple such as `8x`) and say which is best for what.
 
-    Rows: the named methods with their variants, finished schedules (files), whatever `candidates` puts on the model
-    (zones, position maps, caches), and the present schedule where the model is stretched already. All other keywords
-    are those of `CompareRequest`, with the defaults of the command line. Results go to a run folder cell by cell: after
-    an interruption the same call with the same `output` measures only what is missing.
+    Rows: the named methods with their variants, position maps (`zones`), either read through another cache (`yarn+q4`),
+    finished schedules (files), whatever `candidates` puts on the model, and the present schedule where the model is
+    stretched already. All other keywords are those of `CompareRequest`, with the defaults of the command line. Results
+    go to a run folder cell by cell: after an interruption the same call with the same `output` measures only what is
+    missing.
     """
     from ropewalk.evaluation.evaluate import given_parts
     from ropewalk.models.facts import read_facts
@@ -114,17 +115,12 @@ class Queue:
     @classmethod
     def of(cls, request: CompareRequest, facts: ModelFacts, target: int, given: Sequence[Candidate]) -> Queue:
         """Controls first: everything else is held against them."""
-        from ropewalk.evaluation.candidates.attention import mapped, split_names
-        from ropewalk.evaluation.candidates.choose import choose, from_files, merged
+        from ropewalk.evaluation.candidates.attended import named
+        from ropewalk.evaluation.candidates.choose import from_files, merged
         from ropewalk.evaluation.candidates.controls import as_is, controls
-        from ropewalk.models.stretch import kept_parameters
 
-        factor = target / facts.original_length
-        named, maps = split_names(request.methods)
-        alone = bool(given or request.schedules or maps) and named in ([], ["none"])
-        kept = kept_parameters(facts)
-        found, left_out = ([], []) if alone else choose(named, facts.geometry, factor, kept)
-        found += [mapped(name, facts, target) for name in maps]
+        alone = bool(given or request.schedules) and request.methods == ["none"]
+        found, left_out = ([], []) if alone else named(request.methods, facts, target)
         rows = merged([*as_is(facts), *found, *from_files(request.schedules, facts, target), *given])
         names = [row.name for row in [*controls(facts), *rows]]
         twice = sorted({name for name in names if names.count(name) > 1})

@@ -280,7 +280,9 @@ def _resumed(folder: Path, kind: str, stamp: str) -> Run:
             raise RopewalkError(f"run {folder} is complete", hint=ANOTHER)
         found, stamp, seconds = manifest["kind"], manifest["created"], float(manifest.get("seconds") or 0)
     elif (folder / REQUEST).exists():
-        opening = read_document(folder / REQUEST)
+        # Killed between its claim and its first line, a run has said nothing yet: it begins here.
+        said = (folder / REQUEST).stat().st_size > 0
+        opening = read_document(folder / REQUEST) if said else {"kind": kind}
         found, stamp = opening.get("kind"), opening.get("created") or stamp
     else:
         raise RopewalkError(f"{folder} exists and is no run", hint=ANOTHER)

@@ -109,10 +109,10 @@ def sweep(
         measured = []
         for number, candidate in enumerate(left):
             try:
-                terms = reader.terms(candidate.made, rows[:count])
+                terms = reader.terms(candidate.schedule, rows[:count])
             except NonFiniteLossError:
                 continue
-            measured.append(Measured(candidate.name, candidate.made, terms))
+            measured.append(Measured(candidate.name, candidate.schedule, terms))
             if on_measured is not None:
                 on_measured(candidate.name, terms, number + 1, len(left))
         measured.sort(key=lambda item: item.terms.value)
@@ -130,7 +130,7 @@ def sweep(
 
 def at_factor(start: Candidate | Measured, factor: float) -> FrequencySchedule:
     """The same form at another factor: a method by its name and parameters, a band by its profile."""
-    made = start.made if isinstance(start, Candidate) else start.schedule
+    made = start.schedule
     if made.factor == factor:
         return made
     listed = any(isinstance(value, list) for value in made.parameters.values())

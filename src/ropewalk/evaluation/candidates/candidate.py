@@ -51,12 +51,6 @@ class Candidate:
             )
 
     @property
-    def made(self) -> FrequencySchedule:
-        """The schedule of a candidate that is one."""
-        assert self.schedule is not None
-        return self.schedule
-
-    @property
     def slug(self) -> str:
         """The label as a file name."""
         return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ropewalk.evaluation.candidates.attention import cached
+from ropewalk.evaluation.candidates.candidate import Candidate
 from ropewalk.evaluation.local import Local
 from ropewalk.evaluation.loss.controls import tail_difference
 from ropewalk.evaluation.loss.reading import LengthLoss, Reading, by_length
@@ -26,7 +26,7 @@ def measured_caches(local: Local, names: Sequence[str], full: Reading | None) ->
     owners = None if local.segments is None else local.segments.owners
     found = []
     for kind in [parse_kind(name) for name in names]:
-        measured = local.measure(cached(kind))
+        measured = local.measure(Candidate(kind.name, "cache", kind.applied))
         rows = []
         if measured.reading is not None and full is not None:
             rows = [

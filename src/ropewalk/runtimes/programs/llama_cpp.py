@@ -21,6 +21,7 @@ GGUF_FORMS = {
     "tensor": "one set of factors in the tensor rope_freqs.weight",
     "tensor-attention": "an attention factor beside that tensor, in rope.scaling.attn_factor",
     "factors": "longrope's two tensors rope_factors_short and rope_factors_long",
+    "factors-two-sets": "two tensors that differ: one set for short prompts, one for long ones",
     "factors-attention": "an attention factor beside those, in rope.scaling.attn_factor",
     STOPPED: "pairs that stand still, written as the factor 1e30",
     "layers-all": "every layer type stretched, not the full-attention one alone",
@@ -63,9 +64,10 @@ class LlamaCpp(Runtime):
             found.append(Way("rope_freqs", ("tensor", *attention, *extra), made.method == "llama3"))
         if not stays:
             attention = () if made.attention_factor == 1.0 else ("factors-attention",)
+            sets = () if made.short_inv_freq is None else ("factors-two-sets",)
             notes = (self.two_sets,) if made.short_inv_freq is not None else ()
             found.append(
-                Way("rope_factors", ("factors", *attention, *extra), made.method == "longrope", notes)
+                Way("rope_factors", ("factors", *attention, *sets, *extra), made.method == "longrope", notes)
             )
         return found
 
