@@ -13,7 +13,7 @@ import ropewalk
 from ropewalk.errors import UsageError
 from ropewalk.search.budget import Budget, parse_budget
 from ropewalk.search.family import HIGHEST, Family, band_profile, monotone
-from ropewalk.search.fit import FLOOR, HALF_RATE, Settings, State, advance, agree, flat_of
+from ropewalk.search.fit import FLOOR, HALF_RATE, Settings, State, advance, agree, flat_of, shrinkage
 from ropewalk.search.reading import Slope
 
 GEOMETRY = ropewalk.RopeGeometry(head_dim=16, rope_theta=10000.0, original_length=512)
@@ -83,28 +83,61 @@ def test_band_profile_by_hand() -> None:
 
 def test_first_step_of_the_fit_by_hand() -> None:
     start = Family.through(yarns(8))
-    gradient = np.linspace(0.5, -0.5, 8)
+    gradients = [np.linspace(0.5, -0.4, 8), np.linspace(0.45, -0.1, 8), np.linspace(0.55, 0.3, 8)]
     settings = Settings(temper=0.0)
-    slope = Slope(1.0, np.zeros(8), gradient, 0.0, 0.2)
-    after = advance(State.at(start), start, slope, 0.0, settings)
-    scaled = gradient / (np.abs(gradient) + FLOOR)
+    slopes = [Slope(1.0, np.zeros(8), values, 0.0, 0.2) for values in gradients]
+    after = advance(State.at(start), start, slopes, 0.0, settings)
+    # Running means with decays 0.92 and 0.97, unbiased: weights of the three gradients, oldest first.
+    ones, twos = 0.92 ** np.array([2, 1, 0]), 0.97 ** np.array([2, 1, 0])
+    table = np.stack(gradients)
+    mean = (ones[:, None] * table).sum(0) / ones.sum()
+    square = (twos[:, None] * table**2).sum(0) / twos.sum()
+    # The variance of that mean, were the gradients independent noise of that square.
+    noise = (ones**2).sum() / ones.sum() ** 2 * square
+    scaled = np.maximum(0, 1 - noise / mean**2) * mean / (np.sqrt(square) + FLOOR)
     padded = np.concatenate([scaled[:1], scaled, scaled[-1:]])
     shared = 0.25 * padded[:-2] + 0.5 * padded[1:-1] + 0.25 * padded[2:]
-    rate = settings.learning_rate / (1 + GEOMETRY.rotations / HALF_RATE)
+    rate = settings.learning_rate / (1 + (GEOMETRY.rotations / HALF_RATE) ** 2)
     np.testing.assert_allclose(after.family.top, monotone(start.top - rate * shared), atol=1e-9)
-    assert after.family.heat == pytest.approx(start.heat - settings.heat_rate * 0.2 / (0.2 + FLOOR), abs=1e-9)
-    assert after.step == 1
+    assert np.abs(after.family.top - start.top).max() > 1e-3
+    steady = 1 - (ones**2).sum() / ones.sum() ** 2
+    heat = start.heat - settings.heat_rate * steady * 0.2 / (0.2 + FLOOR)
+    assert after.family.heat == pytest.approx(heat, abs=1e-9)
+    assert (after.step, after.seen) == (1, 3)
     assert State.from_json(start, after.to_json()).to_json() == after.to_json()
+
+
+def test_one_gradient_alone_moves_nothing_and_noise_hardly() -> None:
+    assert shrinkage(np.array([0.5]), np.array([0.25]), 1).tolist() == [0.0]
+    rng = np.random.default_rng(0)
+    start = Family.through(yarns(8))
+    noise = [Slope(0.0, np.zeros(8), rng.normal(size=8), 0.0, 0.0) for _ in range(60)]
+    steady = [Slope(0.0, np.zeros(8), -np.ones(8) + 0.5 * rng.normal(size=8), 0.0, 0.0) for _ in range(60)]
+    moved = []
+    for slopes in (noise, steady):
+        after = advance(State.at(start), start, slopes, 0.0, Settings(temper=0.0))
+        moved.append(float(np.abs(after.family.top - start.top).sum()))
+    assert moved[0] < 0.2 * moved[1]
 
 
 def test_the_pull_towards_the_start_acts_where_no_gradient_does() -> None:
     start = Family.through(yarns(8))
     away = start.moved(start.low, start.top + 0.2, start.cool, start.heat)
-    state = State(away, away, 5, np.zeros(18), np.zeros(18))
-    nothing = Slope(0.0, np.zeros(8), np.zeros(8), 0.0, 0.0)
+    state = State(away, away, 5, first=np.zeros(18), second=np.zeros(18))
+    nothing = [Slope(0.0, np.zeros(8), np.zeros(8), 0.0, 0.0)] * 3
     after = advance(state, start, nothing, 0.0, Settings(temper=0.1))
     assert (after.family.top < away.top).all()
     assert (after.family.top > start.top).all()
+
+
+def test_going_back_halves_the_rate() -> None:
+    start = Family.through(yarns(8))
+    state = State.at(start.moved(start.low, start.top + 0.2, 0.0, 0.0)).back_to(start)
+    assert (state.family, state.mean, state.rate) == (start, start, 0.5)
+    slopes = [Slope(0.0, np.zeros(8), -np.ones(8), 0.0, 0.0)] * 3
+    whole = advance(State.at(start), start, slopes, 0.0, Settings(temper=0.0))
+    half = advance(state, start, slopes, 0.0, Settings(temper=0.0))
+    assert half.family.top[-1] - start.top[-1] == pytest.approx((whole.family.top[-1] - start.top[-1]) / 2)
 
 
 def test_gradients_agree_when_their_halves_point_the_same_way() -> None:

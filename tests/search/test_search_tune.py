@@ -17,7 +17,7 @@ from ropewalk.search import loop
 from ropewalk.search.fit import Settings
 from ropewalk.search.job import near_losses
 from ropewalk.search.loop import reason_to_keep_start
-from ropewalk.search.objective import Objective, Terms, gain_over, key_tokens, weigh
+from ropewalk.search.objective import Objective, Terms, gains_over, key_tokens, weigh
 from ropewalk.search.reading import NonFiniteLossError, Reader
 from ropewalk.search.rows import Amounts, Row, gather, planted_rows, split_documents
 from ropewalk.text.corpus import Document
@@ -170,18 +170,28 @@ class Before:
 
 
 def test_the_guard_keeps_the_start_for_lost_answers_and_for_noise() -> None:
-    rows = weigh([Row(np.zeros(100, dtype=int)) for _ in range(4)], 64, Objective())
-    before = terms([1.0, 1.0, 1.0, 1.0], {"kv": [1.0, 0.0]})
+    ids = np.zeros(100, dtype=int)
+    rows = weigh(
+        [*[Row(ids) for _ in range(4)], Row(ids, "kv", 0.1, (98, 99)), Row(ids, "kv", 0.5, (99,))],
+        64,
+        Objective(),
+    )
+    before = terms([1.0, 1.0, 1.0, 1.0, 0.3, 0.3], {"kv": [1.0, 0.0]})
     rung: Any = Before(before, rows)
-    better = terms([0.9, 0.91, 0.89, 0.9], {"kv": [1.0, 0.0]})
+    better = terms([0.9, 0.91, 0.89, 0.9, 0.7, 0.0], {"kv": [1.0, 0.0]})
     assert reason_to_keep_start(rung, better) is None
-    lost = terms([0.9, 0.91, 0.89, 0.9], {"kv": [0.0, 0.0]})
+    lost = terms([0.9, 0.91, 0.89, 0.9, 0.3, 0.3], {"kv": [0.0, 0.0]})
     assert "fewer answers (kv)" in str(reason_to_keep_start(rung, lost))
-    noisy = terms([0.5, 1.4, 0.6, 1.4], {"kv": [1.0, 0.0]})
+    noisy = terms([0.5, 1.4, 0.6, 1.4, 0.3, 0.3], {"kv": [1.0, 0.0]})
     assert "standard error" in str(reason_to_keep_start(rung, noisy))
-    gain, error = gain_over(before, better, rows)
-    assert gain == pytest.approx(0.1)
-    assert error == pytest.approx(np.std([0.1, 0.09, 0.11, 0.1], ddof=1) / 2)
+    behind = terms([0.95, 0.95, 0.95, 0.95, 0.4, 0.4], {"kv": [1.0, 0.0]})
+    assert "0.0500 behind" in str(reason_to_keep_start(rung, behind))
+    answers = terms([1.0, 1.01, 0.99, 1.0, 0.2, 0.2], {"kv": [1.0, 1.0]})
+    assert reason_to_keep_start(rung, answers) is None
+    found = gains_over(before, better, rows)
+    assert found["text"].value == pytest.approx(0.1)
+    assert found["text"].error == pytest.approx(np.std([0.1, 0.09, 0.11, 0.1], ddof=1) / 2)
+    assert found["answers"].value == pytest.approx(-0.05)
 
 
 def test_key_tokens_are_those_that_far_context_helps() -> None:
@@ -273,3 +283,39 @@ def test_the_command(model_folder: Path, text_folder: Path, tmp_path: Path) -> N
     assert {"schedule", "before", "after", "steps", "seconds", "forward_equivalents"} <= document.keys()
     assert Path(document["schedule"]).is_file()
     assert document["passes"] == 2
+
+
+def test_compare_measures_the_tuned_row(model_folder: Path, text_folder: Path, tmp_path: Path) -> None:
+    from ropewalk.cli.compare import command
+    from ropewalk.search.candidate import tuned_candidate
+
+    options: dict[str, Any] = {
+        "text": text_folder,
+        "start": "yarn",
+        "tasks": (),
+        "amounts": FEW,
+        "device": "cpu",
+    }
+    run = tmp_path / "run-tune"
+    made = tuned_candidate(model_folder, target="4x", budget=1, output=run, **options)
+    before = (run / "schedule.json").read_bytes()
+    words = [
+        str(model_folder),
+        "--target",
+        "4x",
+        "--methods",
+        "linear",
+        "--tune",
+        "1steps",
+        "--tasks",
+        "ppl",
+        "--max-segments",
+        "2",
+    ]
+    words += ["--text", str(text_folder), "--device", "cpu", "-o", str(tmp_path / "run"), "--json"]
+    done = CliRunner().invoke(command, words, catch_exceptions=False)
+    rows = {row["name"]: row for row in json.loads(done.stdout)["methods"]}
+    assert {"linear", "tuned"} <= rows.keys()
+    assert rows["tuned"]["attention_factor"] == made.schedule.attention_factor
+    # A finished search is read, not repeated.
+    assert (run / "schedule.json").read_bytes() == before

@@ -42,6 +42,12 @@ from ropewalk.cli.measuring import grid_option, measuring_options, tasks_option
     help="A finished schedule as one more row (repeatable).",
 )
 @click.option(
+    "--tune",
+    "budget",
+    metavar="BUDGET",
+    help="Fit a schedule first, within 3m or 48steps, and measure it as the row `tuned`.",
+)
+@click.option(
     "--rank",
     type=click.Choice(["use", "retrieval", "key-tokens", "loss", "window"]),
     default="use",
@@ -59,7 +65,9 @@ from ropewalk.cli.measuring import grid_option, measuring_options, tasks_option
 @trust_option
 @quiet_option
 @contract
-def command(model: str, output: str | None, quiet: bool, as_json: bool, **settings: Any) -> None:
+def command(
+    model: str, output: str | None, budget: str | None, quiet: bool, as_json: bool, **settings: Any
+) -> None:
     """Measure every method on MODEL, on text and retrieval, beside the unmodified and the cropped model.
 
     Each method runs with its defaults and, where that differs, at the factor that really reaches the target. Ctrl-C
@@ -68,6 +76,8 @@ def command(model: str, output: str | None, quiet: bool, as_json: bool, **settin
     from ropewalk.cli.compare_view import Watch, show
     from ropewalk.evaluation.compare import compare
 
+    if budget is not None:
+        settings["candidates"] = [_tuned(model, output, budget, settings)]
     kept = None
     if output is not None:
         kept = f"methods that had ended are kept in {output}: the same line goes on there"
@@ -83,3 +93,13 @@ def command(model: str, output: str | None, quiet: bool, as_json: bool, **settin
     screen.print(f"\nRun: {result.run}", markup=False, soft_wrap=True)
     if result.verdict.next:
         screen.print(f"Next: {result.verdict.next}", markup=False, soft_wrap=True)
+
+
+def _tuned(model: str, output: str | None, budget: str, settings: dict[str, Any]) -> Any:
+    """The row `tuned`; its search has a run of its own beside the comparison's."""
+    from ropewalk.search.candidate import tuned_candidate
+
+    shared = ("target", "text", "seed", "device", "dtype", "attn", "trust_remote_code")
+    run = None if output is None else f"{output}-tune"
+    options = {name: settings[name] for name in shared if name in settings}
+    return tuned_candidate(model, budget=budget, output=run, **options)

@@ -1,17 +1,20 @@
 """The gradient fit: Adam on the family's numbers, profiles brought back to monotone ones after each step.
 
 A pair that turns often has a large gradient that is mostly noise and holds over a tiny distance (its angle at the far
-end changes by many radians), a pair that never turns has almost none. So the rate falls with a pair's rotations, and
-gradients below a floor count as what they are instead of being scaled up: otherwise pairs that do not matter drift.
-Neighbours share their steps, pooling averages where a profile is flat, and what is validated is the running mean of
-the iterates: all three against the same noise.
+end changes by many radians); a pair that never turns has almost none. So
+
+- the rate falls with the square of a pair's rotations in the window,
+- a number moves only as far as its mean gradient stands above that mean's own noise,
+- gradients below a floor count as what they are instead of being scaled up, or pairs that do not matter would drift,
+- neighbours share their steps, and what is validated is the running mean of the iterates,
+- a validation that is no better goes back to the best point, at half the rate.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,12 +24,12 @@ from ropewalk.search.family import Family
 from ropewalk.search.objective import Weighed
 from ropewalk.search.reading import Reader, Slope
 
-FIRST_MOMENT, SECOND_MOMENT = 0.8, 0.95
+FIRST_MOMENT, SECOND_MOMENT = 0.92, 0.97
 EPSILON = 1e-10
 # Nats per unit of the profile: a gradient below this moves its pair in proportion.
 FLOOR = 0.01
 # Rotations in the window at which a pair's rate is half of the slowest pairs'.
-HALF_RATE = 4.0
+HALF_RATE = 2.0
 # A pair's step is shared with its neighbours in this measure.
 SHARED = (0.25, 0.5, 0.25)
 # Two halves of a step's rows whose gradients point apart say little: rows are added until they agree, up to a limit.
@@ -53,6 +56,8 @@ class State:
     family: Family
     mean: Family
     step: int = 0
+    seen: int = 0
+    rate: float = 1.0
     first: FloatArray = field(default_factory=lambda: np.zeros(0))
     second: FloatArray = field(default_factory=lambda: np.zeros(0))
 
@@ -60,12 +65,18 @@ class State:
     def at(cls, family: Family) -> State:
         """The beginning."""
         size = 2 * len(family.top) + 2
-        return cls(family, family, 0, np.zeros(size), np.zeros(size))
+        return cls(family, family, first=np.zeros(size), second=np.zeros(size))
+
+    def back_to(self, best: Family) -> State:
+        """The best point again, at half the rate; what the gradients were is kept."""
+        return replace(self, family=best, mean=best, rate=self.rate / 2)
 
     def to_json(self) -> dict[str, Any]:
         """For going on after an interruption."""
         return {
             "step": self.step,
+            "seen": self.seen,
+            "rate": self.rate,
             "family": self.family.to_json(),
             "mean": self.mean.to_json(),
             "first": self.first.tolist(),
@@ -79,6 +90,8 @@ class State:
             Family.from_json(start.geometry, document["family"]),
             Family.from_json(start.geometry, document["mean"]),
             int(document["step"]),
+            int(document["seen"]),
+            float(document["rate"]),
             np.asarray(document["first"], dtype=np.float64),
             np.asarray(document["second"], dtype=np.float64),
         )
@@ -95,30 +108,46 @@ def with_flat(family: Family, values: FloatArray) -> Family:
     return family.moved(values[:count], values[count : 2 * count], float(values[-2]), float(values[-1]))
 
 
-def advance(state: State, start: Family, slope: Slope, share: float, settings: Settings) -> State:
-    """The state after one step. `share` (0 to 1) is how far the fit has come: the rate decays with its cosine.
-
-    A pull towards the start, `temper` a step at the full rate, holds what no gradient speaks for.
+def advance(state: State, start: Family, slopes: Sequence[Slope], share: float, settings: Settings) -> State:
+    """The state after one step over some gradients. `share` (0 to 1) is how far the fit has come: the rate decays
+    with its cosine. A pull towards the start, `temper` a step at the full rate, holds what no gradient speaks for.
     """
-    step = state.step + 1
-    gradient = slope.flat + settings.temper * (flat_of(state.family) - flat_of(start))
-    first = FIRST_MOMENT * state.first + (1 - FIRST_MOMENT) * gradient
-    second = SECOND_MOMENT * state.second + (1 - SECOND_MOMENT) * gradient**2
-    unbiased = first / (1 - FIRST_MOMENT**step)
-    scaled = unbiased / (np.sqrt(second / (1 - SECOND_MOMENT**step)) + FLOOR)
+    pull = settings.temper * (flat_of(state.family) - flat_of(start))
+    first, second, seen = state.first, state.second, state.seen
+    for slope in slopes:
+        gradient = slope.flat + pull
+        first = FIRST_MOMENT * first + (1 - FIRST_MOMENT) * gradient
+        second = SECOND_MOMENT * second + (1 - SECOND_MOMENT) * gradient**2
+        seen += 1
+    mean = first / (1 - FIRST_MOMENT**seen)
+    square = second / (1 - SECOND_MOMENT**seen)
+    scaled = shrinkage(mean, square, seen) * mean / (np.sqrt(square) + FLOOR)
     decay = settings.final_share + (1 - settings.final_share) * (1 + math.cos(math.pi * min(1.0, share))) / 2
-    moved = with_flat(state.family, flat_of(state.family) - decay * _steps(state.family, scaled, settings))
+    moved = with_flat(
+        state.family, flat_of(state.family) - state.rate * decay * _steps(state.family, scaled, settings)
+    )
     # The mean forgets its beginning: with few steps behind it, it follows closely.
+    step = state.step + 1
     keep = min(settings.average, step / (step + 3.0))
-    mean = with_flat(moved, keep * flat_of(state.mean) + (1 - keep) * flat_of(moved))
-    return State(moved, mean, step, first, second)
+    average = with_flat(moved, keep * flat_of(state.mean) + (1 - keep) * flat_of(moved))
+    return State(moved, average, step, seen, state.rate, first, second)
+
+
+def shrinkage(mean: FloatArray, square: FloatArray, seen: int) -> FloatArray:
+    """max(0, 1 - noise / mean ** 2), noise the variance of a running mean of `seen` gradients that were noise alone.
+
+    After one gradient there is nothing to tell it from noise, and nothing moves.
+    """
+    past = FIRST_MOMENT**seen
+    noise = (1 - FIRST_MOMENT) / (1 + FIRST_MOMENT) * (1 + past) / (1 - past) * square
+    return np.asarray(np.maximum(0.0, 1.0 - noise / (mean**2 + EPSILON**2)), dtype=np.float64)
 
 
 def _steps(family: Family, scaled: FloatArray, settings: Settings) -> FloatArray:
     """Scaled gradients as steps: shared with neighbours, slower for pairs that turn often."""
     count = len(family.top)
     turns = family.geometry.rotations[:count]
-    rate = settings.learning_rate / (1.0 + turns / HALF_RATE)
+    rate = settings.learning_rate / (1.0 + (turns / HALF_RATE) ** 2)
     parts = []
     for values in (scaled[:count], scaled[count : 2 * count]):
         padded = np.concatenate([values[:1], values, values[-1:]])
@@ -133,8 +162,8 @@ def step_slope(
     text: Sequence[Weighed],
     planted: Sequence[Weighed],
     settings: Settings,
-) -> tuple[Slope, int]:
-    """The gradient of J over a step's rows, and how many rows it took.
+) -> tuple[list[Slope], int]:
+    """The gradients of J over a step's pairs of rows, one a pair, and how many rows they took.
 
     `text` and `planted` are the rows of the step in order, `most_pairs` of each at most; planted ones may be missing.
     """
@@ -148,10 +177,7 @@ def step_slope(
         rows += len(pair)
         if number + 1 >= settings.pairs and agree(slopes):
             break
-    total = slopes[0]
-    for slope in slopes[1:]:
-        total = total + slope
-    return total.over(len(slopes)), rows
+    return slopes, rows
 
 
 def agree(slopes: Sequence[Slope]) -> bool:

@@ -14,7 +14,7 @@ from ropewalk.search.budget import Budget
 from ropewalk.search.family import Family
 from ropewalk.search.fit import Settings, State, advance, step_slope
 from ropewalk.search.job import Job, Rung
-from ropewalk.search.objective import Terms, gain_over
+from ropewalk.search.objective import Terms, gains_over
 from ropewalk.search.reading import NonFiniteLossError
 
 VALIDATIONS = 6
@@ -51,7 +51,7 @@ class Progress:
 
     state: State
     best: Family
-    best_value: float | None = None
+    best_value: float
     best_step: int = 0
     bad: int = 0
     passes: int = 0
@@ -79,7 +79,7 @@ class Progress:
         return cls(
             State.from_json(start, document["state"]),
             Family.from_json(start.geometry, document["best"]),
-            document["best_value"],
+            float(document["best_value"]),
             int(document["best_step"]),
             int(document["bad"]),
             int(document["passes"]),
@@ -113,11 +113,12 @@ def run_fit(
                 break
             rung = job.rungs[-1 - progress.state.step % len(job.rungs)]
             text, planted = rung.step_rows(progress.state.step // len(job.rungs), settings.most_pairs)
-            slope, rows = step_slope(job.reader, progress.state.family, rung.factor, text, planted, settings)
-            progress.state = advance(progress.state, start, slope, share, settings)
+            slopes, rows = step_slope(job.reader, progress.state.family, rung.factor, text, planted, settings)
+            progress.state = advance(progress.state, start, slopes, share, settings)
             progress.passes += rows
             progress.seconds = time.monotonic() - began
-            _tell(progress, "step", slope.value, job.reader.tokens / top, on_point, factor=rung.factor)
+            value = sum(slope.value for slope in slopes) / len(slopes)
+            _tell(progress, "step", value, job.reader.tokens / top, on_point, factor=rung.factor)
             if _due(progress, budget):
                 _validate(job, progress, began, on_point)
             keep(progress)
@@ -147,13 +148,15 @@ def _validate(job: Job, progress: Progress, began: float, on_point: OnPoint) -> 
         return
     value = float(np.mean([terms.value for terms in found]))
     kept = all(keeps_answers(rung.before, terms) for rung, terms in zip(job.rungs, found, strict=True))
-    better = kept and (progress.best_value is None or value < progress.best_value)
+    better = kept and value < progress.best_value
     if better:
         progress.best, progress.best_value, progress.best_step = (
             progress.state.mean,
             value,
             progress.state.step,
         )
+    else:
+        progress.state = progress.state.back_to(progress.best)
     progress.bad = 0 if better else progress.bad + 1
     progress.seconds = time.monotonic() - began
     _tell(
@@ -190,9 +193,13 @@ def reason_to_keep_start(rung: Rung, after: Terms) -> str | None:
     if not keeps_answers(before, after):
         lost = [task for task, values in before.found.items() if sum(after.found[task]) < sum(values)]
         return f"the fit finds fewer answers ({', '.join(lost)})"
-    gain, error = gain_over(before, after, rung.validation)
-    if gain <= error:
-        return f"the fit's gain on validation ({gain:+.4f}) is within its standard error ({error:.4f})"
+    found = gains_over(before, after, rung.validation)
+    total = sum(gain.value for gain in found.values())
+    if total <= 0:
+        return f"the fit is {-total:.4f} behind it on validation"
+    if not any(gain.sure for gain in found.values()):
+        said = ", ".join(f"{kind} {gain.value:+.4f} ± {gain.error:.4f}" for kind, gain in found.items())
+        return f"the fit's gain on validation is within its standard error ({said})"
     return None
 
 

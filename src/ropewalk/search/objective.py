@@ -169,16 +169,29 @@ def _mean(values: Sequence[float]) -> float | None:
     return float(np.mean(values)) if values else None
 
 
-def gain_over(before: Terms, after: Terms, rows: Sequence[Weighed]) -> tuple[float, float]:
-    """(gain, standard error) of J from `before` to `after`, paired row by row; positive is better."""
-    gain, variance = 0.0, 0.0
-    for planted in (False, True):
+@dataclass(frozen=True)
+class Gain:
+    """By how much one kind of row's part of J fell, and the standard error of that: paired, row by row."""
+
+    value: float
+    error: float
+
+    @property
+    def sure(self) -> bool:
+        """Whether it stands above its own noise."""
+        return self.value > self.error
+
+
+def gains_over(before: Terms, after: Terms, rows: Sequence[Weighed]) -> dict[str, Gain]:
+    """The gains from `before` to `after` on text and on planted rows, each where there are any."""
+    found = {}
+    for kind, planted in (("text", False), ("answers", True)):
         differences = [
             one - other
             for item, one, other in zip(rows, before.by_row, after.by_row, strict=True)
             if item.planted == planted
         ]
         if differences:
-            gain += float(np.mean(differences))
-            variance += float(np.var(differences, ddof=1)) / len(differences) if len(differences) > 1 else 0.0
-    return gain, variance**0.5
+            spread = float(np.std(differences, ddof=1)) if len(differences) > 1 else float("inf")
+            found[kind] = Gain(float(np.mean(differences)), spread / len(differences) ** 0.5)
+    return found

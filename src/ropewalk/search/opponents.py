@@ -46,12 +46,10 @@ def choose_finalist(
     top = job.top
     for made in finalists:
         terms = job.reader.terms(made, top.validation)
-        better = keeps_answers(top.before, terms) and (
-            progress.best_value is None or terms.value < progress.best_value
-        )
+        better = keeps_answers(top.before, terms) and terms.value < progress.best_value
         if better:
             progress.best, progress.best_value = Family.through([made]), terms.value
-            progress.best_step = progress.state.step
+            progress.best_step = max(1, progress.state.step)
         detail = {"best": better, **terms.to_json()}
         _point(job, progress, "validation", terms.value, on_point, detail)
     progress.stopped = progress.stopped or "the budget is used up"

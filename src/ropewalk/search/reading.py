@@ -50,21 +50,6 @@ class Slope:
     cool: float
     heat: float
 
-    def __add__(self, other: Slope) -> Slope:
-        return Slope(
-            self.value + other.value,
-            self.low + other.low,
-            self.top + other.top,
-            self.cool + other.cool,
-            self.heat + other.heat,
-        )
-
-    def over(self, count: float) -> Slope:
-        """Divided by a number."""
-        return Slope(
-            self.value / count, self.low / count, self.top / count, self.cool / count, self.heat / count
-        )
-
     @property
     def flat(self) -> FloatArray:
         """All derivatives as one vector."""

@@ -135,7 +135,7 @@ def _tuned(
         progress = Progress.from_json(family, kept)
         reader.tokens += progress.curve[-1]["forward_equivalents"] * job.top.length if progress.curve else 0
     else:
-        progress = Progress(State.at(family), family)
+        progress = Progress(State.at(family), family, start_value(job))
     facts = _Facts(request, run, material.source, swept, began)
     if request.search == "sweep":
         progress.stopped = "the sweep is over"
@@ -216,6 +216,11 @@ def choose_start(job: Job, request: Request, run: Any, tell: OnTold) -> list[dic
     return [{key: value for key, value in row.items() if key != "schedule"} for row in kept["rows"]]
 
 
+def start_value(job: Job) -> float:
+    """J of the start on validation, over all rungs: what the fit has to beat."""
+    return sum(rung_terms(rung).value for rung in job.rungs) / len(job.rungs)
+
+
 def rung_terms(rung: Rung) -> Terms:
     """What a rung's start was measured at."""
     assert rung.before is not None
@@ -254,7 +259,7 @@ def _finished(
         before = rung_terms(rung)
         if request.search == "sweep":
             made, after, why = _start_of(rung), before, None
-        elif progress.best_value is None:
+        elif progress.best_step == 0:
             made, after = _start_of(rung), before
             why = "no step of the fit beat it on validation"
         else:
