@@ -252,6 +252,7 @@ def main() -> None:
         "--limit", type=float, default=120.0, help="seconds after which a mutant counts as noticed"
     )
     parser.add_argument("--write", type=Path, help="a JSON file for the survivors")
+    parser.add_argument("--again", type=Path, help="only the mutants of such a file")
     given = parser.parse_args()
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT / "src"))
@@ -261,6 +262,8 @@ def main() -> None:
     equivalent = (
         set(json.loads(EQUIVALENT_FILE.read_text(encoding="utf-8"))) if EQUIVALENT_FILE.exists() else set()
     )
+    found = json.loads(given.again.read_text(encoding="utf-8")) if given.again else []
+    again = {f"{one['file']}: {one['before']} -> {one['after']}" for one in found}
     lived: list[Mutant] = []
     for room in given.room or ROOMS:
         tried, same, began = 0, 0, time.monotonic()
@@ -270,7 +273,7 @@ def main() -> None:
         if not survives(Mutant(room, name, 0, "", ""), whole, given.limit):
             sys.exit(f"{room}: the tests fail without any mutant")
         for mutant, tree in mutants_of(room):
-            if not _chosen(mutant, given.share):
+            if mutant.key not in again if given.again else not _chosen(mutant, given.share):
                 continue
             if mutant.key in equivalent:
                 same += 1

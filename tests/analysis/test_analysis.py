@@ -173,3 +173,27 @@ def test_decay_curves():
 def test_betas_follow_a_small_window_and_keep_a_large_one():
     assert suggested_betas(LLAMA) == (32.0, 1.0)
     assert suggested_betas(ropewalk.RopeGeometry(64, 1e4, 512)) == (4.0, 1.0)
+
+
+def test_the_angles_of_distances_count_from_both_sides():
+    """d = 8, base 10^4, L = 64: 63 tokens turn the pairs by 10, 1.003, 0.1003 and 0.01003 turns."""
+    geometry = ropewalk.RopeGeometry(head_dim=8, rope_theta=1e4, original_length=64)
+    found = coverage(ropewalk.schedule("none", geometry, factor=2))
+    turns = 63 / (2 * math.pi) * np.array([1, 0.1, 0.01, 0.001])
+    assert found.seen == pytest.approx(np.minimum(1, turns))
+    assert found.seen_relative == pytest.approx(np.minimum(1, 2 * turns))
+    assert found.visited == pytest.approx(np.minimum(1, 127 / 63 * turns))
+    assert found.unseen[2:] == pytest.approx([1 - 63 / 127] * 2)
+    assert found.unseen[:2].tolist() == [0.0, 0.0]
+
+
+def test_a_drawn_curve_has_every_near_distance_and_the_wanted_number_of_far_ones():
+    small = ropewalk.schedule("none", ropewalk.RopeGeometry(8, 1e4, 10), factor=1)
+    distance, curve = decay_curve(small)
+    assert distance.tolist() == list(range(10))
+    assert curve == pytest.approx([sum(math.cos(m * 10.0**-i) for i in range(4)) / 4 for m in range(10)])
+    large = ropewalk.schedule("none", LLAMA, factor=8)
+    for points in (None, 40):
+        distance, _ = decay_curve(large) if points is None else decay_curve(large, points=points)
+        far = {round(math.exp(math.log(32767) * i / ((points or 512) - 1))) for i in range(points or 512)}
+        assert set(distance.tolist()) == far | set(range(64))

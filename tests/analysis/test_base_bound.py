@@ -116,3 +116,9 @@ def test_the_scan_against_every_base_and_distance():
         ):
             step += 1
         assert scan_base_bound(rotary_dim, length) == pytest.approx(2 * math.exp(step * 0.005), rel=1e-12)
+
+
+def test_a_known_lower_base_is_looked_at_itself():
+    bound = scan_base_bound(32, 300)
+    assert scan_base_bound(32, 300, least=bound) == bound
+    assert scan_base_bound(8, 1) == 2.0

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -133,6 +134,35 @@ def test_the_cropped_control_sees_what_it_says(result, folder: Path, text_folder
     assert control.loss_at_target == pytest.approx(sum(ends) / 4, abs=1e-6)
     plain = result.controls["unmodified"]
     assert control.loss_in_window == pytest.approx(plain.loss_in_window, abs=1e-6)
+
+
+def test_the_curve_runs_along_the_text(result, folder: Path, text_folder: Path) -> None:
+    losses = torch.stack([plain_losses(folder, ids) for ids in texts_of(text_folder)]).mean(dim=0)
+    curve = result.controls["unmodified"].curve
+    assert len(curve) == 64
+    parts = [part.mean() for part in np.array_split(losses.numpy(), 64)]
+    assert curve == pytest.approx(parts, abs=2e-5)
+
+
+def test_the_cropped_control_is_asked_with_the_end_of_the_prompt_alone(folder: Path) -> None:
+    """Held by a plain forward over the last 64 tokens, the answer among them: what stands before plays no part."""
+    from ropewalk.evaluation.retrieval.run import plan_tasks, run_cropped
+    from ropewalk.models.load import load_tokenizer
+
+    tokenizer = load_tokenizer(folder)
+    plan = plan_tasks(tokenizer, tasks=["passkey"], lengths=[160], depths=3, samples=2, template="compact")
+    found = {score.key: score for score in run_cropped(stock(folder), tokenizer, plan, WINDOW)}
+    samples = [sample for group in plan.groups for sample in group]
+    assert len(found) == len(samples) == 6
+    for sample in samples:
+        whole = [*sample.prompt_ids.tolist(), *sample.answer_ids]
+        scored = [token for span in sample.answer if span.scored for token in span.ids]
+        assert scored == list(sample.answer_ids)
+        losses = plain_losses(folder, whole[-WINDOW:])[-len(scored) :]
+        assert found[sample.key].logprob == pytest.approx(-float(losses.sum()), rel=1e-4)
+        assert found[sample.key].logprob != pytest.approx(
+            -float(plain_losses(folder, whole)[-len(scored) :].sum()), rel=1e-4
+        )
 
 
 def test_an_exact_crop_is_there_to_be_asked_for(folder: Path, text_folder: Path, tmp_path: Path) -> None:

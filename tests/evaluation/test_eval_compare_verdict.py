@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -150,6 +151,34 @@ def test_rows_within_noise_are_a_group_and_the_cheapest_is_recommended() -> None
     ]  # fmt: skip
     assert "2 rows cannot be told apart" in result.verdict.summary
     assert "cheap costs least inside the window" in result.verdict.summary
+
+
+def test_rows_that_fell_out_alike_stand_by_their_loss() -> None:
+    """Both find nothing: behind the finder they are told apart by what comes next, key tokens."""
+    rows = {
+        "finder": Reader(keys=1.0, found=ALL),
+        "bad": Reader(keys=4.5, far=2.6, found=NONE),
+        "good": Reader(keys=2.0, far=1.9, found=NONE),
+    }
+    result = comparison(rows)
+    assert [row.name for row in result.methods] == ["finder", "good", "bad"]
+    assert [row.rank_key for row in result.methods] == [1, 2, 3]
+    assert result.methods[0].rank_retrieval == 1
+
+
+def test_a_report_reads_the_new_result(tmp_path: Path) -> None:
+    import ropewalk
+    from ropewalk.runs import create_run
+
+    rows = {"one": Reader(keys=1.0, found=ALL, noise=0.2), "two": Reader(keys=1.02, found=ALL, noise=0.2)}
+    result = comparison(rows)
+    with create_run("compare", {"model": "made", "target_length": TARGET}, path=tmp_path / "run") as run:
+        run.write_json("result.json", result.to_json())
+    ropewalk.report([tmp_path / "run"], tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "2 rows cannot be told apart from the best" in page
+    for words in ("recommended", "Key tokens", "What context is worth", "Loss at the end of each length"):
+        assert words in page
 
 
 def test_no_row_ahead_of_cropping_means_tune_or_train() -> None:

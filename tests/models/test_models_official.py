@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 from official import OFFICIAL
 
 from ropewalk.models.defects.findings import find
 from ropewalk.models.facts import read_facts
-from ropewalk.models.live.built import stock_model, stock_spectra
+from ropewalk.models.live.built import NotHereError, disagreement, stock_model, stock_spectra
+from ropewalk.models.proof.checks import frequencies
 
 
 def _small(config: dict[str, Any], layers: int = 6) -> dict[str, Any]:
@@ -50,3 +53,24 @@ def test_geometry_and_schedule_are_what_its_class_computes(name):
     for found in stock_spectra(model, facts, 1):
         near = made.inv_freq if made.short_inv_freq is None else made.short_inv_freq
         np.testing.assert_allclose(found.inv_freq, near, rtol=1e-5, atol=1e-12)
+
+
+def test_infinities_of_state_space_models_reach_their_class_as_numbers():
+    config = json.loads(tiny.tiny_config("bamba").to_json_string(use_diff=False))
+    assert "__float__" in json.dumps(config)
+    assert disagreement(config, read_facts(config)) is None
+
+
+def test_what_is_not_installed_is_no_fault_of_the_file(monkeypatch):
+    import transformers
+
+    def missing(*_args: Any, **_kwargs: Any) -> None:
+        raise ImportError("needs timm")
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_config", missing)
+    config = OFFICIAL["llama-3-8b"]
+    with pytest.raises(NotHereError, match="needs timm"):
+        stock_model(config)
+    assert frequencies(config).status == "skip"
+    with pytest.raises(NotHereError, match="no class for"):
+        stock_model(config | {"model_type": "kimi_k2"})

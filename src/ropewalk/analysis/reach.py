@@ -39,8 +39,6 @@ def nominal_factor(name: str, geometry: RopeGeometry, factor: float, **parameter
 
     if reaches(1.0):
         return 1.0
-    if reaches(wanted) and not reaches(max(1.0, wanted * (1.0 - 1e-6))):
-        return wanted
     low, high = 1.0, wanted
     while not reaches(high):
         low, high = high, high * 2.0

@@ -222,9 +222,12 @@ def _read_again(config: Mapping[str, Any], facts: ModelFacts) -> tuple[str, ...]
         return (
             "the mended file was not read with its own class, which is not in the installed transformers",
         )
-    from ropewalk.models.live.built import disagreement
+    from ropewalk.models.live.built import NotHereError, disagreement
 
-    other = disagreement(config, facts)
+    try:
+        other = disagreement(config, facts)
+    except NotHereError as error:
+        return (f"the mended file was not read with its own class: {error.message}",)
     if other is not None:
         raise RopewalkError(
             f"the mended configuration does not mean what it should to stock transformers: {other}",

@@ -12,7 +12,7 @@ import numpy as np
 from ropewalk.errors import RopewalkError, one_line
 from ropewalk.models.checkpoint.weights import find_weights, same_content
 from ropewalk.models.facts import ModelFacts, read_facts
-from ropewalk.models.live.built import disagreement
+from ropewalk.models.live.built import NotHereError, disagreement
 from ropewalk.models.proof.original import Original
 from ropewalk.models.proof.probe import Probe
 from ropewalk.models.proof.stock import StockRun
@@ -227,6 +227,8 @@ def frequencies(config: Mapping[str, Any]) -> Check:
         return Check(name, "skip", facts.rope.problem or "no single schedule")
     try:
         other = disagreement(config, facts)
+    except NotHereError as error:
+        return Check(name, "skip", one_line(error, 240))
     except RopewalkError as error:
         return Check(name, "fail", one_line(error, 240))
     if other is not None:
