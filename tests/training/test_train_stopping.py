@@ -141,3 +141,12 @@ def test_an_evaluation_without_enough_text_speaks_of_the_recipe(tiny: Tiny, tmp_
     recipe["evaluation"]["source"] = recipe["data"]["sources"][0]
     with pytest.raises(RopewalkError, match=r"evaluation: .*evaluation.source more text"):
         train(recipe, output=tmp_path / "run", quiet=True)
+
+
+def test_a_claim_without_a_request_is_no_run_yet(tiny: Tiny, tmp_path: Path) -> None:
+    """Killed between the making of its request file and the writing of it."""
+    output = tmp_path / "run"
+    output.mkdir()
+    (output / "request.json").touch()
+    (output / ".request.json.x.tmp").touch()
+    assert train(tiny(), output=output, resume=True, quiet=True).final["step"] == 8

@@ -16,6 +16,7 @@ from torch import nn
 from ropewalk.attention.options import Way
 from ropewalk.attention.sharing import Sharing, check_sharing
 from ropewalk.errors import RopewalkError, UsageError, one_line
+from ropewalk.training.parts.layers import decoder_layers
 from ropewalk.training.recipe.recipe import EnginePart, Recipe
 
 Value = TypeVar("Value")
@@ -275,12 +276,6 @@ def engine_of(wrapped: Any) -> str:
     if isinstance(wrapped, FSDPModule) and all(sharded):
         return "fsdp2"
     return "a half-sharded model" if any(sharded) else "single"
-
-
-def decoder_layers(model: nn.Module) -> list[nn.Module]:
-    """The modules of the longest list of layers in the model."""
-    lists = [item for item in model.modules() if isinstance(item, nn.ModuleList)]
-    return list(max(lists, key=len)) if lists else []
 
 
 def _of_other_type(layer: nn.Module) -> list[nn.Module]:

@@ -23,6 +23,7 @@ from ropewalk.training.model.build import Rope
 from ropewalk.training.model.optimisers import make_optimizer
 from ropewalk.training.objective import Batch, shared_batch, summed_loss, target_weight
 from ropewalk.training.parts.parts import Parts
+from ropewalk.training.parts.retention import Retention
 from ropewalk.training.progress import Progress, peak_memory_bytes
 from ropewalk.training.recipe.recipe import Recipe
 from ropewalk.training.settings import CHECKPOINTS, RUN
@@ -62,6 +63,7 @@ class Setup:
     model: Any
     tokenizer: Any
     parts: Parts
+    retention: Retention | None
     engine: Engine
     mixture: Mixture
     curriculum: Curriculum
@@ -79,6 +81,7 @@ class Loop:
         self.recipe, self.folder, self.tokenizer = setup.recipe, setup.folder, setup.tokenizer
         self.model, self.parts, self.engine = setup.model, setup.parts, setup.engine
         self.mixture, self.curriculum, self.rope = setup.mixture, setup.curriculum, setup.rope
+        self.retention = setup.retention
         self.progress, self.evaluations = setup.progress, setup.evaluations
         self.resume_from, self.described = setup.resume_from, setup.described
         self.vocabulary_size = self.model.get_input_embeddings().weight.shape[0]
@@ -176,7 +179,13 @@ class Loop:
 
     def objective(self, model: Any, batch: Batch) -> torch.Tensor:
         """The summed loss of a transformed micro-batch."""
-        return summed_loss(model, self.parts.model_inputs(batch), target_weight(batch))
+        inputs, weight = self.parts.model_inputs(batch), target_weight(batch)
+        if self.retention is None or not self.retention.applies(batch):
+            return summed_loss(model, inputs, weight)
+        with self.retention.watching() as states:
+            loss = summed_loss(model, inputs, weight)
+        with self.engine.accelerator.autocast():
+            return loss + self.retention.distance(states, inputs, batch["target_weights"])
 
     def end_step(self) -> bool:
         """After an optimiser step; True when the run is finished."""
@@ -204,7 +213,10 @@ class Loop:
         """Write the checkpoint of the step that has just ended, then remove what `keep_last` lets go."""
         state, tensors, random_tensors = self._state()
         finished, main = self.curriculum.finished, self.engine.is_main
-        files = ModelFiles.of(self.model, self.recipe.lora, tempering=self.parts.tempering, keep=main)
+        new = self.recipe.model.path is None
+        files = ModelFiles.of(
+            self.model, self.recipe.lora, new=new, tempering=self.parts.tempering, keep=main
+        )
         root = self.folder / CHECKPOINTS
         target = root / f"step-{self.step:06d}"
         if main:
@@ -216,7 +228,7 @@ class Loop:
                 files.write(working, self.tokenizer, base)
                 self._write_config(working)
                 if files.adapter:
-                    write_base(Path(base), working, self.recipe.model, self.model)
+                    write_base(Path(base), working, self.recipe.model, self.model, files.base)
                 write_training(working, tensors, random_tensors, state)
 
             facts = {"tokens": self.tokens, "loss": self.last_loss, "finished": finished}

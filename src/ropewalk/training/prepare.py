@@ -19,6 +19,7 @@ from ropewalk.training.loop import Loop, Setup
 from ropewalk.training.model.build import Rope, build_model, build_tokenizer
 from ropewalk.training.parts.parts import Parts, base_of
 from ropewalk.training.parts.positions import check_target
+from ropewalk.training.parts.retention import Retention
 from ropewalk.training.settings import CHECKPOINTS, RUN, Evaluate, Settings
 from ropewalk.training.state.checkpoint import (
     Checkpoint,
@@ -54,6 +55,7 @@ def prepare(settings: Settings, engine: Engine, folder: Path) -> Loop:
         settings.progress.say(found.line())
     for warning in warnings_of(reports, rope.original, tokenizer.eos_token_id is not None):
         settings.progress.warn(warning)
+    retention = Retention.of(recipe, model, rope.original)
     if recipe.lora is not None:
         from ropewalk.training.model.lora import add_lora
 
@@ -66,6 +68,9 @@ def prepare(settings: Settings, engine: Engine, folder: Path) -> Loop:
     parts = _parts(settings, folder, model, mixture, checkpoint)
     if engine.sharing is not None:
         share_attention(base_of(model), engine.sharing)
+    if retention is not None:
+        retention.install(recipe, model, engine.accelerator.device)
+        engine.shard(retention.teacher)
     engine.shard(model)
     loop = Loop(
         Setup(
@@ -74,6 +79,7 @@ def prepare(settings: Settings, engine: Engine, folder: Path) -> Loop:
             model=model,
             tokenizer=tokenizer,
             parts=parts,
+            retention=retention,
             engine=engine,
             mixture=mixture,
             curriculum=curriculum,

@@ -85,6 +85,8 @@ def train(
         def make_folder() -> Path:
             if folder is not None:
                 stack.enter_context(run_lock(folder))
+                if resume:
+                    _clear_stillborn(folder)
             run = create_run("train", request, path=folder, seed=checked.seed, resume=resume)
             return stack.enter_context(run).path
 
@@ -117,10 +119,6 @@ def _look(folder: Path, recipe: Recipe, resume: bool, allow_changes: bool) -> Tr
         # Before anything is written: a refused resume leaves the folder as it was.
         refuse_changes(recipe_changes(read_run(folder)["recipe"], recipe.to_json()))
     if not (folder / MANIFEST).is_file():
-        if all(path.name.endswith(".tmp") for path in folder.iterdir()):
-            # Killed before the run had a request: nothing in here is a run yet.
-            for path in folder.iterdir():
-                path.unlink(missing_ok=True)
         return None
     # What an unfinished run left is checked where it is used: a damaged checkpoint may have a good one before it.
     if not _complete(folder):
@@ -134,6 +132,22 @@ def _look(folder: Path, recipe: Recipe, resume: bool, allow_changes: bool) -> Tr
         )
     document = stored.read_json()
     return TrainResult(folder, [Path(path) for path in document["checkpoints"]], document["final"])
+
+
+def _clear_stillborn(folder: Path) -> None:
+    """Remove what a process left that was killed before its request was written: nothing in here is a run yet.
+
+    Called under the run's lock, so that no living process is about to write it.
+    """
+    files = list(folder.iterdir())
+    empty = [
+        path
+        for path in files
+        if path.name.endswith(".tmp") or (path.name == REQUEST and not path.stat().st_size)
+    ]
+    if len(empty) == len(files):
+        for path in empty:
+            path.unlink(missing_ok=True)
 
 
 def _complete(folder: Path) -> bool:

@@ -134,11 +134,7 @@ def _usual_dtype(base: nn.Module) -> torch.dtype:
 def plain_weights(model: Any) -> dict[str, Tensor]:
     """The state dict of the model below the adapters, under its own names."""
     tensors = model.get_base_model().state_dict()
-    return {
-        name.replace(".base_layer.", "."): item.contiguous()
-        for name, item in tensors.items()
-        if ".lora_" not in name
-    }
+    return {name.replace(".base_layer.", "."): item for name, item in tensors.items() if ".lora_" not in name}
 
 
 def save_adapter(

@@ -192,6 +192,16 @@ class LoraOptions(Strict):
     save: Literal["merged", "adapter"] = "merged"
 
 
+class RetentionOptions(Strict):
+    """On rows inside the original window, `distil` times the distance from the base's hidden states joins the loss.
+
+    The distance is relative and the mean over `layers` decoder layers at equal steps, the last among them.
+    """
+
+    distil: Positive = 1.0
+    layers: Count = 3
+
+
 class PartsOptions(Strict):
     """The parts that change what a step computes, as one value; `seed` is that of their random choices."""
 

@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from ropewalk.attention.options import Way, row_multiple
 from ropewalk.errors import UsageError
-from ropewalk.training.recipe.options import InitialiseOptions, LoraOptions, PartsOptions
+from ropewalk.training.recipe.options import InitialiseOptions, LoraOptions, PartsOptions, RetentionOptions
 from ropewalk.training.recipe.vocabulary import (
     Count,
     CountFrom,
@@ -281,6 +281,7 @@ class Recipe(PartsOptions):
     precision: Literal["float32", "bfloat16"] = "float32"
     optimizer: OptimizerPart = OptimizerPart()
     lora: LoraOptions | None = None
+    retention: RetentionOptions | None = None
     evaluation: EvaluationPart | None = None
     checkpoints: CheckpointPart = CheckpointPart()
     engine: EnginePart = EnginePart()
@@ -309,6 +310,8 @@ class Recipe(PartsOptions):
             raise ValueError(
                 "muon needs whole matrices, and engine fsdp2 has parts: use adamw, or engine ddp"
             )
+        if self.retention is not None and self.model.path is None:
+            raise ValueError("retention keeps what a checkpoint knows: a new model (init) knows nothing")
         names = [source.name for source in self.data.sources]
         for number, stage in enumerate(self.stages):
             unknown = [name for name in stage.sources or () if name not in names]
@@ -337,6 +340,7 @@ class Recipe(PartsOptions):
         """Refuse what rows shared by `size` processes do not serve; their lengths are multiples of `multiple_of`."""
         refused = {
             "temperature": self.temperature is not None,
+            "retention": self.retention is not None,
             "weighting.long_tokens and weighting.easy": self.weighting.needs_losses,
             "weighting.far_drop": self.weighting.far_drop is not None,
         }

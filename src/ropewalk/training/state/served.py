@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from ropewalk.files import whole_folder
 from ropewalk.training.recipe.recipe import ModelPart
 
@@ -48,8 +50,13 @@ def base_path(run: Path, stage: int) -> str:
     return str((run / BASES / f"stage-{stage + 1}").resolve())
 
 
-def write_base(target: Path, checkpoint: Path, part: ModelPart, model: Any) -> None:
-    """The base model under a checkpoint's config.json: its weights linked where that can be, whole or not at all."""
+def write_base(
+    target: Path, checkpoint: Path, part: ModelPart, model: Any, weights: dict[str, Tensor] | None
+) -> None:
+    """The base model under a checkpoint's config.json: its weights linked where that can be, whole or not at all.
+
+    A new model has no files to link: its gathered `weights` are written.
+    """
     if target.exists():
         return
     with whole_folder(target) as working:
@@ -58,10 +65,8 @@ def write_base(target: Path, checkpoint: Path, part: ModelPart, model: Any) -> N
             if file.is_file() and not file.name.startswith("model"):
                 shutil.copyfile(file, working / file.name)
         if part.path is None:
-            from ropewalk.training.model.lora import plain_weights
-
             base = model.get_base_model()
-            base.save_pretrained(working, state_dict=plain_weights(model), safe_serialization=True)
+            base.save_pretrained(working, state_dict=weights, safe_serialization=True)
             shutil.copyfile(checkpoint / "config.json", working / "config.json")
             return
         from ropewalk.models.checkpoint.weights import bring_all, find_weights

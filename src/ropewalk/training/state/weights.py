@@ -139,6 +139,7 @@ class ModelFiles:
     trained: dict[str, torch.Tensor] | None
     kept: dict[str, torch.Tensor]
     adapter: bool = False
+    base: dict[str, torch.Tensor] | None = None
 
     @classmethod
     def of(
@@ -146,23 +147,29 @@ class ModelFiles:
         model: Any,
         lora: LoraOptions | None,
         *,
+        new: bool = False,
         tempering: Tempering | None = None,
         keep: bool = True,
     ) -> ModelFiles:
-        """Gather (every rank must call)."""
+        """Gather (every rank must call). The base of a `new` model is nowhere else: an adapter takes it along."""
         adapter = lora is not None and lora.save == "adapter"
         if not keep and lora is None and tempering is None:
             wholes(model.state_dict(), model, keep=False)
             return cls(model, None, None, {})
         weights, trained = cls._gathered(model, lora)
+        base = None
+        if adapter and new:
+            from ropewalk.training.model.lora import plain_weights
+
+            base = wholes(plain_weights(model), model.get_base_model())
         if tempering is None:
-            return cls(model, weights, trained, {}, adapter)
+            return cls(model, weights, trained, {}, adapter, base)
         names = {
             name: tensor for name, tensor in tempering.model.state_dict().items() if name.endswith(PARAMETER)
         }
         own = {name: whole(tensor) for name, tensor in names.items()}
         weights, kept = tempering.split(weights, own, keep_weights=lora is None)
-        return cls(model, weights, trained, kept, adapter)
+        return cls(model, weights, trained, kept, adapter, base)
 
     @staticmethod
     def _gathered(
