@@ -15,8 +15,9 @@ import ropewalk
 from ropewalk.errors import RopewalkError
 from ropewalk.models.facts import read_facts
 from ropewalk.runtimes import Answer, answer, facts_about, job_for, runtimes
+from ropewalk.runtimes.environments import RUNNABLE, interpreter
 from ropewalk.runtimes.general import REFERENCE
-from ropewalk.runtimes.proof import RUNNABLE, interpreter, verify_runtimes
+from ropewalk.runtimes.proof import verify_runtimes
 
 ROOT = Path(__file__).parents[1]
 PAGE, MEASURED = ROOT / "docs" / "runtimes.md", ROOT / "docs" / "runtimes-measured.json"

@@ -10,7 +10,8 @@ import pytest
 
 import ropewalk
 from ropewalk.runtimes import facts_about, runtimes
-from ropewalk.runtimes.proof import RUNNABLE, interpreter, verify_runtimes
+from ropewalk.runtimes.environments import RUNNABLE, interpreter
+from ropewalk.runtimes.proof import verify_runtimes
 
 ROOT = Path(__file__).parents[2]
 

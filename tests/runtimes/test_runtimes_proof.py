@@ -14,7 +14,7 @@ import pytest
 import ropewalk
 from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.models.facts import read_facts
-from ropewalk.runtimes import proof
+from ropewalk.runtimes import environments, proof
 from ropewalk.runtimes.export import export_config
 
 LLAMA = json.loads((Path(__file__).parents[2] / "examples" / "configs" / "llama-2-7b.json").read_text())
@@ -81,18 +81,18 @@ def program(tmp_path: Path, name: str, body: str) -> None:
 
 
 def test_an_environment_of_its_own_is_found_before_this_one(tmp_path, monkeypatch):
-    monkeypatch.setenv(proof.ENVIRONMENTS, str(tmp_path))
-    assert proof.interpreter("vllm") is None
+    monkeypatch.setenv(environments.ENVIRONMENTS, str(tmp_path))
+    assert environments.interpreter("vllm") is None
     program(tmp_path, "vllm", "")
-    assert proof.interpreter("vllm") == str(tmp_path / "vllm" / "bin" / "python")
-    monkeypatch.delenv(proof.ENVIRONMENTS)
+    assert environments.interpreter("vllm") == str(tmp_path / "vllm" / "bin" / "python")
+    monkeypatch.delenv(environments.ENVIRONMENTS)
     monkeypatch.chdir(tmp_path)
     (tmp_path / ".runtimes").symlink_to(tmp_path)
-    assert proof.interpreter("vllm") == str(tmp_path / ".runtimes" / "vllm" / "bin" / "python")
+    assert environments.interpreter("vllm") == str(tmp_path / ".runtimes" / "vllm" / "bin" / "python")
 
 
 def test_a_runner_gets_its_job_and_none_of_our_paths(tmp_path, monkeypatch):
-    monkeypatch.setenv(proof.ENVIRONMENTS, str(tmp_path))
+    monkeypatch.setenv(environments.ENVIRONMENTS, str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", os.getcwd())
     body = (
         "assert 'PYTHONPATH' not in os.environ and runner.endswith('run_llama_cpp.py')\n"
@@ -100,7 +100,9 @@ def test_a_runner_gets_its_job_and_none_of_our_paths(tmp_path, monkeypatch):
         "open(out, 'w').write(json.dumps({'name': item['name'], 'versions': {}, 'logprobs': [[item['x']]]}))"
     )
     program(tmp_path, "llama.cpp", body)
-    row = proof.run_item("llama.cpp", proof.interpreter("llama.cpp"), {"name": "a", "x": -1.5}, tmp_path)
+    row = proof.run_item(
+        "llama.cpp", environments.interpreter("llama.cpp"), {"name": "a", "x": -1.5}, tmp_path
+    )
     assert row["logprobs"] == [[-1.5]]
 
 
@@ -113,14 +115,14 @@ def test_a_runner_gets_its_job_and_none_of_our_paths(tmp_path, monkeypatch):
     ],
 )  # fmt: skip
 def test_a_program_that_fails_says_why(tmp_path, monkeypatch, body, said):
-    monkeypatch.setenv(proof.ENVIRONMENTS, str(tmp_path))
+    monkeypatch.setenv(environments.ENVIRONMENTS, str(tmp_path))
     program(tmp_path, "mlx", body)
     with pytest.raises(RopewalkError, match=said):
-        proof.run_item("mlx", proof.interpreter("mlx"), {"name": "a"}, tmp_path)
+        proof.run_item("mlx", environments.interpreter("mlx"), {"name": "a"}, tmp_path)
 
 
 def test_a_program_that_is_not_installed_leaves_the_question_open(cli, tmp_path, monkeypatch):
-    monkeypatch.setenv(proof.ENVIRONMENTS, str(tmp_path))
+    monkeypatch.setenv(environments.ENVIRONMENTS, str(tmp_path))
     ropewalk.extend("hemp", output=tmp_path / "out", factor=8.0)
     outcome = cli("verify", str(tmp_path / "out"), "--runtime", "vllm", "--json")
     (check,) = outcome.json["checks"]
@@ -129,3 +131,20 @@ def test_a_program_that_is_not_installed_leaves_the_question_open(cli, tmp_path,
     assert outcome.code == 4
     with pytest.raises(UsageError, match="SGLang cannot be run from here"):
         proof.verify_runtimes(tmp_path / "out", ["sglang"])
+
+
+def test_a_fact_shows_its_age_where_another_release_is_installed(tmp_path, monkeypatch):
+    from ropewalk.runtimes import find_runtime
+    from ropewalk.runtimes.ages import installed, stale
+
+    monkeypatch.setenv(environments.ENVIRONMENTS, str(tmp_path))
+    program(tmp_path, "mlx", "")
+    packages = tmp_path / "mlx" / "lib" / "python3.12" / "site-packages"
+    mlx, answer = find_runtime("mlx"), exported("yarn", "mlx").answer
+    known = next(iter(answer.facts)).known_by.versions["mlx-lm"]
+    (packages / f"mlx_lm-{known}.dist-info").mkdir(parents=True)
+    assert (installed(mlx), stale(mlx, answer)) == ({"mlx-lm": known}, None)
+    (packages / f"mlx_lm-{known}.dist-info").rename(packages / "mlx_lm-9.1.dist-info")
+    assert stale(mlx, answer).startswith(f"known for mlx-lm {known}, installed is 9.1")
+    monkeypatch.setenv(environments.ENVIRONMENTS, str(tmp_path / "nowhere"))
+    assert stale(find_runtime("vllm"), exported("yarn", "vllm").answer) is None

@@ -22,7 +22,7 @@ from ropewalk.search.family import band_profile, tuned_schedule
 from ropewalk.search.objective import Objective, Terms, weigh
 from ropewalk.search.reading import NonFiniteLossError, Reader
 from ropewalk.search.rows import Amounts, Row
-from ropewalk.search.sweep import Measured, at_factor, candidates, sweep
+from ropewalk.search.sweep import Measured, at_factor, best_that_finds, candidates, finalists, sweep
 
 GEOMETRY = ropewalk.RopeGeometry(head_dim=64, rope_theta=10000.0, original_length=256)
 
@@ -63,9 +63,9 @@ def test_successive_halving_measures_the_best_on_all_rows() -> None:
     reader: Any = Judged()
     found = sweep(reader, offered, list(range(20)))  # type: ignore[arg-type]
     assert [item.name for item in found[:3]] in (["1.30", "1.25", "1.35"], ["1.30", "1.35", "1.25"])
-    counts = [sum(rows == count for _, rows in reader.asked) for count in (3, 8, 20)]
-    # 20 candidates, one of them without a finite loss; a third of 19, rounded up; a third of those, three at least.
-    assert counts == [20, 7, 3]
+    counts = [sum(rows == count for _, rows in reader.asked) for count in (7, 13, 20)]
+    # 20 candidates, one of them without a finite loss; 0.3 of 19, rounded up; a third of those, three at least.
+    assert counts == [20, 6, 3]
     assert "1.95" not in {item.name for item in found}
 
 
@@ -207,3 +207,29 @@ def test_weights_have_no_far_part_inside_the_window() -> None:
     [item] = weigh([Row(np.zeros(40, dtype=int))], WINDOW, Objective(window=0.5))
     assert item.weights.sum() == pytest.approx(1.5)
     np.testing.assert_allclose(item.weights[1:], 1.5 / 39)
+
+
+def test_defaults_stay_until_all_rows_are_read() -> None:
+    flat = np.zeros(GEOMETRY.half_dim)
+    heats = {"yarn": 1.9, **{f"{number}": 1.3 + 0.01 * number for number in range(12)}}
+    made = {name: tuned_schedule(GEOMETRY, 8.0, flat, heat) for name, heat in heats.items()}
+    offered: Any = [SimpleNamespace(name=name, schedule=schedule) for name, schedule in made.items()]
+    reader: Any = Judged()
+    found = sweep(reader, offered, list(range(20)))  # type: ignore[arg-type]
+    assert (1.9, 20) in reader.asked
+    places = finalists([item.name for item in found])
+    assert [found[place].name for place in places] == ["0", "1", "2", "yarn"]
+
+
+def test_the_start_finds_no_fewer_answers_than_the_best_default() -> None:
+    made = ropewalk.schedule("yarn", GEOMETRY, factor=8)
+
+    def measured(name: str, value: float, hits: list[float]) -> Measured:
+        return Measured(name, made, Terms(value, [value], None, None, None, None, None, {"kv": hits}))
+
+    band = measured("band", 1.0, [1.0, 0.0, 0.0])
+    yarn, pro = measured("yarn", 1.2, [1.0, 1.0, 0.0]), measured("mrrope-pro", 1.1, [0.0, 0.0, 0.0])
+    assert best_that_finds([band, yarn, pro]).name == "yarn"
+    good = measured("good band", 1.1, [0.0, 1.0, 1.0])
+    assert best_that_finds([band, yarn, pro, good]).name == "good band"
+    assert best_that_finds([band]).name == "band"

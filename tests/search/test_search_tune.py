@@ -57,6 +57,34 @@ def test_the_file_extends_and_stock_software_computes_the_same(
     np.testing.assert_allclose(losses[0][1:], plain.numpy(), rtol=1e-5, atol=1e-5)
 
 
+def test_a_fitted_profile_is_carried_bit_for_bit(model_folder: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from ropewalk.search.family import tuned_schedule
+
+    geometry = ropewalk.read_geometry(model_folder)
+    profile = np.linspace(0.0, 1.1, geometry.half_dim) ** 2
+    made = tuned_schedule(geometry, 4.0, profile, 1.07, {"start": "yarn"})
+    file = tmp_path / "schedule.json"
+    file.write_text(json.dumps(made.to_json() | {"fitted": {"by": "a test"}}))
+    ropewalk.extend(model_folder, schedule=file, out=tmp_path / "out")
+    stock = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    ids = np.arange(200) % 250
+    with torch.no_grad():
+        logits = stock(input_ids=torch.as_tensor(ids)[None]).logits[0]
+    model = ropewalk.load_model(str(model_folder), device="cpu")
+    with torch.no_grad():
+        own = model(input_ids=torch.as_tensor(ids)[None]).logits[0]
+        with ropewalk.apply(model, made):
+            applied = model(input_ids=torch.as_tensor(ids)[None]).logits[0]
+        with Reader(model) as reader, reader.rotation.turning(torch.tensor(made.inv_freq), 1.07):
+            searched = model(input_ids=torch.as_tensor(ids)[None]).logits[0]
+    assert torch.equal(logits, applied)
+    # The carrier holds factors, so its frequencies differ from those that a search turns by in the last bit.
+    torch.testing.assert_close(searched, applied, rtol=0, atol=2e-4)
+    assert (logits - own).abs().max() > 0.1
+
+
 def test_an_interrupted_search_goes_on_to_the_same_end(
     model_folder: Path, text_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,6 +58,11 @@ from ropewalk.cli.measuring import grid_option, measuring_options, tasks_option
     help="Share of the short score that a length must keep to count as usable.",
 )
 @click.option("--health", is_flag=True, help="Look inside: attention by layer and length, gradients, logits.")
+@click.option(
+    "--cache",
+    metavar="KINDS",
+    help="Kinds of caches beside the full one, with commas between: q8, q4, q2, sinks:4+2k, quanto4, ...",
+)
 @click.option("--model", "served_model", metavar="NAME", help="URL: the name of the served model.")
 @click.option(
     "--tokenizer", metavar="MODEL", help="Another tokenizer; for a URL, the one of the served model."

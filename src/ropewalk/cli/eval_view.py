@@ -62,6 +62,8 @@ def show(screen: Console, result: EvalResult, *, quiet: bool = False) -> None:
         screen.print(_retrieval_table(result))
     if result.long_tokens:
         screen.print(_long_table(result))
+    if result.caches:
+        screen.print(_cache_table(result))
     if result.health:
         screen.print(_health_table(result))
     for line in result.verdict:
@@ -194,6 +196,23 @@ def _long_table(result: EvalResult) -> Any:
             f"{row['helped']:.2%}",
             f"{row['hurt']:.2%}",
         )
+    return table
+
+
+def _cache_table(result: EvalResult) -> Any:
+    from rich.table import Table
+
+    table = Table(title="Caches (tail loss against the full one; retrieval)", title_justify="left")
+    table.add_column("cache")
+    for length in result.lengths:
+        table.add_column(f"tail {format_length(length)}", justify="right")
+    for length in result.lengths:
+        table.add_column(f"found {format_length(length)}", justify="right")
+    for row in result.caches:
+        losses = {part["length"]: f"{part['against_full']:+.3f}" for part in row["loss"]}
+        found = {part["length"]: f"{part['accuracy']:.2f}" for part in row["retrieval"]}
+        cells = [part.get(length, "-") for part in (losses, found) for length in result.lengths]
+        table.add_row(row["name"], *cells)
     return table
 
 

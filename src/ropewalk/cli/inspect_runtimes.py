@@ -40,5 +40,7 @@ def show_readings(screen: Console, readings: tuple[Reading, ...]) -> None:
         rows["serves"] = f"{served} tokens ({reading.served_note})"
         for dropped in reading.drops:
             rows["drops"] = f"{rows['drops']}; {dropped}" if "drops" in rows else dropped
+        if reading.age is not None:
+            rows["age"] = reading.age
         for name, value in rows.items():
             screen.print(f"  {name:<19}{value}", markup=False, soft_wrap=True)

@@ -52,6 +52,7 @@ class EvalRequest(BaseModel):
     haystack: str | None = None
     questions: str | None = None
     health: bool = False
+    cache: list[str] = []
     seed: int = 0
     device: str = "auto"
     dtype: str = "auto"
@@ -71,6 +72,11 @@ class EvalRequest(BaseModel):
         if isinstance(value, str):
             return parse_lengths(value) if value.strip() else []
         return sorted({parse_length(length) for length in value or []})
+
+    @field_validator("cache", mode="before")
+    @classmethod
+    def _cache(cls, value: Any) -> list[str]:
+        return names_of(value or [])
 
     @field_validator("tasks", mode="before")
     @classmethod

@@ -91,6 +91,7 @@ class EvalResult(Strict):
     key_token_loss: float | None = None
     key_tokens: dict[str, Any] | None = None
     long_tokens: list[dict[str, Any]] = []
+    caches: list[dict[str, Any]] = []
     health: dict[str, Any] | None = None
     served: dict[str, Any] | None = None
     text: TextUsed | None = None

@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +19,12 @@ from ropewalk.models.facts import ModelFacts
 from ropewalk.models.proof.probe import Probe
 from ropewalk.models.proof.stock import stock_run
 from ropewalk.models.source import locate
+from ropewalk.runtimes.environments import RUNNABLE, how_to_get, interpreter
 from ropewalk.runtimes.export import Exported, ExportResult
 from ropewalk.runtimes.known import TOLERANCE, file_stem
 from ropewalk.runtimes.registry import find_runtime
 from ropewalk.runtimes.writing import export
 
-# Programs with a runner, each with the module that shows it is installed.
-RUNNABLE = {"llama.cpp": "xllamacpp", "mlx": "mlx_lm", "vllm": "vllm"}
-ENVIRONMENTS = "ROPEWALK_RUNTIMES"
 TIMEOUT_S = 1800
 # Programs that tell one position a request are asked at so many.
 NUM_ASKED = 24
@@ -91,48 +87,50 @@ def verify_runtimes(checkpoint: str | Path, names: Sequence[str]) -> tuple[Runti
     return tuple(found)
 
 
-def interpreter(name: str) -> str | None:
-    """The Python of a program's own environment, this one where the program is installed beside us, or None.
+@dataclass(frozen=True)
+class _Prompt:
+    """Tokens and what stock transformers gives each of them: log p(ids[i + 1] | ids[: i + 1]), from `first` on."""
 
-    Environments lie under `.runtimes` here, or where ROPEWALK_RUNTIMES points: NAME/bin/python.
-    """
-    home = Path(os.environ.get(ENVIRONMENTS) or ".runtimes")
-    own = home / name / "bin" / "python"
-    if own.is_file():
-        return str(own.absolute())
-    return sys.executable if find_spec(RUNNABLE[name]) is not None else None
-
-
-def how_to_get(name: str) -> str:
-    """How a program that is not here comes here."""
-    return (
-        f"{find_runtime(name).title} is not installed: `make runtimes` builds .runtimes/{name}, or point "
-        f"{ENVIRONMENTS} at a folder with {name}/bin/python"
-    )
+    ids: tuple[int, ...]
+    first: int
+    logprobs: np.ndarray
 
 
 @dataclass(frozen=True)
 class _Reference:
-    """The tokens and what stock transformers gives each of them: log p(ids[i + 1] | ids[: i + 1]), from `first` on."""
+    """What stock transformers says: a long prompt, and a short one where the schedule has a set for those."""
 
     facts: ModelFacts
-    ids: tuple[int, ...]
-    first: int
-    logprobs: np.ndarray
+    prompts: tuple[_Prompt, ...]
 
     @classmethod
     def of(cls, folder: Path, made: ExportResult) -> _Reference:
         facts = made.job.facts
         ids = tokens_for(facts, made.target_length)
         rows = max(64, _MAX_ROWS_BYTES // (4 * (facts.vocab_size or 1)))
-        first = max(0, len(ids) - rows)
-        probe = Probe("runtime", ids, None, first, first)
-        run = stock_run(folder, [probe], device="cpu", dtype="float32", attn="sdpa", trust_remote_code=False)
-        logits = run.logits[0].astype(np.float64)
-        logits -= logits.max(axis=-1, keepdims=True)
-        scores = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
-        wanted = np.array(ids[first + 1 :])
-        return cls(facts, ids, first, scores[np.arange(wanted.size), wanted])
+        asked = (
+            [ids] if made.schedule.short_inv_freq is None else [ids, ids[: min(facts.original_length, 512)]]
+        )
+        probes = [
+            Probe(f"runtime {number}", each, None, max(0, len(each) - rows), 0)
+            for number, each in enumerate(asked)
+        ]
+        run = stock_run(folder, probes, device="cpu", dtype="float32", attn="sdpa", trust_remote_code=False)
+        return cls(
+            facts,
+            tuple(
+                _Prompt(probe.ids, probe.keep, _told(logits, probe.ids[probe.keep + 1 :]))
+                for probe, logits in zip(probes, run.logits, strict=True)
+            ),
+        )
+
+
+def _told(logits: np.ndarray, wanted: tuple[int, ...]) -> np.ndarray:
+    """The log-probability of each wanted token at its place."""
+    scores = logits.astype(np.float64)
+    scores -= scores.max(axis=-1, keepdims=True)
+    scores -= np.log(np.exp(scores).sum(axis=-1, keepdims=True))
+    return np.asarray(scores[np.arange(len(wanted)), np.array(wanted)])
 
 
 def tokens_for(facts: ModelFacts, target_length: int) -> tuple[int, ...]:
@@ -152,11 +150,16 @@ def _check(made: ExportResult, reference: _Reference, python: str, work: Path) -
         row = run_item(exported.runtime, python, item, work)
     except RopewalkError as error:
         return RuntimeCheck(exported.runtime, "fail", one_line(error, 400), exported.answer.describe())
-    told = np.array([np.nan if value is None else value for value in row["logprobs"][0]], dtype=np.float64)[
-        reference.first :
-    ]
     window = reference.facts.original_length
-    return judged(exported, reference.logprobs, told, (reference.first, window), row["versions"])
+    checks = []
+    for prompt, told in zip(reference.prompts, row["logprobs"], strict=True):
+        values = np.array([np.nan if value is None else value for value in told], dtype=np.float64)
+        span = (prompt.first, window)
+        checks.append(judged(exported, prompt.logprobs, values[prompt.first :], span, row["versions"]))
+    worst = max(checks, key=lambda check: (check.status != "pass", check.largest or 0.0))
+    if worst is checks[0]:
+        return worst
+    return replace(worst, detail=f"a short prompt: {worst.detail}")
 
 
 def judged(
@@ -220,11 +223,17 @@ def _item(made: ExportResult, exported: Exported, reference: _Reference) -> dict
     item: dict[str, Any] = {
         "name": "checkpoint",
         "max_length": made.target_length,
-        "prompts": [list(reference.ids)],
+        "prompts": [list(prompt.ids) for prompt in reference.prompts],
         "vocabulary": reference.facts.vocab_size,
     }
     if exported.runtime == "llama.cpp":
-        places = np.unique(np.linspace(reference.first, len(reference.ids) - 2, NUM_ASKED).astype(int))
+        places = np.unique(
+            [
+                place
+                for prompt in reference.prompts
+                for place in np.linspace(prompt.first, len(prompt.ids) - 2, NUM_ASKED).astype(int)
+            ]
+        )
         plain = _plain_token(made)
         flags = _runner_flags(made)
         return item | {

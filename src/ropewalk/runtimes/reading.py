@@ -13,6 +13,7 @@ from ropewalk.methods.longrope import longrope_attention_factor
 from ropewalk.models.facts import ModelFacts, read_facts
 from ropewalk.models.writing.carrier import Carried
 from ropewalk.models.writing.entries import Entry
+from ropewalk.runtimes.ages import stale
 from ropewalk.runtimes.answer import Answer, judge
 from ropewalk.runtimes.base import Job, Way
 from ropewalk.runtimes.registry import find_runtime
@@ -52,6 +53,7 @@ class Reading:
     computes: FrequencySchedule | None
     served_length: int | None
     served_note: str
+    age: str | None = None
 
     @property
     def drops(self) -> tuple[str, ...]:
@@ -79,6 +81,7 @@ class Reading:
                 "served_length": self.served_length,
                 "served_note": self.served_note,
                 "drops": list(self.drops),
+                "age": self.age,
             }
         )
 
@@ -100,7 +103,8 @@ def _reading(facts: ModelFacts, name: str) -> Reading:
         )
     way = Way("as it stands", program.reading(job) if job is not None else forms or (), True)
     found = judge(program, facts.model_type or facts.text_type, way)
-    return Reading(program.name, program.title, found, _computed(facts, found), served, note)
+    computed = _computed(facts, found)
+    return Reading(program.name, program.title, found, computed, served, note, stale(program, found))
 
 
 def job_as_it_stands(facts: ModelFacts) -> Job | None:

@@ -19,7 +19,7 @@ LEAST_SKILL = 0.3
 SKILL_ROWS = 6
 # Rows for whose key tokens the model is read once more in short pieces.
 KEYED_ROWS = 8
-SWEEP_PAIRS = 4
+SWEEP_PAIRS = 6
 
 
 @dataclass

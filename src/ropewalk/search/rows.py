@@ -67,7 +67,7 @@ class Amounts:
     fit_text: int = 32
     fit_planted: int = 48
     validation_text: int = 6
-    validation_planted: int = 12
+    validation_planted: int = 16
 
 
 def gather(

@@ -28,7 +28,9 @@ SLOW = (1.0, 0.5)
 COOLER = 0.5
 KEEP = 3
 # Share of the rows, then of the candidates that go on, of each round.
-ROUNDS = ((0.15, 0.34), (0.4, 0.34), (1.0, 0.0))
+ROUNDS = ((0.34, 0.3), (0.67, 0.34), (1.0, 0.0))
+# Published defaults that no early round throws out: a few rows are too few to lose what is known to find answers.
+PROTECTED = ("yarn", "mrrope-pro", "llama3")
 
 OnMeasured = Callable[[str, Terms, int, int], None]
 
@@ -97,7 +99,7 @@ def sweep(
     rows: Sequence[Weighed],
     on_measured: OnMeasured | None = None,
 ) -> list[Measured]:
-    """Candidates best first, as far as they came; the first KEEP of them were measured on all rows.
+    """Candidates best first, as far as they came; KEEP of them and the PROTECTED were measured on all rows.
 
     Rows are taken in order, so they should be shuffled and alternate between text and planted ones. A candidate whose
     loss is not a number is out.
@@ -121,11 +123,31 @@ def sweep(
             name: item for name, item in standing.items() if name not in {one.name for one in measured}
         }
         size = max(KEEP, math.ceil(keep * len(measured)))
-        names = [item.name for item in measured[:size]]
+        names = [item.name for item in measured[:size]] + [name for name in PROTECTED if name in standing]
         left = [candidate for candidate in left if candidate.name in names]
     if not standing:
         raise RopewalkError("no candidate gives a finite loss", hint="try --dtype float32 and --attn eager")
     return list(standing.values())
+
+
+def finalists(names: Sequence[str]) -> list[int]:
+    """The places, in a sweep's order, of what is measured on validation: the best few and the protected."""
+    return [place for place, name in enumerate(names) if place < KEEP or name in PROTECTED]
+
+
+def best_that_finds(measured: Sequence[Measured]) -> Measured:
+    """The lowest J among those that find no fewer answers than the default that finds most of them.
+
+    Loss alone would trade answers for text where a default finds more than the best band.
+    """
+    defaults = [item for item in measured if item.name in PROTECTED]
+    least = max((_answers(item) for item in defaults), default=0.0)
+    eligible = [item for item in measured if _answers(item) >= least]
+    return min(eligible, key=lambda item: item.terms.value)
+
+
+def _answers(item: Measured) -> float:
+    return sum(sum(values) for values in item.terms.found.values())
 
 
 def at_factor(start: Candidate | Measured, factor: float) -> FrequencySchedule:

@@ -22,7 +22,7 @@ from ropewalk.search.reading import Reader
 from ropewalk.search.request import Request, opened
 from ropewalk.search.result import RungResult, TuneResult
 from ropewalk.search.rows import TASKS, Amounts, gather
-from ropewalk.search.sweep import KEEP, Measured, at_factor, candidates, sweep
+from ropewalk.search.sweep import Measured, at_factor, best_that_finds, candidates, finalists, sweep
 from ropewalk.units import parse_target
 
 SEARCHES = ("fit", "sweep", "cma", "evolution")
@@ -205,7 +205,9 @@ def choose_start(job: Job, request: Request, run: Any, tell: OnTold) -> list[dic
         run.write_json("sweep.json", kept)
     else:
         job.reader.tokens += kept["forward_equivalents"] * top.length
-    best = [(row["name"], FrequencySchedule.from_json(row["schedule"])) for row in kept["rows"][:KEEP]]
+    rows = kept["rows"]
+    places = finalists([row["name"] for row in rows])
+    best = [(rows[at]["name"], FrequencySchedule.from_json(rows[at]["schedule"])) for at in places]
     name, chosen = _validated(job, best, request, tell)
     for rung in job.rungs:
         rung.start_name = name
@@ -238,10 +240,10 @@ def _validated(
     for name, schedule in best:
         terms = job.reader.terms(schedule, top.validation)
         tell(Told("sweep", f"{name} on validation: J {terms.value:.4f}"))
-        measured.append((terms.value, len(measured), name, schedule, terms))
-    _, _, name, schedule, terms = min(measured)
-    top.start, top.before = schedule, terms
-    return name, schedule
+        measured.append(Measured(name, schedule, terms))
+    chosen = best_that_finds(measured)
+    top.start, top.before = chosen.schedule, chosen.terms
+    return chosen.name, chosen.schedule
 
 
 def _start_of(rung: Rung) -> FrequencySchedule:

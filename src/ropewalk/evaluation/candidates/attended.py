@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 from ropewalk.errors import UsageError
 from ropewalk.evaluation.candidates.candidate import Candidate
 from ropewalk.evaluation.candidates.choose import LeftOut, choose, merged
+from ropewalk.evaluation.candidates.controls import unmodified
 from ropewalk.models.facts import ModelFacts
 from ropewalk.position_maps import MAPS, map_for
 
@@ -39,13 +40,16 @@ def named(names: Sequence[str], facts: ModelFacts, target: int) -> tuple[list[Ca
 
 
 def mapped(name: str, facts: ModelFacts, target: int) -> Candidate:
-    """A position map that keeps every distance up to the target inside what training showed."""
+    """A position map over the unscaled model that keeps distances up to the target inside what training showed."""
     plan = map_for(name, facts.geometry, target)
 
-    def put(model: Any) -> AbstractContextManager[Any]:
+    @contextmanager
+    def put(model: Any) -> Iterator[None]:
         from ropewalk.attention.maps import applied
 
-        return applied(model, plan)
+        # The near zone is the original rotation, whatever the file stretches.
+        with unmodified(facts).apply(model), applied(model, plan):
+            yield
 
     return Candidate(name, "zones" if name == "zones" else "position-map", put, variant="map")
 

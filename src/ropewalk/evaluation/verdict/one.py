@@ -19,6 +19,7 @@ from ropewalk.evaluation.retrieval.scores import by_length as retrieval_by_lengt
 from ropewalk.evaluation.retrieval.scores import rows_of
 from ropewalk.evaluation.verdict import words
 from ropewalk.evaluation.verdict.effective import effective_length, long_tokens
+from ropewalk.evaluation.verdict.kept import measured_caches
 from ropewalk.units import format_length
 
 MODEL = Candidate("model", "control")
@@ -34,6 +35,7 @@ class One:
         self.unmodified: Reading | None = None
         self.cropped_unmodified: Reading | None = None
         self.unmodified_is: str | None = None
+        self.caches: list[dict[str, Any]] = []
 
     @property
     def _owners(self) -> list[int] | None:
@@ -49,6 +51,7 @@ class One:
             cropped = local.measure(CROPPED, ask=False).reading
         self._read_unmodified(text.reading)
         asked = local.answers(MODEL)
+        self.caches = measured_caches(local, self.request.cache, text.reading)
         health = self._health() if self.request.health else None
         if self.request.base is not None or self.base is not None:
             self._read_base(text.reading)
@@ -186,6 +189,7 @@ class One:
             key_token_loss=None if keys is None else keys["loss"],
             key_tokens=keys,
             long_tokens=self._long_tokens(reading, cropped),
+            caches=self.caches,
             health=health,
             text=used,
             verdict=[

@@ -201,6 +201,8 @@ def next_command(closing: str, row: Row, about: About) -> str:
             return shown_command("eval", model, lengths=str(target))
         if row.kind == "schedule":
             return extend_command(model, row, target, "OUT")
+        if row.kind in ("zones", "position-map"):
+            return shown_command("generate", model, prompt_file="FILE", method=row.name)
     if closing == "measure":
         return shown_command("compare", model, target=str(target), max_segments=16)
     if closing == "tune":

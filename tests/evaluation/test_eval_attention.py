@@ -1,0 +1,92 @@
+"""Zones, maps and caches as rows: each is measured as the plain loop over its context manager would measure it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from eval_models import save, text_ids, tiny
+
+from ropewalk.attention.maps import applied
+from ropewalk.errors import UsageError
+from ropewalk.evaluation.candidates.attended import mapped
+from ropewalk.evaluation.compare import compare
+from ropewalk.evaluation.evaluate import evaluate
+from ropewalk.evaluation.forward.engine import Engine
+from ropewalk.models.facts import read_facts
+from ropewalk.position_maps import map_for
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("attention")
+    text = folder / "text"
+    text.mkdir()
+    for number in range(3):
+        ids = text_ids(300, seed=number)[0] % 60 + 32
+        (text / f"{number}.txt").write_text(bytes(ids.tolist()).decode())
+    return save(folder / "model", tiny(std=0.3)), text
+
+
+def test_a_map_as_a_candidate_is_the_map() -> None:
+    model, ids = tiny(std=0.3), text_ids(200)
+    facts = read_facts(model.config.to_dict())
+    engine = Engine(model)
+    plain = engine.nll(ids)
+    with applied(model, map_for("self-extend", facts.geometry, 256)):
+        wanted = engine.nll(ids)
+    candidate = mapped("self-extend", facts, 256)
+    assert (candidate.name, candidate.kind) == ("self-extend", "position-map")
+    assert mapped("zones", facts, 256).kind == "zones"
+    with candidate.apply(model):
+        assert np.array_equal(engine.nll(ids), wanted)
+    assert np.array_equal(engine.nll(ids), plain)
+    assert not np.allclose(wanted, plain, atol=1e-2)
+
+
+def test_over_a_stretched_model_a_map_starts_from_the_original_rotation() -> None:
+    rope = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0, "original_max_position_embeddings": 64}
+    stretched, plain = tiny(std=0.3, rope_parameters=rope, max_position_embeddings=128), tiny(std=0.3)
+    facts, ids = read_facts(stretched.config.to_dict()), text_ids(150)
+    assert facts.original_length == 64
+    with mapped("zones", facts, 256).apply(stretched):
+        found = Engine(stretched).nll(ids)
+    with applied(plain, map_for("zones", facts.geometry, 256)):
+        assert np.allclose(found, Engine(plain).nll(ids), atol=1e-5)
+
+
+def test_rows_of_a_comparison(made: tuple[Path, Path], tmp_path: Path) -> None:
+    folder, text = made
+    given = {"target": 256, "text": text, "tasks": "ppl", "max_segments": 3, "output": tmp_path / "run"}
+    result = compare(folder, methods="linear,zones,rerope", **given)
+    assert {row.name: row.kind for row in result.methods} == {
+        "linear": "schedule",
+        "zones": "zones",
+        "rerope": "position-map",
+    }
+    losses = {row.name: row.loss_at_target for row in result.methods}
+    assert len(set(losses.values())) == 3
+    inside = {row.name: row.loss_in_window for row in result.methods}
+    assert inside["rerope"] == pytest.approx(result.controls["unmodified"].loss_in_window, abs=0.5)
+    with pytest.raises(UsageError, match="zonse"):
+        compare(folder, methods="zonse", **given)
+
+
+def test_caches_beside_the_full_one(made: tuple[Path, Path]) -> None:
+    folder, text = made
+    result = evaluate(
+        folder, lengths=[128, 256], tasks="ppl", text=str(text), max_segments=3, cache="q8,q2,sinks:4+60"
+    )
+    rows = {row["name"]: {part["length"]: part for part in row["loss"]} for row in result.caches}
+    assert list(rows) == ["q8", "q2", "sinks:4+60"]
+    full = {row.length: row.tail_loss for row in result.loss}
+    for parts in rows.values():
+        for length, part in parts.items():
+            assert part["tail_loss"] - full[length] == pytest.approx(part["against_full"], abs=1e-5)
+    # Up to 127 tokens nothing is rounded; 64 fit sinks and window.
+    assert abs(rows["q2"][128]["against_full"]) < 1e-4
+    assert abs(rows["q8"][256]["against_full"]) < abs(rows["q2"][256]["against_full"])
+    assert abs(rows["sinks:4+60"][128]["against_full"]) > 1e-3
+    with pytest.raises(UsageError, match="cache 'q5' is unknown"):
+        evaluate(folder, lengths=[128], tasks="ppl", text=str(text), cache="q5")
