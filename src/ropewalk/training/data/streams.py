@@ -182,7 +182,8 @@ class DocumentStream:
 class FittedStream:
     """Rows of whole documents: no document is cut but those longer than a row, and rows end in padding.
 
-    Of the documents that wait, the oldest begins a row; then the largest that still fits follows, until none does.
+    Of the documents that wait, the first begins a row; then the largest that still fits follows, until none does. The
+    rest of one that is longer than a row waits at a random place, so that the rows of a step come from many documents.
     With `whole` the oldest that fits begins it: a longer one waits for a longer row, and is cut only where all are.
     """
 
@@ -194,6 +195,7 @@ class FittedStream:
     width: int = WAITING
     epoch: int = 0
     opened: int = 0
+    taken: int = 0
     waiting: list[list[int]] = field(default_factory=list)
 
     def take(self, count: int) -> Sample:
@@ -205,10 +207,11 @@ class FittedStream:
             document, offset = self.waiting.pop(chosen)
             offset += row.add(document, offset)
             if offset < len(self.documents.ids(document)):
-                # Longer than a row: the rest stands first in the line for the next.
-                self.waiting.insert(0, [document, offset])
+                rng = np.random.default_rng([*self.key, self.taken, 0x1A9E])
+                self.waiting.insert(int(rng.integers(len(self.waiting) + 1)), [document, offset])
                 break
             chosen = self._best(row.room)
+        self.taken += 1
         return row.sample()
 
     def _oldest(self, room: int) -> int:
@@ -246,10 +249,11 @@ class FittedStream:
         return {
             "epoch": self.epoch,
             "opened": self.opened,
+            "taken": self.taken,
             "waiting": [list(item) for item in self.waiting],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take up a position that `state` gave."""
-        self.epoch, self.opened = int(state["epoch"]), int(state["opened"])
+        self.epoch, self.opened, self.taken = (int(state[name]) for name in ("epoch", "opened", "taken"))
         self.waiting = [[int(value) for value in item] for item in state["waiting"]]
