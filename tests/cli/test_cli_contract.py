@@ -167,3 +167,12 @@ def test_a_closed_pipe_is_no_traceback():
     command = f"{sys.executable} -m ropewalk methods --json | head -c 10"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr
+
+
+def test_a_next_line_that_needs_weights_says_so_where_there_are_none(cli, folder):
+    def line(model: str) -> str:
+        printed = cli("plan", model, "--target", "4k").out
+        return next(line for line in printed.splitlines() if line.startswith("  ropewalk compare"))
+
+    assert line(str(folder)).endswith("# needs the weights in the same folder")
+    assert line("hemp").split() == ["ropewalk", "compare", "hemp", "--target", "4096"]

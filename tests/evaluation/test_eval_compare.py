@@ -146,11 +146,13 @@ def test_the_curve_runs_along_the_text(result, folder: Path, text_folder: Path) 
 
 def test_the_cropped_control_is_asked_with_the_end_of_the_prompt_alone(folder: Path) -> None:
     """Held by a plain forward over the last 64 tokens, the answer among them: what stands before plays no part."""
-    from ropewalk.evaluation.retrieval.run import plan_tasks, run_cropped
+    from ropewalk.evaluation.retrieval.run import Asking, plan_tasks, run_cropped
     from ropewalk.models.load import load_tokenizer
 
     tokenizer = load_tokenizer(folder)
-    plan = plan_tasks(tokenizer, tasks=["passkey"], lengths=[160], depths=3, samples=2, template="compact")
+    plan = plan_tasks(
+        tokenizer, Asking(tasks=["passkey"], lengths=[160], depths=3, samples=2), template="compact"
+    )
     found = {score.key: score for score in run_cropped(stock(folder), tokenizer, plan, WINDOW)}
     samples = [sample for group in plan.groups for sample in group]
     assert len(found) == len(samples) == 6

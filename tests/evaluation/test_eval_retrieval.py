@@ -18,7 +18,7 @@ from transformers import Lfm2Config, Lfm2ForCausalLM, LlamaConfig, LlamaForCausa
 from ropewalk.errors import DamagedError, RopewalkError, UsageError
 from ropewalk.evaluation.forward.engine import Engine
 from ropewalk.evaluation.retrieval.grid import Node, common_prefix, tree_of
-from ropewalk.evaluation.retrieval.run import plan_tasks, run_plan, run_tasks
+from ropewalk.evaluation.retrieval.run import Asking, plan_tasks, run_plan, run_tasks
 from ropewalk.evaluation.retrieval.scores import SampleScore, by_length, generated, rows_of, wilson
 
 TOKENIZER = ByteTokenizer()
@@ -105,7 +105,10 @@ def test_a_model_that_knows_nothing_scores_chance_with_the_log_probability_of_ch
 @pytest.mark.parametrize("scoring", ["teacher-forced", "forced-choice"])
 def test_sharing_text_changes_no_number(llama: LlamaForCausalLM, task: str, scoring: str) -> None:
     plan = plan_tasks(
-        TOKENIZER, tasks=[task], lengths=[600, 800], depths=2, samples=1, scoring=scoring, num_choices=3
+        TOKENIZER,
+        Asking(tasks=[task], lengths=[600, 800], depths=2, samples=1),
+        scoring=scoring,
+        num_choices=3,
     )
     shared = {score.key: score for score in run_plan(llama, TOKENIZER, plan)}
     for sample in (sample for group in plan.groups for sample in group):
@@ -143,7 +146,7 @@ def test_a_recurrent_model_is_copied_at_forks_and_gives_the_same_numbers() -> No
         layer_types=["conv", "full_attention"],
     )
     model = Lfm2ForCausalLM(config).eval()
-    plan = plan_tasks(TOKENIZER, tasks=["multi-needle"], lengths=[500, 600], samples=1)
+    plan = plan_tasks(TOKENIZER, Asking(tasks=["multi-needle"], lengths=[500, 600], samples=1))
     samples = {sample.key: sample for group in plan.groups for sample in group}
     found = run_plan(model, TOKENIZER, plan)
     assert {score.key for score in found} == set(samples)
@@ -159,7 +162,7 @@ def test_a_recurrent_model_is_copied_at_forks_and_gives_the_same_numbers() -> No
 
 
 def test_each_token_that_differs_is_read_once() -> None:
-    plan = plan_tasks(TOKENIZER, tasks=["needle"], lengths=[512, 1024], depths=5, samples=1)
+    plan = plan_tasks(TOKENIZER, Asking(tasks=["needle"], lengths=[512, 1024], depths=5, samples=1))
     [group] = plan.groups
     prompts = [sample.prompt_ids.tolist() for sample in group]
     distinct = len({tuple(prompt[:end]) for prompt in prompts for end in range(1, len(prompt) + 1)})
@@ -234,7 +237,7 @@ def test_kept_scores_of_another_version_are_damaged() -> None:
 
 
 def test_groups_shared_out_over_processes_give_identical_scores(llama: LlamaForCausalLM) -> None:
-    plan = plan_tasks(TOKENIZER, tasks=["passkey", "kv"], lengths=[400, 600], depths=2, samples=2)
+    plan = plan_tasks(TOKENIZER, Asking(tasks=["passkey", "kv"], lengths=[400, 600], depths=2, samples=2))
     alone = {score.key: score for score in run_plan(llama, TOKENIZER, plan)}
     together = [score for rank in range(3) for score in run_plan(llama, TOKENIZER, plan, share=(rank, 3))]
     assert len(together) == len(alone) == plan.samples
@@ -301,12 +304,12 @@ def test_wilsons_interval_is_the_textbooks() -> None:
 
 
 def test_a_generated_answer_must_stand_as_a_word_of_its_own() -> None:
-    [[sample]] = plan_tasks(TOKENIZER, tasks=["passkey"], lengths=[300], depths=1, samples=1).groups
+    [[sample]] = plan_tasks(TOKENIZER, Asking(tasks=["passkey"], lengths=[300], depths=1, samples=1)).groups
     value = sample.answer_text.strip()
     assert generated(sample, f"I think it is {value}.").credit == 1.0
     assert generated(sample, f"{value}0").credit == 0.0
     assert generated(sample, "").credit == 0.0
-    [[listed]] = plan_tasks(TOKENIZER, tasks=["niah_multivalue"], lengths=[900], samples=1).groups
+    [[listed]] = plan_tasks(TOKENIZER, Asking(tasks=["niah_multivalue"], lengths=[900], samples=1)).groups
     values = [span.text.strip() for span in listed.answer if span.scored]
     assert generated(listed, f"{values[2]} and {values[0]}").credit == 0.5
 
@@ -331,7 +334,7 @@ def test_what_cannot_work_is_refused_before_anything_is_computed(
 ) -> None:
     wanted = {"tasks": ["passkey"], "lengths": [512]} | options
     with pytest.raises(RopewalkError, match=message) as caught:
-        plan_tasks(TOKENIZER, **wanted)
+        run_tasks(CopyModel(), TOKENIZER, **wanted)
     assert caught.value.hint
 
 
@@ -373,6 +376,8 @@ def test_dynamic_models_read_each_length_by_its_own_rule() -> None:
 
 def test_random_seeds_are_not_python_hashes() -> None:
     """The same question on every machine: the seeds are strings, which `random.Random` hashes by content."""
-    [[sample]] = plan_tasks(TOKENIZER, tasks=["passkey"], lengths=[300], depths=1, samples=1, seed=7).groups
+    [[sample]] = plan_tasks(
+        TOKENIZER, Asking(tasks=["passkey"], lengths=[300], depths=1, samples=1, seed=7)
+    ).groups
     rng = random.Random("7/passkey/0")
     assert sample.answer_text.strip() == str(rng.randrange(10**4, 10**5))

@@ -14,6 +14,7 @@ from local_server import Behaviour, drip, serving
 from retrieval_models import ByteTokenizer
 
 from ropewalk.errors import RopewalkError, UsageError
+from ropewalk.evaluation.retrieval.run import Asking, Course
 from ropewalk.evaluation.retrieval.scores import SampleScore
 from ropewalk.evaluation.served.asking import ServedResult, connect, run_served
 from ropewalk.evaluation.served.endpoint import Endpoint, EndpointError, check_url
@@ -28,8 +29,12 @@ SECRET = "sk-very-secret-123"
 
 def evaluate(behaviour: Behaviour, *, api: str = "auto", **options: Any) -> ServedResult:
     wanted: dict[str, Any] = {"tasks": ["passkey"], "lengths": [600, 1200], "depths": 3, "samples": 1}
+    wanted |= options
+    course = Course(wanted.pop("finished", ()), wanted.pop("on_score", None))
+    own = {name: wanted.pop(name) for name in ("tokenizer", "max_tokens", "workers") if name in wanted}
     with serving(behaviour) as url:
-        return run_served(connect(url, api=api, backoff_s=0.0, timeout_s=20), **(wanted | options))
+        server = connect(url, api=api, backoff_s=0.0, timeout_s=20)
+        return run_served(server, Asking(**wanted), course=course, **own)
 
 
 def found(result: ServedResult) -> list[tuple[str, int | None]]:

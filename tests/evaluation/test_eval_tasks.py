@@ -15,7 +15,7 @@ from retrieval_models import ByteTokenizer, byte_level_tokenizer, space_marking_
 
 from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.evaluation.retrieval.grid import common_prefix
-from ropewalk.evaluation.retrieval.run import plan_tasks
+from ropewalk.evaluation.retrieval.run import Asking, plan_tasks
 from ropewalk.evaluation.tasks import (
     GROUPS,
     KINDS,
@@ -308,7 +308,7 @@ def test_sentences_put_together_are_the_text(texts: list[str]) -> None:
 def test_a_whole_text_as_haystack_is_cut_into_places_for_needles() -> None:
     text = " ".join(f"Sentence number {number} of the book." for number in range(200))
     plan = plan_tasks(
-        ByteTokenizer(), tasks=["needle"], lengths=[2048], depths=11, samples=1, haystack=[text]
+        ByteTokenizer(), Asking(tasks=["needle"], lengths=[2048], depths=11, samples=1, haystack=[text])
     )
     assert len({sample.layout.slots[0][0] for sample in plan.groups[0]}) == 11
     assert all("Sentence number 3 of the book." in sample.content for sample in plan.groups[0])

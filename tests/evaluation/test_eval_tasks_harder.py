@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 from retrieval_models import ByteTokenizer, UniformModel
 
-from ropewalk.evaluation.retrieval.run import plan_tasks, run_tasks
+from ropewalk.evaluation.retrieval.run import Asking, plan_tasks, run_tasks
 from ropewalk.evaluation.retrieval.scores import forced_choice, generated
 from ropewalk.evaluation.tasks import (
     ByteEncoder,
@@ -228,7 +228,7 @@ def test_the_last_room_named_is_not_the_answer() -> None:
 
 
 def test_an_evaluation_takes_the_whole_group() -> None:
-    plan = plan_tasks(ByteTokenizer(), tasks=["harder"], lengths=[1024, 2048], depths=3, samples=1)
+    plan = plan_tasks(ByteTokenizer(), Asking(tasks=["harder"], lengths=[1024, 2048], depths=3, samples=1))
     assert {sample.task for group in plan.groups for sample in group} == set(READERS)
 
 

@@ -110,18 +110,20 @@ def test_children_are_non_decreasing_lists_on_the_grid() -> None:
 
 
 def test_evolution_never_loses_its_best_and_goes_on_where_it_stopped() -> None:
-    settings = EvolutionSettings(population=6, mutations=3, crossovers=2, parents=3, iterations=3, texts=2)
+    settings = EvolutionSettings(
+        population=6, mutations=3, crossovers=2, parents=3, iterations=3, texts=2, seed=5
+    )
     texts = [Row(np.random.default_rng(seed).integers(0, 256, 130)) for seed in range(3)]
     with Reader(make_model()) as reader:
         kept: list[dict[str, Any]] = []
-        whole = evolve(reader, texts, 2.0, settings, 5, lambda found: kept.append(found.to_json()))
+        whole = evolve(reader, texts, 2.0, settings, lambda found: kept.append(found.to_json()))
         losses = [point["loss"] for point in whole.curve]
         assert len(losses) == 4
         assert all(later <= earlier for earlier, later in itertools.pairwise(losses))
         # 6 at first, 5 in each of 3 iterations, 2 texts each.
         assert reader.tokens == (6 + 3 * 5) * 2 * 130
         begun = Population.from_json(json.loads(json.dumps(kept[1])))
-        again = evolve(reader, texts, 2.0, settings, 5, lambda found: None, begun)
+        again = evolve(reader, texts, 2.0, settings, lambda found: None, begun)
         assert again.best == whole.best
         made = evolution.schedule_of(reader.rotation.geometry, 2.0, whole.best)
         read, _ = reader.read(made, [row.ids for row in texts[:2]], whole.best.kept_first)

@@ -11,7 +11,7 @@ import torch
 from test_train_distributed import assert_two_are_one, launch
 from test_train_resume import metrics_of
 
-from ropewalk.attention.sharing import Sharing, _attend, _pieces, borders_of
+from ropewalk.attention.sharing import How, Sharing, _attend, _pieces, borders_of
 from ropewalk.errors import UsageError
 from ropewalk.training.engine import _ways
 from ropewalk.training.recipe.reading import read_recipe
@@ -101,7 +101,7 @@ def test_attention_of_a_slice_is_the_row_s(window: int | None, documents: list[i
         sharing = sharing_of("context", rank, size=3)
         spans = sharing.spans(rank, 12)
         part = sharing.slice(query.transpose(1, 2).flatten(2)).unflatten(2, (4, 8)).transpose(1, 2)
-        got = _attend(part, key, value, spans, borders_of(borders), window=window, scale=0.3, dropout=0.0)
+        got = _attend(part, key, value, spans, borders_of(borders), How(window, scale=0.3, dropout=0.0))
         expected = torch.cat([wanted[:, :, start:end] for start, end in spans], dim=2)
         assert torch.allclose(got, expected, atol=1e-6)
 

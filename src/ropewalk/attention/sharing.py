@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -107,20 +108,20 @@ class Sharing:
         # Under mixed precision rotation leaves queries and keys in float32 beside values in bfloat16.
         query_BHSD, key_BHSD, value_BHSD = _of_one_type(query_BHSD, key_BHSD, value_BHSD)
         length = self._borders[0][-1]
-        options = {
-            "window": kwargs.get("sliding_window"),
-            "scale": kwargs.get("scaling"),
-            "dropout": kwargs.get("dropout", 0.0) if module.training else 0.0,
-        }
+        how = How(
+            kwargs.get("sliding_window"),
+            kwargs.get("scaling"),
+            kwargs.get("dropout", 0.0) if module.training else 0.0,
+        )
         if self.way == "context":
             key_BHTD, value_BHTD = (self._gathered(item) for item in (key_BHSD, value_BHSD))
             spans = self.spans(self.rank, length)
-            return _attend(query_BHSD, key_BHTD, value_BHTD, spans, self._borders, **options).transpose(1, 2)
+            return _attend(query_BHSD, key_BHTD, value_BHTD, spans, self._borders, how).transpose(1, 2)
         query, key, value = (
             self._to_heads(item)
             for item in (query_BHSD, *self._enough_heads(key_BHSD, value_BHSD, query_BHSD))
         )
-        attended = _attend(query, key, value, [(0, length)], self._borders, **options)
+        attended = _attend(query, key, value, [(0, length)], self._borders, how)
         return self._to_tokens(attended).transpose(1, 2)
 
     def _gathered(self, slice_BHSD: Tensor) -> Tensor:
@@ -164,16 +165,22 @@ def _of_one_type(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(tensor.to(dtype) for tensor in tensors)
 
 
+@dataclass(frozen=True)
+class How:
+    """What a layer asks of its attention: the window that it sees, the scale of its logits, dropout."""
+
+    window: int | None
+    scale: float | None
+    dropout: float
+
+
 def _attend(
     query_BHSD: Tensor,
     key_BHTD: Tensor,
     value_BHTD: Tensor,
     spans: list[Span],
     borders: list[list[int]],
-    *,
-    window: int | None,
-    scale: float | None,
-    dropout: float,
+    how: How,
 ) -> Tensor:
     """Queries of the row's `spans` over its keys, each within its own document and window; (B, H, S, D)."""
     times = query_BHSD.shape[1] // key_BHTD.shape[1]
@@ -186,10 +193,10 @@ def _attend(
         pieces, first = [], 0
         for start, end in spans:
             for begin, low, high in _pieces(edges, start, end):
-                past = begin if window is None else max(begin, low - window + 1)
+                past = begin if how.window is None else max(begin, low - how.window + 1)
                 query = query_BHSD[row, :, first + low - start : first + high - start]
                 key, value = key_BHTD[row, :, past:high], value_BHTD[row, :, past:high]
-                mask = _mask(query.shape[2], key.shape[2], window, query.device)
+                mask = _mask(query.shape[2], key.shape[2], how.window, query.device)
                 pieces.append(
                     F.scaled_dot_product_attention(
                         query,
@@ -197,8 +204,8 @@ def _attend(
                         value,
                         attn_mask=mask,
                         is_causal=mask is None,
-                        scale=scale,
-                        dropout_p=dropout,
+                        scale=how.scale,
+                        dropout_p=how.dropout,
                     )
                 )
             first += end - start

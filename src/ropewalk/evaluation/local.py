@@ -31,8 +31,8 @@ from ropewalk.evaluation.loss.units import (
 )
 from ropewalk.evaluation.request import EvalRequest
 from ropewalk.evaluation.result import LeftOut, TextUsed
-from ropewalk.evaluation.retrieval.inputs import haystack_of, questions_of
-from ropewalk.evaluation.retrieval.run import Plan, plan_tasks, run_cropped, run_plan
+from ropewalk.evaluation.retrieval.inputs import asking_of
+from ropewalk.evaluation.retrieval.run import Course, Plan, plan_tasks, run_cropped, run_plan
 from ropewalk.evaluation.retrieval.scores import SampleScore
 from ropewalk.evaluation.work.cells import Cells
 from ropewalk.evaluation.work.processes import Processes
@@ -164,17 +164,7 @@ class Local:
     def _questions(self, lengths: Sequence[int]) -> Plan:
         request = self.request
         return plan_tasks(
-            self.tokenizer,
-            tasks=request.retrieval_tasks,
-            lengths=lengths,
-            depths=request.depths,
-            samples=request.samples,
-            seed=request.seed,
-            scoring=request.scoring,
-            style=request.style,
-            grid=request.grid,
-            haystack=haystack_of(request),
-            questions=questions_of(request),
+            self.tokenizer, asking_of(request, lengths), scoring=request.scoring, style=request.style
         )
 
     def _bound(self, given: Any | None) -> dict[str, str]:
@@ -270,20 +260,20 @@ class Local:
         reader = candidate.slug
         wanted = {sample.key for group in self.plan.groups for sample in group}
         kept = [SampleScore.from_json(row) for row in self.cells.scores(reader)]
-        options: dict[str, Any] = {
-            "finished": [score for score in kept if score.key in wanted],
-            "on_score": lambda score: self.cells.keep_score(score.to_json(), reader),
-            "on_tokens": self.watcher.part(f"{candidate.name}: retrieval"),
-            "share": (self.processes.rank, self.processes.world),
-        }
+        course = Course(
+            finished=[score for score in kept if score.key in wanted],
+            on_score=lambda score: self.cells.keep_score(score.to_json(), reader),
+            on_tokens=self.watcher.part(f"{candidate.name}: retrieval"),
+        )
+        share = (self.processes.rank, self.processes.world)
         failure: RopewalkError | None = None
         found: list[SampleScore] = []
         try:
             if candidate.cropped:
                 assert self.crop is not None
-                found = run_cropped(engine, self.tokenizer, self.plan, self.crop.length, **options)
+                found = run_cropped(engine, self.tokenizer, self.plan, self.crop.length, course, share)
             else:
-                found = run_plan(engine, self.tokenizer, self.plan, **options)
+                found = run_plan(engine, self.tokenizer, self.plan, course, share)
         except RopewalkError as error:
             failure = error
         self.processes.agree(failure)

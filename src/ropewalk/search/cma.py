@@ -37,6 +37,15 @@ class Point:
     value: float
 
 
+@dataclass(frozen=True)
+class Study:
+    """Where trials are kept: a name in optuna's storage (a URL, an object, or None for this process alone)."""
+
+    name: str
+    storage: Any
+    seed: int
+
+
 def schedule_at(geometry: RopeGeometry, factor: float, numbers: Mapping[str, float]) -> FrequencySchedule:
     """The schedule of a point."""
     fast = math.exp(numbers["fast"])
@@ -49,19 +58,20 @@ def search_cma(
     reader: Reader,
     factor: float,
     rows: Sequence[Weighed],
-    seed: int,
-    storage: Any,
-    name: str,
+    where: Study,
     enough: Callable[[int], bool],
     on_trial: Callable[[int, Terms | None], None],
 ) -> list[Point]:
-    """Points best first. `storage` is optuna's (a URL, an object, or None for this process alone); `enough` is asked
-    with the number of trials that are done, by whatever worker."""
+    """Points best first. `enough` is asked with the number of trials that are done, by whatever worker."""
     optuna = _optuna()
     geometry = reader.rotation.geometry
-    sampler = optuna.samplers.CmaEsSampler(seed=seed)
+    sampler = optuna.samplers.CmaEsSampler(seed=where.seed)
     study = optuna.create_study(
-        study_name=name, storage=storage, sampler=sampler, direction="minimize", load_if_exists=True
+        study_name=where.name,
+        storage=where.storage,
+        sampler=sampler,
+        direction="minimize",
+        load_if_exists=True,
     )
     if not study.get_trials(deepcopy=False):
         study.enqueue_trial(dict(START))

@@ -30,7 +30,7 @@ SEEDS = ("linear", "ntk", "yarn")
 
 @dataclass(frozen=True)
 class EvolutionSettings:
-    """As published."""
+    """As published, and the seed of every draw."""
 
     population: int = 64
     mutations: int = 16
@@ -39,6 +39,7 @@ class EvolutionSettings:
     iterations: int = 40
     probability: float = 0.3
     texts: int = 5
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -93,27 +94,22 @@ def evolve(
     texts: Sequence[Row],
     factor: float,
     settings: EvolutionSettings,
-    seed: int,
     keep: Keep,
     begun: Population | None = None,
-    seeds: Sequence[Sequence[float]] = (),
     enough: Callable[[int], bool] = lambda iteration: False,
 ) -> Population:
-    """Search until the iterations are done or `enough`; `begun` is an earlier call's population.
-
-    `seeds` are published factor lists for this geometry and factor, put into the first population.
-    """
+    """Search until the iterations are done or `enough`; `begun` is an earlier call's population."""
     geometry, rows = reader.rotation.geometry, list(texts[: settings.texts])
     population = begun
     if population is None:
-        rng = np.random.default_rng([seed, 0])
-        first = _first(geometry, factor, settings, rng, seeds)
+        rng = np.random.default_rng([settings.seed, 0])
+        first = _first(geometry, factor, settings, rng)
         population = Population([_measured(reader, rows, factor, item) for item in first])
         _note(population, reader, rows)
         keep(population)
     while population.iteration < settings.iterations and not enough(population.iteration):
         number = population.iteration + 1
-        rng = np.random.default_rng([seed, number])
+        rng = np.random.default_rng([settings.seed, number])
         ranked = sorted(population.individuals, key=lambda item: math.inf if item.loss is None else item.loss)
         parents = ranked[: settings.parents]
         children = [
@@ -168,12 +164,8 @@ def _first(
     factor: float,
     settings: EvolutionSettings,
     rng: np.random.Generator,
-    seeds: Sequence[Sequence[float]],
 ) -> list[Individual]:
     lists = [make_schedule(name, geometry, factor=factor).stretch[: geometry.num_rotating] for name in SEEDS]
-    lists += [
-        np.asarray(values, dtype=np.float64) for values in seeds if len(values) == geometry.num_rotating
-    ]
     people = [Individual(_on_grid(values, factor), 0) for values in lists]
     originals = list(people)
     while len(people) < settings.population:

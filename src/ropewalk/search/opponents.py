@@ -10,32 +10,24 @@ from typing import Any
 from ropewalk.errors import UsageError
 from ropewalk.schedule import FrequencySchedule
 from ropewalk.search.budget import Budget
-from ropewalk.search.cma import schedule_at, search_cma
+from ropewalk.search.cma import Study, schedule_at, search_cma
 from ropewalk.search.evolution import EvolutionSettings, Population, evolve, schedule_of
 from ropewalk.search.family import Family
 from ropewalk.search.job import Job
 from ropewalk.search.loop import OnPoint, Point, Progress, keeps_answers
 from ropewalk.search.objective import Terms
+from ropewalk.search.request import Request
 
 # How many of the best are measured on validation.
 FINALISTS = 3
 
 
-def run_opponent(
-    search: str,
-    job: Job,
-    progress: Progress,
-    budget: Budget,
-    run: Any,
-    seed: int,
-    storage: str | None,
-    on_point: OnPoint,
-) -> None:
+def run_opponent(request: Request, job: Job, progress: Progress, run: Any, on_point: OnPoint) -> None:
     """CMA-ES or LongRoPE's evolution on the one rung of a job; the best on validation ends in `progress`."""
     if len(job.rungs) > 1:
-        raise UsageError(f"search={search} has no ladder", hint="use --search fit, or one --target")
-    runner = _cma if search == "cma" else _evolution
-    finalists = runner(job, progress, budget, run, seed, storage, on_point)
+        raise UsageError(f"search={request.search} has no ladder", hint="use --search fit, or one --target")
+    runner = _cma if request.search == "cma" else _evolution
+    finalists = runner(request, job, progress, run, on_point)
     choose_finalist(job, progress, finalists, on_point)
 
 
@@ -78,13 +70,7 @@ def _counting(progress: Progress, budget: Budget) -> Callable[[int], bool]:
 
 
 def _cma(
-    job: Job,
-    progress: Progress,
-    budget: Budget,
-    run: Any,
-    seed: int,
-    storage: str | None,
-    on_point: OnPoint,
+    request: Request, job: Job, progress: Progress, run: Any, on_point: OnPoint
 ) -> list[FrequencySchedule]:
     top, rows = job.top, job.top.sweep_rows()
 
@@ -92,28 +78,22 @@ def _cma(
         progress.state.step, progress.passes = number, progress.passes + len(rows)
         _point(job, progress, "step", math.inf if terms is None else terms.value, on_point, {})
 
-    where = storage or f"sqlite:///{run.file('trials.sqlite')}"
-    name = f"ropewalk-{seed}-{top.length}"
-    enough = _counting(progress, budget)
-    points = search_cma(job.reader, top.factor, rows, seed, where, name, enough, on_trial)
+    storage = request.storage or f"sqlite:///{run.file('trials.sqlite')}"
+    study = Study(f"ropewalk-{request.seed}-{top.length}", storage, request.seed)
+    enough = _counting(progress, request.budget)
+    points = search_cma(job.reader, top.factor, rows, study, enough, on_trial)
     geometry = job.reader.rotation.geometry
     return [schedule_at(geometry, top.factor, point.numbers) for point in points[:FINALISTS]]
 
 
 def _evolution(
-    job: Job,
-    progress: Progress,
-    budget: Budget,
-    run: Any,
-    seed: int,
-    storage: str | None,
-    on_point: OnPoint,
+    request: Request, job: Job, progress: Progress, run: Any, on_point: OnPoint
 ) -> list[FrequencySchedule]:
     from ropewalk.runs.documents import read_document
 
-    if storage is not None:
+    if request.storage is not None:
         raise UsageError("search=evolution has no workers to share a storage", hint="use --search cma")
-    top, settings = job.top, EvolutionSettings()
+    top, settings = job.top, EvolutionSettings(seed=request.seed)
     path = run.file("population.json")
     begun = Population.from_json(read_document(path)) if run.resumed and path.is_file() else None
 
@@ -126,9 +106,8 @@ def _evolution(
         _point(job, progress, "step", math.inf if loss is None else loss, on_point, detail)
 
     texts = [item.row for item in top.text]
-    found = evolve(
-        job.reader, texts, top.factor, settings, seed, keep, begun, enough=_counting(progress, budget)
-    )
+    enough = _counting(progress, request.budget)
+    found = evolve(job.reader, texts, top.factor, settings, keep, begun, enough)
     ranked = sorted(found.individuals, key=lambda item: math.inf if item.loss is None else item.loss)
     geometry = job.reader.rotation.geometry
     return [schedule_of(geometry, top.factor, item) for item in ranked[:FINALISTS]]

@@ -168,7 +168,7 @@ def planted_rows(
 
     Keys stand in the first four fifths, where the answer is far away; with `spread` all over the text, evenly.
     """
-    from ropewalk.evaluation.retrieval.run import plan_tasks
+    from ropewalk.evaluation.retrieval.run import Asking, plan_tasks
 
     by_task: list[list[Row]] = []
     for task in tasks:
@@ -180,15 +180,8 @@ def planted_rows(
         rows: list[Row] = []
         try:
             for number, depth in enumerate(depths):
-                plan = plan_tasks(
-                    tokenizer,
-                    tasks=[task],
-                    lengths=[length],
-                    depths=[depth],
-                    samples=1,
-                    seed=1000 * seed + number,
-                    style="completion",
-                )
+                asking = Asking([task], [length], depths=[depth], samples=1, seed=1000 * seed + number)
+                plan = plan_tasks(tokenizer, asking, style="completion")
                 rows += [_row(sample) for group in plan.groups for sample in group]
                 if len(rows) >= each:
                     break

@@ -155,9 +155,7 @@ def _tuned(
         if request.search == "fit":
             run_fit(job, family, progress, request.budget, settings, on_point, keep)
         else:
-            run_opponent(
-                request.search, job, progress, request.budget, run, request.seed, request.storage, on_point
-            )
+            run_opponent(request, job, progress, run, on_point)
     except KeyboardInterrupt:
         tell(Told("stop", "interrupted: measuring the best so far"))
         progress.stopped = "interrupted"

@@ -1,10 +1,27 @@
-"""A user's own haystack and questions, read for the retrieval tasks."""
+"""What a request asks of the retrieval tasks, with a user's own haystack and questions read."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ropewalk.evaluation.request import EvalRequest
+from ropewalk.evaluation.retrieval.run import Asking
 from ropewalk.evaluation.tasks.base import Question
 from ropewalk.text.corpus import read_documents
+
+
+def asking_of(request: EvalRequest, lengths: Sequence[int]) -> Asking:
+    """The request's tasks at these lengths."""
+    return Asking(
+        tasks=request.retrieval_tasks,
+        lengths=lengths,
+        depths=request.depths,
+        samples=request.samples,
+        seed=request.seed,
+        grid=request.grid,
+        haystack=haystack_of(request),
+        questions=questions_of(request),
+    )
 
 
 def haystack_of(request: EvalRequest) -> list[str] | None:

@@ -31,6 +31,68 @@ OnTokens = Callable[[int, int], None]
 
 
 @dataclasses.dataclass(frozen=True)
+class Asking:
+    """What is asked, whoever answers: which tasks, at which lengths and depths, how often, between which text.
+
+    `depths` is a number of even depths, or the depths themselves.
+    """
+
+    tasks: Sequence[str]
+    lengths: Sequence[int]
+    depths: int | Sequence[float] = DEFAULT_DEPTHS
+    samples: int = DEFAULT_SAMPLES
+    seed: int = 0
+    grid: str = "shared"
+    haystack: Sequence[str] | None = None
+    questions: Sequence[Question] = ()
+
+    @property
+    def places(self) -> tuple[float, ...]:
+        """The depths one by one."""
+        if isinstance(self.depths, int):
+            return even_depths(self.depths)
+        return tuple(float(depth) for depth in self.depths)
+
+    @property
+    def kinds(self) -> list[str]:
+        """The tasks' names with groups spelled out; packed, needles of all depths stand in one text."""
+        packed = self.grid == "packed"
+        return ["needle-packed" if packed and name == "needle" else name for name in find_kinds(self.tasks)]
+
+    @property
+    def material(self) -> dict[str, Any]:
+        """The user's text and questions, as every task's setting takes them."""
+        haystack = None if self.haystack is None else sentences_of(self.haystack)
+        return {"haystack": haystack, "questions": tuple(self.questions)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Course:
+    """How a run goes on: the scores that it has from before, and who hears of each new one and of tokens read."""
+
+    finished: Collection[SampleScore] = ()
+    on_score: OnScore | None = None
+    on_tokens: OnTokens | None = None
+
+    def kept(self, scoring: str) -> dict[Any, SampleScore]:
+        """Finished scores of this scoring, by sample."""
+        return {score.key: score for score in self.finished if score.scoring == scoring}
+
+    def tell_score(self, score: SampleScore) -> None:
+        """As a sample ends, so that an interrupted run loses nothing."""
+        if self.on_score is not None:
+            self.on_score(score)
+
+    def tell_tokens(self, done: int, total: int) -> None:
+        """As tokens are read."""
+        if self.on_tokens is not None:
+            self.on_tokens(done, total)
+
+
+ALONE = Course()
+
+
+@dataclasses.dataclass(frozen=True)
 class Plan:
     """All samples of a run, grouped so that each group shares filler and needle; nothing of a model in it."""
 
@@ -46,51 +108,40 @@ class Plan:
 
 def plan_tasks(
     tokenizer: Any,
+    asking: Asking,
     *,
-    tasks: Sequence[str],
-    lengths: Sequence[int],
-    depths: int | Sequence[float] = DEFAULT_DEPTHS,
-    samples: int = DEFAULT_SAMPLES,
-    seed: int = 0,
     scoring: str = "teacher-forced",
     style: str = "auto",
-    grid: str = "shared",
     num_choices: int = 8,
-    haystack: Sequence[str] | None = None,
-    questions: Sequence[Question] = (),
     template: str | None = None,
     encoder: Any | None = None,
 ) -> Plan:
     """Every sample of a run, made before anything is computed: a task that does not fit a length is refused here."""
     scores.check_scoring(scoring)
-    if grid not in GRIDS or style not in STYLES:
-        wrong, allowed = (grid, GRIDS) if grid not in GRIDS else (style, STYLES)
+    if asking.grid not in GRIDS or style not in STYLES:
+        wrong, allowed = (asking.grid, GRIDS) if asking.grid not in GRIDS else (style, STYLES)
         raise UsageError(f"{wrong!r} is not one of {', '.join(allowed)}", hint="choose one of them")
-    if samples < 1 or num_choices < 2:
+    if asking.samples < 1 or num_choices < 2:
         raise UsageError(
-            f"samples={samples}, num_choices={num_choices} ask nothing", hint="use 1 and 2 or more"
+            f"samples={asking.samples}, num_choices={num_choices} ask nothing", hint="use 1 and 2 or more"
         )
-    if not lengths or min(lengths) < 1:
+    if not asking.lengths or min(asking.lengths) < 1:
         raise UsageError("no length to test", hint="give at least one, --lengths 4k..32k")
-    places = even_depths(depths) if isinstance(depths, int) else tuple(float(depth) for depth in depths)
+    places = asking.places
     if not places or not all(0 <= place <= 1 for place in places) or len(set(places)) < len(places):
         raise UsageError(f"depths {list(places)} are not distinct and between 0 and 1", hint="0 is the start")
     used = encoder or TokenizerEncoder(tokenizer)
     frame, chosen = choose_frame(used, style)
-    setting = Setting(
-        encoder=used,
-        frame=frame,
-        seed=seed,
-        num_choices=num_choices,
-        haystack=None if haystack is None else sentences_of(haystack),
-        questions=tuple(questions),
-    )
+    setting = Setting(encoder=used, frame=frame, seed=asking.seed, num_choices=num_choices, **asking.material)
     groups: list[list[Sample]] = []
-    for name in find_kinds(tasks):
-        packed = "needle-packed" if grid == "packed" and name == "needle" else name
-        ordered = sorted(set(lengths))
+    for name in asking.kinds:
         groups += make_groups(
-            packed, setting, lengths=ordered, depths=places, samples=samples, template=template
+            name,
+            setting,
+            lengths=sorted(set(asking.lengths)),
+            depths=places,
+            samples=asking.samples,
+            template=template,
         )
     if scoring == "forced-choice":
         for group in groups:
@@ -113,23 +164,25 @@ def run_tasks(
     finished: Collection[SampleScore] = (),
     on_score: OnScore | None = None,
     on_tokens: OnTokens | None = None,
-    **plan: Any,
+    **settings: Any,
 ) -> list[dict[str, Any]]:
     """Rows `{task, length, depth, accuracy, chance, logprob, samples, scoring, ci, template}`.
 
-    `model` is a loaded model or an `Engine`; the other keywords are those of `plan_tasks`. `finished` scores are kept
-    and not computed again; `on_score` is called as each sample ends, so that an interrupted run loses nothing.
+    `model` is a loaded model or an `Engine`; the other keywords are the fields of `Asking` and those of `plan_tasks`.
+    `finished` scores are kept and not computed again; `on_score` is called as each sample ends, so that an interrupted
+    run loses nothing.
     """
-    return rows_of(run_plan(model, tokenizer, plan_tasks(tokenizer, **plan), finished, on_score, on_tokens))
+    fields = {field.name for field in dataclasses.fields(Asking)} & settings.keys()
+    asking = Asking(**{name: settings.pop(name) for name in fields})
+    plan = plan_tasks(tokenizer, asking, **settings)
+    return rows_of(run_plan(model, tokenizer, plan, Course(finished, on_score, on_tokens)))
 
 
 def run_plan(
     model: Any,
     tokenizer: Any,
     plan: Plan,
-    finished: Collection[SampleScore] = (),
-    on_score: OnScore | None = None,
-    on_tokens: OnTokens | None = None,
+    course: Course = ALONE,
     share: tuple[int, int] = (0, 1),
 ) -> list[SampleScore]:
     """Scores of every sample of the plan, or of this process's share of its groups (`rank`, `world`).
@@ -141,17 +194,16 @@ def run_plan(
 
     engine = model if isinstance(model, Engine) else Engine(model)
     reader = Reader(engine, tokenizer, plan.scoring)
-    kept = {score.key: score for score in finished if score.scoring == plan.scoring}
+    kept = course.kept(plan.scoring)
     walks = [walk for group in plan.groups[share[0] :: share[1]] for walk in reader.walks(group)]
     total = sum(walk.tree.tokens() for walk in walks)
     done, found = 0, list[SampleScore]()
     for walk in walks:
         for score, read in reader.scores(walk, kept):
             found.append(score)
-            if on_score is not None and score.key not in kept:
-                on_score(score)
-            if on_tokens is not None:
-                on_tokens(done + read, total)
+            if score.key not in kept:
+                course.tell_score(score)
+            course.tell_tokens(done + read, total)
         done += walk.tree.tokens()
     return found
 
@@ -161,9 +213,7 @@ def run_cropped(
     tokenizer: Any,
     plan: Plan,
     length: int,
-    finished: Collection[SampleScore] = (),
-    on_score: OnScore | None = None,
-    on_tokens: OnTokens | None = None,
+    course: Course = ALONE,
     share: tuple[int, int] = (0, 1),
 ) -> list[SampleScore]:
     """The same samples, asked of the model that sees the last `length` tokens alone, the answer among them."""
@@ -173,19 +223,17 @@ def run_cropped(
     engine = model if isinstance(model, Engine) else Engine(model)
     reader = Reader(engine, tokenizer, plan.scoring)
     opening = np.asarray(TokenizerEncoder(tokenizer).opening, dtype=np.int64)
-    kept = {score.key: score for score in finished if score.scoring == plan.scoring}
+    kept = course.kept(plan.scoring)
     samples = [sample for group in plan.groups[share[0] :: share[1]] for sample in group]
     total, done, found = sum(min(length, sample.length) for sample in samples), 0, list[SampleScore]()
     for sample in samples:
         score = kept.get(sample.key)
         if score is None:
             score = reader.alone(sample, cropped_prompt(sample, length, opening))
-            if on_score is not None:
-                on_score(score)
+            course.tell_score(score)
         found.append(score)
         done += min(length, sample.length)
-        if on_tokens is not None:
-            on_tokens(done, total)
+        course.tell_tokens(done, total)
     return found
 
 

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ropewalk.errors import UsageError
-from ropewalk.evaluation.retrieval.run import DEFAULT_DEPTHS, DEFAULT_SAMPLES, GRIDS
+from ropewalk.evaluation.retrieval.run import ALONE, GRIDS, Asking, Course
 from ropewalk.evaluation.retrieval.scores import SampleScore, generated, rows_of
 from ropewalk.evaluation.served.endpoint import Endpoint, EndpointError, TooLongError
 from ropewalk.evaluation.served.plan import Asked, Gauge
 from ropewalk.evaluation.served.probe import Probe, findings_of, probe_lengths
 from ropewalk.evaluation.served.server import Reply, Server
 from ropewalk.evaluation.served.workers import in_parallel
-from ropewalk.evaluation.tasks.base import Question
-from ropewalk.evaluation.tasks.registry import even_depths, find_kinds
-from ropewalk.text.sentences import sentences_of
 
 API_KEY_VARIABLE = "ROPEWALK_API_KEY"
 
@@ -57,52 +54,44 @@ def connect(
 
 def run_served(
     server: Server,
+    asking: Asking,
     *,
-    tasks: Sequence[str],
-    lengths: Sequence[int],
     tokenizer: Any | None = None,
-    depths: int | Sequence[float] = DEFAULT_DEPTHS,
-    samples: int = DEFAULT_SAMPLES,
-    seed: int = 0,
-    grid: str = "shared",
     max_tokens: int | None = None,
-    haystack: Sequence[str] | None = None,
-    questions: Sequence[Question] = (),
     workers: int = 4,
-    finished: Collection[SampleScore] = (),
-    on_score: Callable[[SampleScore], None] | None = None,
-    on_tokens: Callable[[int, int], None] | None = None,
+    course: Course = ALONE,
 ) -> ServedResult:
     """Greedy answers to every sample, scored by whether they say the value.
 
-    Lengths that the server refuses are left out and named among the findings. `finished` scores are not asked again;
-    `on_score` is called as each answer comes, so that a server that dies loses nothing that it answered.
+    Lengths that the server refuses are left out and named among the findings. The course hears of each answer as it
+    comes, so that a server that dies loses nothing that it answered.
     """
-    if grid not in GRIDS or samples < 1 or workers < 1 or not lengths:
+    samples, lengths = asking.samples, asking.lengths
+    if asking.grid not in GRIDS or samples < 1 or workers < 1 or not lengths:
         raise UsageError(
-            f"grid={grid!r}, samples={samples}, workers={workers}, lengths={list(lengths)} ask nothing",
+            f"grid={asking.grid!r}, samples={samples}, workers={workers}, lengths={list(lengths)} ask nothing",
             hint=f"grid is one of {', '.join(GRIDS)}; the others start at 1",
         )
-    places = even_depths(depths) if isinstance(depths, int) else tuple(float(depth) for depth in depths)
-    names = [("needle-packed" if grid == "packed" and n == "needle" else n) for n in find_kinds(tasks)]
+    names, places = asking.kinds, asking.places
     gauge = Gauge(server, tokenizer, min(lengths), max_tokens=max_tokens)
-    probes = probe_lengths(server, gauge, sorted(set(lengths)), seed)
+    probes = probe_lengths(server, gauge, sorted(set(lengths)), asking.seed)
     findings = findings_of(probes)
     taken = [probe.length for probe in probes if probe.refused is None]
-    options = {
-        "haystack": None if haystack is None else sentences_of(haystack),
-        "questions": tuple(questions),
-    }
     asked = [
         one
         for name in names
         if taken
         for group in gauge.groups(
-            name, lengths=taken, depths=places, samples=samples, seed=seed, options=options
+            name,
+            lengths=taken,
+            depths=places,
+            samples=samples,
+            seed=asking.seed,
+            options=asking.material,
         )
         for one in group
     ]
-    found, cut = _scores(server, asked, finished, on_score, on_tokens, workers)
+    found, cut = _scores(server, asked, course, workers)
     findings += _answer_findings(cut, len(asked))
     if not gauge.counts:
         findings.append(
@@ -114,13 +103,11 @@ def run_served(
 def _scores(
     server: Server,
     asked: Sequence[Asked],
-    finished: Collection[SampleScore],
-    on_score: Callable[[SampleScore], None] | None,
-    on_tokens: Callable[[int, int], None] | None,
+    course: Course,
     workers: int,
 ) -> tuple[list[SampleScore], int]:
     """Scores in the order of the plan, and how many answers were cut before they began."""
-    kept = {score.key: score for score in finished if score.scoring == "generation"}
+    kept = course.kept("generation")
     todo = [one for one in asked if one.sample.key not in kept]
     total, done, cut = round(sum(one.expected_tokens for one in todo)), 0.0, 0
     for one, reply in in_parallel(lambda one: (one, _asked(server, one)), todo, workers):
@@ -128,10 +115,8 @@ def _scores(
         kept[score.key] = score
         cut += not reply.text.strip() and reply.finish == "length"
         done += one.expected_tokens
-        if on_score is not None:
-            on_score(score)
-        if on_tokens is not None:
-            on_tokens(round(done), total)
+        course.tell_score(score)
+        course.tell_tokens(round(done), total)
     return [kept[one.sample.key] for one in asked], cut
 
 

@@ -8,7 +8,8 @@ from typing import Any
 from ropewalk.errors import UsageError
 from ropewalk.evaluation.request import EvalRequest
 from ropewalk.evaluation.result import Controls, EvalResult, LossRow
-from ropewalk.evaluation.retrieval.inputs import haystack_of, questions_of
+from ropewalk.evaluation.retrieval.inputs import asking_of
+from ropewalk.evaluation.retrieval.run import Course
 from ropewalk.evaluation.retrieval.scores import SampleScore
 from ropewalk.evaluation.retrieval.scores import by_length as retrieval_by_length
 from ropewalk.evaluation.served.asking import ServedResult, connect, run_served
@@ -64,20 +65,15 @@ def _retrieval(
 ) -> ServedResult:
     return run_served(
         server,
-        tasks=request.retrieval_tasks,
-        lengths=request.lengths,
+        asking_of(request, request.lengths),
         tokenizer=tokenizer,
-        depths=request.depths,
-        samples=request.samples,
-        seed=request.seed,
-        grid=request.grid,
         max_tokens=request.max_answer_tokens,
-        haystack=haystack_of(request),
-        questions=questions_of(request),
         workers=request.workers,
-        finished=[SampleScore.from_json(row) for row in cells.scores()],
-        on_score=lambda score: cells.keep_score(score.to_json()),
-        on_tokens=watcher.part("retrieval"),
+        course=Course(
+            finished=[SampleScore.from_json(row) for row in cells.scores()],
+            on_score=lambda score: cells.keep_score(score.to_json()),
+            on_tokens=watcher.part("retrieval"),
+        ),
     )
 
 

@@ -79,7 +79,12 @@ def list_checkpoints(root: Path) -> list[Path]:
 def check_checkpoint(path: Path) -> Checkpoint:
     """Read and check a checkpoint: the manifest's form, and every file's presence, size and SHA-256."""
     manifest = _read_manifest(path)
-    check_entries(path, manifest["files"], what=f"checkpoint {path.name}", hint=_WAY_OUT)
+    try:
+        check_entries(path, manifest["files"], what=f"checkpoint {path.name}", hint=_WAY_OUT)
+    except DamagedError as error:
+        # The checkpoint comes first in every message, and its files by their names inside.
+        told = error.message.replace(f"{path}/", "").removeprefix(f"checkpoint {path.name} ")
+        raise _damaged(path, told) from error
     return Checkpoint(path, manifest["step"], manifest)
 
 
