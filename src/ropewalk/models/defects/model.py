@@ -206,7 +206,7 @@ def _base_for(facts: ModelFacts, target: int, bound: float | None) -> Iterator[F
     from ropewalk.analysis import base_bound
 
     geometry = facts.geometry
-    if geometry.proportional or target <= facts.original_length or target > 1 << 20:
+    if geometry.proportional or target <= facts.original_length:
         return
     bound = base_bound(geometry.rotary_dim, target) if bound is None else bound
     theta = facts.rope.parameters["rope_theta"]
