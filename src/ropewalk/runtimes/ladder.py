@@ -118,8 +118,8 @@ def export_ladder(
         notes.append("one checkpoint a rung; their weights are links to the same bytes")
     if output is not None:
         rungs = _write(rungs, source, output)
-        made = Ladder(program.name, tuple(rungs), tuple(notes))
-        write_json(output.folder / "router.json", made.to_json())
+        whole = Ladder(program.name, tuple(rungs), tuple(notes))
+        write_json(output.folder / "router.json", whole.to_json())
     return Ladder(program.name, tuple(rungs), tuple(notes))
 
 
