@@ -24,7 +24,7 @@ import signal
 import sys
 import time
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -205,11 +205,21 @@ class _Mutated(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         exec(compile(self.tree, f"<mutant of {self.name}>", "exec"), module.__dict__)
 
 
-def survives(mutant: Mutant, tree: ast.Module, limit_s: float) -> bool:
-    """Whether the room's tests pass with the mutant in place, in a child that has imported nothing of ours yet."""
+def survives(
+    mutant: Mutant,
+    tree: ast.Module,
+    limit_s: float,
+    *,
+    tests: Sequence[str] | None = None,
+    plugins: Sequence[object] = (),
+) -> bool:
+    """Whether the tests pass with the mutant in place, in a child that has imported nothing of ours yet.
+
+    The tests are the room's, without the dear ones, or those that are named.
+    """
     child = os.fork()
     if child == 0:
-        _run_tests(mutant, tree)
+        _run_tests(mutant, tree, tests, plugins)
     deadline = time.monotonic() + limit_s
     while time.monotonic() < deadline:
         done, status = os.waitpid(child, os.WNOHANG)
@@ -221,16 +231,20 @@ def survives(mutant: Mutant, tree: ast.Module, limit_s: float) -> bool:
     return False
 
 
-def _run_tests(mutant: Mutant, tree: ast.Module) -> None:
+def _run_tests(
+    mutant: Mutant, tree: ast.Module, tests: Sequence[str] | None, plugins: Sequence[object]
+) -> None:
     """In the child: never returns."""
     name = "ropewalk." + mutant.file.removesuffix(".py").replace("/", ".")
     sys.meta_path.insert(0, _Mutated(name, tree))
     silent = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silent, 1)
     os.dup2(silent, 2)
-    words = ["-x", "-q", "-p", "no:cacheprovider", "-W", _PRELOADED, "-k", f"not ({' or '.join(_DEAR)})"]
+    words = ["-x", "-q", "-p", "no:cacheprovider", "-W", _PRELOADED]
+    if tests is None:
+        words += ["-k", f"not ({' or '.join(_DEAR)})", *ROOMS[mutant.room][1]]
     try:
-        code = int(pytest.main([*words, *ROOMS[mutant.room][1]]))
+        code = int(pytest.main([*words, *(tests or ())], plugins=list(plugins)))
     except BaseException:
         code = 1
     os._exit(code)
@@ -239,6 +253,15 @@ def _run_tests(mutant: Mutant, tree: ast.Module) -> None:
 def _chosen(mutant: Mutant, share: float) -> bool:
     digest = hashlib.sha256(f"{mutant.key}:{mutant.line}".encode()).digest()
     return digest[0] / 256 + digest[1] / 65536 < share
+
+
+def quiet_settings() -> None:
+    """Before any test: our sources first, one thread, the same examples each time."""
+    os.chdir(ROOT)
+    sys.path.insert(0, str(ROOT / "src"))
+    os.environ |= {"OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    hypothesis.settings.register_profile("mutants", derandomize=True, deadline=None, database=None)
+    hypothesis.settings.load_profile("mutants")
 
 
 def main() -> None:
@@ -254,11 +277,7 @@ def main() -> None:
     parser.add_argument("--write", type=Path, help="a JSON file for the survivors")
     parser.add_argument("--again", type=Path, help="only the mutants of such a file")
     given = parser.parse_args()
-    os.chdir(ROOT)
-    sys.path.insert(0, str(ROOT / "src"))
-    os.environ |= {"OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    hypothesis.settings.register_profile("mutants", derandomize=True, deadline=None, database=None)
-    hypothesis.settings.load_profile("mutants")
+    quiet_settings()
     equivalent = (
         set(json.loads(EQUIVALENT_FILE.read_text(encoding="utf-8"))) if EQUIVALENT_FILE.exists() else set()
     )

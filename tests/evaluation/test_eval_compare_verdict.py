@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from compared import KEYS, TARGET, WINDOW, Reader, comparison
+from compared import KEYS, TARGET, WINDOW, Reader, comparison, reading_of
 
 from ropewalk.analysis import effective_factor
 from ropewalk.cli.compare_view import bars
@@ -269,6 +269,42 @@ def test_key_tokens_are_one_set_and_printed() -> None:
     strict = comparison(rows, key_gain=3.5)
     assert strict.key_tokens["tokens"] == 0
     assert strict.verdict.criteria == ["retrieval", "loss"]
+
+
+def test_key_tokens_are_the_runs_and_no_rows_own() -> None:
+    """`two` gains nothing on them: by its own choice it would have none. Two best rows choose by their mean."""
+    rows = {"one": Reader(far=1.8, keys=0.5), "two": Reader(far=2.4, keys=4.0)}
+    result = comparison(rows)
+    assert result.key_tokens["reference"] == "one"
+    plain = [row[KEYS].mean() for row in reading_of(rows["two"], 4).losses[TARGET]]
+    assert result.row("two").key_token_loss == pytest.approx(np.mean(plain), abs=1e-5)
+    alike = comparison({"one": Reader(keys=0.5, noise=0.2), "two": Reader(keys=0.6, noise=0.2)})
+    assert alike.key_tokens["reference"] in ("the mean of one, two", "the mean of two, one")
+
+
+def test_intervals_and_tests_of_a_comparison_are_over_documents() -> None:
+    """Four documents of two segments: the mean of each is one value, and t has 3 degrees of freedom."""
+    documents = [0, 0, 1, 1, 2, 2, 3, 3]
+    readers = {"unmodified": Reader(far=5.0, keys=6.0), "cropped": Reader(), "row": Reader(noise=0.3)}
+    result = comparison({"row": readers["row"]}, documents=documents)
+    tails = {
+        name: np.array(
+            [row[-TARGET // 4 :].astype(np.float64).mean() for row in reading_of(reader, n).losses[TARGET]]
+        )
+        for n, (name, reader) in enumerate(readers.items(), start=1)
+    }
+
+    def over_documents(values: np.ndarray) -> list[float]:
+        means = values.reshape(4, 2).mean(axis=1)
+        half = 3.182446 * means.std(ddof=1) / 2
+        return [means.mean() - half, means.mean() + half]
+
+    row = result.row("row")
+    assert row.loss[-1].tail_ci == pytest.approx(over_documents(tails["row"]), abs=1e-5)
+    for gap, control in ((row.loss_vs_unmodified, "unmodified"), (row.loss_vs_cropped, "cropped")):
+        between = tails["row"] - tails[control]
+        assert gap.difference == pytest.approx(between.mean(), abs=1e-5)
+        assert [gap.low, gap.high] == pytest.approx(over_documents(between), abs=1e-5)
 
 
 def test_what_context_is_worth_is_measured_on_the_same_tokens() -> None:

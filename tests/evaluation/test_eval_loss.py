@@ -210,6 +210,33 @@ def test_effective_length_needs_both_sides() -> None:
     assert effective_length([32], [], reading_of(2.0), [reading_of(2.0)])["length"] is None
 
 
+@pytest.mark.parametrize(("found", "worse", "length"), [
+    (0.86, 0.009, 64), (0.84, 0.009, 32), (0.86, 0.012, None), (0.84, -0.5, 32),
+])  # fmt: skip
+def test_a_length_holds_from_85_per_cent_and_to_a_hundredth_of_a_nat(
+    found: float, worse: float, length: int | None
+) -> None:
+    scores = scores_of({32: 1.0, 64: found}, texts=100)
+    document = effective_length([32, 64], scores, reading_of(2.0 + worse), [reading_of(2.0)])
+    assert document["length"] == length
+
+
+def test_a_length_behind_one_that_fell_does_not_count() -> None:
+    scores = scores_of({32: 1.0, 64: 0.2, 128: 1.0})
+    assert effective_length([32, 64, 128], scores, reading_of(2.0), [reading_of(2.1)])["length"] == 32
+
+
+def test_the_curve_has_the_mean_of_each_span_at_its_place() -> None:
+    """17 tokens on four edges of a constant ratio, 17 ** (k / 4) rounded: 1, 2, 4, 8, 17. Token i has loss i."""
+    row = np.arange(17, dtype=np.float32)
+    row[0] = np.nan
+    curve = by_position([row, row + 2, row + 1], points=4)
+    assert [(point["start"], point["end"]) for point in curve] == [(1, 2), (2, 4), (4, 8), (8, 17)]
+    assert [point["loss"] for point in curve] == pytest.approx([2.0, 3.5, 6.5, 13.0], abs=1e-12)
+    # Three documents a nat apart: 4.302653 (Student's t, 2 degrees) / sqrt(3) to each side.
+    assert curve[3]["ci"] == pytest.approx([13 - 2.484138, 13 + 2.484138], abs=1e-5)
+
+
 def test_the_length_score_is_relative_to_the_short_one() -> None:
     """A weak model with a long reach is told from a strong one with a short reach."""
     weak = scores_of({32: 0.4, 128: 0.4})

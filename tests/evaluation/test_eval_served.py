@@ -371,6 +371,15 @@ def test_loss_by_length_where_the_server_tells_the_prompts_probabilities(mode: s
     assert all(row["perplexity"] == pytest.approx(4.4817, rel=1e-4) for row in rows)
 
 
+def test_the_tail_of_a_served_length_is_its_last_quarter() -> None:
+    """Losses of tokens 1, 2, ... of two documents; token 0 has none, so a length of 8 has seven and a tail of two."""
+    rows = loss_table({"a": [1.0 * n for n in range(1, 10)], "b": [10.0 * n for n in range(1, 10)]}, [8, 4])
+    assert [(row["length"], row["loss"], row["tail_loss"], row["documents"]) for row in rows] == [
+        (4, (6 + 60) / 6, (3 + 30) / 2, 2),
+        (8, (28 + 280) / 14, (6 + 7 + 60 + 70) / 4, 2),
+    ]
+
+
 def test_a_server_that_keeps_the_prompts_probabilities_to_itself_has_no_loss() -> None:
     with serving(Behaviour()) as url:
         assert find_way(connect(url)) is None

@@ -216,6 +216,20 @@ def test_equal_logits_past_the_window_are_not_active() -> None:
     assert check.detail == "largest logit difference from the base past 1024 tokens: 0.25"
 
 
+def test_stock_logits_are_compared_by_bits() -> None:
+    facts = read_facts(PLAIN)
+    schedule = ropewalk.schedule("ntk", facts.geometry, factor=4.0)
+    probes = [probe.Probe("short", (1,), None, 0, 1), probe.Probe("contiguous", (1, 2, 3), None, 0, 1)]
+    ours = [np.zeros((1, 4)), np.full((3, 4), 2.0)]
+    for apart, status in ((0.0, "pass"), (2.0**-40, "fail")):
+        outcome = Outcome(facts, schedule, probes, "cpu", "float32")
+        outcome.base = outcome.after = outcome.applied = ours
+        outcome.stock = StockRun([ours[0], ours[1] + apart], {}, (), "5")
+        check = compare_runs(outcome)["stock-parity"]
+        assert check.status == status, check
+    assert check.detail == "stock logits differ from in-memory application by up to 9.09e-13"
+
+
 def test_inputs_reach_past_the_window_and_stay_affordable(llama: Path) -> None:
     facts = read_facts(llama)
     short, long = probe.probes_for(facts, 512, 10_000, "cpu", offsets=True)
