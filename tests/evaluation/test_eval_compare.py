@@ -210,6 +210,35 @@ def test_rows_are_those_of_eval(result, folder: Path, text_folder: Path, tmp_pat
     ]
 
 
+def test_a_reference_model_chooses_the_key_tokens(
+    result, folder: Path, text_folder: Path, tmp_path: Path
+) -> None:
+    """The model at 0.8 of its base: by hand its whole and cropped readings, and the rows' losses where it gains."""
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    written = json.loads((other / "config.json").read_text())
+    written["rope_parameters"] = {"rope_type": "default", "rope_theta": 8000.0}
+    (other / "config.json").write_text(json.dumps(written))
+    settings = {**ASKED, "methods": ["linear"], "tasks": ["ppl"], "key_gain": 0.02, "key_floor": -20.0}
+    found = compare(folder, text=text_folder, reference=str(other), output=tmp_path / "run", **settings)
+    assert (found.key_tokens["reference"], found.key_tokens["short"]) == (str(other), "its cropped context")
+    losses, expected = [], []
+    stride = WINDOW // 8
+    for ids in texts_of(text_folder):
+        far = plain_losses(other, ids)
+        near = far.clone()
+        for begin in range(WINDOW, TARGET, stride):
+            start, end = begin + stride - WINDOW, min(begin + stride, TARGET)
+            piece = plain_losses(other, ids[start:end])
+            near[begin - 1 : end - 1] = piece[begin - start - 1 :]
+        mask = (near - far >= 0.02) & (-far >= -20.0)
+        mask[: WINDOW - 1] = False
+        expected.append(mask)
+        losses.append(plain_losses(folder, ids, rope_type="linear", factor=5.0)[mask])
+    assert found.key_tokens["tokens"] == sum(int(mask.sum()) for mask in expected) > 50
+    assert found.row("linear").key_token_loss == pytest.approx(float(torch.cat(losses).mean()), abs=1e-5)
+
+
 def test_rows_are_ranked_and_paired(result) -> None:
     assert [row.rank for row in result.methods] == list(range(1, len(result.methods) + 1))
     assert {"linear", "yarn", "yarn, fitted betas"} == {row.name for row in result.methods}
@@ -430,6 +459,7 @@ def test_command_line(cli, folder: Path, text_folder: Path, tmp_path: Path) -> N
         (["--max-segments", "0"], "max_segments=0"),
         (["--text", "./nowhere.txt"], "nowhere"),
         (["--rank", "luck"], "luck"),
+        (["--reference", "hemp", "--tasks", "needle"], "reference"),
     ],
 )
 def test_wrong_usage_names_the_way_out(

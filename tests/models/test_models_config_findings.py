@@ -420,6 +420,12 @@ def test_a_factor_beyond_all_bounds_is_named_and_never_a_traceback(kind):
     repaired_config(config)
 
 
+def test_the_base_is_held_against_targets_beyond_a_million_too():
+    wide = find({**GEMMA, "rope_theta": 1e4}, target_length=1 << 21)
+    (found,) = [item for item in wide if item.id == "base-below-bound"]
+    assert "up to 2" in found.message
+
+
 def test_a_target_brings_its_own_findings():
     config = GEMMA | {"rope_theta": 1e4, "sliding_window": 512}
     found = {finding.id for finding in find(config, target_length=32768)}

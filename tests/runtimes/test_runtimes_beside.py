@@ -16,14 +16,14 @@ from ropewalk.models.facts import read_facts
 from ropewalk.models.stretch import ladder_document, read_schedules
 from ropewalk.runtimes.drafts import matched
 from ropewalk.runtimes.export import export_config
-from ropewalk.runtimes.ladder import export_ladder
+from ropewalk.runtimes.ladder import Output, export_ladder
 from ropewalk.runtimes.trainers import training_block
 
 HEMP = json.loads((hemp_folder() / "config.json").read_text())
 
 
 def test_a_ladder_sends_each_length_to_the_lowest_rung_that_holds_it(tmp_path):
-    made = export_ladder("hemp", "yarn", [4, 1, 8, 2], to="vllm", output=tmp_path / "out")
+    made = export_ladder("hemp", "yarn", [4, 1, 8, 2], to="vllm", output=Output(tmp_path / "out"))
     assert [(rung.factor, rung.up_to, rung.port) for rung in made.rungs] == [
         (1.0, 512, 8001),
         (2.0, 1024, 8002),
@@ -43,7 +43,7 @@ def test_a_ladder_sends_each_length_to_the_lowest_rung_that_holds_it(tmp_path):
 
 def test_a_ladder_of_gguf_files_has_one_a_rung(tmp_path):
     gguf = pytest.importorskip("gguf")
-    made = export_ladder("hemp", "by-parts", [1, 4], to="llama.cpp", output=tmp_path / "out")
+    made = export_ladder("hemp", "by-parts", [1, 4], to="llama.cpp", output=Output(tmp_path / "out"))
     readers = [gguf.GGUFReader(tmp_path / "out" / name / "model.gguf") for name in ("x1", "x4")]
     contexts = [reader.fields["llama.context_length"].contents() for reader in readers]
     assert contexts == [512, 2048]

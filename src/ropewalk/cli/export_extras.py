@@ -25,7 +25,7 @@ def ladder_of(
 ) -> Ladder:
     """The ladder that `--ladder` asks for."""
     from ropewalk.errors import UsageError, one_line
-    from ropewalk.runtimes.ladder import export_ladder
+    from ropewalk.runtimes.ladder import Output, export_ladder
 
     if len(names) != 1 or method is None:
         raise UsageError(
@@ -39,9 +39,20 @@ def ladder_of(
         raise UsageError(
             f"--ladder {one_line(factors, 40)!r} is not a list of factors", hint="write 1,2,4,8"
         ) from error
-    names_taken = ("output", "gguf", "gguf_type", "allow_approximate", "force")
-    taken = {name: options[name] for name in names_taken}
-    return export_ladder(model, method, wanted, to=names[0], parameters=parameters, **taken)
+    output = None
+    if options["output"] is not None:
+        output = Output(
+            Path(options["output"]), options["gguf"], options["gguf_type"], force=options["force"]
+        )
+    return export_ladder(
+        model,
+        method,
+        wanted,
+        to=names[0],
+        parameters=parameters,
+        allow_approximate=options["allow_approximate"],
+        output=output,
+    )
 
 
 def show_ladder(screen: Console, made: Ladder) -> None:

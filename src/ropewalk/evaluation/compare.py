@@ -17,6 +17,7 @@ from ropewalk.units import parse_target
 if TYPE_CHECKING:
     from ropewalk.evaluation.candidates.candidate import Candidate
     from ropewalk.evaluation.local import Local, Measured
+    from ropewalk.evaluation.loss.reading import Reading
     from ropewalk.models.facts import ModelFacts
 
 
@@ -94,6 +95,11 @@ def _check(request: CompareRequest) -> None:
         ("protocol", request.protocol != "prefix", "prefix alone: every length comes from one reading"),
         ("controls", not request.controls, "true: no row means anything without them"),
         ("health", request.health, "for `ropewalk eval --health`, one model at a time"),
+        (
+            "reference",
+            request.reference is not None and not request.reads_text,
+            "for key tokens of text: add ppl to the tasks",
+        ),
         ("base", request.base is not None, "for `ropewalk eval`: here all rows have the same weights"),
     ):
         if wrong:
@@ -117,12 +123,13 @@ class Queue:
         """Controls first: everything else is held against them."""
         from ropewalk.evaluation.candidates.attended import named
         from ropewalk.evaluation.candidates.choose import from_files, merged
-        from ropewalk.evaluation.candidates.controls import as_is, controls
+        from ropewalk.evaluation.candidates.controls import REFERENCES, as_is, controls
 
         alone = bool(given or request.schedules) and request.methods == ["none"]
         found, left_out = ([], []) if alone else named(request.methods, facts, target)
         rows = merged([*as_is(facts), *found, *from_files(request.schedules, facts, target), *given])
         names = [row.name for row in [*controls(facts), *rows]]
+        names += REFERENCES if request.reference is not None else ()
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise UsageError(
@@ -176,6 +183,7 @@ class Comparison:
         self.local, self.queue, self.run, self.tell = local, queue, run, tell
         self.measured: dict[str, Measured] = {}
         self.contexts: dict[int, Any] = {}
+        self.reference: tuple[Reading, Reading] | None = None
 
     @property
     def has_controls(self) -> bool:
@@ -185,7 +193,7 @@ class Comparison:
     def measure(self, writing: Any) -> None:
         """Every candidate; each one's schedule is kept beside its cells, ready for `extend --schedule`."""
         for number, candidate in enumerate(self.queue.all):
-            self._listen(candidate, number)
+            self._listen(candidate.name, number)
             found = self.local.measure(candidate)
             self.measured[candidate.name] = found
             if writing is not None and candidate.schedule is not None:
@@ -198,8 +206,9 @@ class Comparison:
             self.tell(Step(candidate.name, number, len(self.queue.all), 1.0, measured=found))
             if number + 1 == len(self.queue.controls):
                 self._read_contexts(number)
+                self._read_reference(number)
 
-    def _listen(self, candidate: Candidate, number: int) -> None:
+    def _listen(self, name: str, number: int) -> None:
         """Tokens of this candidate as its share; retrieval learns its total only when it begins."""
         from ropewalk.evaluation.work.watch import Watcher
 
@@ -211,7 +220,7 @@ class Comparison:
             begun[0] = begun[0] or what
             share = done / planned if planned else 0.0
             whole = share if parts == 1 else share / 2 if what == begun[0] else 0.5 + share / 2
-            self.tell(Step(candidate.name, number, total, min(1.0, whole)))
+            self.tell(Step(name, number, total, min(1.0, whole)))
 
         self.local.watcher = Watcher(on_tokens)
 
@@ -226,9 +235,18 @@ class Comparison:
             return
         first = tail_start(self.queue.target)
         plain = self.queue.controls[1]
-        self._listen(plain, number)
+        self._listen(plain.name, number)
         for context in contexts_of(self.queue.facts.original_length)[:-1]:
             self.contexts[context] = local.cropped_tail(plain, Crop.of(context), first)
+
+    def _read_reference(self, number: int) -> None:
+        """The model that chooses the key tokens, if one was named; a second model only for as long as it reads."""
+        from ropewalk.evaluation.candidates.controls import REFERENCES
+
+        source = self.local.request.reference
+        if source is not None and self.queue.target > self.queue.facts.original_length:
+            self._listen(REFERENCES[0], number)
+            self.reference = self.local.reference_readings(source)
 
     def result(self, began: float, *, complete: bool) -> CompareResult:
         """Rows, order and verdict of what has been measured so far."""
@@ -236,6 +254,5 @@ class Comparison:
 
         if not self.has_controls:
             raise RopewalkError("no control has been measured", hint="run again to complete it")
-        return Many(self.local, self.queue, self.measured, self.contexts).result(
-            self.run, round(time.monotonic() - began, 1), complete=complete
-        )
+        many = Many(self.local, self.queue, self.measured, self.contexts, self.reference)
+        return many.result(self.run, round(time.monotonic() - began, 1), complete=complete)

@@ -13,6 +13,7 @@ from typing import Any
 
 from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.evaluation.candidates.candidate import Candidate
+from ropewalk.evaluation.candidates.controls import REFERENCES
 from ropewalk.evaluation.forward.engine import Engine
 from ropewalk.evaluation.forward.spread import ALL, own_dtype, spread
 from ropewalk.evaluation.loss.controls import Crop
@@ -201,6 +202,17 @@ class Local:
             scores = self._answers(engine, candidate) if ask and self.plan is not None else []
         seconds = time.monotonic() - began
         return Measured(candidate, reading, scores, seconds, kept=self.cells.written == written)
+
+    def reference_readings(self, source: str) -> tuple[Reading, Reading]:
+        """Another model on the same tokens, whole and cropped: `--reference`, which chooses the key tokens."""
+        model = self.loaded(source)
+        both = [
+            self.measure(Candidate(name, "control", cropped=near), model=model, ask=False).reading
+            for name, near in zip(REFERENCES, (False, True), strict=True)
+        ]
+        assert both[0] is not None
+        assert both[1] is not None
+        return both[0], both[1]
 
     def answers(self, candidate: Candidate) -> list[SampleScore]:
         """The questions alone."""

@@ -13,7 +13,6 @@ from ropewalk.errors import UsageError, one_line
 from ropewalk.units import parse_length, parse_lengths
 
 TEXT_TASK = "ppl"
-RANKS = ("use", "retrieval", "key-tokens", "loss", "window")
 
 Asked = TypeVar("Asked", bound="EvalRequest")
 

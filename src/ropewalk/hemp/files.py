@@ -6,8 +6,6 @@ from pathlib import Path
 
 from ropewalk.errors import RopewalkError
 
-NAME = "hemp"
-
 
 def folder() -> Path:
     """The folder of the bundled model, as `transformers` reads it.

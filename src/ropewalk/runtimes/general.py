@@ -50,8 +50,3 @@ def written_as(method: str) -> str:
     if entry.kind == "default":
         return "a changed rope_theta" if job.entry["rope_theta"] != REFERENCE["rope_theta"] else "no scaling"
     return f"type {entry.kind}" if entry.native else "the universal carrier"
-
-
-def natively_in(method: str) -> tuple[str, ...]:
-    """The programs that have a type of their own for a method, and are known to compute it on the reference."""
-    return tuple(name for name, found in in_general(method).items() if found.native)

@@ -82,18 +82,25 @@ class Ladder:
         }
 
 
+@dataclass(frozen=True)
+class Output:
+    """Where the rungs' files go, from which GGUF file or type where the program wants one; `force` replaces."""
+
+    folder: Path
+    gguf: str | Path | None = None
+    gguf_type: str = "auto"
+    force: bool = False
+
+
 def export_ladder(
     source: str | Path,
     method: str | ScheduleFile,
     factors: Sequence[float],
     *,
     to: str,
-    output: str | Path | None = None,
-    gguf: str | Path | None = None,
-    gguf_type: str = "auto",
     parameters: dict[str, Any] | None = None,
     allow_approximate: bool = False,
-    force: bool = False,
+    output: Output | None = None,
 ) -> Ladder:
     """One profile a factor for one program; with `output` each is written to OUT/xFACTOR, and OUT/router.json says
     which prompt length goes where."""
@@ -110,9 +117,9 @@ def export_ladder(
     if program.output == "folder":
         notes.append("one checkpoint a rung; their weights are links to the same bytes")
     if output is not None:
-        rungs = _write(rungs, source, Path(output), gguf, gguf_type, force=force)
-        write_notes = Ladder(program.name, tuple(rungs), tuple(notes))
-        write_json(Path(output) / "router.json", write_notes.to_json())
+        rungs = _write(rungs, source, output)
+        whole = Ladder(program.name, tuple(rungs), tuple(notes))
+        write_json(output.folder / "router.json", whole.to_json())
     return Ladder(program.name, tuple(rungs), tuple(notes))
 
 
@@ -145,14 +152,13 @@ def _schedule(
     return stretch_for(facts, method, factor=factor, parameters=parameters).schedule
 
 
-def _write(
-    rungs: list[Rung], source: str | Path, out: Path, gguf: str | Path | None, gguf_type: str, *, force: bool
-) -> list[Rung]:
+def _write(rungs: list[Rung], source: str | Path, output: Output) -> list[Rung]:
     """Every rung's files, whole or not at all."""
-    materials = materials_for(source, rungs[0].result.exports, gguf, "link", gguf_type)
-    check_folder(out, materials.place.folder, force=force)
+    out = output.folder
+    materials = materials_for(source, rungs[0].result.exports, output.gguf, "link", output.gguf_type)
+    check_folder(out, materials.place.folder, force=output.force)
     written = []
-    with whole_folder(out, force=force) as working:
+    with whole_folder(out, force=output.force) as working:
         for rung in rungs:
             name = f"x{rung.factor:g}"
             result = write_export(rung.result, materials, working / name, final=out / name)

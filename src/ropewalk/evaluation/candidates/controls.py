@@ -9,6 +9,8 @@ from ropewalk.methods import schedule
 from ropewalk.models.facts import ModelFacts
 
 UNMODIFIED, CROPPED, AS_IS, CROPPED_AS_IS = "unmodified", "cropped", "as is", "cropped, as is"
+# Another model that chooses the key tokens, by its whole and its cropped reading.
+REFERENCES = ("reference", "cropped reference")
 
 
 def is_scaled(facts: ModelFacts) -> bool:

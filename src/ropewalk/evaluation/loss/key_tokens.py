@@ -113,18 +113,6 @@ def key_token_loss(
     return _mean(losses_of(reading, keys, length), owners)
 
 
-def key_token_difference(
-    reading: Reading,
-    other: Reading,
-    keys: KeyTokens,
-    length: int,
-    owners: Sequence[Hashable] | None = None,
-) -> Interval | None:
-    """The same for the difference of two readers, token by token."""
-    pairs = zip(losses_of(reading, keys, length), losses_of(other, keys, length), strict=True)
-    return _mean([one - two for one, two in pairs], owners)
-
-
 def _mean(rows: Sequence[NDArray[np.float64]], owners: Sequence[Hashable] | None) -> Interval | None:
     if not any(len(row) for row in rows):
         return None

@@ -43,8 +43,15 @@ class Many:
     """Everything that was measured, and what follows from it."""
 
     def __init__(
-        self, local: Local, queue: Queue, measured: Mapping[str, Measured], contexts: Mapping[int, Any]
+        self,
+        local: Local,
+        queue: Queue,
+        measured: Mapping[str, Measured],
+        contexts: Mapping[int, Any],
+        reference: tuple[Reading, Reading] | None = None,
     ) -> None:
+        """`reference` are the whole and the cropped reading of `--reference`."""
+        self.reference = reference
         self.local, self.queue, self.measured, self.contexts = local, queue, measured, contexts
         self.request = local.request
         self.original, self.target = queue.facts.original_length, queue.target
@@ -89,18 +96,25 @@ class Many:
         near = self.measured[self.cropped].reading
         if near is None or self.target <= self.original or not self.rows:
             return None
-        far, name = self._reference()
+        if self.request.reference is not None:
+            if self.reference is None:
+                # Interrupted before it was read.
+                return None
+            (far, near), names = self.reference, (self.request.reference, "its cropped context")
+        else:
+            far, name = self._best_rows()
+            names = (name, self.cropped)
         return key_tokens.choose(
             far,
             near,
             self.target,
             self.original,
-            names=(name, self.cropped),
+            names=names,
             gain=self.request.key_gain,
             floor=self.request.key_floor,
         )
 
-    def _reference(self) -> tuple[Reading, str]:
+    def _best_rows(self) -> tuple[Reading, str]:
         criterion = Criterion("loss", "tail", -1, self.segment_owners)
         tails = {name: Figures(tail=self._tail(self.measured[name].reading)) for name in self.rows}
         best = group_of(criterion, tails)

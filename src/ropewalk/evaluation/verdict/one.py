@@ -239,7 +239,7 @@ class One:
         near = self.cropped_unmodified or cropped
         far, short, names = reading, near, ("the model itself", "its cropped context")
         if self.request.reference is not None:
-            far, short = self._reference()
+            far, short = self.local.reference_readings(self.request.reference)
             names = (self.request.reference, "its cropped context")
         keys = key_tokens.choose(
             far, short, longest, window, names=names, gain=self.request.key_gain, floor=self.request.key_floor
@@ -251,15 +251,3 @@ class One:
             "ci": None if found is None else found.floored().pair,
             "cropped_loss": None if beside is None else beside.mean,
         }
-
-    def _reference(self) -> tuple[Reading, Reading]:
-        """The reference model on the same tokens, whole and cropped."""
-        assert self.request.reference is not None
-        model = self.local.loaded(self.request.reference)
-        both = [
-            self.local.measure(Candidate(name, "control", cropped=near), model=model, ask=False).reading
-            for name, near in (("reference", False), ("cropped reference", True))
-        ]
-        assert both[0] is not None
-        assert both[1] is not None
-        return both[0], both[1]

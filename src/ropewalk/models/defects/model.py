@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -206,16 +207,20 @@ def _base_for(facts: ModelFacts, target: int, bound: float | None) -> Iterator[F
     from ropewalk.analysis import base_bound
 
     geometry = facts.geometry
-    if geometry.proportional or target <= facts.original_length or target > 1 << 20:
+    if geometry.proportional or target <= facts.original_length:
         return
     bound = base_bound(geometry.rotary_dim, target) if bound is None else bound
     theta = facts.rope.parameters["rope_theta"]
     if theta < bound:
+        least = (
+            f"rope_theta={theta:g} is below {bound:.3g}, the smallest base whose similarity stays positive"
+        )
+        if math.isinf(bound):
+            least = f"neither rope_theta={theta:g} nor any up to 1e12 keeps the similarity positive"
         yield Finding(
             "base-below-bound",
             "note",
-            f"rope_theta={theta:g} is below {bound:.3g}, the smallest base whose similarity stays positive up "
-            f"to {format_length(target)} ({geometry.rotary_dim} rotary dimensions): far tokens may look less "
-            "alike than random",
+            f"{least} up to {format_length(target)} ({geometry.rotary_dim} rotary dimensions): far tokens may look "
+            "less alike than random",
             "a method that slows the late pairs (ntk, yarn, abf) raises it; `ropewalk plan` compares them",
         )

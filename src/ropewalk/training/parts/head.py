@@ -126,23 +126,26 @@ def _forward_with(kernel: str, chunk: int) -> Callable[..., Any]:
             return self._ropewalk_forward(*args, **kwargs)
         kwargs["use_cache"] = False
         run = _plain_loss if kernel == "plain" else _fused_loss
-        return run(self, args, kwargs, target_ids, token_weights, weigher, kernel, chunk)
+        return run(self, args, kwargs, Wanted(target_ids, token_weights, weigher, kernel, chunk))
 
     return forward
 
 
-def _fused_loss(
-    model: Any,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    target_ids: Tensor,
-    token_weights: Tensor | None,
-    weigher: Weigher | None,
-    kernel: str,
-    chunk: int,
-) -> Any:
+@dataclass(frozen=True)
+class Wanted:
+    """The loss that one forward is asked for: of which labels, weighed how, by which kernel in which chunks."""
+
+    target_ids: Tensor
+    token_weights: Tensor | None
+    weigher: Weigher | None
+    kernel: str
+    chunk: int
+
+
+def _fused_loss(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], wanted: Wanted) -> Any:
     from transformers.modeling_outputs import CausalLMOutputWithPast
 
+    token_weights, chunk = wanted.token_weights, wanted.chunk
     head = Head.of(model)
     weight_VC, settings = head.layer.weight, head.arguments()
     backbone = _backbone(model)
@@ -153,16 +156,16 @@ def _fused_loss(
             hidden = backbone(**inputs).last_hidden_state
             return token_losses(hidden, weight_VC, labels_BT, chunk=chunk, **settings)
 
-    if weigher is not None:
-        own = token_losses(hidden_BTC.detach(), weight_VC, target_ids, chunk=chunk, **settings)
-        token_weights = weigher(own, losses_of)
-    if kernel == "liger" and token_weights is None and head.scale is None:
-        loss = liger_sum(hidden_BTC, weight_VC, target_ids, bias=head.layer.bias, softcap=head.softcap)
+    if wanted.weigher is not None:
+        own = token_losses(hidden_BTC.detach(), weight_VC, wanted.target_ids, chunk=chunk, **settings)
+        token_weights = wanted.weigher(own, losses_of)
+    if wanted.kernel == "liger" and token_weights is None and head.scale is None:
+        loss = liger_sum(hidden_BTC, weight_VC, wanted.target_ids, bias=head.layer.bias, softcap=head.softcap)
     else:
         loss = chunked_cross_entropy(
             hidden_BTC,
             weight_VC,
-            target_ids,
+            wanted.target_ids,
             token_weights_BT=token_weights,
             chunk=chunk,
             denominator=1.0,
@@ -171,27 +174,19 @@ def _fused_loss(
     return CausalLMOutputWithPast(loss=loss)
 
 
-def _plain_loss(
-    model: Any,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    target_ids: Tensor,
-    token_weights: Tensor | None,
-    weigher: Weigher | None,
-    kernel: str,
-    chunk: int,
-) -> Any:
+def _plain_loss(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], wanted: Wanted) -> Any:
     from transformers.modeling_outputs import MoeCausalLMOutputWithPast
 
     output = model._ropewalk_forward(*args, **kwargs)
-    losses_BT = _losses_of_logits(output.logits, target_ids)
+    losses_BT = _losses_of_logits(output.logits, wanted.target_ids)
 
     def losses_of(labels_BT: Tensor, **inputs: Any) -> Tensor:
         with torch.no_grad():
             return _losses_of_logits(model._ropewalk_forward(**inputs).logits, labels_BT)
 
-    if weigher is not None:
-        token_weights = weigher(losses_BT.detach(), losses_of)
+    token_weights = wanted.token_weights
+    if wanted.weigher is not None:
+        token_weights = wanted.weigher(losses_BT.detach(), losses_of)
     loss = (losses_BT if token_weights is None else losses_BT * token_weights).sum()
     return MoeCausalLMOutputWithPast(loss=loss, aux_loss=getattr(output, "aux_loss", None))
 
