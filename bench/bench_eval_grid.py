@@ -19,7 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from harness import Comparison, compare_series, write_results
 from ropewalk.evaluation.retrieval.grid import tree_of
-from ropewalk.evaluation.retrieval.run import plan_tasks, run_tasks
+from ropewalk.evaluation.retrieval.run import Asking, plan_tasks, run_tasks
 from ropewalk.text import words
 from train_model import MODEL, VOCABULARY
 
@@ -68,7 +68,7 @@ def main() -> None:
     model = make_model(lengths[-1])
     tokenizer = make_tokenizer()
     settings = {"tasks": ["needle"], "lengths": lengths, "depths": DEPTHS, "samples": 1}
-    [cells] = plan_tasks(tokenizer, **settings).groups
+    [cells] = plan_tasks(tokenizer, Asking(**settings)).groups
     prompts = [torch.from_numpy(cell.prompt_ids.astype("int64"))[None] for cell in cells]
     distinct = tree_of([cell.prompt_ids for cell in cells], least=1).tokens()
     distinct += sum(len(cell.answer_ids) for cell in cells)

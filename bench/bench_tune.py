@@ -287,7 +287,7 @@ class Bench:
 
     def cma(self, seed: int) -> dict[str, Any]:
         """The best of its trials."""
-        from ropewalk.search.cma import schedule_at, search_cma
+        from ropewalk.search.cma import Study, schedule_at, search_cma
 
         rung = self.search_job(seed)
         rows, enough = rung.sweep_rows(), self.wanted.trials
@@ -295,9 +295,7 @@ class Bench:
             self.reader,
             self.wanted.factor,
             rows,
-            seed,
-            None,
-            "bench",
+            Study("bench", None, seed),
             lambda count: count >= enough,
             lambda *_: None,
         )
@@ -316,8 +314,8 @@ class Bench:
         from ropewalk.search.evolution import EvolutionSettings, evolve, schedule_of
 
         texts = [item.row for item in self.search_job(seed).text]
-        settings = EvolutionSettings(iterations=self.wanted.iterations)
-        found = evolve(self.reader, texts, self.wanted.factor, settings, seed, lambda population: None)
+        settings = EvolutionSettings(iterations=self.wanted.iterations, seed=seed)
+        found = evolve(self.reader, texts, self.wanted.factor, settings, lambda population: None)
         return {
             "made": schedule_of(self.geometry, self.wanted.factor, found.best),
             "kept_first": found.best.kept_first,
