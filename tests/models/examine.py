@@ -119,7 +119,13 @@ def _examine(result: TypeResult, place: Path, methods: Sequence[str]) -> None:
         written, refusal, parity = "", "", None
         try:
             written = ropewalk.extend(
-                base, out=place / method, factor=FACTOR, method=method, layers=result.layers
+                base,
+                out=place / method,
+                factor=FACTOR,
+                method=method,
+                layers=result.layers,
+                # Types that are stretched as built reach further than this already.
+                replace=True,
             ).written_as
         except RopewalkError as refused:
             refusal = refused.message

@@ -503,8 +503,11 @@ def test_bare_infinities_are_shown_as_they_stand(llama: Path, cli: Call) -> None
     assert "rope_theta=NaN is not a finite number" in done.complaint
 
 
-def test_the_next_command_can_be_pasted(llama: Path, tmp_path: Path, cli: Call) -> None:
+def test_the_next_command_can_be_pasted(
+    llama: Path, tmp_path: Path, cli: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "my model"
+    monkeypatch.setenv("COLUMNS", "40")
     done = cli("extend", llama, "--target", "8x", "-o", out)
     assert f"next: ropewalk verify '{out}'" in done.out.splitlines()
 

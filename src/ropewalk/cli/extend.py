@@ -117,4 +117,5 @@ def _show(result: Any) -> None:
         for error in result.angle_errors:
             out.print(f"angle error at {error}", markup=False)
         if not result.dry_run:
-            out.print(f"next: {shown_command('verify', result.output)}", markup=False)
+            # Not wrapped: a line that is to be pasted is one line.
+            out.print(f"next: {shown_command('verify', result.output)}", markup=False, soft_wrap=True)
