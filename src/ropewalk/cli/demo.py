@@ -19,7 +19,8 @@ MODEL = "hemp"
 ROWS_SHOWN = 8
 # The methods that people ask for, with their variants, on enough text for a verdict: all of them take twice as long.
 METHODS = "linear,ntk,by-parts,yarn,llama3"
-MAX_SEGMENTS = 6
+MAX_SEGMENTS = 4
+SAMPLES = 2
 
 
 @click.command()
@@ -111,7 +112,7 @@ class Tour:
 
         run = self.folder / "compare"
         seed = ["--seed", str(self.seed)] if self.seed else []
-        chosen = ["--methods", METHODS, "--max-segments", str(MAX_SEGMENTS)]
+        chosen = ["--methods", METHODS, "--max-segments", str(MAX_SEGMENTS), "--samples", str(SAMPLES)]
         words = ["compare", MODEL, "--target", self.target, *chosen, *seed, "-o", str(run)]
         self._heading("which method stretches it best, and is any worth it?", words)
         began = time.monotonic()
@@ -123,6 +124,7 @@ class Tour:
                     target=self.target,
                     methods=METHODS,
                     max_segments=MAX_SEGMENTS,
+                    samples=SAMPLES,
                     seed=self.seed,
                     output=run,
                     on_step=watch,
