@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ropewalk.errors import RopewalkError, one_line
 
@@ -27,24 +27,32 @@ def fsync_folder(folder: Path) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file whole: temporary name beside it, fsync, rename."""
-    path = Path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        with whole_file(Path(path)) as stream:
+            stream.write(content)
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise _cannot_write(Path(path), error) from error
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """The stream of a file that stands under its name once the block ends well, and leaves nothing otherwise.
+
+    What the disk says of it (OSError) is for the caller to put into words.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
         fsync_folder(path.parent)
-    except OSError as error:
+    finally:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
-        raise _cannot_write(path, error) from error
 
 
 def write_text(path: Path, content: str) -> None:

@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 MODEL = "hemp"
 ROWS_SHOWN = 8
 # The methods that people ask for, with their variants, on enough text for a verdict: all of them take twice as long.
-METHODS = "linear,ntk,by-parts,yarn,llama3"
-MAX_SEGMENTS = 4
-SAMPLES = 2
+CHOSEN: dict[str, Any] = {"methods": "linear,ntk,by-parts,yarn,llama3", "max_segments": 4, "samples": 2}
 
 
 @click.command()
@@ -112,7 +110,9 @@ class Tour:
 
         run = self.folder / "compare"
         seed = ["--seed", str(self.seed)] if self.seed else []
-        chosen = ["--methods", METHODS, "--max-segments", str(MAX_SEGMENTS), "--samples", str(SAMPLES)]
+        chosen = [
+            word for name, value in CHOSEN.items() for word in (f"--{name.replace('_', '-')}", str(value))
+        ]
         words = ["compare", MODEL, "--target", self.target, *chosen, *seed, "-o", str(run)]
         self._heading("which method stretches it best, and is any worth it?", words)
         began = time.monotonic()
@@ -122,9 +122,7 @@ class Tour:
                 result = compare(
                     MODEL,
                     target=self.target,
-                    methods=METHODS,
-                    max_segments=MAX_SEGMENTS,
-                    samples=SAMPLES,
+                    **CHOSEN,
                     seed=self.seed,
                     output=run,
                     on_step=watch,

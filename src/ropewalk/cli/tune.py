@@ -18,7 +18,7 @@ from ropewalk.cli.common import (
     seed_option,
     trust_option,
 )
-from ropewalk.errors import UsageError
+from ropewalk.errors import UsageError, shown_command
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -181,7 +181,8 @@ def show(screen: Console, model: str, result: TuneResult) -> None:
     )
     screen.print(f"Run: {result.run}", markup=False)
     file = result.ladder or result.schedule
-    screen.print(f"Next: ropewalk extend {model} --schedule {file} -o OUT", markup=False)
+    line = shown_command("extend", model, schedule=file, o="OUT")
+    screen.print(f"Next: {line}", markup=False, soft_wrap=True)
 
 
 def _cells(measured: Any) -> list[str]:

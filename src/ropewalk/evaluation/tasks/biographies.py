@@ -31,6 +31,7 @@ PETS = (
 COUNTS = ("1", "2", "3", "4", "5", "6")
 YEARS = range(1200, 2000)
 COMPARED = 4
+BORN_WHEN = "Lives of many people follow. Remember who was born when.\n"
 
 
 class Biographies(Task):
@@ -64,6 +65,20 @@ class Biographies(Task):
         rows = zip(self.people, self.years, self.pets, strict=True)
         return [self.life(name, year, pet, rng) for name, year, pet in rows]
 
+    def spread(
+        self, values: Sequence[str], wrong: Sequence[Sequence[str]], chance: float, **about: str
+    ) -> Ask:
+        """One question over lives at random places; `about` fills the wording."""
+        return Ask(
+            head=self.words["head"],
+            inserts=tuple(zip(self.told(), self.places, strict=True)),
+            question=self.words["question"].format(**about),
+            lead=self.words["lead"].format(**about),
+            values=tuple(values),
+            wrong=tuple(tuple(answer) for answer in wrong[: self.setting.num_choices - 1]),
+            chance=chance,
+        )
+
     def strangers_pets(self) -> tuple[str, ...]:
         """What the others in the text may keep."""
         return PETS
@@ -89,7 +104,7 @@ class Biography(Biographies):
     num_people = 4
     templates = {  # noqa: RUF012
         "full": {
-            "head": "Lives of many people follow. Remember who was born when.\n",
+            "head": BORN_WHEN,
             "question": "\nIn which year was {name} born?",
             "lead": " {name} was born in",
         },
@@ -125,7 +140,7 @@ class Compare(Biographies):
     offered = COMPARED
     templates = {  # noqa: RUF012
         "full": {
-            "head": "Lives of many people follow. Remember who was born when.\n",
+            "head": BORN_WHEN,
             "question": "\nWho was born first: {names}?",
             "lead": " The first to be born was",
         },
@@ -139,17 +154,8 @@ class Compare(Biographies):
     def asks(self, depths: Sequence[float]) -> list[Ask]:
         first = self.people[self.years.index(min(self.years))]
         others = [name for name in self.listed() if name != first]
-        return [
-            Ask(
-                head=self.words["head"],
-                inserts=tuple(zip(self.told(), self.places, strict=True)),
-                question=self.words["question"].format(names=", ".join(self.listed())),
-                lead=self.words["lead"],
-                values=(first,),
-                wrong=tuple((name,) for name in others[: self.setting.num_choices - 1]),
-                chance=1 / COMPARED,
-            )
-        ]
+        names = ", ".join(self.listed())
+        return [self.spread((first,), [(name,) for name in others], 1 / COMPARED, names=names)]
 
 
 class Order(Compare):
@@ -160,7 +166,7 @@ class Order(Compare):
     offered = None
     templates = {  # noqa: RUF012
         "full": {
-            "head": "Lives of many people follow. Remember who was born when.\n",
+            "head": BORN_WHEN,
             "question": "\nName these people in the order of their births: {names}.",
             "lead": " In the order of their births:",
         },
@@ -170,18 +176,10 @@ class Order(Compare):
     def asks(self, depths: Sequence[float]) -> list[Ask]:
         by_birth = tuple(name for _, name in sorted(zip(self.years, self.people, strict=True)))
         orders = [order for order in itertools.permutations(self.listed()) if order != by_birth]
-        return [
-            Ask(
-                head=self.words["head"],
-                inserts=tuple(zip(self.told(), self.places, strict=True)),
-                question=self.words["question"].format(names=", ".join(self.listed())),
-                lead=self.words["lead"],
-                values=by_birth,
-                wrong=tuple(self.rng.sample(orders, min(len(orders), self.setting.num_choices - 1))),
-                # With the names before it given, a guesser has four, three, two and one left to choose from.
-                chance=sum(1 / left for left in range(1, COMPARED + 1)) / COMPARED,
-            )
-        ]
+        wrong = self.rng.sample(orders, min(len(orders), self.setting.num_choices - 1))
+        # With the names before it given, a guesser has four, three, two and one left to choose from.
+        chance = sum(1 / left for left in range(1, COMPARED + 1)) / COMPARED
+        return [self.spread(by_birth, wrong, chance, names=", ".join(self.listed()))]
 
 
 class Count(Biographies):
@@ -215,18 +213,8 @@ class Count(Biographies):
 
     def asks(self, depths: Sequence[float]) -> list[Ask]:
         right, pet = COUNTS[self.num - 1], self.pets[0]
-        wrong = [count for count in COUNTS if count != right]
-        return [
-            Ask(
-                head=self.words["head"],
-                inserts=tuple(zip(self.told(), self.places, strict=True)),
-                question=self.words["question"].format(pet=pet),
-                lead=self.words["lead"].format(pet=pet),
-                values=(right,),
-                wrong=tuple((count,) for count in wrong[: self.setting.num_choices - 1]),
-                chance=1 / len(COUNTS),
-            )
-        ]
+        wrong = [(count,) for count in COUNTS if count != right]
+        return [self.spread((right,), wrong, 1 / len(COUNTS), pet=pet)]
 
 
 KINDS_OF_LIVES: tuple[type[Task], ...] = (Biography, Compare, Order, Count)

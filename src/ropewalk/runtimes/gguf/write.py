@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shutil
 import struct
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ropewalk.errors import RopewalkError, one_line
-from ropewalk.files import fsync_folder
+from ropewalk.files import whole_file
 from ropewalk.runtimes.gguf.file import (
     ALIGNMENT,
     ARRAY,
@@ -121,11 +118,7 @@ def write_gguf(
                 f"{path.name} needs {format_bytes(total)} and {path.parent} has {format_bytes(free)} free",
                 hint="write elsewhere, or start from a smaller quantisation",
             )
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    except OSError as error:
-        raise _cannot(path, error) from error
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
+        with whole_file(path) as stream:
             stream.write(header)
             for piece in pieces:
                 begin = stream.tell()
@@ -133,16 +126,8 @@ def write_gguf(
                 written = stream.tell() - begin
                 assert written == piece.size, f"{piece.name}: {written} bytes of {piece.size}"
                 stream.write(b"\0" * (padded(piece.size, alignment) - piece.size))
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-        fsync_folder(path.parent)
     except OSError as error:
         raise _cannot(path, error) from error
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
 
 
 def _header(keys: list[Key], pieces: Sequence[Piece], alignment: int, version: int) -> bytes:
