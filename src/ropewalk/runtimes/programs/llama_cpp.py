@@ -139,7 +139,8 @@ def metadata(job: Job, way: Way) -> dict[str, Any]:
     elif form in ("tensor", "factors"):
         keys["rope.scaling.type"] = "none" if form == "tensor" else "longrope"
         keys["rope.scaling.attn_factor"] = float(made.attention_factor)
-    if form in ("yarn", "factors"):
+    # llama.cpp needs it for yarn and for two sets; for the others it tells a reader from where the file was stretched.
+    if form in ("linear", "yarn", "tensor", "factors"):
         keys["rope.scaling.original_context_length"] = made.geometry.original_length
     if "yarn-attention" in way.forms:
         keys["rope.scaling.attn_factor"] = made.attention_factor / temperature(made.factor)
