@@ -32,7 +32,8 @@ GGUF_FORMS = {
     "converter-longrope": "longrope of one set by its own converter",
     "converter-yarn-fields": "yarn's attention factor, betas, truncate or mscales by its own converter",
     "converter-longrope-attention": "longrope's attention factor by its own converter",
-    "converter-proportional": "type proportional by its own converter",
+    "converter-proportional": "type proportional by its own converter: the zero tail and rope_theta",
+    "converter-proportional-factor": "proportional's factor by its own converter",
     "converter-stopped-pairs": "pairs that stand still by its own converter",
     "converter-longrope-two-sets": "longrope of two sets by its own converter",
 }
