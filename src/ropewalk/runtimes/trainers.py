@@ -159,11 +159,11 @@ def training_block(stack: str, job: Job, model: str | Path) -> str:
     name = stack.strip().lower().replace("_", "-")
     if name not in STACKS:
         raise UsageError(f"no training stack {one_line(stack, 40)!r}", hint=f"use one of {', '.join(STACKS)}")
-    stack = STACKS[name]
-    block = stack.block(job, str(model))
+    known = STACKS[name]
+    block = known.block(job, str(model))
     trainer, rollout = answer("transformers", job), answer("vllm", job)
     lines = [
-        stack.read_in(),
+        known.read_in(),
         f"# trainer (transformers): {trainer.outcome}; rollout (vLLM): {rollout.outcome}",
     ]
     if rollout.exact and rollout.way is not None and "longrope-mscales" in rollout.way.forms:
