@@ -124,6 +124,27 @@ def test_forms_that_are_right_apart_and_wrong_together_are_pointed_at(capsys):
     assert "exact apart and not together: LOOK" in capsys.readouterr().out
 
 
+def test_one_prompt_at_a_time_does_not_tell_what_a_batch_does_with_two_sets():
+    def fact(form, outcome, kind):
+        details = (
+            {"project": "v", "version": "1", "file": "f"} if kind == "source" else {"date": "2026-01-01"}
+        )
+        return Fact("x", (form,), outcome, None if outcome == "exact" else "batches", Evidence(kind, details))
+
+    read = fact("longrope-two-sets", "approximate", "source")
+    run = fact("longrope-two-sets", "exact", "measured")
+    assert collect.better(read, run) is read
+    assert collect.better(None, run) is run
+    wrong = fact("longrope-two-sets", "ignored", "measured")
+    assert collect.better(read, wrong) is wrong
+    assert (
+        collect.better(
+            fact("longrope", "approximate", "source"), plain := fact("longrope", "exact", "measured")
+        )
+        is plain
+    )
+
+
 def test_joined_rows_say_the_largest_of_what_is_right_and_the_smallest_of_what_is_wrong():
     def fact(form, outcome, size, difference=None, date="2026-01-01"):
         details = {"versions": {"v": "1"}, "max_logprob_difference": size, "lengths": [8], "date": date}
