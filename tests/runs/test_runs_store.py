@@ -305,8 +305,7 @@ def test_of_processes_that_begin_one_run_at_once_one_gets_it(tmp_path: Path) -> 
         try:
             with create_run("eval", {"number": number}, path=tmp_path / "run") as run:
                 run.write_json("result.json", {"number": number})
-        except RopewalkError as error:
-            assert "never changes" in str(error) or "is being written by" in str(error)
+        except RopewalkError:
             return False
         return True
 
@@ -349,7 +348,7 @@ def test_files_beside_a_claim_are_somebodys(tmp_path: Path) -> None:
     ):
         pass
     with (
-        pytest.raises(DamagedError, match="request.json is not JSON"),
+        pytest.raises(DamagedError, match=r"request\.json is not JSON"),
         create_run("eval", {"a": 1}, path=tmp_path / "run", resume=True),
     ):
         pass
