@@ -366,3 +366,17 @@ def test_a_run_that_is_being_written_is_not_resumed_by_another(tmp_path: Path) -
         run.write_json("result.json", {"b": 2})
     assert open_run(tmp_path / "run").read_json() == {"b": 2}
     assert not list(tmp_path.glob(".*.lock"))
+
+
+def test_the_current_folder_and_a_link_have_one_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    monkeypatch.chdir(tmp_path / "run")
+    with create_run("eval", {"a": 1}, path=".", resume=True):
+        assert sorted(path.name for path in Path().iterdir()) == ["request.json"]
+        with (
+            pytest.raises(RopewalkError, match="is being written by"),
+            create_run("eval", {"a": 1}, path=tmp_path / "link", resume=True),
+        ):
+            pass
+    assert open_run(tmp_path / "run").status == "complete"

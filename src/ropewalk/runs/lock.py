@@ -24,7 +24,9 @@ def run_lock(folder: Path) -> Iterator[None]:
     except ImportError:  # not on Windows
         yield
         return
-    path = folder.parent / f".{folder.name}.lock"
+    # One folder has one lock under whatever name: `-o .` and a link to it lock what they stand for.
+    place = folder.resolve()
+    path = place.parent / f".{place.name}.lock"
     with contextlib.ExitStack() as stack:
         while True:
             held = stack.enter_context(_opened(path, folder))
