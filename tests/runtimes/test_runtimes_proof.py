@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -169,14 +171,14 @@ def test_each_type_has_a_tolerance_at_the_worst_place_and_on_average():
 
 @pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
 def test_rounding_passes_and_a_wrong_schedule_fails_in_each_type(tmp_path, dtype):
-    """The bundled model in that type, past its window: as extended within the tolerance, unscaled far outside it."""
+    """The bundled model in that type: as extended within the tolerance, unscaled far outside it."""
     import torch
     from transformers import AutoModelForCausalLM
 
     from ropewalk.hemp import folder as hemp_folder
 
     made = ropewalk.extend("hemp", output=tmp_path / "out", factor=8.0, method="yarn").output
-    ids = proof.tokens_for(read_facts(made), 640)
+    ids = proof.tokens_for(read_facts(made), 320)
 
     def told(folder, kind):
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=kind, attn_implementation="sdpa").eval()
@@ -209,11 +211,15 @@ def test_a_runner_computes_in_the_type_that_was_asked_for(cli, tmp_path, monkeyp
     )
     program(tmp_path, "llama.cpp", body)
     ropewalk.extend("hemp", output=tmp_path / "out", factor=2.0, method="linear")
+    rows = SimpleNamespace(logits=[np.zeros((1023, 264), dtype=np.float32)])
+    monkeypatch.setattr(proof, "stock_run", lambda folder, probes, **given: rows)
     sizes = []
     for words, dtype in ((("--dtype", "bfloat16"), "bfloat16"), ((), "float32")):
         outcome = cli("verify", str(tmp_path / "out"), "--runtime", "llama.cpp", "--json", *words)
         (check,) = outcome.json["checks"]
         assert (check["status"], check["dtype"], check["versions"]["x"]) == ("fail", dtype, dtype)
+        # Nothing is known of any token: log(1 / 264) where the program says 0.
+        assert check["largest"] == pytest.approx(math.log(264))
         sizes.append(int(check["versions"]["bytes"]))
     assert sizes[1] > 1.8 * sizes[0]
     with pytest.raises(UsageError, match="no stated tolerance"):
