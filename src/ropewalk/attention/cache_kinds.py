@@ -5,6 +5,8 @@
                   each group with its own lowest value and step; the last 64 to 127 tokens as they are
     quanto4, quanto2, hqq8, hqq4, hqq2, fp8     transformers' own quantised caches, where their packages are there
     sinks:4+2k    the first 4 tokens and a window of 2048
+    static        transformers' static cache: the room for the whole text taken at once, masked where it is empty
+    offloaded     transformers' offloaded cache: on a GPU, layers wait in main memory until their turn
 
 Axes: B rows, H key-value heads, T tokens, D head width, G groups.
 """
@@ -19,10 +21,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, StaticCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from ropewalk.attention.caches import KIND, masks_windows
+from ropewalk.attention.interface import attention_modules
 from ropewalk.attention.sinks import SinkCache
 from ropewalk.errors import RopewalkError, UsageError, one_line
 from ropewalk.models.facts import read_facts
@@ -50,9 +53,14 @@ class CacheKind:
     window: int | None = None
 
     @property
+    def is_static(self) -> bool:
+        """Whether it hands out all of its room, filled or not."""
+        return self.name == "static"
+
+    @property
     def piece(self) -> int | None:
         """How many tokens may be read at once, so that what is measured is the cache and not the chunk."""
-        if self.name == "full":
+        if self.name in ("full", "static", "offloaded"):
             return None
         return PIECE if self.window is None else min(PIECE, self.window)
 
@@ -60,9 +68,18 @@ class CacheKind:
         """Bytes for one number far back in the text; `element` are those of the type that it is computed in."""
         return element if self.bits is None else self.bits / 8 + 2 * element / GROUP
 
-    def make(self, model: Any) -> Any:
-        """A fresh cache for a model."""
+    def make(self, model: Any, capacity: int = 0) -> Any:
+        """A fresh cache for a model; `capacity` is the number of tokens that a static one holds."""
         live = bare(model)
+        if self.is_static:
+            return StaticCache(config=live.config, max_cache_len=max(1, capacity))
+        if self.name == "offloaded":
+            if next(live.parameters()).device.type != "cuda":
+                raise UsageError(
+                    "an offloaded cache moves layers from a GPU to main memory, where this model is already",
+                    hint="use full here, or --device cuda",
+                )
+            return DynamicCache(config=live.config, offloading=True)
         if self.sinks is not None:
             return SinkCache(live, sinks=self.sinks, window=self.window, rule_fixed=True)
         if self.backend is not None:
@@ -90,6 +107,13 @@ class CacheKind:
             yield
             return
         self.make(live)
+        if self.is_static and any(
+            getattr(item, "_ropewalk_routes", ()) for item in attention_modules(live).values()
+        ):
+            raise UsageError(
+                "position maps count the keys that they are given, and a static cache gives empty room too",
+                hint="use the full cache under a map",
+            )
         length = None
         if self.sinks is not None and find_regime(live) is not None:
             length = own_window(read_facts(live.config.to_dict()))
@@ -110,8 +134,8 @@ def parse_kind(text: str) -> CacheKind:
     2048
     """
     word = text.strip().lower()
-    if word == "full":
-        return CacheKind("full")
+    if word in ("full", "static", "offloaded"):
+        return CacheKind(word)
     if word in ("q8", "q4", "q2"):
         return CacheKind(word, bits=int(word[1]))
     stock = _STOCK.fullmatch(word)
@@ -122,7 +146,7 @@ def parse_kind(text: str) -> CacheKind:
         return CacheKind(word, sinks=int(sinks[1]), window=parse_length(sinks[2]))
     raise UsageError(
         f"cache {one_line(text, 40)!r} is unknown",
-        hint="use full, q8, q4, q2, quanto4, hqq4, fp8 or sinks:4+2k (sinks + window)",
+        hint="use full, q8, q4, q2, static, offloaded, quanto4, hqq4, fp8 or sinks:4+2k (sinks + window)",
     )
 
 
