@@ -36,7 +36,7 @@ def test_a_table_given_is_kept_and_a_damaged_file_is_named(tmp_path):
     path = tmp_path / "map.json"
     for change in ({"map": {"name": "zones"}}, {"target_length": None}, {"nearest_table": {}}):
         path.write_text(json.dumps(made.to_json() | change))
-        with pytest.raises(DamagedError, match="map.json is damaged"):
+        with pytest.raises(DamagedError, match=r"map\.json is damaged"):
             read_map(path)
 
 
@@ -45,7 +45,7 @@ def test_the_nearest_table_points_where_the_map_does():
     plan = map_for("zones", GEOMETRY, 4096, near=256)
     found = nearest_table(plan, GEOMETRY, 4096)
     assert found.attention_factor == pytest.approx(0.1 * math.log(8) + 1)
-    distances = np.geomspace(1, 4095, 512)
+    distances = np.round(np.geomspace(1, 4095, 512))
     own, far = GEOMETRY.inv_freq, GEOMETRY.inv_freq / 15
 
     def apart(pair, theta):
@@ -54,16 +54,17 @@ def test_the_nearest_table_points_where_the_map_does():
         )
         return float(np.mean(np.abs(np.exp(1j * angle) - np.exp(1j * distances * theta)) ** 2))
 
-    for pair in (0, 8, 14):
+    # Where the profile rises, it is at its own best; between, it is what the pairs before ask for.
+    rising = [pair for pair in range(1, 16) if found.profile[pair] > found.profile[pair - 1] + 1e-9]
+    assert len(rising) > 2
+    for pair in (0, *rising):
         best = apart(pair, found.inv_freq[pair])
-        assert all(best <= apart(pair, own[pair] * 8**-m) + 1e-4 for m in np.linspace(0, 1, 33))
+        assert all(best <= apart(pair, own[pair] * 8**-m) + 1e-9 for m in np.linspace(0, 1, 33))
     # Pairs that the map never turns once end where it ends: within the angles that training showed.
     slow = own * 512 < 2 * math.pi
     ends = 256 * own + (4095 - 256) * far
     assert (found.inv_freq[slow] * 4095 <= ends[slow] * (1 + 1e-6)).all()
     assert (np.diff(found.profile) >= 0).all()
-    assert np.array_equal(
-        nearest_table(map_for("dual-chunk", GEOMETRY, 4096), GEOMETRY, 4096).inv_freq,
-        schedule("yarn", GEOMETRY, factor=8).inv_freq,
-    )
+    chunked = nearest_table(map_for("dual-chunk", GEOMETRY, 4096), GEOMETRY, 4096)
+    assert np.array_equal(chunked.inv_freq, schedule("yarn", GEOMETRY, factor=8).inv_freq)
     assert nearest_table(plan, GEOMETRY, 512).is_identity

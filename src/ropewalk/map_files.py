@@ -119,11 +119,9 @@ def nearest_table(
     if isinstance(plan, DualChunk) or factor == 1.0:
         return make_schedule("yarn" if factor > 1 else "none", geometry, factor=factor)
     own = geometry.inv_freq[: geometry.num_rotating]
-    distances = np.geomspace(1, target_length - 1, _DISTANCES)
+    distances = np.round(np.geomspace(1, target_length - 1, _DISTANCES))
     last = np.full(len(distances), float(target_length - 1))
-    turned = plan.query_turn(geometry.inv_freq, last) - plan.key_turn(
-        geometry.inv_freq, np.round(last - distances)
-    )
+    turned = plan.query_turn(geometry.inv_freq, last) - plan.key_turn(geometry.inv_freq, last - distances)
     far_DP = (np.outer(distances, geometry.inv_freq) + turned)[:, : len(own)]
     angles_DP = np.where(distances[:, None] < plan.near, np.outer(distances, own), far_DP)
     profiles = np.linspace(0.0, 1.0, _STEPS)
