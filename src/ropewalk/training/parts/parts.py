@@ -34,7 +34,7 @@ from ropewalk.training.parts.weighting import cropped_losses, drop_far, noisy_in
 from ropewalk.training.recipe.options import PartsOptions, ZonesOptions
 
 Batch = dict[str, Tensor]
-_ZONES_REMARK = "zones are code at attention time: checkpoints do not contain them, and whoever reads one must apply the same zones"
+_ZONES_REMARK = "zones are no part of a checkpoint: whoever reads one of this run must apply the same zones"
 
 
 @dataclass
