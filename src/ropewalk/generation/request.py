@@ -140,6 +140,11 @@ class Writing:
             raise UsageError(
                 f"cache {self.kind.name} forgets, and a request is read whole", hint="use --stream for sinks"
             )
+        if self.kind.whole_prompt and settings.dynamic:
+            raise UsageError(
+                f"{self.kind.name} presses one prompt, and dynamic scaling reads the text again",
+                hint="leave out dynamic",
+            )
         if self.kind.name != "full" and settings.cheap:
             raise UsageError("cheap turns keys of the full cache", hint="leave out cheap, or cache")
         self.ids: list[int] = []

@@ -191,6 +191,8 @@ class Session:
         """Tokens of one forward. The model as it was loaded reads a prompt in one, as stock software does."""
         length = row_BT.shape[1]
         assert self.rung is not None
+        if self.kind.whole_prompt:
+            return length
         step = self.chunk or (length if self.rung.is_own else CHUNK)
         if self.kind.piece is not None:
             # What is read together sees itself unrounded: pieces as `eval` reads them.

@@ -23,6 +23,12 @@ def measured_caches(local: Local, names: Sequence[str], full: Reading | None) ->
     from ropewalk.attention.cache_kinds import parse_kind
 
     kinds = [parse_kind(name) for name in names]
+    pressing = next((kind.name for kind in kinds if kind.whole_prompt), None)
+    if pressing is not None:
+        raise UsageError(
+            f"{pressing} compresses a prompt once it is read whole, and here texts are read in pieces",
+            hint="use it with `ropewalk generate --cache`, or kvpress's own evaluation",
+        )
     return _measured(local, [Candidate(kind.name, "cache", kind.applied) for kind in kinds], full)
 
 
