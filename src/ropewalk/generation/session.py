@@ -202,9 +202,7 @@ class Session:
         return step if self._may_chunk() else length
 
     def _splits(self, step: int, length: int) -> bool:
-        # A static cache hands out all of its room: what is not filled must be masked.
-        free = not self.kind.is_static
-        return free and step < length and splittable(self.model, decoder_of(self.model))
+        return step < length and splittable(self.model, decoder_of(self.model))
 
     def _may_chunk(self) -> bool:
         if self._chunkable is None:

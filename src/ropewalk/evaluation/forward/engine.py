@@ -206,10 +206,7 @@ class Engine:
     @contextlib.contextmanager
     def _guard(self) -> Iterator[None]:
         try:
-            kind = vars(self.model).get(KIND)
-            # A static cache hands out all of its room: what is not filled must be masked.
-            split = self._split and not (kind is not None and kind.is_static)
-            with split_attention(self.model) if split else contextlib.nullcontext():
+            with split_attention(self.model) if self._split else contextlib.nullcontext():
                 yield
         except torch.OutOfMemoryError as error:
             raise NoRoomError(
