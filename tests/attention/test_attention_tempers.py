@@ -90,7 +90,7 @@ def test_a_request_takes_the_temperature_in_its_wider_windows_only() -> None:
     settings = {"max_new_tokens": 2, "stop_at_end": False}
     inside = [
         ropewalk.generate(model, ids[:20], **settings, **more)
-        for more in ({}, {"attention_temperature": "log-n"})
+        for more in ({}, {"attention_temperature": "constant:1.3"})
     ]
     assert inside[0].logprobs == inside[1].logprobs
     beyond = ropewalk.generate(model, ids, attention_temperature="constant:1.3", method="linear", **settings)

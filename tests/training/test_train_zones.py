@@ -58,6 +58,8 @@ def test_loss_and_gradients_are_those_of_the_matrix() -> None:
     options = ZonesOptions(target=128, near=NEAR, log_discount=0.8, far_logits=1.1)
     plan = zones_of(model, options)
     assert isinstance(plan, Zones)
+    assert (plan.near, plan.log_discount, plan.far_logits, plan.far_method) == (NEAR, 0.8, 1.1, "linear")
+    assert plan.far_factor == pytest.approx((128 - NEAR) / (WINDOW - NEAR))
     found = rotations(model)
     routes = {index: matrix(plan, item.inv_freq.cpu()) for index, item in found.items() if item is not None}
     ids = torch.randint(3, 60, (2, 70), generator=torch.Generator().manual_seed(2))
