@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from ropewalk.errors import DamagedError
+from ropewalk.errors import DamagedError, UsageError
 from ropewalk.geometry import RopeGeometry
 from ropewalk.map_files import is_map, map_file, nearest_table, read_map
 from ropewalk.methods import schedule
@@ -68,3 +68,10 @@ def test_the_nearest_table_points_where_the_map_does():
     chunked = nearest_table(map_for("dual-chunk", GEOMETRY, 4096), GEOMETRY, 4096)
     assert np.array_equal(chunked.inv_freq, schedule("yarn", GEOMETRY, factor=8).inv_freq)
     assert nearest_table(plan, GEOMETRY, 512).is_identity
+
+
+@pytest.mark.parametrize("name", ["zones", "dual-chunk"])
+def test_a_map_is_no_method_and_says_what_carries_it(name):
+    with pytest.raises(UsageError, match="no table of frequencies") as found:
+        schedule(name, GEOMETRY, factor=8)
+    assert "nearest table" in str(found.value.hint)
