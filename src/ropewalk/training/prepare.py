@@ -53,6 +53,8 @@ def prepare(settings: Settings, engine: Engine, folder: Path) -> Loop:
     reports = report(mixture, curriculum)
     for found in reports:
         settings.progress.say(found.line())
+    for told in mixture.cache.told():
+        settings.progress.say(told)
     for warning in warnings_of(reports, rope.original, tokenizer.eos_token_id is not None):
         settings.progress.warn(warning)
     retention = Retention.of(recipe, model, rope.original)

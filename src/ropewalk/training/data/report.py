@@ -105,8 +105,9 @@ def warnings_of(reports: list[SourceReport], original_length: int, ends: bool) -
 
 def token_lengths(source: TextSource) -> tuple[NDArray[np.int64], bool]:
     """(tokens of each document, whether they are estimated from a sample's tokens per character)."""
-    if source.size["characters"] <= COUNTED_CHARACTERS:
-        return source.documents.lengths, False
+    known = source.documents.known_lengths
+    if known is not None or source.size["characters"] <= COUNTED_CHARACTERS:
+        return source.documents.lengths if known is None else known, False
     characters = np.array(source.documents.characters, dtype=np.int64)
     numbers = np.linspace(0, len(characters) - 1, min(SAMPLED_DOCUMENTS, len(characters))).astype(int)
     tokens = sum(len(source.documents.ids(int(number))) for number in numbers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,18 @@ class Rope:
     def _schedule(self, stage: Stage, part: RopePart | None) -> FrequencySchedule | None:
         if part is None:
             return None
+        made = self._stretched(stage, part)
+        if part.short_rows == "stretched":
+            return made
+        if part.layers != "full":
+            raise UsageError(
+                f"rope.short_rows: original and layers: {part.layers} do not go together",
+                hint="leave layers at full",
+            )
+        # LongRoPE2 (2502.20082): what stock software calls longrope, whose second set serves short inputs.
+        return replace(made, short_inv_freq=made.geometry.inv_freq, native=None)
+
+    def _stretched(self, stage: Stage, part: RopePart) -> FrequencySchedule:
         from ropewalk.models.stretch import stretch_for
 
         assert self.facts is not None

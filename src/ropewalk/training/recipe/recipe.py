@@ -53,7 +53,7 @@ class RopePart(Strict):
     """The stretch: a method of `ropewalk methods` or a schedule file, a target, and whether it follows the stages.
 
     `follow: final` trains under the final schedule throughout; `follow: stage` gives each stage the factor of its own
-    length (never below 1).
+    length (never below 1). `short_rows: original` keeps the model's own rotation for rows inside its original window.
     """
 
     method: str | None = None
@@ -62,6 +62,7 @@ class RopePart(Strict):
     factor: Positive | None = None
     parameters: dict[str, Any] = Field(default_factory=dict)
     follow: Literal["final", "stage"] = "final"
+    short_rows: Literal["stretched", "original"] = "stretched"
     layers: str = "full"
 
     @model_validator(mode="after")
@@ -341,6 +342,10 @@ class Recipe(PartsOptions):
         refused = {
             "temperature": self.temperature is not None,
             "retention": self.retention is not None,
+            "rope.short_rows": any(
+                part is not None and part.short_rows == "original"
+                for part in (self.rope, *(stage.rope for stage in self.stages))
+            ),
             "weighting.long_tokens and weighting.easy": self.weighting.needs_losses,
             "weighting.far_drop": self.weighting.far_drop is not None,
         }
