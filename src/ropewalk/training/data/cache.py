@@ -46,13 +46,14 @@ def digest_of(text: str) -> bytes:
 class TokenStore:
     """The tokens of texts, by digest, as one way of making tokens makes them.
 
-    `read` and `made` count documents. `trouble` says in words what keeps the store from being written or read.
+    `trouble` says in words what keeps the store from being written or read.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.read = self.made = 0
         self.trouble = ""
+        self._found: set[bytes] = set()
+        self._made: set[bytes] = set()
         self._places: dict[bytes, tuple[int, int, int]] = {}
         self._lines = 0
         self._ids: Ids = np.empty(0, dtype=np.int32)
@@ -67,19 +68,31 @@ class TokenStore:
             self.trouble = f"tokens kept in {self.folder} are damaged: those documents are made again"
             del self._places[digest]
             return None
-        self.read += 1
         return ids
+
+    @property
+    def made(self) -> int:
+        """Documents whose tokens were made here."""
+        return len(self._made)
+
+    @property
+    def read(self) -> int:
+        """Documents whose tokens were there already."""
+        return len(self._found - self._made)
 
     def count(self, digest: bytes) -> int | None:
         """How many tokens a text has, where that is kept."""
         if digest not in self._places:
             self._look()
         place = self._places.get(digest)
-        return None if place is None else place[1]
+        if place is None:
+            return None
+        self._found.add(digest)
+        return place[1]
 
     def put(self, items: Sequence[tuple[bytes, Ids]]) -> None:
         """Keep the ids of texts; those that another process kept meanwhile are left out."""
-        self.made += len(items)
+        self._made |= {digest for digest, _ in items}
         try:
             with self._locked("lock"):
                 self._look()

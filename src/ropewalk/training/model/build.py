@@ -37,13 +37,13 @@ def _tokenizer_folder(folder: Path) -> Any:
             ) from error
 
 
-def build_model(recipe: Recipe, tokenizer: Any) -> Any:
-    """The model to train, on the CPU until the trainer moves it: a checkpoint's, or a new one."""
+def build_model(recipe: Recipe, tokenizer: Any, *, empty: bool = False) -> Any:
+    """The model to train, on the CPU until the trainer moves it: a checkpoint's (`empty`: without weights), or new."""
     part = recipe.model
     if part.path is not None:
         from ropewalk.models.load import load_model
 
-        model = load_model(part.path, device="cpu", dtype=part.dtype, attn=part.attention)
+        model = load_model(part.path, device="cpu", dtype=part.dtype, attn=part.attention, empty=empty)
     else:
         model = _new_model(recipe, tokenizer)
     vocabulary = model.get_input_embeddings().weight.shape[0]
