@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -57,15 +58,14 @@ def words_of(line: str) -> list[str]:
 
 def parsed(line: str) -> dict[str, Any]:
     """What the real parser makes of a line: every value of its command."""
-    words = words_of(line)
-    with program.make_context("ropewalk", words, resilient_parsing=False) as context:
-        name, command, rest = program.resolve_command(context, [*context.protected_args, *context.args])
-        assert command is not None
-        while hasattr(command, "resolve_command") and rest:
-            with command.make_context(name, rest) as inner:
-                name, command, rest = command.resolve_command(inner, [*inner.protected_args, *inner.args])
-        with command.make_context(name, list(rest)) as last:
-            return dict(last.params)
+    name, *rest = words_of(line)
+    command: click.Command | None = program.get_command(click.Context(program), name)
+    while isinstance(command, click.Group):
+        name, *rest = rest
+        command = command.get_command(click.Context(command), name)
+    assert command is not None, line
+    with command.make_context(name, rest) as context:
+        return dict(context.params)
 
 
 @pytest.fixture
