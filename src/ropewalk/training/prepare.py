@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,12 @@ from ropewalk.training.state.checkpoint import (
     newest_checkpoint,
     prune_checkpoints,
 )
-from ropewalk.training.state.identity import check_same_run, describe_run, read_run
+from ropewalk.training.state.identity import check_same_run, describe_run
 from ropewalk.training.state.weights import read_kept, read_weights
 
 
-def prepare(settings: Settings, engine: Engine, folder: Path) -> Loop:
-    """The loop of a run, ready to begin where it stopped."""
+def prepare(settings: Settings, engine: Engine, folder: Path, take_up: Callable[[], None]) -> Loop:
+    """The loop of a run, ready to begin where it stopped; it calls `take_up` once its recipe is known to fit."""
     recipe = settings.recipe
     engine = engine.with_accelerator(recipe, settings.device, folder)
     if engine.sharing is not None:
@@ -88,6 +89,7 @@ def prepare(settings: Settings, engine: Engine, folder: Path) -> Loop:
             evaluations=_evaluations(settings, tokenizer, engine, rope),
             resume_from=checkpoint,
             described=described | {"data_report": [found.to_json() for found in reports]},
+            take_up=take_up,
         )
     )
     # From here on dropout draws: what was drawn to build the model no longer counts.
@@ -155,7 +157,7 @@ def _start_or_resume(
         if list_checkpoints(root):
             raise DamagedError(f"{folder} has checkpoints and no {RUN}", hint="restore it from a copy")
         return described, None
-    for change in check_same_run(read_run(folder), described, settings.allow_changes):
+    for change in check_same_run(folder, settings.recipe, described, settings.allow_changes):
         progress.warn(f"CHANGED since the run began: {change}")
     clean_leftovers(root)
     checkpoint = newest_checkpoint(root, progress.warn)
