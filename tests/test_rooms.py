@@ -10,7 +10,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "ropewalk"
 # Rooms of one row may import each other and every row above.
 ROWS = [
-    {"_version", "errors", "units", "files", "manifests"},
+    {"_version", "errors", "units", "files", "manifests", "registry"},
     {"geometry", "schedule", "notations"},
     {"methods", "temperature", "dynamic", "position_maps"},
     {"analysis"},
@@ -35,6 +35,7 @@ RANK = {room: number for number, row in enumerate(ROWS) for room in row}
 NUMPY_ONLY = {
     "errors",
     "units",
+    "registry",
     "geometry",
     "schedule",
     "notations",

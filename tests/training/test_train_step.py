@@ -19,7 +19,7 @@ from ropewalk.training.model.optimisers import make_optimizer
 from ropewalk.training.objective import summed_loss
 from ropewalk.training.parts.head import install_head
 from ropewalk.training.parts.losses import shift_labels
-from ropewalk.training.recipe.options import LossOptions
+from ropewalk.training.parts.options import LossOptions
 from ropewalk.training.recipe.recipe import OptimizerPart, Recipe
 from ropewalk.training.run import train
 

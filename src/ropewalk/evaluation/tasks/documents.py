@@ -10,7 +10,7 @@ import itertools
 import random
 from collections.abc import Iterator, Sequence
 
-from ropewalk.evaluation.tasks.base import Ask, Task
+from ropewalk.evaluation.tasks.base import Ask, Task, task
 from ropewalk.evaluation.tasks.values import alike
 from ropewalk.text import words
 
@@ -31,10 +31,12 @@ BUILDINGS = (
 NEAR = {"full": 7, "compact": 3}
 
 
+@task
 class Documents(Task):
     """One building's document at a depth, among documents of the same form."""
 
     name = "doc-qa"
+    group = "harder"
     summary = "questions over many generated documents, by depth"
     by_depth = True
     templates = {  # noqa: RUF012

@@ -12,6 +12,7 @@ from ropewalk.errors import DamagedError, RopewalkError, one_line
 from ropewalk.report.figure import Figure, NoDataError
 from ropewalk.report.figures import KINDS
 from ropewalk.report.page.content import (
+    CONTENT,
     Cell,
     Column,
     Content,
@@ -22,7 +23,6 @@ from ropewalk.report.page.content import (
     sentence,
     value_cell,
 )
-from ropewalk.report.page.kinds import CONTENT
 from ropewalk.report.sources import view_of_run
 from ropewalk.report.views import RunView
 from ropewalk.runs import StoredRun, open_run

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ropewalk.errors import RopewalkError, UsageError, one_line
-from ropewalk.training.recipe.options import MemoryOptions
+from ropewalk.training.parts.options import MemoryOptions
 from ropewalk.units import format_bytes
 
 __all__ = ["ActivationOffload", "MemoryOptions", "activation_memory", "no_effect", "prepare"]

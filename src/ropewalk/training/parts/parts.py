@@ -23,11 +23,11 @@ from ropewalk.training.parts.borders import check_skips, choose_method
 from ropewalk.training.parts.head import LossesOf, Weigher, install_head
 from ropewalk.training.parts.losses import IGNORE, shift_labels
 from ropewalk.training.parts.memory import activation_memory, no_effect, prepare
+from ropewalk.training.parts.options import PartsOptions
 from ropewalk.training.parts.packing import attention_inputs, row_positions
 from ropewalk.training.parts.positions import sample_positions
 from ropewalk.training.parts.tempering import Tempering
-from ropewalk.training.parts.weighting import cropped_losses, drop_far, noisy_inputs, token_weights
-from ropewalk.training.recipe.options import PartsOptions
+from ropewalk.training.parts.weighting import cropped_losses, token_weights
 
 Batch = dict[str, Tensor]
 
@@ -57,7 +57,8 @@ class Parts:
             self._method = choose_method(base, self.options.packing)
             if self._method == "native":
                 self._refuse_jumps(implementation)
-        if self.options.positions.kind != "plain" or self.options.weighting.far_drop is not None:
+        moving = any(part.moves_positions for part in self.options.changing)
+        if self.options.positions.kind != "plain" or moving:
             check_skips(base, self._unbroken)
         if self.options.temperature is not None:
             if some_ids is None:
@@ -119,13 +120,9 @@ class Parts:
         else:
             placed = row_positions(documents.cpu().numpy(), self.options.packing)
         made["position_ids"] = torch.from_numpy(placed).to(device)
+        for part in self.options.changing:
+            made = part.change(made, rngs=rngs, vocabulary_size=vocabulary_size)
         weighting = self.options.weighting
-        if weighting.input_noise is not None:
-            made["input_ids"] = noisy_inputs(
-                weighting.input_noise, made["input_ids"], vocabulary_size=vocabulary_size, rngs=rngs
-            )
-        if weighting.far_drop is not None:
-            made = drop_far(weighting.far_drop, made, rngs=rngs)
         if weighting.weighs and not weighting.needs_losses:
             made["target_weights"] = self._weights(made)
         if weighting.weighs or "weights" in batch:
@@ -189,8 +186,8 @@ class Parts:
         jumping = {
             "positions.kind": self.options.positions.kind != "plain",
             "packing.positions: run-on": self.options.packing.positions == "run-on",
-            "weighting.far_drop": self.options.weighting.far_drop is not None,
         }
+        jumping |= {part.name: part.moves_positions for part in self.options.changing}
         for name, given in jumping.items():
             if given:
                 raise UsageError(

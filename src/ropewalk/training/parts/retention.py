@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from ropewalk.errors import UsageError
 from ropewalk.training.parts.layers import decoder_layers
+from ropewalk.training.parts.options import MemoryOptions, RetentionOptions
 from ropewalk.training.parts.parts import Parts, base_of
-from ropewalk.training.recipe.options import MemoryOptions, RetentionOptions
 from ropewalk.training.recipe.recipe import Recipe
 
 Batch = dict[str, Tensor]

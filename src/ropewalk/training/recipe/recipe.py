@@ -8,8 +8,8 @@ from pydantic import ConfigDict, Field, model_validator
 
 from ropewalk.attention.options import Way, row_multiple
 from ropewalk.errors import UsageError
-from ropewalk.training.recipe.options import InitialiseOptions, LoraOptions, PartsOptions, RetentionOptions
-from ropewalk.training.recipe.vocabulary import (
+from ropewalk.training.parts.options import InitialiseOptions, LoraOptions, PartsOptions, RetentionOptions
+from ropewalk.training.vocabulary import (
     Count,
     CountFrom,
     Length,
@@ -342,8 +342,8 @@ class Recipe(PartsOptions):
             "temperature": self.temperature is not None,
             "retention": self.retention is not None,
             "weighting.long_tokens and weighting.easy": self.weighting.needs_losses,
-            "weighting.far_drop": self.weighting.far_drop is not None,
         }
+        refused |= {part.name: part.whole_rows for part in self.changing}
         for name, given in refused.items():
             if given:
                 raise UsageError(
