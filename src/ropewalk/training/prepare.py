@@ -56,7 +56,7 @@ def prepare(settings: Settings, engine: Engine, folder: Path, take_up: Callable[
         settings.progress.say(found.line())
     for warning in warnings_of(reports, rope.original, tokenizer.eos_token_id is not None):
         settings.progress.warn(warning)
-    retention = Retention.of(recipe, model, rope.original)
+    retention = Retention.of(recipe.retention, model, window=rope.original, shortest=recipe.shortest)
     if recipe.lora is not None:
         from ropewalk.training.model.lora import add_lora
 

@@ -363,6 +363,11 @@ class Recipe(PartsOptions):
                 )
 
     @property
+    def shortest(self) -> int:
+        """The shortest sample of any stage, in tokens."""
+        return min(min((stage.length, *stage.mix)) for stage in self.stages)
+
+    @property
     def longest(self) -> int:
         """The longest sample of any stage, in tokens."""
         return max(stage.longest for stage in self.stages)
