@@ -163,7 +163,7 @@ def test_private_names_stay_in_their_module(path):
             assert set(private) <= {"__version__", "_version"}, f"imports {private} of {node.module}"
 
 
-# Who calls these writes keywords, and would have to build a value first only for it to be unpacked here. Everything else
+# Who calls these writes keywords, and would build a value first only for it to be unpacked here. Everything else
 # that needs more than seven things takes one value that has a name.
 MANY = {
     "evaluation.compare.compare": "a public verb: the command line's own options",

@@ -11,6 +11,7 @@ from accelerate.utils import set_seed
 
 from ropewalk.attention.sharing import share_attention
 from ropewalk.errors import DamagedError, UsageError
+from ropewalk.models.live.rotary import bare
 from ropewalk.training.data.mixture import Mixture, mixture_of
 from ropewalk.training.data.report import report, warnings_of
 from ropewalk.training.data.stages import Curriculum
@@ -18,7 +19,7 @@ from ropewalk.training.engine import Engine
 from ropewalk.training.held_out import HeldOut
 from ropewalk.training.loop import Loop, Setup
 from ropewalk.training.model.build import Rope, build_model, build_tokenizer
-from ropewalk.training.parts.parts import Parts, base_of
+from ropewalk.training.parts.parts import Parts
 from ropewalk.training.parts.positions import check_target
 from ropewalk.training.parts.retention import Retention
 from ropewalk.training.settings import CHECKPOINTS, RUN, Evaluate, Settings
@@ -68,7 +69,7 @@ def prepare(settings: Settings, engine: Engine, folder: Path, take_up: Callable[
     model.to(engine.accelerator.device)
     parts = _parts(settings, folder, model, mixture, checkpoint)
     if engine.sharing is not None:
-        share_attention(base_of(model), engine.sharing)
+        share_attention(bare(model), engine.sharing)
     if retention is not None:
         retention.install(recipe, model, engine.accelerator.device)
         engine.shard(retention.teacher)

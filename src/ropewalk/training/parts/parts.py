@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ropewalk.attention.interface import base_implementation
 from ropewalk.errors import UsageError
+from ropewalk.models.live.rotary import bare
 from ropewalk.training.parts.borders import check_skips, choose_method
 from ropewalk.training.parts.head import LossesOf, Weigher, install_head
 from ropewalk.training.parts.losses import IGNORE, shift_labels
@@ -48,7 +49,7 @@ class Parts:
 
         `some_ids` gives token ids of text, (1, T), on which a temperature is measured.
         """
-        base = base_of(model)
+        base = bare(model)
         prepare(base, self.options.memory)
         implementation = base_implementation(base)
         # FlashAttention would guess borders from positions: it is told that a row is one document.
@@ -210,11 +211,6 @@ class Parts:
             base_BT=batch["target_weights"],
             mean_one=False,
         )
-
-
-def base_of(model: Any) -> Any:
-    """The model itself, inside its adapters where it has some."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _shifted_weights(batch: Batch, target_ids: Tensor) -> Tensor:

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from ropewalk.errors import UsageError
+from ropewalk.models.live.rotary import bare
 from ropewalk.training.parts.layers import decoder_layers
 from ropewalk.training.parts.options import MemoryOptions, PartsOptions, RetentionOptions
-from ropewalk.training.parts.parts import Parts, base_of
+from ropewalk.training.parts.parts import Parts
 
 Batch = dict[str, Tensor]
 
@@ -52,7 +53,7 @@ class Retention:
         self.teacher.to(device)
         plain = {"memory": MemoryOptions(), "temperature": None}
         Parts(options.model_copy(update=plain)).install(self.teacher)
-        for watched in (base_of(model), self.teacher):
+        for watched in (bare(model), self.teacher):
             for layer in chosen_layers(watched, self.options.layers):
                 layer.register_forward_hook(self._note)
 
