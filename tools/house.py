@@ -3,8 +3,8 @@
     python tools/house.py [FOLDER]        by default src/ropewalk; an older tree: git worktree add /tmp/old COMMIT
 
 An arrow is a pair of modules of which one imports the other when it loads; imports inside functions are counted apart,
-since they close no circle. A function counts with its docstring. The share of comments is that of lines with a `#` of their
-own or behind code, directives for tools not counted.
+since they close no circle. A function counts with its docstring. A comment is a line with a `#`, on its own or behind
+code; directives for tools do not count.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import ast
 import io
 import sys
 import tokenize
-from collections import Counter
 from pathlib import Path
 
 DIRECTIVES = ("# noqa", "# type:", "# fmt:", "#!")
@@ -105,22 +104,19 @@ def main(source: Path) -> None:
         print(f"{place:<14}{len(here):>6}{count:>8}{inside:>15}{outside:>11}{rate:>14}")
     rooms: dict[str, set[str]] = {}
     for name, others in every.items():
-        rooms.setdefault(room[name], set()).update(
-            room[other] for other in others if room[other] != room[name]
-        )
+        rooms.setdefault(room[name], set()).update({room[other] for other in others} - {room[name]})
     longest = max(lines, key=lambda name: lines[name])
     size, name, _ = max(functions, key=lambda item: item[0])
-    many = Counter(len(node.args.args) + len(node.args.kwonlyargs) > 7 for _, _, node in functions)[True]
-    print(
-        f"\nall: {len(known)} files, {sum(lines.values())} lines, one comment in {sum(lines.values()) / sum(said.values()):.0f}"
-    )
+    many = sum(len(node.args.args) + len(node.args.kwonlyargs) > 7 for _, _, node in functions)
+    whole = sum(lines.values())
+    print(f"\nall: {len(known)} files, {whole} lines, one comment in {whole / sum(said.values()):.0f}")
     print(f"arrows: {sum(map(len, top.values()))} at load, {sum(map(len, every.values()))} in all")
     print(
-        f"circles: {circles(top)} of modules at load, {circles(every)} of modules in all, {circles(rooms)} of rooms in all"
+        f"circles: {circles(top)} of modules at load, {circles(every)} of modules in all, "
+        f"{circles(rooms)} of rooms in all"
     )
-    print(
-        f"longest file: {longest}, {lines[longest]} lines; longest function: {name}, {size} lines; more than seven arguments: {many}"
-    )
+    print(f"longest file: {longest}, {lines[longest]} lines; longest function: {name}, {size} lines")
+    print(f"more than seven arguments: {many}")
 
 
 if __name__ == "__main__":

@@ -78,6 +78,7 @@ def build(names: Sequence[str | Path], *, title: str | None = None) -> Page:
     for name in dict.fromkeys(str(name) for name in names):
         try:
             folder = find_run(name)
+            # Two names may lead to one run: its id and its path.
             if folder.resolve() not in seen:
                 seen.add(folder.resolve())
                 parts.append(_part(open_run(folder)))

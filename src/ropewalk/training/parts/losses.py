@@ -182,6 +182,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             None if grad is None else (grad * grad_total).to(dtype)
             for grad, dtype in zip(ctx.saved_tensors, ctx.dtypes)
         ]
+        # Labels, chunk, cap, scale and type have no gradient.
         return (*grads, None, None, None, None, None)
 
 

@@ -153,6 +153,7 @@ class Growth(Strict):
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
+    # `from` is a word of Python's: a recipe writes it, the code cannot.
     from_length: Length = Field(alias="from")
     shape: Literal["linear", "exponential"] = "linear"
     multiple_of: Count = 64
@@ -182,6 +183,7 @@ class Stage(Strict):
         ends = [self.steps, self.epochs, self.tokens, self.until]
         if sum(end is not None for end in ends) != 1:
             raise ValueError("give exactly one of steps, epochs, tokens and until")
+        # Shares such as 0.1, 0.2 and 0.7 do not sum to 1 exactly.
         if sum(self.mix.values()) > 1 + 1e-9:
             raise ValueError(f"the shares of mix sum to {sum(self.mix.values()):g}, more than 1")
         if self.sources is not None and not sum(self.sources.values()) > 0:
