@@ -75,9 +75,9 @@ def test_plugins_follow_and_a_broken_one_is_named(folder, monkeypatch):
 
 
 def test_an_unknown_name_says_what_was_meant_or_what_there_is(folder):
-    with pytest.raises(UsageError, match="no fruit 'aple'") as caught:
-        folder.find("aple")
-    assert caught.value.hint == "did you mean apple?"
+    with pytest.raises(UsageError, match="no fruit 'quinse'") as caught:
+        folder.find("quinse")
+    assert caught.value.hint == "did you mean quince?"
     with pytest.raises(UsageError) as caught:
         folder.find("xxxxxx")
     assert caught.value.hint == "use one of quince, apple, pear"
