@@ -129,6 +129,7 @@ class Context:
         before, written = self.length, list[int]()
         if not self.engine.chunkable:
             return self._generate_whole(max_tokens, stop)
+        # What cannot be cut back to where it was is asked as a copy.
         cache = self._cache if croppable(self._cache) else copied(self._cache)
         token_BT = self.ids_BT[:, -1:]
         with self._running():
