@@ -35,7 +35,10 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_every_file_of_the_folder_is_there_in_the_order_of_lists(folder):
+    import theirs.pear
+
     assert list(folder) == ["quince", "apple", "pear"]
+    assert folder["pear"] is theirs.pear.pear
     assert len(folder) == 3
     assert folder["pear"].__name__ == "pear"
     assert "pear" in folder

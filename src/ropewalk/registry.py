@@ -87,6 +87,9 @@ class Registry(Mapping[str, Thing], Generic[Thing]):
 
             for found in iter_modules(import_module(self.folder).__path__):
                 import_module(f"{self.folder}.{found.name}")
+            # Whoever imported one of the files before the others must not change the order of a list.
+            ours = sorted(self._things, key=lambda name: self._homes[name][0])
+            self._things = {name: self._things[name] for name in ours}
         for entry in () if self.group is None else metadata.entry_points(group=self.group):
             try:
                 entry.load()

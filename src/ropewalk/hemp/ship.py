@@ -93,12 +93,12 @@ def _log_of(run: Path) -> dict[str, Any]:
     return {
         "recipe": recipe_of(run),
         "data": described["data"],
-        "log": [{key: line[key] for key in LOGGED if key in line} | _evaluated(line) for line in lines],
+        "log": [
+            {key: line[key] for key in LOGGED if key in line}
+            | {key: value for key, value in line.items() if key.startswith("loss@")}
+            for line in lines
+        ],
     }
-
-
-def _evaluated(line: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in line.items() if key.startswith("loss@")}
 
 
 if __name__ == "__main__":

@@ -331,11 +331,8 @@ def _span_note(layer: Span, panel: Panel) -> Spec:
 
 
 def _hover(panel: Panel) -> str:
-    return "%{fullData.name}<br>" + _coordinates(panel) + "<extra></extra>"
-
-
-def _coordinates(panel: Panel) -> str:
-    return f"{_safe(panel.x.title)}: %{{x}}<br>{_safe(panel.y.title)}: %{{y:.4~g}}"
+    place = f"{_safe(panel.x.title)}: %{{x}}<br>{_safe(panel.y.title)}: %{{y:.4~g}}"
+    return f"%{{fullData.name}}<br>{place}<extra></extra>"
 
 
 def _place(value: float, axis: Axis) -> float:
