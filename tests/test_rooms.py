@@ -163,6 +163,39 @@ def test_private_names_stay_in_their_module(path):
             assert set(private) <= {"__version__", "_version"}, f"imports {private} of {node.module}"
 
 
+def _private_members(path: Path) -> tuple[set[str], set[str]]:
+    """(names with an underscore that a module gives to its own things, those that it uses of anything but itself)."""
+    own, used = set(), set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef):
+            own.add(node.name)
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            own.add(node.target.id)
+        elif isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
+            inside = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+            if inside and isinstance(node.ctx, ast.Store):
+                own.add(node.attr)
+            elif not inside:
+                used.add(node.attr)
+    return own, used
+
+
+# torch's own names for what a module holds; a class of ours holds buffers of the same name.
+TORCH = {"_buffers", "_parameters"}
+
+
+def test_private_members_stay_in_their_module():
+    """What another module needs of an object has a name without an underscore."""
+    members = {path: _private_members(path) for path in FILES}
+    ours = {name for own, _ in members.values() for name in own}
+    strange = {
+        str(path.relative_to(SOURCE)): sorted(found)
+        for path, (own, used) in members.items()
+        if (found := (used & ours) - own - TORCH)
+    }
+    assert strange == {}
+
+
 # Who calls these writes keywords, and would build a value first only for it to be unpacked here. Everything else
 # that needs more than seven things takes one value that has a name.
 MANY = {
