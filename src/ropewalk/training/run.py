@@ -19,7 +19,6 @@ from ropewalk.training.recipe.recipe import Recipe
 from ropewalk.training.settings import CHECKPOINTS, RUN, Evaluate, Settings
 from ropewalk.training.state.checkpoint import list_checkpoints
 from ropewalk.training.state.identity import recipe_changes, recipe_of, refuse_changes
-from ropewalk.training.state.lock import run_lock
 
 
 @dataclass(frozen=True)
@@ -84,13 +83,10 @@ def train(
 
         def make_folder() -> Path:
             asked = checked.to_json()
-            if folder is not None:
-                stack.enter_context(run_lock(folder))
-                if resume:
-                    _clear_stillborn(folder)
-                if resume and (folder / REQUEST).is_file() and (folder / REQUEST).stat().st_size:
-                    # A changed recipe is the run's own only once it is known to fit what the run has: see `take_up`.
-                    asked = recipe_of(folder)
+            before = None if folder is None or not resume else folder / REQUEST
+            if before is not None and before.is_file() and before.stat().st_size:
+                # A changed recipe is the run's own only once it is known to fit what the run has: see `take_up`.
+                asked = recipe_of(before.parent)
             run = create_run("train", {"recipe": asked}, path=folder, seed=checked.seed, resume=resume)
             opened.append(stack.enter_context(run))
             return opened[0].path
@@ -131,22 +127,6 @@ def _look(folder: Path, recipe: Recipe, resume: bool, allow_changes: bool) -> Tr
         )
     document = stored.read_json()
     return TrainResult(folder, [Path(path) for path in document["checkpoints"]], document["final"])
-
-
-def _clear_stillborn(folder: Path) -> None:
-    """Remove what a process left that was killed before its request was written: nothing in here is a run yet.
-
-    Called under the run's lock, so that no living process is about to write it.
-    """
-    files = list(folder.iterdir())
-    empty = [
-        path
-        for path in files
-        if path.name.endswith(".tmp") or (path.name == REQUEST and not path.stat().st_size)
-    ]
-    if len(empty) == len(files):
-        for path in empty:
-            path.unlink(missing_ok=True)
 
 
 def _complete(folder: Path) -> bool:

@@ -75,7 +75,7 @@ def recipe_of(folder: Path) -> dict[str, Any]:
         described = read_run(folder)
         if described["format"] == WITH_RECIPE:
             return dict(described["recipe"])
-    elif not (folder / REQUEST).is_file():
+    elif not (folder / REQUEST).is_file() or not (folder / REQUEST).stat().st_size:
         # Neither: the message of the file that a reader looks for.
         read_run(folder)
     document = read_document(folder / REQUEST)
