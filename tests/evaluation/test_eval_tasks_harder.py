@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import pytest
 from retrieval_models import ByteTokenizer, UniformModel
 
 from ropewalk.evaluation.retrieval.run import Asking, plan_tasks, run_tasks
-from ropewalk.evaluation.retrieval.scores import forced_choice, generated
+from ropewalk.evaluation.retrieval.scores import forced_choice, generated, rows_of
 from ropewalk.evaluation.tasks import (
     ByteEncoder,
     Sample,
@@ -161,7 +162,19 @@ def test_a_model_that_knows_nothing_is_at_chance(name: str) -> None:
         equal = forced_choice(sample, [-5.0] * (1 + len(sample.choices)))
         assert equal.credit == pytest.approx(1 / (1 + len(sample.choices)))
         assert equal.chance == equal.credit
+        assert equal.choice_logprob == pytest.approx(math.log(equal.chance))
         assert 0 < sample.chance < 0.6
+
+
+def test_the_share_of_the_right_answer_among_those_on_offer() -> None:
+    """Probabilities 0.2, 0.1 and 0.1 of the whole vocabulary: half of what is on offer, whatever the rest of it is."""
+    [sample, *_] = samples_of("doc-qa", 1500, 3)
+    for shift in (0.0, -900.0):
+        found = forced_choice(sample, [math.log(0.2) + shift, math.log(0.1) + shift, math.log(0.1) + shift])
+        assert found.choice_logprob == pytest.approx(math.log(0.5), abs=1e-9)
+        assert found.credit == 1.0
+    assert rows_of([found])[0]["choice_logprob"] == pytest.approx(math.log(0.5))
+    assert "choice_logprob" not in rows_of([generated(sample, "nothing")])[0]
 
 
 @pytest.mark.parametrize(("name", "chance"), [

@@ -105,6 +105,26 @@ class Plan:
         """How many samples there are."""
         return sum(len(group) for group in self.groups)
 
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks by name, in their order."""
+        return list(dict.fromkeys(sample.task for group in self.groups for sample in group))
+
+    def only(self, tasks: Sequence[str], *, scoring: str | None = None, length: int | None = None) -> Plan:
+        """The samples of some tasks, or of one length alone, under another scoring; those it cannot score are out."""
+        wanted = scoring or self.scoring
+        groups = [
+            [
+                sample
+                for sample in group
+                if sample.task in tasks
+                and length in (None, sample.length)
+                and (wanted != "forced-choice" or sample.choices)
+            ]
+            for group in self.groups
+        ]
+        return dataclasses.replace(self, groups=[group for group in groups if group], scoring=wanted)
+
 
 def plan_tasks(
     tokenizer: Any,

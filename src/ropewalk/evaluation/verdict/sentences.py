@@ -33,6 +33,7 @@ class About:
     contexts: str
     keys: KeyTokens | None
     segment_units: int
+    by_other: bool = False
 
     @property
     def target(self) -> str:
@@ -157,13 +158,11 @@ def _text_words(taken: Row, controls: Mapping[str, Row], about: About) -> str:
 
 def _key_words(taken: Row, controls: Mapping[str, Row], about: About) -> str:
     keys = about.keys
-    if keys is None or taken.key_token_loss is None:
+    if keys is None:
         return ""
-    if not keys.told:
-        return (
-            f"Key tokens say nothing here: {keys.count} tokens gain {keys.gain:g} nats from far context, "
-            f"{keys.reverse} lose as much by it."
-        )
+    if not keys.told or taken.key_token_loss is None:
+        other = "" if about.by_other else " A model that reads far better may choose them: --reference."
+        return f"Key tokens say nothing here: {keys.why_not}.{other}"
     near = controls[about.cropped].key_token_loss or 0.0
     return (
         f"On the {keys.count} key tokens, chosen by {keys.reference}, its loss is {taken.key_token_loss:.3f} "
