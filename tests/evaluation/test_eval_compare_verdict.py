@@ -277,6 +277,8 @@ def counted_keys(helped: list[int], hurt: list[int], owners: list[int]) -> KeyTo
         # The same sums, but one document has them all: 10 +- 31.8.
         ([60, 20, 20, 20], [20, 20, 20, 20], [0, 1, 2, 3], False, "do not tell from noise"),
         ([30, 30], [20, 20], [0, 1], False, "in too few documents to tell from noise"),
+        # Six segments of two documents are two values.
+        ([30] * 6, [20] * 6, [0, 0, 0, 1, 1, 1], False, "in too few documents to tell from noise"),
         (
             [20, 20, 20],
             [30, 30, 30],
