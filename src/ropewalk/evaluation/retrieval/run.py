@@ -16,7 +16,7 @@ from ropewalk.evaluation.retrieval import scores
 from ropewalk.evaluation.retrieval.scores import SampleScore, rows_of
 from ropewalk.evaluation.tasks.base import Question, Setting
 from ropewalk.evaluation.tasks.haystack import IdArray
-from ropewalk.evaluation.tasks.registry import even_depths, find_kinds, make_groups
+from ropewalk.evaluation.tasks.registry import PACKED, even_depths, find_kinds, make_groups
 from ropewalk.evaluation.tasks.sample import Sample
 from ropewalk.text.encoder import Frame, TokenizerEncoder, chat_frame, completion_frame
 from ropewalk.text.sentences import sentences_of
@@ -55,9 +55,9 @@ class Asking:
 
     @property
     def kinds(self) -> list[str]:
-        """The tasks' names with groups spelled out; packed, needles of all depths stand in one text."""
-        packed = self.grid == "packed"
-        return ["needle-packed" if packed and name == "needle" else name for name in find_kinds(self.tasks)]
+        """The tasks' names with groups spelled out; packed, needles or documents of all depths stand in one text."""
+        instead = PACKED if self.grid == "packed" else {}
+        return [instead.get(name, name) for name in find_kinds(self.tasks)]
 
     @property
     def material(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 from ropewalk.errors import UsageError, near_miss, one_line
 from ropewalk.evaluation.tasks.base import Question, Setting, Task
 from ropewalk.evaluation.tasks.biographies import KINDS_OF_LIVES
-from ropewalk.evaluation.tasks.documents import Documents
+from ropewalk.evaluation.tasks.documents import Documents, PackedDocuments
 from ropewalk.evaluation.tasks.kv import KeyValue
 from ropewalk.evaluation.tasks.needle import Distractors, MultiNeedle, Needle, PackedNeedle
 from ropewalk.evaluation.tasks.passkey import Passkey
@@ -25,7 +25,7 @@ from ropewalk.text.encoder import ByteEncoder, Encoder, Frame, completion_frame
 RULER: tuple[type[Task], ...] = (*NIAH, VariableTracking, CommonWords, FrequentWords)
 OURS: tuple[type[Task], ...] = (Passkey, Needle, KeyValue, MultiNeedle, Distractors, PackedNeedle)
 HARDER: tuple[type[Task], ...] = (*KINDS_OF_LIVES, *REASONING, Documents)
-EVERY: tuple[type[Task], ...] = (*OURS, *HARDER, *RULER, QuestionAnswering)
+EVERY: tuple[type[Task], ...] = (*OURS, *HARDER, PackedDocuments, *RULER, QuestionAnswering)
 KINDS: dict[str, type[Task]] = {kind.name: kind for kind in EVERY}
 # `ladder` climbs from looking one thing up to sorting and counting (RULERv2's idea): where a model stops is the answer.
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -33,6 +33,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "harder": tuple(kind.name for kind in HARDER),
     "ladder": ("needle", "bio", "mentions", "bio-compare", "bio-order", "bio-count"),
 }
+# What a packed grid asks in place of a task: all depths stand in one text.
+PACKED = {"needle": "needle-packed", "doc-qa": "doc-qa-packed"}
 TEMPLATES = {name: kind.templates for name, kind in KINDS.items()}
 
 # A full wording may take up to this share of the shortest length; beyond it every length gets the compact one.
