@@ -137,6 +137,17 @@ def test_rank_chooses_what_comes_first() -> None:
     assert comparison(rows, rank="key-tokens").methods[0].name == "reader"
 
 
+def test_nothing_to_rank_by_and_one_row_are_said_as_they_are() -> None:
+    rows = {"dear": Reader(inside=2.2), "cheap": Reader(inside=1.9)}
+    nothing = comparison(rows, rank="key-tokens", key_gain=50.0)
+    assert nothing.verdict.criteria == []
+    assert nothing.verdict.points[0].startswith(
+        "By key-token loss there is nothing to rank by here: rows stand by their loss inside the window, cheap first ("
+    )
+    alone = comparison({"cheap": rows["cheap"]})
+    assert alone.verdict.points[0].startswith("At 256 tokens cheap is the only row (")
+
+
 def test_rows_within_noise_are_a_group_and_the_cheapest_is_recommended() -> None:
     rows = {
         "dear": Reader(keys=1.0, found=ALL, inside=2.1, noise=0.2),

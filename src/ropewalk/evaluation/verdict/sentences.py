@@ -50,7 +50,7 @@ def worded(draft: Verdict, rows: Sequence[Row], controls: Mapping[str, Row], abo
     winner = _winner(draft, rows)
     closing = _closing(draft, rows, winner)
     points = [
-        _group_words(draft, taken, about),
+        _group_words(draft, taken, about, len(rows)),
         _retrieval_words(draft, taken, controls, about),
         _text_words(taken, controls, about),
         _key_words(taken, controls, about),
@@ -88,9 +88,16 @@ def _closing(draft: Verdict, rows: Sequence[Row], winner: Row | None) -> str:
     return "train" if behind else "tune"
 
 
-def _group_words(draft: Verdict, taken: Row, about: About) -> str:
-    by = ", then ".join(_MEASURES[name] for name in draft.criteria) or "nothing that was measured"
+def _group_words(draft: Verdict, taken: Row, about: About, num_rows: int) -> str:
+    by = ", then ".join(_MEASURES[name] for name in draft.criteria)
     cost = _cost(taken)
+    if num_rows == 1:
+        return f"At {about.target} tokens {taken.name} is the only row{cost}."
+    if not by:
+        return (
+            f"By {_MEASURES.get(draft.rank_by, 'what was measured')} there is nothing to rank by here: rows stand by "
+            f"their loss inside the window, {taken.name} first{cost}."
+        )
     if len(draft.group) == 1:
         return f"At {about.target} tokens {taken.name} is best by {by}{cost}."
     named = ", ".join(draft.group[:MOST_NAMED])
