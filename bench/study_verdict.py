@@ -41,9 +41,9 @@ SCHEDULES = ("yarn", "none", "ntk", "by-parts", "mrrope-pro")
 SEGMENTS = 4
 # Task, scoring, texts, depths: one text holds all needles, or all documents that are asked about.
 ASKED: tuple[tuple[str, str, int, tuple[float, ...]], ...] = (
-    ("needle", "teacher-forced", 4, (0.0, 0.25, 0.5, 0.75, 1.0)),
-    ("bio", "forced-choice", 6, (0.3,)),
-    ("bio-compare", "forced-choice", 6, (0.5,)),
+    ("needle", "teacher-forced", 3, (0.0, 0.25, 0.5, 0.75, 1.0)),
+    ("bio", "forced-choice", 4, (0.3,)),
+    ("bio-compare", "forced-choice", 4, (0.5,)),
     ("doc-qa", "forced-choice", 4, (0.05, 0.2, 0.35, 0.5, 0.65, 0.8)),
 )
 USE = ("doc-qa", "doc-qa, log share")
