@@ -73,6 +73,7 @@ def _write_recipe(made: Plan, output: Path, force: bool) -> None:
 
 
 def _show_head(screen: Console, made: Plan) -> None:
+    from ropewalk.models.observations import mention
     from ropewalk.units import format_length
 
     facts = made.facts
@@ -92,6 +93,7 @@ def _show_head(screen: Console, made: Plan) -> None:
     _show_bound(screen, made, target)
     for note in made.notes:
         screen.print(f"note: {note}", markup=False)
+    screen.print(mention(made.observations), markup=False)
 
 
 def _show_bound(screen: Console, made: Plan, target: str) -> None:

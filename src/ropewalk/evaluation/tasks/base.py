@@ -243,6 +243,7 @@ KINDS: Registry[type[Task]] = Registry(
         "mentions",
         "state",
         "doc-qa",
+        "doc-qa-packed",
     ),
 )
 Kind = TypeVar("Kind", bound=type[Task])

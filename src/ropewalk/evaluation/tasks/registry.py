@@ -19,6 +19,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
     for group in dict.fromkeys(kind.group for kind in KINDS.values())
     if group is not None
 } | {"ladder": ("needle", "bio", "mentions", "bio-compare", "bio-order", "bio-count")}
+# What a packed grid asks in place of a task: all depths stand in one text.
+PACKED = {"needle": "needle-packed", "doc-qa": "doc-qa-packed"}
+
 
 # A full wording may take up to this share of the shortest length; beyond it every length gets the compact one.
 FULL_SHARE = 0.25
