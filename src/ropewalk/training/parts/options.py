@@ -19,6 +19,7 @@ from ropewalk.training.parts.positions import PositionOptions
 from ropewalk.training.vocabulary import (
     Bytes,
     Count,
+    Length,
     NotNegative,
     OpenShare,
     Positive,
@@ -165,6 +166,28 @@ class LoraOptions(Strict):
     save: Literal["merged", "adapter"] = "merged"
 
 
+class ZonesOptions(Strict):
+    """Train under two zones (docs/attention.md): distances up to `near` true, farther ones under a far schedule.
+
+    `target` is the length that far distances are kept for, at least that of the longest rows. `file` is a map that
+    `ropewalk tune --search zones` wrote, in the place of everything else.
+    """
+
+    target: Length | None = None
+    near: Tokens | None = None
+    far_method: str = "linear"
+    discount: float = 0.0
+    log_discount: float = 1.0
+    far_logits: Positive = 1.0
+    file: str | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.target is None) == (self.file is None):
+            raise ValueError("zones takes either target or file")
+        return self
+
+
 class RetentionOptions(Strict):
     """On rows inside the original window, `distil` times the distance from the base's hidden states joins the loss.
 
@@ -185,6 +208,7 @@ class PartsOptions(Strict):
     memory: MemoryOptions = MemoryOptions()
     temperature: TemperatureOptions | None = None
     parts: PartsByName = {}  # noqa: RUF012 - pydantic copies it
+    zones: ZonesOptions | None = None
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
     @property
