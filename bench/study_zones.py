@@ -80,6 +80,14 @@ def interval(differences: np.ndarray[Any, Any]) -> str:
     return f"{found.mean:+.3f}±{half:.3f}"
 
 
+def found_keys(engine: Engine, tokenizer: Any, length: int, samples: int) -> str:
+    """The share of pass keys found at a length, three depths."""
+    if not samples:
+        return "-"
+    rows = run_tasks(engine, tokenizer, tasks=["passkey"], lengths=[length], depths=3, samples=samples)
+    return f"{np.mean([row['accuracy'] for row in rows]):.2f}"
+
+
 def bands_of(losses: list[Any], edges: list[int]) -> np.ndarray[Any, Any]:
     """Mean loss of each segment between neighbouring edges; entry t of a row is the loss of token t + 1."""
     rows = [np.asarray(row, dtype=np.float64) for row in losses]
@@ -128,7 +136,8 @@ def main() -> None:
             print(" " * 29 + " ".join(interval(column) for column in (rows - control).T), flush=True)
 
     print(f"{given.model}: {len(segments.items)} segments of {given.target}, edges {edges}", flush=True)
-    told("unmodified, then cropped", control, began, "-")
+    keys = found_keys(engine, tokenizer, window, given.keys)
+    told("unmodified, then cropped", control, began, f"{keys} inside the window")
     found = chosen(candidates(model, given.target), given.only)
     for path in given.map:
         found[path] = lambda path=path: applied(model, read_map(path).plan)
@@ -138,12 +147,7 @@ def main() -> None:
             began = time.perf_counter()
             losses = [engine.nll(item.ids)[0].numpy() for item in segments.items]
             spent = time.perf_counter()
-            keys = "-"
-            if given.keys:
-                rows = run_tasks(
-                    engine, tokenizer, tasks=["passkey"], lengths=[given.target], depths=3, samples=given.keys
-                )
-                keys = f"{np.mean([row['accuracy'] for row in rows]):.2f}"
+            keys = found_keys(engine, tokenizer, given.target, given.keys)
             told(name, bands_of(losses, edges), began + time.perf_counter() - spent, keys)
 
 

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from search_models import WINDOW, make_model
 
 import ropewalk
 from ropewalk.attention.maps import applied
+from ropewalk.cli.tune import show
 from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.map_files import read_map
 from ropewalk.models.facts import read_facts
@@ -111,6 +113,12 @@ def test_tune_writes_zones_and_the_single_table_beside_them(
     assert kept.nearest.to_json() == table.to_json()
     assert np.array_equal(table.inv_freq, ropewalk.schedule("yarn", kept.geometry, factor=4.0).inv_freq)
     assert "Zones: loss at the target" in found.verdict()
+    screen = Console(record=True, width=300)
+    show(screen, "MODEL", found)
+    shown = screen.export_text()
+    assert f"generate MODEL --prompt-file FILE --schedule {found.zones}" in shown
+    assert f"extend MODEL --schedule {found.schedule} -o OUT" in shown
+    assert [row["name"] for row in found.rows()] == ["zones", "yarn"]
     # What is in the file is what was measured.
     model = ropewalk.load_model(str(model_folder), device="cpu")
     ids = torch.arange(200)[None] % 250
