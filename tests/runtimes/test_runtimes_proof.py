@@ -6,7 +6,9 @@ import json
 import math
 import os
 import stat
+import subprocess
 import sys
+from importlib.resources import as_file, files
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +20,7 @@ from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.models.facts import read_facts
 from ropewalk.runtimes import environments, proof
 from ropewalk.runtimes.export import export_config
+from ropewalk.runtimes.runners import answering
 
 LLAMA = json.loads((Path(__file__).parents[2] / "examples" / "configs" / "llama-2-7b.json").read_text())
 WANTED = np.array([-1.0, -2.0, -3.0, -4.0])
@@ -150,6 +153,35 @@ def test_a_fact_shows_its_age_where_another_release_is_installed(tmp_path, monke
     assert stale(mlx, answer).startswith(f"known for mlx-lm {known}, installed is 9.1")
     monkeypatch.setenv(environments.ENVIRONMENTS, str(tmp_path / "nowhere"))
     assert stale(find_runtime("vllm"), exported("yarn", "vllm").answer) is None
+
+
+@pytest.mark.parametrize("name", ["llama_cpp", "mlx", "vllm"])
+def test_a_runner_runs_as_a_script_where_this_package_is_not(name, tmp_path):
+    jobs, out = tmp_path / "jobs.json", tmp_path / "out.jsonl"
+    jobs.write_text(json.dumps({"items": [{"name": "x", "model": "none", "prompts": [], "max_length": 8}]}))
+    with as_file(files("ropewalk.runtimes.runners").joinpath(f"run_{name}.py")) as script:
+        command = [sys.executable, "-S", str(script), str(jobs), str(out)]
+        done = subprocess.run(command, env={"PATH": ""}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    row = json.loads(out.read_text())
+    # No site packages here: the program is missing, and that is the row's error, in the program's own words.
+    assert row["name"] == "x"
+    assert row["versions"] == {}
+    assert row["error"].startswith("ModuleNotFoundError: No module named")
+
+
+def test_a_long_complaint_keeps_its_beginning_and_its_end(tmp_path, monkeypatch):
+    def fails(item):
+        raise RuntimeError("tried this " + "x" * 4000 + " wrong was that")
+
+    (tmp_path / "jobs.json").write_text(json.dumps({"items": [{"name": "a"}]}))
+    monkeypatch.setattr(sys, "argv", ["run", str(tmp_path / "jobs.json"), str(tmp_path / "out.jsonl")])
+    answering.answer(fails, ("numpy", "no-such-package"))
+    row = json.loads((tmp_path / "out.jsonl").read_text())
+    assert row["error"].startswith("RuntimeError: tried this xx")
+    assert row["error"].endswith("xx wrong was that")
+    assert len(row["error"]) == 150 + 5 + 350
+    assert set(row["versions"]) == {"numpy"}
 
 
 def test_each_type_has_a_tolerance_at_the_worst_place_and_on_average():
