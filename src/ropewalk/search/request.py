@@ -51,8 +51,11 @@ def opened(request: Request, output: str | Path | None) -> Any:
     from ropewalk.runs import create_run
     from ropewalk.runs.documents import read_document
 
-    if output is not None and (Path(output) / "request.json").is_file():
-        before = read_document(Path(output) / "request.json").get("request")
+    asked_before = None if output is None else Path(output) / "request.json"
+    # An empty file is the claim of a process that was killed before it wrote a word: nothing was asked.
+    if asked_before is not None and asked_before.is_file() and asked_before.stat().st_size:
+        before = read_document(asked_before)
+        before = before.get("request") if isinstance(before, dict) else None
         if not isinstance(before, dict):
             raise DamagedError(f"{output}/request.json has no request", hint="choose another output")
         asked = request.to_json()
