@@ -256,8 +256,7 @@ def test_key_tokens_are_chosen_by_rule() -> None:
         6,
         2,
         names=("a", "b"),
-        gain=2.0,
-        floor=-2.0,
+        bounds=(2.0, -2.0),
     )
     # Token 1 stands inside the window, token 4 is too unlikely, token 5 gains too little.
     assert keys.masks[0].tolist() == [False, False, True, True, False, False]

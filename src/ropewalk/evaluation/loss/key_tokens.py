@@ -105,12 +105,12 @@ def choose(
     window: int,
     *,
     names: tuple[str, str],
-    gain: float = GAIN,
-    floor: float = FLOOR,
+    bounds: tuple[float, float] = (GAIN, FLOOR),
     owners: Sequence[Hashable] | None = None,
 ) -> KeyTokens:
     """The key tokens between `window` and the end of the text of `length`; `names` are those of the two readings,
-    `owners` the documents of the segments."""
+    `bounds` the least gain and the least log probability with it, `owners` the documents of the segments."""
+    gain, floor = bounds
     stop = long.stops[length]
     masks, reverses = [], list[int]()
     for far, near in zip(long.losses[length], short.losses[length], strict=True):

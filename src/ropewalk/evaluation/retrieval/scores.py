@@ -13,6 +13,7 @@ from ropewalk.errors import DamagedError, UsageError, one_line
 from ropewalk.evaluation.tasks.sample import Sample
 
 SCORINGS = ("teacher-forced", "forced-choice", "generation")
+# The normal distribution's 97.5 % point.
 _WILSON_Z = 1.96
 
 
@@ -113,6 +114,7 @@ def generated(sample: Sample, text: str, *, prompt_tokens: int | None = None) ->
 
 def _says(said: str, spelling: str) -> bool:
     wanted = " ".join(spelling.split()).casefold()
+    # Not inside a longer word: who says 148213 has not said 48213.
     return re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", said) is not None
 
 

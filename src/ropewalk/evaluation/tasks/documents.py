@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterator, Sequence
 
 from ropewalk.errors import UsageError
-from ropewalk.evaluation.tasks.base import Ask, Task
+from ropewalk.evaluation.tasks.base import Ask, Task, task
 from ropewalk.evaluation.tasks.values import alike
 from ropewalk.text import words
 
@@ -32,10 +32,12 @@ BUILDINGS = (
 NEAR = {"full": 7, "compact": 3}
 
 
+@task
 class Documents(Task):
     """One building's document at a depth, among documents of the same form."""
 
     name = "doc-qa"
+    group = "harder"
     summary = "questions over many generated documents, by depth"
     by_depth = True
     templates = {  # noqa: RUF012
@@ -118,10 +120,13 @@ class Documents(Task):
         )
 
 
+@task
 class PackedDocuments(Documents):
     """The documents of all depths in one text, each asked for: the text is read once for all of them."""
 
     name = "doc-qa-packed"
+    # The grid asks for it, nobody by a group's name.
+    group = None
     summary = "the documents of all depths in one text, each asked for (`--grid packed`)"
     templates = Documents.templates
     max_documents = 16

@@ -110,8 +110,7 @@ class Many:
             self.target,
             self.original,
             names=names,
-            gain=self.request.key_gain,
-            floor=self.request.key_floor,
+            bounds=(self.request.key_gain, self.request.key_floor),
             owners=self.segment_owners,
         )
 

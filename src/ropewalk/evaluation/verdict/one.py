@@ -250,8 +250,7 @@ class One:
             longest,
             window,
             names=names,
-            gain=self.request.key_gain,
-            floor=self.request.key_floor,
+            bounds=(self.request.key_gain, self.request.key_floor),
             owners=self._owners,
         )
         found = key_tokens.key_token_loss(reading, keys, longest, self._owners)
