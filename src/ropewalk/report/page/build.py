@@ -25,8 +25,9 @@ from ropewalk.report.page.content import (
 from ropewalk.report.page.kinds import CONTENT
 from ropewalk.report.sources import view_of_run
 from ropewalk.report.views import RunView
-from ropewalk.runs import StoredRun, open_run
+from ropewalk.runs import StoredRun
 from ropewalk.runs.index import find_run
+from ropewalk.runs.unfinished import look_at_run
 from ropewalk.units import format_bytes, format_duration
 
 _TOGETHER = ("loss-length", "loss-position", "training")
@@ -80,7 +81,7 @@ def build(names: Sequence[str | Path], *, title: str | None = None) -> Page:
             folder = find_run(name)
             if folder.resolve() not in seen:
                 seen.add(folder.resolve())
-                parts.append(_part(open_run(folder)))
+                parts.append(_part(look_at_run(folder)))
         except RopewalkError as error:
             problems.append(Problem(name, error.message, error.hint or "", isinstance(error, DamagedError)))
     views = [part.view for part in parts]
