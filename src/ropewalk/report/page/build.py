@@ -209,12 +209,13 @@ def _files(run: StoredRun) -> Table:
         (
             Cell(name, name),
             Cell(format_bytes(entry["bytes"]), entry["bytes"]),
-            Cell(entry["sha256"], entry["sha256"]),
+            Cell(entry.get("sha256", "not yet"), entry.get("sha256", "")),
         )
         for name, entry in sorted(run.files.items())
     )
     columns = (Column("file", numeric=False), Column("size"), Column("SHA-256", numeric=False))
-    note = "Each was checked against its hash when this page was made."
+    ended = all("sha256" in entry for entry in run.files.values())
+    note = "Each was checked against its hash when this page was made." if ended else "The run has not ended."
     return Table("Files of this run and their hashes", columns, rows, note, folded=True)
 
 
