@@ -52,6 +52,7 @@ class EvalRequest(BaseModel):
     questions: str | None = None
     health: bool = False
     cache: list[str] = []
+    temperatures: list[str] = []
     seed: int = 0
     device: str = "auto"
     dtype: str = "auto"
@@ -72,9 +73,9 @@ class EvalRequest(BaseModel):
             return parse_lengths(value) if value.strip() else []
         return sorted({parse_length(length) for length in value or []})
 
-    @field_validator("cache", mode="before")
+    @field_validator("cache", "temperatures", mode="before")
     @classmethod
-    def _cache(cls, value: Any) -> list[str]:
+    def _named(cls, value: Any) -> list[str]:
         return names_of(value or [])
 
     @field_validator("tasks", mode="before")

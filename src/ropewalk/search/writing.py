@@ -1,0 +1,64 @@
+"""What `tune` leaves in its run folder beside the result, and a point of its curve in words."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ropewalk.errors import DamagedError
+from ropewalk.schedule import FrequencySchedule
+from ropewalk.search.job import Rung
+from ropewalk.search.loop import Point
+from ropewalk.search.result import TuneResult
+
+
+def start_of(rung: Rung) -> FrequencySchedule:
+    """What a rung's search starts from, once the sweep has chosen it."""
+    assert rung.start is not None
+    return rung.start
+
+
+def write_for_report(start: FrequencySchedule, run: Any, result: TuneResult) -> None:
+    """What the report draws: both schedules for the profile, and the fit's curve."""
+    top = result.rungs[-1]
+    named = {top.start: start}
+    if top.kept_start is None and result.search not in ("sweep", "zones"):
+        named["tuned"] = top.schedule
+    for name, made in named.items():
+        run.write_json(
+            f"parts/{'tuned' if name == 'tuned' else 'start'}.json",
+            {"name": name, "schedule": made.to_json()},
+        )
+    lines = [
+        {
+            "kind": "evaluation" if point["kind"] == "validation" else "train",
+            "step": point["step"],
+            "loss": point["objective"],
+        }
+        for point in result.curve
+    ]
+    run.write_text("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def read_kept(run: Any, name: str) -> dict[str, Any] | None:
+    """A document that an interrupted call left in the run."""
+    from ropewalk.runs.documents import read_document
+
+    path = run.file(name)
+    if not run.resumed or not path.is_file():
+        return None
+    document = read_document(path)
+    if not isinstance(document, dict):
+        raise DamagedError(f"{path} is not what tune wrote", hint="delete the run and start it again")
+    return document
+
+
+def point_words(point: Point) -> str:
+    """For a line of progress."""
+    if point.kind == "validation":
+        better = "best so far" if point.detail.get("best") else "not better"
+        found = point.detail.get("retrieval_at_target")
+        answers = "" if found is None else f", answers found {found:.0%}"
+        loss = point.detail.get("loss_at_target") or 0.0
+        return f"step {point.step}: validation J {point.value:.4f} ({better}), loss at the target {loss:.4f}{answers}"
+    return f"step {point.step}: J {point.value:.4f}"
