@@ -23,8 +23,7 @@ from ropewalk.errors import DamagedError, RopewalkError, UsageError
 from ropewalk.report.figure import Figure
 from ropewalk.report.page import document
 from ropewalk.report.page.build import build
-from ropewalk.report.page.content import Content, number_cell, shown_number, value_cell
-from ropewalk.report.page.kinds import CONTENT
+from ropewalk.report.page.content import CONTENT, Content, number_cell, shown_number, value_cell
 from ropewalk.report.render.plotly import panels
 from ropewalk.report.views import RunView
 from ropewalk.runs import create_run

@@ -62,6 +62,7 @@ class Setup:
     evaluations: list[Evaluate]
     resume_from: Checkpoint | None
     described: dict[str, Any]
+    take_up: Callable[[], None]
 
 
 class Loop:
@@ -73,7 +74,7 @@ class Loop:
         self.mixture, self.curriculum, self.rope = setup.mixture, setup.curriculum, setup.rope
         self.retention = setup.retention
         self.progress, self.evaluations = setup.progress, setup.evaluations
-        self.resume_from, self.described = setup.resume_from, setup.described
+        self.resume_from, self.described, self.take_up = setup.resume_from, setup.described, setup.take_up
         self.vocabulary_size = self.model.get_input_embeddings().weight.shape[0]
         self.declared_dtype = declared_dtype(self.recipe.model)
         self.wrapped: Any = self.model
@@ -140,9 +141,10 @@ class Loop:
             self._evaluate()
 
     def _describe(self) -> None:
-        path = self.folder / RUN
-        changed = not path.is_file() or read_run(self.folder)["recipe"] != self.described["recipe"]
-        if changed or read_run(self.folder)["data"] != self.described["data"]:
+        self.take_up()
+        path, kept = self.folder / RUN, ("format", "data")
+        before = read_run(self.folder) if path.is_file() else {}
+        if any(before.get(name) != self.described[name] for name in kept):
             write_json(path, self.described)
 
     def next_batch(self) -> StepBatch:

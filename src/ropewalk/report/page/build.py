@@ -12,6 +12,7 @@ from ropewalk.errors import DamagedError, RopewalkError, one_line
 from ropewalk.report.figure import Figure, NoDataError
 from ropewalk.report.figures import KINDS
 from ropewalk.report.page.content import (
+    CONTENT,
     Cell,
     Column,
     Content,
@@ -22,7 +23,6 @@ from ropewalk.report.page.content import (
     sentence,
     value_cell,
 )
-from ropewalk.report.page.kinds import CONTENT
 from ropewalk.report.sources import view_of_run
 from ropewalk.report.views import RunView
 from ropewalk.runs import StoredRun
@@ -79,6 +79,7 @@ def build(names: Sequence[str | Path], *, title: str | None = None) -> Page:
     for name in dict.fromkeys(str(name) for name in names):
         try:
             folder = find_run(name)
+            # Two names may lead to one run: its id and its path.
             if folder.resolve() not in seen:
                 seen.add(folder.resolve())
                 parts.append(_part(look_at_run(folder)))

@@ -12,6 +12,7 @@ from ropewalk.report.page.content import (
     Table,
     Tile,
     Verdict,
+    content_of,
     key_table,
     length_cell,
     number_cell,
@@ -24,6 +25,7 @@ from ropewalk.report.views import RunView
 from ropewalk.units import format_length
 
 
+@content_of("train")
 def content(view: RunView) -> Content:
     """Verdict, tiles, tables and figures of a training run."""
     final = view.result.get("final")
