@@ -30,7 +30,7 @@ from ropewalk.search.zones import ZoneFamily
 from ropewalk.training.parts.head import install_head, remove_head
 from ropewalk.training.parts.losses import shift_labels
 from ropewalk.training.parts.memory import prepare
-from ropewalk.training.recipe.options import LossOptions, MemoryOptions
+from ropewalk.training.parts.options import LossOptions, MemoryOptions
 
 # Values that a layer keeps for backward, in multiples of hidden and intermediate size: an upper estimate.
 _KEPT_HIDDEN, _KEPT_INNER = 16, 4
