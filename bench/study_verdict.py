@@ -168,6 +168,8 @@ def _show(rows: dict[str, Any]) -> None:
 
 def spearman(one: np.ndarray, other: np.ndarray) -> float:
     """Correlation of ranks, equal values sharing theirs; NaN where one of the two does not vary."""
+    if len(one) < 3:
+        return float("nan")
     ranks = [_ranks(one), _ranks(other)]
     if min(float(rank.std()) for rank in ranks) == 0.0:
         return float("nan")
@@ -182,7 +184,7 @@ def bootstrap(
 ) -> tuple[float, float]:
     """The middle 95 % over readers drawn with replacement; draws in which nothing varies are left out."""
     rng, found = np.random.default_rng(0), list[float]()
-    for _ in itertools.repeat(None, rounds):
+    for _ in itertools.repeat(None, rounds if len(one) >= 3 else 0):
         drawn = rng.integers(0, len(one), len(one))
         value = statistic(one[drawn], other[drawn])
         found += [] if math.isnan(value) else [value]
