@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -347,3 +352,88 @@ def test_compare_measures_the_tuned_row(model_folder: Path, text_folder: Path, t
     assert rows["tuned"]["attention_factor"] == made.schedule.attention_factor
     # A finished search is read, not repeated.
     assert (run / "schedule.json").read_bytes() == before
+
+
+def test_one_file_is_what_eval_compare_train_and_extend_compute(
+    model_folder: Path, text_folder: Path, tmp_path: Path
+) -> None:
+    from ropewalk.search.family import tuned_schedule
+
+    geometry = ropewalk.read_geometry(model_folder)
+    made = tuned_schedule(geometry, 4.0, np.linspace(0.0, 1.0, geometry.half_dim) ** 2, 1.07)
+    file = tmp_path / "schedule.json"
+    file.write_text(json.dumps(made.to_json() | {"fitted": {"by": "a test"}}))
+    ropewalk.extend(model_folder, schedule=file, out=tmp_path / "out")
+    asked = {"lengths": [64, 256], "tasks": "ppl", "text": text_folder, "max_segments": 3, "device": "cpu"}
+    written = ropewalk.evaluate(tmp_path / "out", **asked)
+    named = ropewalk.evaluate(model_folder, schedule=file, output=tmp_path / "run", **asked)
+    assert [row.loss for row in named.loss] == [row.loss for row in written.loss]
+    assert named.controls.unmodified_is == "the same weights without the scaling"
+    assert [row.loss for row in named.controls.unmodified] == [row.loss for row in written.controls.unmodified]
+    assert named.request.model == str(model_folder)
+    compared = ropewalk.compare(
+        model_folder, target="4x", methods="none", schedules=[file], tasks="ppl", text=text_folder,
+        max_segments=3, device="cpu", output=tmp_path / "compared",
+    )  # fmt: skip
+    row = next(row for row in compared.methods if row.file == str(file))
+    plain = ropewalk.evaluate(tmp_path / "out", **(asked | {"lengths": row_lengths(row)}))
+    assert [item.loss for item in row.loss] == pytest.approx([item.loss for item in plain.loss], abs=1e-6)
+    with pytest.raises(UsageError, match="by its name"):
+        model = ropewalk.load_model(str(model_folder), device="cpu")
+        ropewalk.evaluate(model, tokenizer=str(model_folder), schedule=file, **asked)
+    with pytest.raises(UsageError, match="computes its own schedule"):
+        ropewalk.evaluate("http://localhost:1/v1", schedule=file, lengths=[64])
+
+
+def row_lengths(row: Any) -> list[int]:
+    """At which a comparison read."""
+    return [item.length for item in row.loss]
+
+
+def test_a_model_or_text_changed_in_place_is_not_gone_on_with(
+    model_folder: Path, text_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopping(*given: Any) -> Any:
+        raise KeyboardInterrupt
+
+    texts = tmp_path / "texts"
+    shutil.copytree(text_folder, texts)
+    monkeypatch.setattr(loop, "step_slope", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        quick(model_folder, texts, tmp_path / "run")
+    monkeypatch.undo()
+    (texts / "03.txt").write_text("another text altogether, " * 100, encoding="utf-8")
+    with pytest.raises(UsageError, match=r"changed in place: text and questions$"):
+        quick(model_folder, texts, tmp_path / "run")
+
+
+def test_two_processes_go_the_way_of_one(model_folder: Path, text_folder: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "ropewalk", "tune", str(model_folder), "--target", "4x", "--text", str(text_folder)]
+    words += ["--start", "yarn", "--tasks", "none", "--budget", "3", "--device", "cpu", "--json"]
+    alone = subprocess.run([*words, "-o", str(tmp_path / "one")], capture_output=True, text=True, check=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    both = [
+        subprocess.Popen(
+            [*words, "-o", str(tmp_path / "two")],
+            env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank), "ACCELERATE_USE_CPU": "true"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [process.communicate(timeout=240) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert said[1][0] == ""
+    one, two = json.loads(alone.stdout), json.loads(said[0][0])
+    assert (two["steps"], two["passes"]) == (one["steps"], one["passes"])
+    assert two["forward_equivalents"] == pytest.approx(one["forward_equivalents"], rel=1e-9)
+    for part, name in (("before", "loss_at_target"), ("after", "loss"), ("controls", "cropped")):
+        assert two[part][name] == pytest.approx(one[part][name], abs=1e-6)
+    made = [ropewalk.FrequencySchedule.from_json(json.loads(Path(run["schedule"]).read_text())) for run in (one, two)]
+    np.testing.assert_allclose(made[1].inv_freq, made[0].inv_freq, rtol=1e-6)
+    states = [json.loads((tmp_path / name / "progress.json").read_text()) for name in ("one", "two")]
+    np.testing.assert_allclose(states[1]["state"]["first"], states[0]["state"]["first"], rtol=1e-3, atol=1e-8)

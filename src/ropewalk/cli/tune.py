@@ -111,6 +111,8 @@ def command(
             trust_remote_code=trust_remote_code,
             on_told=watch,
         )
+    if not watch.main:
+        return
     if as_json:
         emit_json(result.to_json())
         return

@@ -38,6 +38,7 @@ class EvalRequest(BaseModel):
     controls: bool = True
     base: str | None = None
     original_length: int | None = Field(None, ge=2)
+    schedule: str | None = None
     crop_stride: int | None = Field(None, ge=1)
     reference: str | None = None
     key_gain: float = Field(2.0, gt=0)
@@ -163,6 +164,10 @@ def _check(request: EvalRequest) -> None:
         raise UsageError(
             f"length {min(request.lengths)} is too short to measure", hint="use 8 tokens or more"
         )
+    if request.schedule is not None and isinstance(request, CompareRequest):
+        raise UsageError("compare takes several schedule files", hint="write schedules=[...]")
+    if request.schedule is not None and request.model.startswith(("http://", "https://")):
+        raise UsageError("a served model computes its own schedule", hint="give the checkpoint, or leave --schedule out")
     if request.window_mean and request.protocol != "sliding":
         raise UsageError("--window-mean averages sliding windows", hint="add --protocol sliding")
     if request.protocol == "sliding" and request.lengths and request.stride > min(request.lengths):

@@ -1,12 +1,10 @@
-"""What a search was asked for, and the run folder in which it may go on."""
+"""What a search was asked for."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from ropewalk.errors import DamagedError, UsageError
 from ropewalk.search.budget import Budget
 from ropewalk.search.objective import Objective
 from ropewalk.search.rows import Amounts
@@ -44,22 +42,3 @@ class Request:
             "start": self.start,
             "objective": self.objective.to_json(),
         }
-
-
-def opened(request: Request, output: str | Path | None) -> Any:
-    """A new run folder, or an unfinished one of the same request."""
-    from ropewalk.runs import create_run
-    from ropewalk.runs.documents import read_document
-
-    if output is not None and (Path(output) / "request.json").is_file():
-        before = read_document(Path(output) / "request.json").get("request")
-        if not isinstance(before, dict):
-            raise DamagedError(f"{output}/request.json has no request", hint="choose another output")
-        asked = request.to_json()
-        changed = sorted(key for key in asked if before.get(key) != asked[key])
-        if changed:
-            raise UsageError(
-                f"the run in {output} was asked for something else ({', '.join(changed)} differ)",
-                hint="repeat the first call to complete it, or choose another output",
-            )
-    return create_run("tune", request.to_json(), path=output, seed=request.seed, resume=True)

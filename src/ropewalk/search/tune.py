@@ -9,17 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ropewalk.errors import DamagedError, UsageError
+from ropewalk.errors import UsageError
+from ropewalk.evaluation.work import fingerprints
+from ropewalk.evaluation.work.processes import Processes
 from ropewalk.schedule import FrequencySchedule
 from ropewalk.search.budget import DEFAULT, Budget, parse_budget
 from ropewalk.search.family import Family
 from ropewalk.search.fit import Settings, State
+from ropewalk.search.folder import Folder, opened
 from ropewalk.search.job import Job, Rung, add_keys, make_rungs, skilled_tasks
 from ropewalk.search.loop import Point, Progress, measure, reason_to_keep_start, run_fit
 from ropewalk.search.objective import Objective, Terms
 from ropewalk.search.opponents import run_opponent
 from ropewalk.search.reading import Reader
-from ropewalk.search.request import Request, opened
+from ropewalk.search.request import Request
 from ropewalk.search.result import RungResult, TuneResult
 from ropewalk.search.rows import TASKS, Amounts, gather
 from ropewalk.search.sweep import Measured, at_factor, best_that_finds, candidates, finalists, sweep
@@ -79,10 +82,13 @@ def tune(
 
     if search not in SEARCHES:
         raise UsageError(f"search={search!r} is unknown", hint=f"use one of {', '.join(SEARCHES)}")
+    processes = Processes.join(device)
     facts = read_facts(source)
     factors = _factors(target, ladder, facts.original_length)
     lengths = [round(factor * facts.original_length) for factor in factors]
-    model = load_model(source, device=device, dtype=dtype, attn=attn, trust_remote_code=trust_remote_code)
+    model = load_model(
+        source, device=processes.device(device), dtype=dtype, attn=attn, trust_remote_code=trust_remote_code
+    )
     request = Request(
         model=str(source),
         target_length=lengths[-1],
@@ -99,7 +105,10 @@ def tune(
         amounts=amounts or Amounts(),
     )
     tell = on_told or (lambda told: None)
-    with Reader(model, checkpointing=checkpointing) as reader, opened(request, output) as run:
+    with (
+        Reader(model, checkpointing=checkpointing, processes=processes) as reader,
+        opened(request, output, processes) as run,
+    ):
         return _tuned(request, run, reader, load_tokenizer(source), settings or Settings(), tell)
 
 
@@ -117,7 +126,7 @@ def _factors(target: str | int, ladder: Sequence[float] | None, original: int) -
 
 
 def _tuned(
-    request: Request, run: Any, reader: Reader, tokenizer: Any, settings: Settings, tell: OnTold
+    request: Request, run: Folder, reader: Reader, tokenizer: Any, settings: Settings, tell: OnTold
 ) -> TuneResult:
     began = time.monotonic()
     remarks: list[str] = []
@@ -126,9 +135,10 @@ def _tuned(
     lengths = [round(factor * reader.original_length) for factor in request.factors]
     material = gather(tokenizer, request.text, lengths, tasks, request.seed, request.amounts)
     remarks += material.remarks
+    run.bind({"weights": fingerprints.of_weights(request.model), "text and questions": material.sha256})
     rungs = make_rungs(reader, material, request.factors, request.objective, inside)
     job = Job(reader, rungs, tasks, request.objective, remarks)
-    kept = _read(run, "progress.json")
+    kept = run.read("progress.json")
     swept = choose_start(job, request, run, tell)
     family = Family.through([_start_of(rung) for rung in rungs])
     if kept is not None:
@@ -157,6 +167,9 @@ def _tuned(
         else:
             run_opponent(request, job, progress, run, on_point)
     except KeyboardInterrupt:
+        if reader.processes.world > 1:
+            # Each process stops where it stands, so nothing can be measured together; what was kept goes on.
+            raise
         tell(Told("stop", "interrupted: measuring the best so far"))
         progress.stopped = "interrupted"
         _finished(job, facts, progress, family, complete=False)
@@ -169,17 +182,17 @@ class _Facts:
     """What the result says beside the figures."""
 
     request: Request
-    run: Any
+    run: Folder
     text: str
     sweep: list[dict[str, Any]]
     began: float
 
 
-def choose_start(job: Job, request: Request, run: Any, tell: OnTold) -> list[dict[str, Any]]:
+def choose_start(job: Job, request: Request, run: Folder, tell: OnTold) -> list[dict[str, Any]]:
     """Sweep on the highest rung, validate the best few, and give every rung its start; what was swept, best first."""
     top = job.top
     geometry = job.reader.rotation.geometry
-    kept = _read(run, "sweep.json")
+    kept = run.read("sweep.json")
     if kept is None:
         if request.start is not None:
             from ropewalk.methods import schedule
@@ -350,7 +363,7 @@ def _written(
     return result
 
 
-def _write_for_report(job: Job, run: Any, result: TuneResult) -> None:
+def _write_for_report(job: Job, run: Folder, result: TuneResult) -> None:
     """What the report draws: both schedules for the profile, and the fit's curve."""
     top = result.rungs[-1]
     named = {top.start: _start_of(job.top)}
@@ -370,19 +383,6 @@ def _write_for_report(job: Job, run: Any, result: TuneResult) -> None:
         for point in result.curve
     ]
     run.write_text("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
-
-
-def _read(run: Any, name: str) -> dict[str, Any] | None:
-    """A document that an interrupted call left in the run."""
-    from ropewalk.runs.documents import read_document
-
-    path = run.file(name)
-    if not run.resumed or not path.is_file():
-        return None
-    document = read_document(path)
-    if not isinstance(document, dict):
-        raise DamagedError(f"{path} is not what tune wrote", hint="delete the run and start it again")
-    return document
 
 
 def _words(point: Point) -> str:
