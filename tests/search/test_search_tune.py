@@ -369,7 +369,9 @@ def test_one_file_is_what_eval_compare_train_and_extend_compute(
     named = ropewalk.evaluate(model_folder, schedule=file, output=tmp_path / "run", **asked)
     assert [row.loss for row in named.loss] == [row.loss for row in written.loss]
     assert named.controls.unmodified_is == "the same weights without the scaling"
-    assert [row.loss for row in named.controls.unmodified] == [row.loss for row in written.controls.unmodified]
+    assert [row.loss for row in named.controls.unmodified] == [
+        row.loss for row in written.controls.unmodified
+    ]
     assert named.request.model == str(model_folder)
     compared = ropewalk.compare(
         model_folder, target="4x", methods="none", schedules=[file], tasks="ppl", text=text_folder,
@@ -378,8 +380,8 @@ def test_one_file_is_what_eval_compare_train_and_extend_compute(
     row = next(row for row in compared.methods if row.file == str(file))
     plain = ropewalk.evaluate(tmp_path / "out", **(asked | {"lengths": row_lengths(row)}))
     assert [item.loss for item in row.loss] == pytest.approx([item.loss for item in plain.loss], abs=1e-6)
+    model = ropewalk.load_model(str(model_folder), device="cpu")
     with pytest.raises(UsageError, match="by its name"):
-        model = ropewalk.load_model(str(model_folder), device="cpu")
         ropewalk.evaluate(model, tokenizer=str(model_folder), schedule=file, **asked)
     with pytest.raises(UsageError, match="computes its own schedule"):
         ropewalk.evaluate("http://localhost:1/v1", schedule=file, lengths=[64])
@@ -408,7 +410,17 @@ def test_a_model_or_text_changed_in_place_is_not_gone_on_with(
 
 
 def test_two_processes_go_the_way_of_one(model_folder: Path, text_folder: Path, tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "ropewalk", "tune", str(model_folder), "--target", "4x", "--text", str(text_folder)]
+    words = [
+        sys.executable,
+        "-m",
+        "ropewalk",
+        "tune",
+        str(model_folder),
+        "--target",
+        "4x",
+        "--text",
+        str(text_folder),
+    ]
     words += ["--start", "yarn", "--tasks", "none", "--budget", "3", "--device", "cpu", "--json"]
     alone = subprocess.run([*words, "-o", str(tmp_path / "one")], capture_output=True, text=True, check=True)
     with socket.socket() as free:
@@ -433,7 +445,10 @@ def test_two_processes_go_the_way_of_one(model_folder: Path, text_folder: Path, 
     assert two["forward_equivalents"] == pytest.approx(one["forward_equivalents"], rel=1e-9)
     for part, name in (("before", "loss_at_target"), ("after", "loss"), ("controls", "cropped")):
         assert two[part][name] == pytest.approx(one[part][name], abs=1e-6)
-    made = [ropewalk.FrequencySchedule.from_json(json.loads(Path(run["schedule"]).read_text())) for run in (one, two)]
+    made = [
+        ropewalk.FrequencySchedule.from_json(json.loads(Path(run["schedule"]).read_text()))
+        for run in (one, two)
+    ]
     np.testing.assert_allclose(made[1].inv_freq, made[0].inv_freq, rtol=1e-6)
     states = [json.loads((tmp_path / name / "progress.json").read_text()) for name in ("one", "two")]
     np.testing.assert_allclose(states[1]["state"]["first"], states[0]["state"]["first"], rtol=1e-3, atol=1e-8)

@@ -49,7 +49,9 @@ from ropewalk.cli.measuring import grid_option, measuring_options, tasks_option
 )
 @click.option("--base", metavar="MODEL", help="The unmodified model, for the controls.")
 @click.option(
-    "--schedule", metavar="FILE", help="Measure MODEL as `extend --schedule FILE` would write it, without writing it."
+    "--schedule",
+    metavar="FILE",
+    help="Measure MODEL as `extend --schedule FILE` would write it, without writing it.",
 )
 @click.option("--original-length", help="Window before the stretch. Default: as the config says.")
 @grid_option("shared")

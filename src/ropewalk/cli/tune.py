@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -130,7 +131,8 @@ class _Watch:
     """Progress on a terminal: one line that changes, and a line for every validation. Nothing with -q or in a pipe."""
 
     def __init__(self, *, quiet: bool) -> None:
-        self.on = not quiet and sys.stderr.isatty()
+        self.main = int(os.environ.get("RANK", "0")) == 0
+        self.on = self.main and not quiet and sys.stderr.isatty()
         self.bar: Any = None
 
     def __enter__(self) -> _Watch:

@@ -167,7 +167,9 @@ def _check(request: EvalRequest) -> None:
     if request.schedule is not None and isinstance(request, CompareRequest):
         raise UsageError("compare takes several schedule files", hint="write schedules=[...]")
     if request.schedule is not None and request.model.startswith(("http://", "https://")):
-        raise UsageError("a served model computes its own schedule", hint="give the checkpoint, or leave --schedule out")
+        raise UsageError(
+            "a served model computes its own schedule", hint="give the checkpoint, or leave --schedule out"
+        )
     if request.window_mean and request.protocol != "sliding":
         raise UsageError("--window-mean averages sliding windows", hint="add --protocol sliding")
     if request.protocol == "sliding" and request.lengths and request.stride > min(request.lengths):
