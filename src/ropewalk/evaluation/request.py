@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -72,6 +73,11 @@ class EvalRequest(BaseModel):
         if isinstance(value, str):
             return parse_lengths(value) if value.strip() else []
         return sorted({parse_length(length) for length in value or []})
+
+    @field_validator("schedule", mode="before")
+    @classmethod
+    def _place(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, Path) else value
 
     @field_validator("cache", mode="before")
     @classmethod
