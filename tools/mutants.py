@@ -2,12 +2,14 @@
 
     python tools/mutants.py                               every mutant of the rooms below
     python tools/mutants.py --room methods --share 0.1    a tenth of one room's, the same tenth each time
+    python tools/mutants.py --room training --count 40 --seed 1     forty, drawn by a seed
     python tools/mutants.py --write survivors.json
 
-A mutant is one edit of one file: an operator exchanged (+ and -, * and /, < and <=, and, or, ==), a number changed, a
-condition turned, an `and` half dropped, a default or a returned value replaced, a call of min, max, floor or ceil
-exchanged. Docstrings, annotations, messages of errors and `to_json` are not mutated. Each mutant runs in a process of
-its own.
+What each room holds and which tests must notice stands in `mutant_rooms.py`. A mutant is one edit of one file: an
+operator exchanged (+ and -, * and /, < and <=, and, or, ==), a number changed, a condition turned, an `and` half
+dropped, a default or a returned value replaced, a call of min, max, floor or ceil exchanged. Docstrings, annotations,
+messages of errors and `to_json` are not mutated. Each mutant runs in a process of its own. One that the tests do not
+finish with within the limit is counted apart: neither noticed nor lived.
 """
 
 from __future__ import annotations
@@ -20,11 +22,12 @@ import importlib.abc
 import importlib.util
 import json
 import os
+import random
 import signal
 import sys
 import time
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -36,29 +39,10 @@ import pydantic  # noqa: F401
 import pytest
 import rich.console  # noqa: F401
 import yaml  # noqa: F401
+from mutant_rooms import ROOMS, TORCH, Part
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "ropewalk"
-# room -> (files, the tests that must notice)
-_METHODS = ("all_pairs", "bands", "build", "llama3", "longrope", "ntk", "resonance", "stopped", "yarn")
-_PLANNING = ("advice", "cost", "memory", "options", "setups", "shape", "variants")
-_ANALYSIS = ("bounds", "coverage", "decay", "reach")
-ROOMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "methods": (
-        (*(f"methods/{name}.py" for name in _METHODS), "notations.py"),
-        ("tests/methods/test_methods_plain.py", "tests/methods/test_methods_notations.py"),
-    ),
-    "temperature": (("temperature.py",), ("tests/test_temperature.py",)),
-    "analysis": (tuple(f"analysis/{name}.py" for name in _ANALYSIS), ("tests/analysis/test_analysis.py",)),
-    "base": (("analysis/base.py",), ("tests/analysis/test_base_bound.py",)),
-    "planning": (
-        (
-            *(f"planning/{name}.py" for name in _PLANNING),
-            "plan.py", "models/quantised.py", "models/feedforward.py",
-        ),
-        ("tests/planning",),
-    ),
-}  # fmt: skip
 _PRELOADED = "ignore::pytest.PytestAssertRewriteWarning"
 # Tests that cost more than all the others together and see nothing that those do not.
 _DEAR = ("transformers_own", "table_holds_what", "recipe_is_one", "parity")
@@ -93,7 +77,7 @@ class Mutant:
 
 def mutants_of(room: str) -> Iterator[tuple[Mutant, ast.Module]]:
     """Every mutant of a room with its tree."""
-    for name in ROOMS[room][0]:
+    for name in (file for part in ROOMS[room] for file in part.files):
         source = (SOURCE / name).read_text(encoding="utf-8")
         tree = ast.parse(source)
         for place in _places(tree):
@@ -190,6 +174,9 @@ def _called(node: ast.Call) -> str:
     return function.id if isinstance(function, ast.Name) else getattr(function, "attr", "")
 
 
+Changed = tuple[Mutant, ast.Module]
+
+
 class _Mutated(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Gives one module its changed text; everything else is found as always."""
 
@@ -205,49 +192,57 @@ class _Mutated(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         exec(compile(self.tree, f"<mutant of {self.name}>", "exec"), module.__dict__)
 
 
-def survives(
-    mutant: Mutant,
-    tree: ast.Module,
+def verdict_on(
+    put: Callable[[], None],
     limit_s: float,
     *,
-    tests: Sequence[str] | None = None,
+    tests: Sequence[str],
     plugins: Sequence[object] = (),
-) -> bool:
-    """Whether the tests pass with the mutant in place, in a child that has imported nothing of ours yet.
+) -> str:
+    """ "noticed", "lived" or "late": what the tests say, in a child that has imported nothing of ours yet.
 
-    The tests are the room's, without the dear ones, or those that are named.
+    `put` is called in the child and puts the mutant in place.
     """
     child = os.fork()
     if child == 0:
-        _run_tests(mutant, tree, tests, plugins)
+        os.setpgid(0, 0)
+        _run_tests(put, tests, plugins)
     deadline = time.monotonic() + limit_s
     while time.monotonic() < deadline:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
-            return os.waitstatus_to_exitcode(status) == 0
+            return "lived" if os.waitstatus_to_exitcode(status) == 0 else "noticed"
         time.sleep(0.02)
-    os.kill(child, signal.SIGKILL)
+    # With whatever processes the tests have started.
+    os.killpg(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    return False
+    return "late"
 
 
-def _run_tests(
-    mutant: Mutant, tree: ast.Module, tests: Sequence[str] | None, plugins: Sequence[object]
-) -> None:
+def _run_tests(put: Callable[[], None], tests: Sequence[str], plugins: Sequence[object]) -> None:
     """In the child: never returns."""
-    name = "ropewalk." + mutant.file.removesuffix(".py").replace("/", ".")
-    sys.meta_path.insert(0, _Mutated(name, tree))
+    put()
     silent = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silent, 1)
     os.dup2(silent, 2)
     words = ["-x", "-q", "-p", "no:cacheprovider", "-W", _PRELOADED]
-    if tests is None:
-        words += ["-k", f"not ({' or '.join(_DEAR)})", *ROOMS[mutant.room][1]]
     try:
-        code = int(pytest.main([*words, *(tests or ())], plugins=list(plugins)))
+        code = int(pytest.main([*words, *tests], plugins=list(plugins)))
     except BaseException:
         code = 1
     os._exit(code)
+
+
+def putting(mutant: Mutant, tree: ast.Module) -> Callable[[], None]:
+    """What puts a changed module before the one on disk, in this process alone."""
+    name = "ropewalk." + mutant.file.removesuffix(".py").replace("/", ".")
+    return lambda: sys.meta_path.insert(0, _Mutated(name, tree))
+
+
+def tests_of(room: str, file: str) -> list[str]:
+    """The words that tell pytest which tests must notice a mutant of a file."""
+    part = next(part for part in ROOMS[room] if file in part.files)
+    return ["-k", f"not ({' or '.join(_DEAR)})", *part.tests]
 
 
 def _chosen(mutant: Mutant, share: float) -> bool:
@@ -264,6 +259,51 @@ def quiet_settings() -> None:
     hypothesis.settings.load_profile("mutants")
 
 
+def _drawn(found: list[Changed], count: int | None, seed: int) -> list[Changed]:
+    """So many of them, drawn by a seed, in their order."""
+    if count is None or count >= len(found):
+        return found
+    return [found[place] for place in sorted(random.Random(seed).sample(range(len(found)), count))]
+
+
+def _try_room(room: str, chosen: list[Changed], limit_s: float) -> list[Mutant]:
+    """Run a room's mutants, print those that lived or were late and the score; those that lived."""
+    equivalent = (
+        set(json.loads(EQUIVALENT_FILE.read_text(encoding="utf-8"))) if EQUIVALENT_FILE.exists() else set()
+    )
+    concerned = {mutant.file for mutant, _ in chosen if mutant.key not in equivalent}
+    began = time.monotonic()
+    for part in ROOMS[room]:
+        if concerned.intersection(part.files):
+            _check_plain(room, part, limit_s)
+    told: dict[str, list[Mutant]] = {"noticed": [], "lived": [], "late": [], "equivalent": []}
+    for mutant, tree in chosen:
+        if mutant.key in equivalent:
+            told["equivalent"].append(mutant)
+            continue
+        word = verdict_on(putting(mutant, tree), limit_s, tests=tests_of(room, mutant.file))
+        told[word].append(mutant)
+        if word != "noticed":
+            print(f"{word:5}  {mutant.file}:{mutant.line}: {mutant.before} -> {mutant.after}", flush=True)
+    tried = len(chosen) - len(told["equivalent"])
+    print(
+        f"{room}: {len(told['noticed'])} of {tried} noticed ({100 * len(told['noticed']) / max(tried, 1):.1f} %), "
+        f"{len(told['late'])} late, {len(told['equivalent'])} equivalent, {time.monotonic() - began:.0f} s",
+        flush=True,
+    )
+    return told["lived"]
+
+
+def _check_plain(room: str, part: Part, limit_s: float) -> None:
+    whole = ast.parse((SOURCE / part.files[0]).read_text(encoding="utf-8"))
+    mutant = Mutant(room, part.files[0], 0, "", "")
+    word = verdict_on(putting(mutant, whole), limit_s, tests=tests_of(room, part.files[0]))
+    if word != "lived":
+        sys.exit(
+            f"{room}: without any mutant {' '.join(part.tests)} {'are late' if word == 'late' else 'fail'}"
+        )
+
+
 def main() -> None:
     """Run the mutants and print the score."""
     parser = argparse.ArgumentParser(
@@ -271,44 +311,28 @@ def main() -> None:
     )
     parser.add_argument("--room", action="append", choices=list(ROOMS), help="several at once; default all")
     parser.add_argument("--share", type=float, default=1.0, help="the share of the mutants to try")
-    parser.add_argument(
-        "--limit", type=float, default=120.0, help="seconds after which a mutant counts as noticed"
-    )
+    parser.add_argument("--count", type=int, help="try so many of a room, drawn by --seed")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--limit", type=float, default=120.0, help="seconds after which a mutant is late")
     parser.add_argument("--write", type=Path, help="a JSON file for the survivors")
     parser.add_argument("--again", type=Path, help="only the mutants of such a file")
     given = parser.parse_args()
     quiet_settings()
-    equivalent = (
-        set(json.loads(EQUIVALENT_FILE.read_text(encoding="utf-8"))) if EQUIVALENT_FILE.exists() else set()
-    )
+    rooms = given.room or list(ROOMS)
+    if TORCH.intersection(rooms):
+        # Imported before the children are made, so that a mutant costs its tests alone.
+        import torch  # noqa: F401
+        import transformers.models.llama.modeling_llama  # noqa: F401
     found = json.loads(given.again.read_text(encoding="utf-8")) if given.again else []
     again = {f"{one['file']}: {one['before']} -> {one['after']}" for one in found}
     lived: list[Mutant] = []
-    for room in given.room or ROOMS:
-        tried, same, began = 0, 0, time.monotonic()
-        survivors: list[Mutant] = []
-        name = ROOMS[room][0][0]
-        whole = ast.parse((SOURCE / name).read_text(encoding="utf-8"))
-        if not survives(Mutant(room, name, 0, "", ""), whole, given.limit):
-            sys.exit(f"{room}: the tests fail without any mutant")
-        for mutant, tree in mutants_of(room):
-            if mutant.key not in again if given.again else not _chosen(mutant, given.share):
-                continue
-            if mutant.key in equivalent:
-                same += 1
-                continue
-            tried += 1
-            if survives(mutant, tree, given.limit):
-                survivors.append(mutant)
-                print(f"{mutant.file}:{mutant.line}: {mutant.before} -> {mutant.after}", flush=True)
-        killed = tried - len(survivors)
-        score = 100 * killed / max(tried, 1)
-        took = time.monotonic() - began
-        print(
-            f"{room}: {killed} of {tried} noticed ({score:.1f} %), {same} equivalent, {took:.0f} s",
-            flush=True,
-        )
-        lived += survivors
+    for room in rooms:
+        all_of_them = [
+            changed
+            for changed in mutants_of(room)
+            if (changed[0].key in again if given.again else _chosen(changed[0], given.share))
+        ]
+        lived += _try_room(room, _drawn(all_of_them, given.count, given.seed), given.limit)
     if given.write:
         given.write.write_text(json.dumps([asdict(mutant) for mutant in lived], indent=1), encoding="utf-8")
 

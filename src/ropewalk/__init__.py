@@ -46,6 +46,11 @@ __all__ = ["__version__", *_PUBLIC]
 
 def __getattr__(name: str) -> _Any:
     if name not in _PUBLIC:
+        from importlib.util import find_spec
+
+        # `ropewalk.hemp.folder()` after a plain `import ropewalk`.
+        if not name.startswith("_") and find_spec(f"ropewalk.{name}") is not None:
+            return _import_module(f"ropewalk.{name}")
         raise AttributeError(f"module 'ropewalk' has no attribute {name!r}")
     module, attribute = _PUBLIC[name]
     value = getattr(_import_module(module), attribute)

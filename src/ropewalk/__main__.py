@@ -4,12 +4,28 @@ Nothing but the interpreter's own modules loads before the `try`: an interrupt w
 interrupt like any other, one line and exit code 130.
 """
 
+import os
 import sys
+
+
+def _usable_streams() -> None:
+    """Closed streams are Python's None, at which every print would fail: nothing comes from them and all goes nowhere.
+
+    File names that are not UTF-8 reach Python as characters that no encoding holds, and a terminal may hold ASCII
+    alone: what cannot be written is escaped instead of ending the command.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
+        elif mode == "w" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def run() -> None:
     """Run one command line and leave with its exit code."""
     try:
+        _usable_streams()
         from ropewalk.cli.main import main
 
         code = main()

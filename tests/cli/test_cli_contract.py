@@ -163,6 +163,14 @@ def test_importing_the_package_is_light():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_rooms_are_reached_by_a_plain_import():
+    code = (
+        "import ropewalk; print(ropewalk.hemp.folder().name, hasattr(ropewalk, 'nothing'), ropewalk.report)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("model False <function report"), done.stderr
+
+
 def test_a_closed_pipe_is_no_traceback():
     command = f"{sys.executable} -m ropewalk methods --json | head -c 10"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)

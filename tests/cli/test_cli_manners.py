@@ -68,6 +68,50 @@ def test_a_full_disk_is_one_line(words):
     ]
 
 
+def _in_shell(line, **environment):
+    command = line.replace("ropewalk", f"{shlex.quote(sys.executable)} -m ropewalk")
+    return subprocess.run(command, shell=True, capture_output=True, check=False, env=os.environ | environment)
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "said"),
+    [
+        ("ropewalk inspect - <&-", 1, b"standard input is empty"),
+        ("ropewalk methods >&-", 0, b""),
+        ("ropewalk methods nothing 2>&-", 2, b""),
+    ],
+)
+def test_closed_streams_are_no_fault_of_ours(line, code, said):
+    done = _in_shell(line)
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
+    assert b"unexpected" not in done.stderr
+
+
+@pytest.mark.parametrize("environment", [{}, {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}])
+def test_a_name_that_is_not_utf_8_is_shown_escaped(tmp_path, environment):
+    path = os.fsencode(tmp_path) + b"/m\xff \xc3\xb6.json"
+    with open(path, "w") as file:
+        json.dump(CONFIG, file)
+    line = f"ropewalk inspect {shlex.quote(os.fsdecode(path))}"
+    for words in ("", " --json"):
+        done = _in_shell(line + words, **environment)
+        assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["source"].endswith("/m\udcff ö.json")
+
+
+def test_more_than_a_configuration_on_standard_input_is_refused_by_its_size(cli, monkeypatch):
+    import io
+
+    import ropewalk.models.config as module
+
+    monkeypatch.setattr(module, "MAX_BYTES", 100)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(json.dumps(CONFIG).encode())))
+    done = cli("inspect", "-")
+    assert done.code == 1
+    assert "standard input has more than 100 bytes" in done.complaint
+
+
 @pytest.mark.parametrize(
     ("module", "said"),
     [

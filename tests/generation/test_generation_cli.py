@@ -124,6 +124,11 @@ def test_nucleus_and_temperature_by_hand():
     assert found.count(0) / 400 == pytest.approx(0.25 / (0.25 + 0.09 + 0.0225 + 0.0025), abs=0.08)
 
 
+def test_tokens_that_reach_top_p_exactly_are_enough():
+    even = Sampler(1.0, 0.5, seed=3)
+    assert {even(torch.zeros(4))[0] for _ in range(100)} == {0, 1}
+
+
 def test_position_maps_are_listed_with_their_kind(cli):
     listed = {item["name"]: item["kind"] for item in cli("methods", "--json").json["position_maps"]}
     assert listed["zones"] == "zones"

@@ -125,6 +125,22 @@ def test_another_request_is_not_continued(model_folder: Path, text_folder: Path,
         quick(model_folder, text_folder, tmp_path / "run")
 
 
+def test_a_claim_without_a_request_is_taken_over(tmp_path: Path) -> None:
+    from ropewalk.evaluation.work.processes import Processes
+    from ropewalk.search.folder import opened
+
+    class Asked:
+        seed = 0
+
+        def to_json(self) -> dict[str, str]:
+            return {"model": "another"}
+
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "request.json").touch()
+    with opened(Asked(), tmp_path / "run", Processes()) as run:  # type: ignore[arg-type]
+        assert json.loads((run.path / "request.json").read_text())["request"] == {"model": "another"}
+
+
 def test_a_ladder_has_a_schedule_for_every_rung(
     model_folder: Path, text_folder: Path, tmp_path: Path
 ) -> None:

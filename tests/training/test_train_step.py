@@ -52,11 +52,20 @@ def test_micro_batches_change_nothing(tiny: Tiny, tmp_path: Path, changes: dict[
         assert one == pytest.approx(other, rel=2e-5)
 
 
-def test_a_step_is_the_plain_loop(tiny: Tiny, tmp_path: Path) -> None:
-    """The first step's loss, gradient norm and weights against transformers' own loss and torch's own AdamW."""
-    recipe = tiny(stages=[{"length": 32, "steps": 1}], optimizer={"learning_rate": 1e-2, "warmup_steps": 1})
+@pytest.mark.parametrize("clip", [1.0, 1e-7])
+def test_two_steps_are_the_plain_loop(tiny: Tiny, tmp_path: Path, clip: float) -> None:
+    """Losses, gradient norms and weights against transformers' own loss and torch's own AdamW.
+
+    AdamW divides by the gradient's size: only beside its epsilon does it show whether a gradient was clipped.
+    """
+    recipe = tiny(
+        stages=[{"length": 32, "steps": 2}],
+        optimizer={"learning_rate": 1e-2, "warmup_steps": 1, "decay": "constant", "clip": clip},
+        checkpoints={"every": 2, "keep_last": None},
+    )
     recipe["model"]["init"]["attention_dropout"] = 0.0
-    before: dict[str, Any] = {}
+    read: list[torch.Tensor] = []
+    kept: list[Any] = []
     from ropewalk.training import loop as loop_module
 
     real = loop_module.Loop.transform
@@ -65,30 +74,37 @@ def test_a_step_is_the_plain_loop(tiny: Tiny, tmp_path: Path) -> None:
         import copy
 
         made = real(self, batch, number)
-        model = copy.deepcopy(self.model)
-        model.forward = type(model).forward.__get__(model)
-        before.update(ids=batch["input_ids"], model=model)
+        if not kept:
+            kept.append(copy.deepcopy(self.model))
+            kept[0].forward = type(kept[0]).forward.__get__(kept[0])
+        read.append(batch["input_ids"])
         return made
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop_module.Loop, "transform", transform)
-        [(loss, norm)] = losses_and_norms(recipe, tmp_path / "run")
-    model, ids = before["model"], before["ids"]
-    logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
-    plain = functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), ids[:, 1:].reshape(-1))
-    plain.backward()
+        found = losses_and_norms(recipe, tmp_path / "run")
+    [model] = kept
     parameters = dict(model.named_parameters())
-    squares = sum(float(tensor.grad.double().square().sum()) for tensor in parameters.values())
-    assert loss == pytest.approx(plain.item(), rel=1e-5)
-    assert norm == pytest.approx(squares**0.5, rel=1e-4)
-    for tensor in parameters.values():
-        tensor.grad *= min(1.0, 1.0 / squares**0.5)
     groups = [
         {"params": [tensor for tensor in parameters.values() if tensor.ndim == 2], "weight_decay": 0.1},
         {"params": [tensor for tensor in parameters.values() if tensor.ndim == 1], "weight_decay": 0.0},
     ]
+    optimizer = torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.95), eps=1e-8)
+    assert len(read) == len(found) == 2
     # A warm-up of one step begins at half of the rate.
-    torch.optim.AdamW(groups, lr=5e-3, betas=(0.9, 0.95), eps=1e-8).step()
+    for ids, (loss, norm), rate in zip(read, found, (5e-3, 1e-2), strict=True):
+        logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
+        plain = functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), ids[:, 1:].reshape(-1))
+        optimizer.zero_grad()
+        plain.backward()
+        squares = sum(float(tensor.grad.double().square().sum()) for tensor in parameters.values())
+        assert loss == pytest.approx(plain.item(), rel=1e-5)
+        assert norm == pytest.approx(squares**0.5, rel=1e-4)
+        for tensor in parameters.values():
+            tensor.grad *= min(1.0, clip / squares**0.5)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
     trained = load_file(next((tmp_path / "run").glob("checkpoints/*/model.safetensors")))
     for name, tensor in trained.items():
         torch.testing.assert_close(tensor, parameters[name].detach(), rtol=1e-4, atol=1e-5)

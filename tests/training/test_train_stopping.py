@@ -18,11 +18,11 @@ import yaml
 from test_train_resume import assert_same_run
 
 from ropewalk.errors import RopewalkError
+from ropewalk.runs.lock import run_lock
 from ropewalk.training import loop as loop_module
 from ropewalk.training.recipe.reading import read_recipe
 from ropewalk.training.run import train
 from ropewalk.training.state import checkpoint
-from ropewalk.training.state.lock import run_lock
 from ropewalk.training.stopping import Stopped
 
 Tiny = Callable[..., dict[str, Any]]
@@ -77,7 +77,7 @@ def test_two_processes_on_one_folder(tiny: Tiny, tmp_path: Path) -> None:
     output = tmp_path / "run"
     with (
         run_lock(output),
-        pytest.raises(RopewalkError, match=rf"is being trained by process {os.getpid()} on"),
+        pytest.raises(RopewalkError, match=rf"is being written by process {os.getpid()} on"),
     ):
         train(tiny(), output=output, quiet=True)
     # What was refused left nothing, and the lock is gone with its owner.

@@ -80,7 +80,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, byte_tokenizer: Path, text_fo
         for name in recipes:
             single = recipes[name] | {"engine": {"name": "single"}}
             train(single, output=folder / "one" / name, quiet=True, device="cpu")
-        done.wait(timeout=240)
+        done.wait(timeout=600)
     finally:
         done.kill()
     assert done.returncode == 0, (folder / "errors").read_text()[-4000:]

@@ -42,7 +42,14 @@ def json_mode(wanted: bool) -> Iterator[bool]:
 def emit_json(document: Any) -> None:
     """Print the one JSON document of a --json call. NaN and infinities become null: JSON has no word for them."""
     stream = _real_stdout[-1] if _real_stdout else sys.stdout
-    stream.write(json.dumps(_finite(document), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    document = _finite(document)
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode(stream.encoding or "utf-8")
+    except UnicodeEncodeError:
+        # A terminal of ASCII, or a file name that is not UTF-8: JSON has escapes of its own for these.
+        text = json.dumps(document, indent=2, allow_nan=False)
+    stream.write(text + "\n")
     stream.flush()
 
 

@@ -73,7 +73,8 @@ def command(
     Each method runs with its defaults and, where that differs, at the factor that really reaches the target. Ctrl-C
     keeps what is finished; the same call with -o RUN completes it.
     """
-    from ropewalk.cli.compare_view import Watch, show
+    from ropewalk.cli.compare_view import show
+    from ropewalk.cli.progress import Bar
     from ropewalk.evaluation.compare import compare
 
     if budget is not None:
@@ -81,8 +82,8 @@ def command(
     kept = None
     if output is not None:
         kept = f"methods that had ended are kept in {output}: the same line goes on there"
-    with keeping(kept), Watch(quiet=quiet) as watch:
-        result = compare(model, output=output, on_step=watch, **settings)
+    with keeping(kept), Bar(quiet=quiet) as bar:
+        result = compare(model, output=output, on_step=bar.compared, **settings)
     if as_json:
         emit_json(result.to_json())
         return

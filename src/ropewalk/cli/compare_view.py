@@ -10,7 +10,6 @@ from ropewalk.cli.tables import Column, show_table
 from ropewalk.units import format_length
 
 if TYPE_CHECKING:
-    from ropewalk.evaluation.compare import Step
     from ropewalk.evaluation.result import CompareResult, Paired, Row
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -196,68 +195,3 @@ def _axis(result: CompareResult, width: int) -> str:
     at = round(width * result.original_length / result.target_length)
     window, target = format_length(result.original_length), format_length(result.target_length)
     return f"{'^' + window:>{at + len(window)}}{target + ' tokens':>{max(1, width - at - len(window))}}"
-
-
-class Watch:
-    """Progress on stderr: a bar on a terminal, one line a finished candidate otherwise."""
-
-    def __init__(self, *, quiet: bool) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-        from ropewalk.cli.common import console
-
-        self.screen = console(err=True)
-        self.quiet = quiet
-        self.bar: Any = None
-        if not quiet and self.screen.is_terminal:
-            self.bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=32),
-                TextColumn("{task.fields[note]}"),
-                TimeElapsedColumn(),
-                console=self.screen,
-                transient=True,
-            )
-            self.task = self.bar.add_task("loading", total=1.0, note="")
-
-    def __enter__(self) -> Watch:
-        if self.bar is not None:
-            self.bar.start()
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        if self.bar is not None:
-            self.bar.stop()
-
-    def __call__(self, step: Step) -> None:
-        """Called by `compare` as it goes on."""
-        found = step.measured
-        if self.bar is not None:
-            note = f"{step.number + (found is not None)}/{step.total}"
-            self.bar.update(
-                self.task,
-                total=step.total,
-                completed=step.number + step.share,
-                description=step.name,
-                note=note,
-            )
-        if found is None or self.quiet:
-            return
-        kept = "  (kept from before)" if found.kept else ""
-        line = f"{step.name:<24} {_tail(found)}{_found(found)}  {found.seconds:.1f} s{kept}"
-        (self.bar.console if self.bar is not None else self.screen).print(line, markup=False)
-
-
-def _tail(found: Any) -> str:
-    if found.reading is None:
-        return ""
-    rows, length = found.reading.longest, max(found.reading.losses)
-    tail = [float(row[length - max(1, length // 4) : length].mean()) for row in rows]
-    return f"loss {_mean(tail):.3f}"
-
-
-def _found(found: Any) -> str:
-    if not found.scores:
-        return ""
-    longest = max(score.length for score in found.scores)
-    return f"  found {_mean([s.credit for s in found.scores if s.length == longest]):.0%}"

@@ -105,7 +105,8 @@ class Tour:
 
     def _compare(self) -> CompareResult:
         """The comparison, or the one that an earlier call of this demo finished in the same folder."""
-        from ropewalk.cli.compare_view import Watch, show
+        from ropewalk.cli.compare_view import show
+        from ropewalk.cli.progress import Bar
         from ropewalk.evaluation.compare import compare
 
         run = self.folder / "compare"
@@ -118,14 +119,14 @@ class Tour:
         began = time.monotonic()
         result = _finished(run)
         if result is None:
-            with Watch(quiet=self.quiet) as watch:
+            with Bar(quiet=self.quiet) as bar:
                 result = compare(
                     MODEL,
                     target=self.target,
                     **CHOSEN,
                     seed=self.seed,
                     output=run,
-                    on_step=watch,
+                    on_step=bar.compared,
                 )
         show(self.screen, result, limit=ROWS_SHOWN)
         self.steps.append({"command": words, "code": 0, "seconds": round(time.monotonic() - began, 1)})

@@ -96,13 +96,14 @@ def command(model: str, output: str | None, quiet: bool, as_json: bool, **settin
     MODEL is a folder, a Hub id, or hemp (the bundled model). Ctrl-C keeps finished cells; the same call with -o RUN
     completes them. `accelerate launch -m ropewalk eval ...` shares the work between processes.
     """
-    from ropewalk.cli.eval_view import Progress, show
+    from ropewalk.cli.eval_view import show
+    from ropewalk.cli.progress import Bar
     from ropewalk.evaluation.evaluate import evaluate
 
     kept = None if output is None else f"finished cells are kept in {output}: the same line completes them"
-    with keeping(kept), Progress(quiet=quiet) as progress:
-        result = evaluate(model, output=output, on_step=progress, **settings)
-    if not progress.main:
+    with keeping(kept), Bar(quiet=quiet) as bar:
+        result = evaluate(model, output=output, on_step=bar.evaluated, **settings)
+    if not bar.main:
         return
     if as_json:
         emit_json(result.to_json())

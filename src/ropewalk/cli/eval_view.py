@@ -1,10 +1,7 @@
-"""How `ropewalk eval` looks: a progress bar while it runs, tables and words when it is done."""
+"""How `ropewalk eval` looks when it is done: tables and words."""
 
 from __future__ import annotations
 
-import os
-import sys
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ropewalk.units import format_length
@@ -13,44 +10,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ropewalk.evaluation.result import EvalResult, TextUsed
-
-
-class Progress:
-    """Tokens read, tokens left, time left: on a terminal, on the main process, and not with -q."""
-
-    def __init__(self, *, quiet: bool = False) -> None:
-        self.main = int(os.environ.get("RANK", "0")) == 0
-        self._bar: Any = None
-        self._task: Any = None
-        self._shown = self.main and not quiet and sys.stderr.isatty()
-
-    def __enter__(self) -> Progress:
-        if self._shown:
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-            from rich.progress import Progress as Bar
-
-            from ropewalk.cli.common import console
-
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-            )
-            self._bar = Bar(*columns, console=console(err=True), transient=True)
-            self._task = self._bar.add_task("loading", total=None)
-            self._bar.start()
-        return self
-
-    def __call__(self, done: int, total: int, what: str) -> None:
-        if self._bar is not None:
-            self._bar.update(self._task, completed=done, total=total or None, description=what)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
 
 
 def show(screen: Console, result: EvalResult, *, quiet: bool = False) -> None:

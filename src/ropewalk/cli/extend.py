@@ -74,7 +74,7 @@ def command(
     original_length: str | None,
     **options: Any,
 ) -> None:
-    """Write MODEL with a longer window to a new folder: configuration only, weights linked, loads in stock software.
+    """Write MODEL with a longer window to a new folder: configuration only, weights linked, for stock transformers.
 
     MODEL is a folder, a Hub id, or `hemp`, the bundled model. Example:
 

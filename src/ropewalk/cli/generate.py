@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -160,6 +161,9 @@ def _stream(model: str, options: dict[str, Any]) -> None:
     loaded = load_model(
         model, device=options["device"], dtype=options["dtype"], attn=options["attn"], **trusted
     )
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        # A log holds what it holds: one broken byte must not end a stream of days.
+        sys.stdin.reconfigure(errors="replace")
     written = []
     sizes = {"sinks": options["sinks"], "window": options["window"]}
     with Stream(loaded, **sizes, **({"piece": options["chunk"]} if options["chunk"] else {})) as stream:

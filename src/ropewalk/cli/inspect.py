@@ -73,9 +73,16 @@ def _readings(result: InspectResult, programs: str | None) -> tuple[Reading, ...
 
 
 def _from_stdin() -> dict[str, Any]:
+    from ropewalk.errors import RopewalkError
     from ropewalk.models.config import MAX_BYTES, parse_json
 
-    return parse_json(sys.stdin.buffer.read(MAX_BYTES), "standard input")
+    content = sys.stdin.buffer.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise RopewalkError(
+            f"standard input has more than {MAX_BYTES} bytes; a configuration has at most that many",
+            hint="give one config.json",
+        )
+    return parse_json(content, "standard input")
 
 
 def _show_head(screen: Console, result: InspectResult) -> None:

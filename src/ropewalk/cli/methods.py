@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import click
 
 from ropewalk.cli.common import console, contract, emit_json
+from ropewalk.errors import shown_command
 
 if TYPE_CHECKING:
     from ropewalk.methods import Method
@@ -162,8 +164,7 @@ def _show_one(method: Method) -> None:
         ]
         screen.print()
         show_table(screen, columns, rows)
-    first = method.parameters[0].name if method.parameters else None
-    extra = f" -p {first}=..." if first else ""
-    screen.print(
-        f"\nNext: `ropewalk extend MODEL --target 32k --method {method.name}{extra} -o OUT`", markup=False
-    )
+    plain = (item for item in method.parameters if isinstance(item.default, int | float | str))
+    given = [f"{item.name}={json.dumps(item.default).strip(chr(34))}" for item in plain][:1]
+    line = shown_command("extend", "MODEL", target="32k", method=method.name, p=given, o="OUT")
+    screen.print(f"\nNext: `{line}`", markup=False, soft_wrap=True)

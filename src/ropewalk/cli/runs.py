@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from ropewalk.cli.common import console, contract, emit_json
+from ropewalk.errors import shown_command
 
 root_option = click.option(
     "--root", type=click.Path(file_okay=False), help="Folder of runs. [default: $ROPEWALK_RUNS, or ./runs]"
@@ -109,7 +110,7 @@ def _print_run(found: Any, result: Any) -> None:
     for name, value in rows.items():
         table.add_row(name, escape(str(value)))
     console().print(table)
-    click.echo(f"`ropewalk report {found.path}` makes its page")
+    click.echo(f"`{shown_command('report', found.path)}` makes its page")
 
 
 @command.command("diff")

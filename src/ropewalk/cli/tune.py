@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ropewalk.search.result import TuneResult
-    from ropewalk.search.tune import Told
 
 
 @click.command()
@@ -91,9 +88,10 @@ def command(
     The best of a quick sweep is the start; validation on other text and other planted answers keeps the best point,
     or the start where nothing beat it. Ctrl-C keeps the best so far; the same call with -o RUN goes on.
     """
+    from ropewalk.cli.progress import Bar
     from ropewalk.search.tune import tune
 
-    with _Watch(quiet=quiet) as watch:
+    with Bar(quiet=quiet) as bar:
         result = tune(
             model,
             target=target,
@@ -110,9 +108,9 @@ def command(
             dtype=dtype,
             attn=attn,
             trust_remote_code=trust_remote_code,
-            on_told=watch,
+            on_told=bar.tuned,
         )
-    if not watch.main:
+    if not bar.main:
         return
     if as_json:
         emit_json(result.to_json())
@@ -125,36 +123,6 @@ def _factors(written: str) -> list[float]:
         return [float(part.strip().removesuffix("x")) for part in written.split(",") if part.strip()]
     except ValueError as error:
         raise UsageError(f"--ladder {written!r} is no list of factors", hint="write 2,4,8") from error
-
-
-class _Watch:
-    """Progress on a terminal: one line that changes, and a line for every validation. Nothing with -q or in a pipe."""
-
-    def __init__(self, *, quiet: bool) -> None:
-        self.main = int(os.environ.get("RANK", "0")) == 0
-        self.on = self.main and not quiet and sys.stderr.isatty()
-        self.bar: Any = None
-
-    def __enter__(self) -> _Watch:
-        if self.on:
-            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-            columns = (TextColumn("{task.description}"), BarColumn(24), TimeElapsedColumn())
-            self.bar = Progress(*columns, console=console(err=True), transient=True)
-            self.bar.start()
-            self.task = self.bar.add_task("reading the model", total=1.0)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self.bar is not None:
-            self.bar.stop()
-
-    def __call__(self, told: Told) -> None:
-        if self.bar is None:
-            return
-        self.bar.update(self.task, description=told.text, completed=told.share or 0.0)
-        if told.point is not None and told.point.kind == "validation":
-            self.bar.console.print(told.text, markup=False)
 
 
 def show(screen: Console, model: str, result: TuneResult) -> None:

@@ -13,7 +13,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ from ropewalk.files import write_bytes, write_json, write_text
 from ropewalk.manifests import check_entries, entries_of, inside
 from ropewalk.runs import environment
 from ropewalk.runs.documents import finite, read_document
+from ropewalk.runs.lock import run_lock
 
 FORMAT = "ropewalk-run/1"
 KINDS = ("eval", "compare", "train", "verify", "tune")
@@ -150,20 +151,30 @@ def create_run(
 
     `path` names the folder, otherwise one is made under `root` (default $ROPEWALK_RUNS, or ./runs). An
     existing folder is refused, except with `resume` when it is an unfinished, interrupted or failed run of
-    the same kind. A GateMissedError is a result, not a failure: the run is complete.
+    the same kind. One process at a time writes in a folder, others are refused. A GateMissedError is a result, not a
+    failure: the run is complete.
     """
     if kind not in KINDS:
         raise UsageError(f"run kind {kind!r} is unknown", hint=f"one of {', '.join(KINDS)}")
-    run = _enter(kind, path, root, resume)
-    opening = {
-        "format": FORMAT,
-        "kind": kind,
-        "request": finite(dict(request)),
-        "command": command or environment.command_line(),
-        "seed": seed,
-        "created": run.created,
-    }
-    run.write_json(REQUEST, opening)
+    with ExitStack() as stack:
+        if path is not None:
+            stack.enter_context(run_lock(Path(path)))
+            _clear_stillborn(Path(path))
+        run = _enter(kind, path, root, resume)
+        opening = {
+            "format": FORMAT,
+            "kind": kind,
+            "request": finite(dict(request)),
+            "command": command or environment.command_line(),
+            "seed": seed,
+            "created": run.created,
+        }
+        run.write_json(REQUEST, opening)
+        yield from _held(run, opening)
+
+
+def _held(run: Run, opening: dict[str, Any]) -> Iterator[Run]:
+    """The run while its block lasts, then its manifest."""
     status, failure = "complete", None
     try:
         yield run
@@ -235,6 +246,23 @@ def _enter(kind: str, path: Path | str | None, root: Path | str | None, resume: 
     return Run(folder, kind, stamp)
 
 
+def _clear_stillborn(folder: Path) -> None:
+    """Remove what a process left that was killed before its request was written: nothing in here is a run yet.
+
+    Called under the run's lock, so that no living process is about to write it.
+    """
+    files = list(folder.iterdir()) if folder.is_dir() else []
+    left = [
+        path
+        for path in files
+        if (path.name.startswith(f".{REQUEST}.") and path.name.endswith(".tmp"))
+        or (path.name == REQUEST and not path.stat().st_size)
+    ]
+    if len(left) == len(files):
+        for path in left:
+            path.unlink(missing_ok=True)
+
+
 def _claim(folder: Path) -> None:
     """Of several processes that begin the same run at once, one gets it: making the request file is the claim."""
     try:
@@ -280,9 +308,7 @@ def _resumed(folder: Path, kind: str, stamp: str) -> Run:
             raise RopewalkError(f"run {folder} is complete", hint=ANOTHER)
         found, stamp, seconds = manifest["kind"], manifest["created"], float(manifest.get("seconds") or 0)
     elif (folder / REQUEST).exists():
-        # Killed between its claim and its first line, a run has said nothing yet: it begins here.
-        said = (folder / REQUEST).stat().st_size > 0
-        opening = read_document(folder / REQUEST) if said else {"kind": kind}
+        opening = read_document(folder / REQUEST)
         found, stamp = opening.get("kind"), opening.get("created") or stamp
     else:
         raise RopewalkError(f"{folder} exists and is no run", hint=ANOTHER)

@@ -81,9 +81,11 @@ def opened(request: Request, output: str | Path | None, processes: Processes) ->
 
 
 def _same_request(request: Request, output: str | Path | None) -> None:
+    # An empty file is the claim of a process that was killed before it wrote a word: nothing was asked.
     if output is None or not (path := Path(output) / "request.json").is_file() or not path.stat().st_size:
         return
-    before = read_document(path).get("request")
+    before = read_document(path)
+    before = before.get("request") if isinstance(before, dict) else None
     if not isinstance(before, dict):
         raise DamagedError(f"{path} has no request", hint="choose another output")
     asked = request.to_json()

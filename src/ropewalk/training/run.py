@@ -19,7 +19,6 @@ from ropewalk.training.recipe.recipe import Recipe
 from ropewalk.training.settings import CHECKPOINTS, RUN, Evaluate, Settings
 from ropewalk.training.state.checkpoint import list_checkpoints
 from ropewalk.training.state.identity import read_run, recipe_changes, refuse_changes
-from ropewalk.training.state.lock import run_lock
 
 
 @dataclass(frozen=True)
@@ -83,10 +82,6 @@ def train(
     with contextlib.ExitStack() as stack:
 
         def make_folder() -> Path:
-            if folder is not None:
-                stack.enter_context(run_lock(folder))
-                if resume:
-                    _clear_stillborn(folder)
             run = create_run("train", request, path=folder, seed=checked.seed, resume=resume)
             return stack.enter_context(run).path
 
@@ -97,7 +92,7 @@ def train(
 
 def _recipe_of(folder: Path) -> dict[str, Any]:
     """The recipe of a run; one killed before it had a run.json still has its request."""
-    if not (folder / RUN).is_file() and (folder / REQUEST).is_file():
+    if not (folder / RUN).is_file() and (folder / REQUEST).is_file() and (folder / REQUEST).stat().st_size:
         document = read_document(folder / REQUEST)
         if isinstance(document, dict) and document.get("kind") == "train":
             return dict(document["request"]["recipe"])
@@ -132,22 +127,6 @@ def _look(folder: Path, recipe: Recipe, resume: bool, allow_changes: bool) -> Tr
         )
     document = stored.read_json()
     return TrainResult(folder, [Path(path) for path in document["checkpoints"]], document["final"])
-
-
-def _clear_stillborn(folder: Path) -> None:
-    """Remove what a process left that was killed before its request was written: nothing in here is a run yet.
-
-    Called under the run's lock, so that no living process is about to write it.
-    """
-    files = list(folder.iterdir())
-    empty = [
-        path
-        for path in files
-        if path.name.endswith(".tmp") or (path.name == REQUEST and not path.stat().st_size)
-    ]
-    if len(empty) == len(files):
-        for path in empty:
-            path.unlink(missing_ok=True)
 
 
 def _complete(folder: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ropewalk.errors import shown_command
 from ropewalk.evaluation.result import Controls, LossRow
 from ropewalk.evaluation.verdict.effective import TOLERANCE
 from ropewalk.units import format_length
@@ -101,11 +102,12 @@ def next_step(
     worse = any(row.tail_gain is not None and row.tail_gain < -TOLERANCE for row in beside)
     length = effective.get("length")
     if worse or (effective.get("evidence") and (length is None or length < max(lengths))):
-        return f"ropewalk compare {model} --target {longest}   # every method on this model; training is the next"
+        line = shown_command("compare", model, target=longest)
+        return f"{line}   # every method on this model; training is the next"
     if not loss or not controls.cropped:
-        return (
-            f"ropewalk eval {model} --lengths {longest} --tasks ppl,passkey   # both sides, with the controls"
-        )
+        line = shown_command("eval", model, lengths=longest, tasks="ppl,passkey")
+        return f"{line}   # both sides, with the controls"
     if length == max(lengths):
-        return f"ropewalk eval {model} --lengths {format_length(2 * length)}   # it holds so far: where does it end?"
-    return f"ropewalk inspect {model}"
+        line = shown_command("eval", model, lengths=format_length(2 * length))
+        return f"{line}   # it holds so far: where does it end?"
+    return shown_command("inspect", model)

@@ -38,7 +38,8 @@ def _section(source: str, schedule: FrequencySchedule, target_length: int, comma
         "| | |",
         "|---|---|",
         f"| method | {schedule.method}, factor {schedule.factor:g} |",
-        f"| written as | `{kind}` in `config.json`; stock software computes it without further code |",
+        f"| written as | `{kind}` in `config.json`; stock transformers computes it without further code, and "
+        "`ropewalk export` says which other programs do |",
         f"| original window | {original} tokens, rope_theta {schedule.geometry.rope_theta:g} |",
         f"| stretch per pair | {finite.min(initial=1.0):.3g} (fastest) to {finite.max(initial=1.0):.3g} (slowest) |",
         f"| attention factor | {schedule.attention_factor:.6g} |",
