@@ -19,6 +19,8 @@ if os.environ.get("CI"):
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# No test reads tokens that an earlier one left in the user's cache, or leaves any there.
+os.environ["ROPEWALK_CACHE"] = "none"
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 
 import numpy as np
@@ -17,7 +18,7 @@ from ropewalk.models.stretch import ladder_document, read_schedules
 from ropewalk.runtimes.drafts import matched
 from ropewalk.runtimes.export import export_config
 from ropewalk.runtimes.ladder import Output, export_ladder
-from ropewalk.runtimes.trainers import training_block
+from ropewalk.runtimes.trainers import STACKS, training_block
 
 HEMP = json.loads((hemp_folder() / "config.json").read_text())
 
@@ -161,12 +162,34 @@ def test_training_blocks_read_the_folder_and_say_nothing_of_rope(tmp_path):
     assert yaml.safe_load(training_block("axolotl", job, "/models/out")) == {
         "base_model": "/models/out",
         "sequence_len": 4096,
+        "vllm": {"max_model_len": 4096},
+        "trl": {"use_vllm": True, "vllm_mode": "server", "max_completion_length": 1024},
     }
-    factory = yaml.safe_load(training_block("LLaMA_Factory", job, "/models/out"))
-    assert (factory["cutoff_len"], factory["vllm_maxlen"], "rope_scaling" in factory) == (4096, 4096, False)
-    assert "--model /models/out --max-model-len 4096" in training_block("trl", job, "/models/out")
+    text = training_block("LLaMA_Factory", job, "/models/out")
+    # With infer_backend in the training file, training would ask for vLLM: the rollout's keys are a comment.
+    assert yaml.safe_load(text) == {"model_name_or_path": "/models/out", "cutoff_len": 4096}
+    assert "#   infer_backend: vllm\n#   vllm_maxlen: 4096\n" in text
+    trl = training_block("trl", job, "/models/out")
+    assert "trl vllm-serve --model /models/out --max_model_len 4096\n" in trl
+    assert 'vllm_mode="server", max_completion_length=1024)' in trl
+    assert 'vllm_mode="colocate", vllm_max_model_length=4096)' in trl
+    assert "SFTConfig(max_length=4096)" in trl
     with pytest.raises(UsageError, match="no training stack"):
         training_block("nemo", job, "x")
+
+
+@pytest.mark.parametrize("name", list(STACKS))
+def test_each_key_of_a_block_says_where_it_was_read(name):
+    """Sections of a YAML file are named by their keys inside; a key that nobody looked up may not be printed."""
+    stack = STACKS[name]
+    text = training_block(name, target().job, "/m")
+    assert text.startswith(f"# read in {stack.project} {stack.version} ({stack.commit[:9]}), not run: ")
+    code = "\n".join(line for line in text.splitlines()[2:] if line)
+    found = set(re.findall(r"(--\w+) ", code)) | set(re.findall(r"\b(\w+)=(?!arguments)(?!\"/m)", code))
+    found |= set(re.findall(r"^[# ]*(\w+): \S+$", code, re.MULTILINE))
+    assert found == set(stack.keys)
+    for place in stack.keys.values():
+        assert place in text.splitlines()[0]
 
 
 def test_a_rollout_that_would_rotate_differently_is_named():

@@ -16,8 +16,8 @@ import ropewalk
 from ropewalk.errors import DamagedError, RopewalkError
 from ropewalk.hemp import folder as hemp_folder
 from ropewalk.models.facts import read_facts
+from ropewalk.models.gguf.file import read_gguf
 from ropewalk.runtimes.gguf import write
-from ropewalk.runtimes.gguf.file import read_gguf
 from ropewalk.runtimes.gguf.schedule import rewrite
 from ropewalk.runtimes.gguf.write import Piece, floats, key_of, write_gguf
 

@@ -148,3 +148,73 @@ def test_a_fact_shows_its_age_where_another_release_is_installed(tmp_path, monke
     assert stale(mlx, answer).startswith(f"known for mlx-lm {known}, installed is 9.1")
     monkeypatch.setenv(environments.ENVIRONMENTS, str(tmp_path / "nowhere"))
     assert stale(find_runtime("vllm"), exported("yarn", "vllm").answer) is None
+
+
+def test_each_type_has_a_tolerance_at_the_worst_place_and_on_average():
+    yarn = exported("yarn", "mlx")
+    for dtype, largest, mean in (("float32", 1e-3, 1e-3), ("float16", 0.15, 0.015), ("bfloat16", 0.8, 0.08)):
+        wanted = np.zeros(1000)
+        one = np.zeros(1000)
+        one[500] = 0.99 * largest
+        assert proof.judged(yarn, wanted, one, (0, 4), {}, dtype).status == "pass"
+        one[500] = 1.01 * largest
+        assert proof.judged(yarn, wanted, one, (0, 4), {}, dtype).status == "fail"
+        assert proof.judged(yarn, wanted, wanted + 0.99 * mean, (0, 4), {}, dtype).status == "pass"
+        everywhere = proof.judged(yarn, wanted, wanted - 1.01 * mean, (0, 4), {}, dtype)
+        assert (everywhere.status, everywhere.dtype) == ("fail", dtype)
+        document = everywhere.to_json()
+        assert (document["tolerance"], document["mean_tolerance"]) == (largest, mean)
+        assert f"in {dtype}" in everywhere.detail
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
+def test_rounding_passes_and_a_wrong_schedule_fails_in_each_type(tmp_path, dtype):
+    """The bundled model in that type, past its window: as extended within the tolerance, unscaled far outside it."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from ropewalk.hemp import folder as hemp_folder
+
+    made = ropewalk.extend("hemp", output=tmp_path / "out", factor=8.0, method="yarn").output
+    ids = proof.tokens_for(read_facts(made), 640)
+
+    def told(folder, kind):
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=kind, attn_implementation="sdpa").eval()
+        with torch.inference_mode():
+            scores = torch.log_softmax(model(torch.tensor([ids])).logits[0].float(), dim=-1)
+        return scores[:-1].gather(1, torch.tensor(ids)[1:, None])[:, 0].double().numpy()
+
+    kind = getattr(torch, dtype)
+    wanted = told(made, torch.float32)
+    yarn = export_config(made, to="mlx").exports[0]
+    right = proof.judged(yarn, wanted, told(made, kind), (0, 512), {}, dtype)
+    wrong = proof.judged(yarn, wanted, told(hemp_folder(), kind), (0, 512), {}, dtype)
+    assert (right.status, wrong.status) == ("pass", "fail")
+    # With room on either side.
+    allowed = proof.TOLERANCES[dtype]
+    assert right.largest < 0.75 * allowed.largest
+    assert right.mean < allowed.mean / 2
+    assert min(wrong.largest / allowed.largest, wrong.mean / allowed.mean) > 2
+
+
+def test_a_runner_computes_in_the_type_that_was_asked_for(cli, tmp_path, monkeypatch):
+    """The job names the type, the GGUF file has it, and the answer says it."""
+    monkeypatch.setenv(environments.ENVIRONMENTS, str(tmp_path))
+    body = (
+        "item = json.load(open(jobs))['items'][0]\n"
+        "told = [[0.0] * (len(prompt) - 1) for prompt in item['prompts']]\n"
+        "size = os.path.getsize(item['model'])\n"
+        "row = {'name': 'checkpoint', 'versions': {'x': item['dtype'], 'bytes': str(size)}, 'logprobs': told}\n"
+        "open(out, 'w').write(json.dumps(row))"
+    )
+    program(tmp_path, "llama.cpp", body)
+    ropewalk.extend("hemp", output=tmp_path / "out", factor=2.0, method="linear")
+    sizes = []
+    for words, dtype in ((("--dtype", "bfloat16"), "bfloat16"), ((), "float32")):
+        outcome = cli("verify", str(tmp_path / "out"), "--runtime", "llama.cpp", "--json", *words)
+        (check,) = outcome.json["checks"]
+        assert (check["status"], check["dtype"], check["versions"]["x"]) == ("fail", dtype, dtype)
+        sizes.append(int(check["versions"]["bytes"]))
+    assert sizes[1] > 1.8 * sizes[0]
+    with pytest.raises(UsageError, match="no stated tolerance"):
+        proof.verify_runtimes(tmp_path / "out", ["llama.cpp"], "int8")

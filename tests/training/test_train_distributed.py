@@ -31,10 +31,12 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def launch(recipe: dict[str, Any], output: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def launch(
+    recipe: dict[str, Any], output: Path, *words: str, processes: int = 2
+) -> subprocess.CompletedProcess[str]:
     path = output.parent / "recipe.json"
     path.write_text(json.dumps(recipe))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
     command = [*launcher, "--master_port", str(free_port()), str(SCRIPT), str(path), str(output), *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, capture_output=True, text=True, timeout=150, env=environment, check=False)
@@ -79,6 +81,25 @@ def assert_two_are_one(single: dict[str, Any], shared: dict[str, Any], folder: P
 @pytest.mark.parametrize("engine", ["ddp", "fsdp2"])
 def test_two_processes_are_one(tiny: Tiny, tmp_path: Path, engine: str) -> None:
     assert_two_are_one(recipe_for(tiny, "single"), recipe_for(tiny, engine), tmp_path)
+
+
+@pytest.mark.slow
+def test_two_copies_in_two_parts_each_are_one(tiny: Tiny, tmp_path: Path) -> None:
+    """HSDP: four processes, each with half of the weights; checkpoints in parts, resumed in two processes."""
+    recipe = recipe_for(tiny, "single")
+    recipe["checkpoints"] = {"every": 3, "keep_last": None}
+    whole = train(recipe, output=tmp_path / "whole", quiet=True, device="cpu").run
+    parts = {"every": 3, "keep_last": None, "format": "sharded"}
+    shared = recipe | {"engine": {"name": "fsdp2", "shards": 2}, "checkpoints": parts}
+    assert launch(shared, tmp_path / "four", "stop=7", processes=4).returncode != 0
+    done = launch(shared, tmp_path / "four", "resume", processes=2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for line, twin in zip(metrics_of(whole), metrics_of(tmp_path / "four"), strict=True):
+        assert twin["loss"] == pytest.approx(line["loss"], rel=1e-5)
+    final = "checkpoints/step-000009/model.safetensors"
+    twins = load_file(tmp_path / "four" / final)
+    for name, tensor in load_file(whole / final).items():
+        assert torch.allclose(tensor, twins[name], rtol=1e-3, atol=1e-4), name
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from test_train_resume import assert_same_run, stopped_run
 
-from ropewalk.errors import UsageError
+from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.training.run import TrainResult, train
 
 Tiny = Callable[..., dict[str, Any]]
@@ -230,3 +230,47 @@ def test_the_parts_resume_bit_for_bit(tiny: Tiny, tmp_path: Path, parts: dict[st
     stopped_run(recipe, tmp_path / "parts", 3)
     train(recipe, output=tmp_path / "parts", resume=True, quiet=True)
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_short_rows_keep_the_original_rotation(tiny: Tiny, tmp_path: Path, base: TrainResult) -> None:
+    """Inside the original window the base's own logits to the bit, beyond it those of the schedule; in stock too."""
+    ids = torch.arange(60)[None]
+    seen: dict[str, list[torch.Tensor]] = {}
+    for name in ("original", "stretched"):
+
+        def evaluate(model: Any, step: int, name: str = name) -> dict[str, float]:
+            rows = [model(input_ids=ids[:, :length], use_cache=False).logits for length in (32, 60)]
+            seen.setdefault(name, []).extend(row.detach() for row in rows)
+            return {"seen": 1.0}
+
+        recipe = tiny(
+            model={"path": str(base.final["path"])},
+            stages=[{"length": 64, "steps": 1, "mix": {32: 0.5}}],
+            rope=YARN | {"short_rows": name, "parameters": {"attention_factor": 1.0}},
+            evaluation={"every": 1, "tokens": 64},
+        )
+        recipe["evaluation"]["source"] = recipe["data"]["sources"][0]
+        result = train(recipe, output=tmp_path / name, evaluate=evaluate, quiet=True)
+        with torch.no_grad():
+            stretched = stock(result.final["path"])(input_ids=ids, use_cache=False).logits
+            short = stock(result.final["path"])(input_ids=ids[:, :32], use_cache=False).logits
+        assert torch.allclose(stretched, seen[name][3], atol=1e-5)
+        assert torch.allclose(short, seen[name][2], atol=1e-5)
+    with torch.no_grad():
+        own = stock(base.final["path"])(input_ids=ids[:, :32], use_cache=False).logits
+    assert torch.equal(seen["original"][0], own)
+    assert not torch.allclose(seen["stretched"][0], own, atol=1e-3)
+    assert torch.allclose(seen["original"][1], seen["stretched"][1], atol=1e-5)
+    assert (
+        config_of(tmp_path / "original/checkpoints/step-000001")["rope_parameters"]["rope_type"] == "longrope"
+    )
+
+
+def test_short_rows_that_cannot_be_are_refused(tiny: Tiny, tmp_path: Path, base: TrainResult) -> None:
+    rope = YARN | {"short_rows": "original"}
+    model = {"path": str(base.final["path"])}
+    with pytest.raises(UsageError, match="do not go together"):
+        train(tiny(model=model, rope=rope | {"layers": "all"}), output=tmp_path / "a", quiet=True)
+    shared = tiny(model=model, rope=rope, stages=[{"length": 64, "steps": 1}], engine={"context_parallel": 2})
+    with pytest.raises(RopewalkError, match="short_rows looks at a whole row"):
+        train(shared, output=tmp_path / "b", quiet=True)

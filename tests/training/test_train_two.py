@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,9 @@ import torch
 from safetensors.torch import load_file
 from test_train_distributed import free_port
 from test_train_resume import metrics_of
+from tinymodels import small_model
 
+from ropewalk.errors import DamagedError
 from ropewalk.training.run import train
 
 SCRIPT = Path(__file__).parent / "two_processes.py"
@@ -31,6 +34,7 @@ SHORT = {
     "log_every": 1,
 }
 SHARED = {"tokens_per_step": 128, "micro_batch_tokens": 64, "packing": {"boundaries": "block-diagonal"}}
+PARTS = {"every": 1, "keep_last": None, "format": "sharded"}
 CHANGES: dict[str, dict[str, Any]] = {
     "ddp": {"engine": {"name": "ddp"}, "weighting": {"input_noise": {"share": 0.2}}},
     "fsdp2": {"engine": {"name": "fsdp2"}, "weighting": {"easy": {"below": 4.5}}},
@@ -38,14 +42,31 @@ CHANGES: dict[str, dict[str, Any]] = {
     "context": {"engine": {"name": "ddp", "context_parallel": 2}, **SHARED},
     "sequence": {"engine": {"name": "fsdp2", "sequence_parallel": 2}, **SHARED},
     "bfloat16": {"engine": {"name": "ddp", "context_parallel": 2}, "precision": "bfloat16", **SHARED},
+    # From a checkpoint, read part by part; checkpoints in parts, written while training goes on.
+    "parts": {"engine": {"name": "fsdp2"}, "checkpoints": PARTS, "packing": {"boundaries": "block-diagonal"}},
+    "bfloat16-parts": {"engine": {"name": "fsdp2"}, "checkpoints": PARTS, "precision": "bfloat16"},
 }
+LOADED = ("parts", "bfloat16-parts")
 
 
 def recipe_of(name: str, base: dict[str, Any], **more: Any) -> dict[str, Any]:
     made = copy.deepcopy(base | SHORT | CHANGES[name] | more)
-    made["model"]["init"] |= {"attention_dropout": 0.0, "num_key_value_heads": 2}
+    if name in LOADED:
+        made["model"] = {}
+    else:
+        made["model"]["init"] |= {"attention_dropout": 0.0, "num_key_value_heads": 2}
     made["evaluation"] = {"every": 2, "tokens": 64, "lengths": [32], "source": made["data"]["sources"][0]}
     return made
+
+
+def save_loaded(folder: Path, tokenizer: Path) -> None:
+    """A model folder with tied weights and a norm that is not all ones."""
+    from transformers import AutoTokenizer
+
+    model = small_model(vocab_size=257, hidden_size=16, intermediate_size=32, tie_word_embeddings=True)
+    torch.nn.init.uniform_(model.model.norm.weight, 0.5, 1.5)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +87,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory, byte_tokenizer: Path, text_fo
         },
         "data": {"sources": [{"name": "text", "kind": "text", "paths": [str(text_folder)]}]},
     }
+    save_loaded(folder / "loaded", byte_tokenizer)
     recipes = {name: recipe_of(name, base) for name in CHANGES}
+    for name in LOADED:
+        recipes[name]["model"] = {"path": str(folder / "loaded")}
     dropping = recipe_of("ddp", base)
     dropping["model"]["init"]["attention_dropout"] = 0.2
     path = folder / "recipes.json"
@@ -78,12 +102,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory, byte_tokenizer: Path, text_fo
         done = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, env=environment)
     try:
         for name in recipes:
-            single = recipes[name] | {"engine": {"name": "single"}}
+            single = recipes[name] | {"engine": {"name": "single"}, "checkpoints": SHORT["checkpoints"]}
             train(single, output=folder / "one" / name, quiet=True, device="cpu")
         done.wait(timeout=600)
     finally:
         done.kill()
-    assert done.returncode == 0, (folder / "errors").read_text()[-4000:]
+    told = (folder / "errors").read_text()
+    assert done.returncode == 0, told[-4000:]
+    assert "loads the whole model" not in told
     return folder / "two", folder / "one"
 
 
@@ -91,13 +117,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory, byte_tokenizer: Path, text_fo
 def test_two_processes_are_one(runs: Any, name: str) -> None:
     two, one = (metrics_of(folder / name) for folder in runs)
     assert [line["step"] for line in one] == [0, 1, 2, 2]
-    loose = 2e-2 if name == "bfloat16" else 1e-5
+    loose = 2e-2 if name.startswith("bfloat16") else 1e-5
     for mine, theirs in zip(one, two, strict=True):
         assert theirs["loss"] == pytest.approx(mine["loss"], rel=loose)
         if mine["kind"] == "train":
             assert theirs["grad_norm"] == pytest.approx(mine["grad_norm"], rel=10 * loose)
             assert theirs["tokens"] == mine["tokens"]
-    if name == "bfloat16":
+    if name.startswith("bfloat16"):
         return
     for file in (runs[1] / name).glob("checkpoints/*/*.safetensors"):
         twin = load_file(runs[0] / name / file.relative_to(runs[1] / name))
@@ -109,3 +135,40 @@ def test_dropout_differs_between_processes(runs: Any) -> None:
     [file] = runs[0].glob("dropping/checkpoints/*/training/random.safetensors")
     states = load_file(file)
     assert not torch.equal(states["0/torch"], states["1/torch"])
+
+
+def test_parts_go_on_in_one_process(runs: Any, tmp_path: Path) -> None:
+    """Killed after step 1: one process reads what two wrote in parts, and ends where one that never stopped did."""
+    two, one = (folder / "parts" for folder in runs)
+    first = two / "checkpoints/step-000001"
+    assert len(list((first / "training/shards").glob("*.safetensors"))) == 2
+    assert not (first / "config.json").exists()
+    assert not [path for path in two.rglob("*") if path.suffix in (".pt", ".pkl", ".distcp", ".metadata")]
+    shutil.copytree(two, tmp_path / "run")
+    for name in ("checkpoints/step-000002", "result.json", "manifest.json"):
+        path = tmp_path / "run" / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    recipe = json.loads((two / "request.json").read_text())["request"]["recipe"]
+    recipe |= {"engine": {"name": "single"}, "checkpoints": SHORT["checkpoints"]}
+    done = train(recipe, output=tmp_path / "run", resume=True, quiet=True, device="cpu")
+    assert done.final["loss"] == pytest.approx(metrics_of(one)[-2]["loss"], rel=1e-5)
+    for name in ("model", "training/optimizer"):
+        file = f"checkpoints/step-000002/{name}.safetensors"
+        twin = load_file(one / file)
+        for key, tensor in load_file(tmp_path / "run" / file).items():
+            torch.testing.assert_close(tensor, twin[key], rtol=1e-3, atol=1e-4)
+
+
+def test_a_shard_that_is_damaged_is_never_read(runs: Any, tmp_path: Path) -> None:
+    shutil.copytree(runs[0] / "parts", tmp_path / "run")
+    for name in ("result.json", "manifest.json"):
+        (tmp_path / "run" / name).unlink()
+    for step in (1, 2):
+        [first, _] = sorted((tmp_path / f"run/checkpoints/step-00000{step}").rglob("shard-*"))
+        content = bytearray(first.read_bytes())
+        content[-1] ^= 1
+        first.write_bytes(content)
+    recipe = json.loads((tmp_path / "run/request.json").read_text())["request"]["recipe"]
+    recipe |= {"engine": {"name": "single"}, "checkpoints": SHORT["checkpoints"]}
+    with pytest.raises(DamagedError, match="no whole checkpoint"):
+        train(recipe, output=tmp_path / "run", resume=True, quiet=True, device="cpu")

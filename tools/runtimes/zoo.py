@@ -120,6 +120,9 @@ def _as_published(config: dict[str, Any]) -> dict[str, Any]:
     entry = config.get("rope_parameters") or {}
     found = {"num_experts": config["num_local_experts"]} if "num_local_experts" in config else {}
     found |= {name: entry[name] for name in ("rope_theta", "partial_rotary_factor") if name in entry}
+    if config["model_type"] == "gemma4_text":
+        # The width of its full-attention heads, 512 unless said.
+        found["global_head_dim"] = config["head_dim"]
     if config["model_type"] == "gpt_neox":
         found = {"rotary_emb_base": entry["rope_theta"], "rotary_pct": entry["partial_rotary_factor"]}
     return {name: value for name, value in found.items() if name not in config}

@@ -27,6 +27,12 @@ OPEN, CLOSE = "\u27ea", "\u27eb"
     metavar="N",
     help="Print the first N rows with what is scored, and stop.",
 )
+@click.option(
+    "--cache",
+    metavar="DIR",
+    help="Where made tokens are kept for the next run; `none` keeps nothing. By default $ROPEWALK_CACHE, or "
+    "ropewalk in your cache folder.",
+)
 @device_option
 @quiet_option
 @contract
@@ -37,6 +43,7 @@ def command(
     allow_changes: bool,
     modules: tuple[str, ...],
     show: int | None,
+    cache: str | None,
     device: str,
     quiet: bool,
     as_json: bool,
@@ -49,6 +56,8 @@ def command(
     import os
     import shlex
 
+    if cache is not None:
+        os.environ["ROPEWALK_CACHE"] = cache
     for module in modules:
         try:
             importlib.import_module(module)

@@ -75,7 +75,8 @@ def command(
             hint="give an address (http://HOST/v1), or leave them out",
         )
     if programs is not None:
-        _in_programs(checkpoint, programs, as_json, allow_unproven)
+        dtype = "float32" if options["dtype"] == "auto" else options["dtype"]
+        _in_programs(checkpoint, programs, dtype, as_json, allow_unproven)
         return
     result = _verified(checkpoint, output, options)
     if as_json:
@@ -89,13 +90,14 @@ def command(
         raise click.exceptions.Exit(4)
 
 
-def _in_programs(checkpoint: str, programs: str, as_json: bool, allow_unproven: bool) -> None:
+def _in_programs(checkpoint: str, programs: str, dtype: str, as_json: bool, allow_unproven: bool) -> None:
     """The checks of `--runtime`; a program that could not be run leaves the question open, like any skipped check."""
     from rich.text import Text
 
     from ropewalk.runtimes.proof import verify_runtimes
 
-    checks = verify_runtimes(checkpoint, [name.strip() for name in programs.split(",") if name.strip()])
+    names = [name.strip() for name in programs.split(",") if name.strip()]
+    checks = verify_runtimes(checkpoint, names, dtype)
     if as_json:
         emit_json({"checkpoint": checkpoint, "checks": [check.to_json() for check in checks]})
     else:

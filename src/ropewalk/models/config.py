@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.errors import RopewalkError
-from ropewalk.models.source import CONFIG_NAME, config_path, resolve
+from ropewalk.models.source import CONFIG_NAME, config_path, is_gguf, resolve
 from ropewalk.models.structure.values import shown
 
 TOKENIZER_NAME = "tokenizer_config.json"
@@ -17,13 +17,17 @@ _MEND = "write the file again, or download it again"
 
 
 def read_config(source: str | Path) -> dict[str, Any]:
-    """The config.json of a folder, a file, `hemp` or a Hub id, as a dictionary.
+    """The config.json of a folder, a file, `hemp` or a Hub id, as a dictionary; of a GGUF file what it says itself.
 
     Refused, each in one line: a file above 64 MiB, bytes that are not UTF-8, JSON nested deeper than 64 levels,
     numbers that overflow, a name that occurs twice in one mapping, text with lone surrogates. NaN and infinities,
     which older writers left bare, become the strict spelling of newer ones, {"__float__": "Infinity"}.
     """
     path = config_path(resolve(source))
+    if is_gguf(path):
+        from ropewalk.models.gguf.config import config_of
+
+        return config_of(path)
     return read_json(path)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ropewalk.errors import RopewalkError, UsageError, one_line, renamed
+from ropewalk.errors import RopewalkError, UsageError, one_line, renamed, shown_command
 from ropewalk.files import whole_folder, write_bytes, write_json, write_text
 from ropewalk.models.checkpoint import companions
 from ropewalk.models.checkpoint import weights as weight_files
@@ -25,7 +25,7 @@ from ropewalk.models.defects.repair import repaired_config, with_original
 from ropewalk.models.drafts import difference, draft_folders, prediction_layers
 from ropewalk.models.facts import ModelFacts, read_facts
 from ropewalk.models.load import refuse_remote_code
-from ropewalk.models.source import Place, locate
+from ropewalk.models.source import Place, is_gguf, locate
 from ropewalk.models.stretch import Stretch, already_reaches, stretch_for
 from ropewalk.models.structure.values import naming
 from ropewalk.models.writing.carrier import carry
@@ -154,6 +154,12 @@ def _place(request: Request) -> Place:
             hint=f"use {', '.join(weight_files.MODES)}",
         )
     place = locate(request.source)
+    if is_gguf(place.config):
+        command = shown_command("export", place.config, to="llama.cpp", method="yarn", factor=8, o="OUT.gguf")
+        raise UsageError(
+            f"{place.config} is a GGUF file, and a checkpoint folder is what extend writes",
+            hint=f"write a copy of the file with a schedule in it: {command}",
+        )
     if request.weights == "none" or place.is_lone_file:
         return place
     return locate(request.source, need_weights=True)

@@ -25,13 +25,14 @@ def load_model(
     dtype: str = "auto",
     attn: str = "sdpa",
     trust_remote_code: bool = False,
+    empty: bool = False,
 ) -> Any:
     """The causal language model of `source` (folder, `hemp`, Hub id) in evaluation mode, on its device. A JSON file
     that is named takes config.json's place, with the weights of its folder.
 
     `device="auto"` is CUDA, then MPS, then CPU. `dtype="auto"` is the checkpoint's own type on an accelerator and
     float32 on a CPU. An architecture without `attn="sdpa"` runs eager and says so; any other wish that cannot be
-    met is refused.
+    met is refused. An `empty` one has its buffers and none of its weights: they are on the meta device.
     """
     from ropewalk.models.source import locate
 
@@ -52,6 +53,8 @@ def load_model(
                 local_files_only=True,
             )
             attn = _attention_for(config, attn)
+            if empty:
+                return _empty(config, folder, dtype=kind, attn=attn)
             model = AutoModelForCausalLM.from_pretrained(
                 folder,
                 config=config,
@@ -72,6 +75,22 @@ def load_model(
                 f"{source} does not load as a causal language model ({type(error).__name__}: {one_line(error, 200)})",
                 hint="`ropewalk inspect` names what is wrong in its config",
             ) from error
+
+
+def _empty(config: Any, folder: Path, *, dtype: Any, attn: str) -> Any:
+    from accelerate import init_empty_weights
+    from transformers import AutoModelForCausalLM, GenerationConfig
+    from transformers.initialization import no_init_weights
+
+    with no_init_weights(), init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=config.dtype if dtype == "auto" else dtype, attn_implementation=attn
+        )
+    # Made one after the other, tied weights were no longer one.
+    model.tie_weights()
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    return model.eval()
 
 
 def load_tokenizer(source: str | Path, *, trust_remote_code: bool = False) -> Any:

@@ -40,6 +40,10 @@ def _bits(method: str, found: Mapping[str, Any]) -> float | None:
         if found.get("load_in_4bit") or found.get("_load_in_4bit"):
             return _NF4_DOUBLE if found.get("bnb_4bit_use_double_quant") else _NF4
         return 8.0
+    if method == "gguf":
+        # Ours, from the file's own tensors: no checkpoint's config.json says it.
+        bits = found.get("bits")
+        return float(bits) if is_number(bits) else None
     if method == "quanto":
         return {"int8": 8.0, "float8": 8.0, "int4": 4.0, "int2": 2.0}.get(str(found.get("weights")))
     if method == "modelopt":

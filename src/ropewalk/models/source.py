@@ -74,6 +74,11 @@ def resolve(source: str | Path, *, need_weights: bool = False) -> Path:
     return _with_weights(path if path.is_dir() else path.parent)
 
 
+def is_gguf(path: Path) -> bool:
+    """Whether a resolved path is a GGUF file: weights and configuration in one, which llama.cpp and its kin read."""
+    return path.suffix.lower() == ".gguf" and path.is_file()
+
+
 def config_path(path: Path) -> Path:
     """The JSON file of a resolved path; a folder without config.json says what it holds instead."""
     if not path.is_dir():
@@ -84,7 +89,7 @@ def config_path(path: Path) -> Path:
     where = shown(str(path), 200)
     hint = "give the folder of a Hugging Face checkpoint"
     if any(path.glob("*.gguf")):
-        hint = "a GGUF file carries its own configuration: give the Hugging Face folder that it was made from"
+        hint = "a GGUF file carries its own configuration: give the file itself, or the folder that it was made from"
     elif (path / "adapter_config.json").is_file():
         hint = "this is an adapter: give the base model that its adapter_config.json names"
     else:

@@ -36,7 +36,7 @@ from ropewalk.models.proof.probe import (
 )
 from ropewalk.models.proof.stock import stock_run
 from ropewalk.models.quantised import stored_bits
-from ropewalk.models.source import locate
+from ropewalk.models.source import is_gguf, locate
 from ropewalk.models.structure.view import view_of
 from ropewalk.schedule import FrequencySchedule
 
@@ -103,6 +103,13 @@ def verify(
     unscaled configuration. `dtype="auto"` is float32 where it fits into memory, else bfloat16.
     """
     place = locate(checkpoint)
+    if is_gguf(place.config):
+        raise UsageError(
+            f"{place.config} is a GGUF file, which stock transformers does not compute as it is stored: there is "
+            "nothing to compare it with",
+            hint="`ropewalk inspect` reads the schedule in it; `verify OUT --runtime llama.cpp` runs the file made "
+            "from a checkpoint; `verify http://HOST/v1 --base MODEL` asks a server that runs it",
+        )
     if place.config.name != CONFIG:
         raise UsageError(
             f"{place.config} is not what stock software would load from {place.folder}, which is its {CONFIG}",

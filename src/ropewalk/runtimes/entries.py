@@ -28,7 +28,8 @@ CONFIG_FORMS = {
     "longrope": "type longrope, one set of factors, sqrt(1 + ln s / ln L) on cos and sin",
     "longrope-attention": "longrope's attention_factor",
     "longrope-two-sets": "longrope's two sets, the one for short prompts and the one for long ones",
-    "proportional": "type proportional: a zero tail",
+    "proportional": "type proportional: a zero tail, and its own rope_theta",
+    "proportional-factor": "proportional's factor",
     "dynamic": "type dynamic",
     STOPPED: "pairs that stand still, written as the factor 1e30",
     NEW_KEYS: "rope_parameters without the old keys beside it, in a config.json as it stands",
@@ -65,6 +66,8 @@ def entry_forms(entry: Mapping[str, Any], rope_theta: float, target_length: int)
         return yarn_forms(entry)
     if kind == "longrope":
         return longrope_forms(entry, target_length)
+    if kind == "proportional" and float(entry.get("factor") or 1.0) != 1.0:
+        return [kind, "proportional-factor"]
     return [kind]
 
 

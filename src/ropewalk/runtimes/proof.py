@@ -15,10 +15,13 @@ from typing import Any
 import numpy as np
 
 from ropewalk.errors import RopewalkError, UsageError, one_line
+from ropewalk.models.config import read_config
 from ropewalk.models.facts import ModelFacts
 from ropewalk.models.proof.probe import Probe
 from ropewalk.models.proof.stock import stock_run
-from ropewalk.models.source import locate
+from ropewalk.models.quantised import stored_bits
+from ropewalk.models.source import is_gguf, locate
+from ropewalk.models.structure.view import view_of
 from ropewalk.runtimes.environments import RUNNABLE, how_to_get, interpreter
 from ropewalk.runtimes.export import Exported, ExportResult
 from ropewalk.runtimes.known import TOLERANCE, file_stem
@@ -29,6 +32,25 @@ TIMEOUT_S = 1800
 # Programs that tell one position a request are asked at so many.
 NUM_ASKED = 24
 _MAX_ROWS_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """What one type's rounding may do to a next-token log-probability: at the worst position, and on average."""
+
+    largest: float
+    mean: float
+
+
+# float32: where programs compute the same they differ by 1e-6 to 4e-4, a wrong field costs 0.3 and more. The others are
+# three to four times the largest that rounding did to the bundled model, unscaled, in any of transformers, mlx and
+# llama.cpp against transformers in float32: 0.044 and 0.0033 on average in float16, 0.22 and 0.022 in bfloat16
+# (stretched 8 times, transformers in bfloat16 comes to 0.41 and 0.026; docs/log.md).
+TOLERANCES = {
+    "float32": Tolerance(TOLERANCE, TOLERANCE),
+    "float16": Tolerance(0.15, 0.015),
+    "bfloat16": Tolerance(0.8, 0.08),
+}
 
 
 @dataclass(frozen=True)
@@ -46,44 +68,71 @@ class RuntimeCheck:
     versions: dict[str, str] | None = None
     # The largest difference among positions of the first 1, 2, 4 ... original windows, by that multiple.
     by_length: dict[int, float] | None = None
+    dtype: str = "float32"
 
     def to_json(self) -> dict[str, Any]:
         """One entry of `checks`."""
         document = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {"name": f"runtime:{self.runtime}"} | document | {"tolerance": TOLERANCE}
+        allowed = TOLERANCES[self.dtype]
+        document |= {"tolerance": allowed.largest, "mean_tolerance": allowed.mean}
+        return {"name": f"runtime:{self.runtime}"} | document
 
 
-def verify_runtimes(checkpoint: str | Path, names: Sequence[str]) -> tuple[RuntimeCheck, ...]:
-    """Run an extended checkpoint in each program beside stock transformers, both in float32.
+def verify_runtimes(
+    checkpoint: str | Path, names: Sequence[str], dtype: str = "float32"
+) -> tuple[RuntimeCheck, ...]:
+    """Run an extended checkpoint in each program beside stock transformers.
 
-    Each program gets what `export --to` writes for it. A difference of a next-token log-probability above 1e-3
-    anywhere fails, with its position and the facts that promised otherwise.
+    Each program gets what `export --to` writes for it and computes in `dtype`; transformers computes in float32, so
+    that one side rounds and not both. A difference of a next-token log-probability above the type's tolerance (in
+    float32 1e-3 anywhere) fails, with its position and the facts that promised otherwise.
     """
+    if dtype not in TOLERANCES:
+        raise UsageError(
+            f"dtype={one_line(dtype, 40)!r} has no stated tolerance", hint=f"use {', '.join(TOLERANCES)}"
+        )
     programs = [find_runtime(name) for name in names]
     unknown = [program.title for program in programs if program.name not in RUNNABLE]
     if unknown:
         raise UsageError(
             f"{', '.join(unknown)} cannot be run from here", hint=f"these can: {', '.join(RUNNABLE)}"
         )
+    if is_gguf(locate(checkpoint).config):
+        raise UsageError(
+            f"{checkpoint} is a GGUF file, and stock transformers has nothing of its precision to compare it with",
+            hint="give the checkpoint folder: the file for llama.cpp is made from it",
+        )
     place = locate(checkpoint, need_weights=True)
+    config = read_config(place.config)
+    stored = stored_bits(config, view_of(config).text)
+    if stored is not None:
+        # Another program unpacks such weights by kernels of its own, which differ more than rotations may.
+        said = (
+            f"its weights are quantised ({stored[0]}): no float type has them, so there is nothing to compare to the "
+            "tolerance; `ropewalk verify` checks the configuration, and verifying the unquantised model with the same "
+            "schedule shows what the program makes of it"
+        )
+        return tuple(RuntimeCheck(each.name, "skip", said, "not run", dtype=dtype) for each in programs)
     found: list[RuntimeCheck] = []
     with tempfile.TemporaryDirectory(prefix="ropewalk-runtime-") as work:
         reference: _Reference | None = None
         for program in programs:
             python = interpreter(program.name)
             if python is None:
-                found.append(RuntimeCheck(program.name, "skip", how_to_get(program.name), "not run"))
+                found.append(
+                    RuntimeCheck(program.name, "skip", how_to_get(program.name), "not run", dtype=dtype)
+                )
                 continue
             made = export(
                 place.folder,
                 to=program.name,
                 output=Path(work) / file_stem(program.name),
-                gguf_type="float32",
+                gguf_type=dtype,
                 weights="symlink",
                 allow_approximate=True,
             )
             reference = reference or _Reference.of(place.folder, made)
-            found.append(_check(made, reference, python, Path(work)))
+            found.append(_check(made, reference, (python, dtype), Path(work)))
     return tuple(found)
 
 
@@ -143,19 +192,24 @@ def tokens_for(facts: ModelFacts, target_length: int) -> tuple[int, ...]:
     return tuple(int(value) for value in np.resize(block, count))
 
 
-def _check(made: ExportResult, reference: _Reference, python: str, work: Path) -> RuntimeCheck:
+def _check(made: ExportResult, reference: _Reference, how: tuple[str, str], work: Path) -> RuntimeCheck:
+    """One program's outcome; `how` is its interpreter and the type that it computes in."""
+    python, dtype = how
     exported = made.exports[0]
-    item = _item(made, exported, reference)
+    item = _item(made, exported, reference) | {"dtype": dtype}
     try:
         row = run_item(exported.runtime, python, item, work)
     except RopewalkError as error:
-        return RuntimeCheck(exported.runtime, "fail", one_line(error, 400), exported.answer.describe())
+        return RuntimeCheck(
+            exported.runtime, "fail", one_line(error, 400), exported.answer.describe(), dtype=dtype
+        )
     window = reference.facts.original_length
     checks = []
     for prompt, told in zip(reference.prompts, row["logprobs"], strict=True):
         values = np.array([np.nan if value is None else value for value in told], dtype=np.float64)
         span = (prompt.first, window)
-        checks.append(judged(exported, prompt.logprobs, values[prompt.first :], span, row["versions"]))
+        asked = values[prompt.first :]
+        checks.append(judged(exported, prompt.logprobs, asked, span, row["versions"], dtype))
     worst = max(checks, key=lambda check: (check.status != "pass", check.largest or 0.0))
     if worst is checks[0]:
         return worst
@@ -168,22 +222,25 @@ def judged(
     told: np.ndarray,
     span: tuple[int, int],
     versions: dict[str, str],
+    dtype: str = "float32",
 ) -> RuntimeCheck:
     """The verdict on one program's log-probabilities; NaN in `told` marks places that were not asked for.
 
-    `span` is the position of the first one, and the original window.
+    `span` is the position of the first one, and the original window; `dtype` what the program computed in.
     """
     first, window = span
+    allowed = TOLERANCES[dtype]
     expected = exported.answer.describe()
     asked = ~np.isnan(told)
     name = exported.runtime
     if not asked.any():
-        return RuntimeCheck(name, "fail", "the program told no log-probability", expected, versions=versions)
+        said = "the program told no log-probability"
+        return RuntimeCheck(name, "fail", said, expected, versions=versions, dtype=dtype)
     differences = np.where(asked, np.abs(told - wanted), 0.0)
     worst = int(np.argmax(differences))
     largest, mean = float(differences[worst]), float(differences[asked].mean())
-    size = f"largest difference {largest:.2g} at position {worst + first}, mean {mean:.2g}, tolerance {TOLERANCE:g}"
-    status = "pass" if largest <= TOLERANCE else "fail"
+    size = f"largest difference {largest:.2g} at position {worst + first}, mean {mean:.2g}, {_allowed(dtype)}"
+    status = "pass" if largest <= allowed.largest and mean <= allowed.mean else "fail"
     if status == "pass" and not exported.answer.exact:
         size += f"; known as {exported.answer.outcome} until now"
     elif status == "fail" and exported.answer.exact:
@@ -202,7 +259,14 @@ def judged(
         int(asked.sum()),
         versions,
         _by_length(differences, asked, first, window),
+        dtype,
     )
+
+
+def _allowed(dtype: str) -> str:
+    allowed = TOLERANCES[dtype]
+    mean = "" if allowed.mean == allowed.largest else f" and {allowed.mean:g} on average"
+    return f"tolerance {allowed.largest:g}{mean} in {dtype}"
 
 
 def _by_length(differences: np.ndarray, asked: np.ndarray, first: int, window: int) -> dict[int, float]:

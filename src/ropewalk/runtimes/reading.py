@@ -21,8 +21,10 @@ from ropewalk.schedule import FrequencySchedule
 
 # What undoes the whole scaling where a program does not honour it.
 _WHOLE = {
-    "theta", "linear", "llama3", "yarn", "longrope", "proportional", "dynamic", "new-keys", "converter-theta",
+    "theta", "linear", "llama3", "yarn", "longrope", "proportional", "proportional-factor", "dynamic", "new-keys",
+    "converter-theta",
     "converter-linear", "converter-llama3", "converter-yarn", "converter-longrope", "converter-longrope-two-sets",
+    "converter-proportional", "converter-proportional-factor",
 }  # fmt: skip
 _YARN_FIELDS = {
     "yarn-attention": ("attention_factor",),

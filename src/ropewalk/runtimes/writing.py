@@ -16,7 +16,7 @@ from ropewalk.models.checkpoint import companions
 from ropewalk.models.checkpoint.manifest import write_manifest
 from ropewalk.models.checkpoint.output import check_output
 from ropewalk.models.checkpoint.weights import MODES, Mode, bring_all, find_weights
-from ropewalk.models.source import Place, locate
+from ropewalk.models.source import Place, is_gguf, locate
 from ropewalk.models.stretch import ScheduleFile
 from ropewalk.runtimes.base import Job, Runtime
 from ropewalk.runtimes.export import Exported, ExportResult, export_config, with_files
@@ -238,6 +238,15 @@ def materials_for(
     """Where the files come from. Weights must be there for programs whose export holds them."""
     programs: list[Runtime] = [find_runtime(made.runtime) for made in exports]
     folders = any(program.output == "folder" for program in programs) and weights != "none"
+    place = locate(source)
+    if is_gguf(place.config):
+        others = [program.title for program in programs if program.output != "gguf"]
+        if others:
+            raise RopewalkError(
+                f"{place.config} is a GGUF file, and nothing is known of what {', '.join(others)} makes of one",
+                hint="give the Hugging Face folder that it was made from, or --to llama.cpp",
+            )
+        return Materials(place, Path(gguf or place.config), weights, dtype)
     converts = any(program.output == "gguf" for program in programs) and gguf is None
     return Materials(
         locate(source, need_weights=folders or converts), None if gguf is None else Path(gguf), weights, dtype

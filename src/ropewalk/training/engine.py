@@ -34,6 +34,7 @@ class Engine:
     world: int = 1
     sharing: Sharing | None = None
     accelerator: Any = field(default=None, repr=False)
+    shards: int | None = None
 
     @property
     def data_rank(self) -> int:
@@ -70,20 +71,37 @@ class Engine:
         return value
 
     def shard(self, model: nn.Module) -> None:
-        """Under fsdp2, split every decoder layer and what is left over the processes, in place."""
+        """Under fsdp2, split every decoder layer and what is left over the processes, in place.
+
+        In mixed precision a layer travels in bfloat16, in which its products are computed anyway; gradients are summed
+        in float32, and the residual stream, embeddings and the last norm keep that too.
+        """
         if self.name != "fsdp2":
             return
-        from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import fully_shard
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-        mesh = init_device_mesh(self.accelerator.device.type, (self.world,))
+        policy = MixedPrecisionPolicy()
+        if self.accelerator.mixed_precision == "bf16":
+            policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+        mesh = self._mesh()
         for layer in decoder_layers(model):
             # What is gathered together has one type: float32 adapters beside bfloat16 weights are a group of their own.
             apart = _of_other_type(layer)
             if apart:
                 fully_shard(apart, mesh=mesh)
-            fully_shard(layer, mesh=mesh)
+            fully_shard(layer, mesh=mesh, mp_policy=policy)
         fully_shard(model, mesh=mesh)
+
+    def _mesh(self) -> Any:
+        """All processes in a row; or, with `shards`, copies by parts of a copy."""
+        from torch.distributed.device_mesh import init_device_mesh
+
+        kind = self.accelerator.device.type
+        if self.shards is None or self.shards == self.world:
+            return init_device_mesh(kind, (self.world,))
+        return init_device_mesh(
+            kind, (self.world // self.shards, self.shards), mesh_dim_names=("copy", "part")
+        )
 
     def with_accelerator(self, recipe: Recipe, device: str, folder: Path) -> Engine:
         """This engine with accelerate's object for devices, mixed precision, clipping and trackers."""
@@ -190,7 +208,12 @@ def start_engine(part: EnginePart, device: str) -> Engine:
     state = PartialState(cpu=device == "cpu")
     atexit.register(state.destroy_process_group)
     sharing = None if size == 1 else _start_sharing(way, size, state.num_processes, device)
-    return Engine(name, state.process_index, state.num_processes, sharing)
+    if part.shards is not None and state.num_processes % part.shards:
+        raise UsageError(
+            f"{state.num_processes} processes do not divide into groups of {part.shards} that hold one copy",
+            hint=f"launch a multiple of {part.shards} processes",
+        )
+    return Engine(name, state.process_index, state.num_processes, sharing, shards=part.shards)
 
 
 def _accelerator(recipe: Recipe, device: str, folder: Path) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,24 +25,14 @@ from ropewalk.training.parts.parts import Parts
 from ropewalk.training.parts.retention import Retention
 from ropewalk.training.progress import Progress, peak_memory_bytes
 from ropewalk.training.recipe.recipe import Recipe
-from ropewalk.training.settings import CHECKPOINTS, RUN
-from ropewalk.training.state.checkpoint import (
-    Checkpoint,
-    naming_a_full_disk,
-    prune_checkpoints,
-    write_checkpoint,
-)
+from ropewalk.training.saving import Saver, saver_of
+from ropewalk.training.settings import RUN
+from ropewalk.training.state.checkpoint import Checkpoint
 from ropewalk.training.state.identity import read_run
 from ropewalk.training.state.random_state import gathered_random, put_own_random
-from ropewalk.training.state.served import base_path, declared_dtype, finish_config, write_base
-from ropewalk.training.state.weights import (
-    ModelFiles,
-    names_of,
-    optimizer_tensors,
-    put_optimizer,
-    read_training,
-    write_training,
-)
+from ropewalk.training.state.served import declared_dtype
+from ropewalk.training.state.sharded import read_shards
+from ropewalk.training.state.weights import is_sharded, names_of, put_optimizer, read_training
 from ropewalk.training.step import Stepped, train_step
 from ropewalk.training.stopping import Stopped, Stopping
 
@@ -96,11 +85,12 @@ class Loop:
         self.loss_sum, self.loss_steps, self.documents = 0.0, 0, 0
         self.last_loss: float | None = None
         self.last_evaluation: dict[str, float] = {}
-        self.last_checkpoint: Path | None = None if self.resume_from is None else self.resume_from.path
         self.entered: int | None = None
         self.trained_stage = 0
         self.batch: StepBatch | None = None
         self.stepped: Stepped | None = None
+        last = None if self.resume_from is None else self.resume_from.path
+        self.saver: Saver = saver_of(self, last)
         self._clock = self._log_clock = time.monotonic()
         self._log_tokens = 0
 
@@ -113,13 +103,14 @@ class Loop:
                 self.stepped = train_step(self, self.batch)
                 self.step += 1
                 if self.end_step():
+                    self.saver.finish()
                     return
                 number = self.engine.highest(self.stopping.number)
                 if number:
-                    if self.last_checkpoint is None or not self.last_checkpoint.name.endswith(
-                        f"-{self.step:06d}"
-                    ):
+                    self.saver.finish()
+                    if self.saver.last != self.saver.target:
                         self.save()
+                        self.saver.finish()
                     raise Stopped(number, self.folder)
 
     def _begin(self) -> None:
@@ -205,44 +196,20 @@ class Loop:
         if self.step % self.recipe.log_every == 0 or self.curriculum.finished:
             self._log(number, self.stepped)
         self._evaluate()
+        self.saver.poll()
         if self.step % self.recipe.checkpoints.every == 0 or self.curriculum.finished:
             self.save()
         return self.curriculum.finished
 
     def save(self) -> None:
-        """Write the checkpoint of the step that has just ended, then remove what `keep_last` lets go."""
-        state, tensors, random_tensors = self._state()
-        finished, main = self.curriculum.finished, self.engine.is_main
-        new = self.recipe.model.path is None
-        files = ModelFiles.of(
-            self.model, self.recipe.lora, new=new, tempering=self.parts.tempering, keep=main
-        )
-        root = self.folder / CHECKPOINTS
-        target = root / f"step-{self.step:06d}"
-        if main:
-            self.metrics.sync()
-
-            base = base_path(self.folder, self.trained_stage)
-
-            def fill(working: Path) -> None:
-                files.write(working, self.tokenizer, base)
-                self._write_config(working)
-                if files.adapter:
-                    write_base(Path(base), working, self.recipe.model, self.model, files.base)
-                write_training(working, tensors, random_tensors, state)
-
-            facts = {"tokens": self.tokens, "loss": self.last_loss, "finished": finished}
-            with naming_a_full_disk(target):
-                write_checkpoint(root, self.step, fill, facts)
-            prune_checkpoints(root, self.recipe.checkpoints.keep_last, target)
-        self.engine.share(lambda: None)
-        self.last_checkpoint = target
+        """Write the checkpoint of the step that has just ended."""
+        self.saver.save()
 
     def non_finite(self, what: str) -> NonFiniteError:
         """The error of a step whose loss or gradient is no number."""
         names = self.batch.names if self.batch is not None else ()
         shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-        good = self.last_checkpoint.name if self.last_checkpoint is not None else "none yet"
+        good = self.saver.last.name if self.saver.last is not None else "none yet"
         return NonFiniteError(
             f"step {self.step + 1}: {what}; documents of the batch: {shown}; last good checkpoint: {good}",
             hint="lower the learning rate or leave the documents out, then resume with --resume --allow-changes",
@@ -250,9 +217,8 @@ class Loop:
 
     # What a checkpoint keeps beside the weights.
 
-    def _state(self) -> tuple[dict[str, Any], dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        """(JSON, optimiser tensors, random tensors). Every rank must call: states are gathered."""
-        tensors = optimizer_tensors(self.optimizer, names_of(self.model), keep=self.engine.is_main)
+    def state(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        """(JSON, random tensors). Every rank must call: states are gathered."""
         documents, random_tensors = gathered_random(self.engine.world)
         document = {
             "step": self.step,
@@ -269,12 +235,14 @@ class Loop:
             "optimizer": self.recipe.optimizer.name,
             "random": documents,
         }
-        return document, tensors, random_tensors
+        return document, random_tensors
 
     def _restore(self, checkpoint: Path) -> None:
         tensors, random_tensors, state = read_training(checkpoint)
         before, now = state.get("optimizer", self.recipe.optimizer.name), self.recipe.optimizer.name
-        if before == now:
+        if is_sharded(checkpoint):
+            read_shards(checkpoint, self.model, self.optimizer)
+        elif before == now:
             put_optimizer(self.optimizer, names_of(self.model), tensors)
         else:
             self.progress.warn(f"the state of {before} is of no use to {now}: the optimiser starts anew")
@@ -295,11 +263,6 @@ class Loop:
         """Take up the counters of a run that is already finished: there is nothing left to train."""
         assert self.resume_from is not None
         self._restore_counters(read_training(self.resume_from.path)[2])
-
-    def _write_config(self, folder: Path) -> None:
-        """Write the schedule of the stage just trained into the config.json of a checkpoint."""
-        document = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        finish_config(folder, self.rope.config_for(document, self.trained_stage), self.declared_dtype)
 
     # What is said of a run.
 

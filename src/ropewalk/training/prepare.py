@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from accelerate.utils import set_seed
 from ropewalk.attention.sharing import share_attention
 from ropewalk.errors import DamagedError, UsageError
 from ropewalk.training.data.mixture import Mixture, mixture_of
-from ropewalk.training.data.report import report, warnings_of
+from ropewalk.training.data.report import idle_processes, report, warnings_of
 from ropewalk.training.data.stages import Curriculum
 from ropewalk.training.engine import Engine
 from ropewalk.training.held_out import HeldOut
@@ -20,6 +21,7 @@ from ropewalk.training.model.build import Rope, build_model, build_tokenizer
 from ropewalk.training.parts.parts import Parts, base_of
 from ropewalk.training.parts.positions import check_target
 from ropewalk.training.parts.retention import Retention
+from ropewalk.training.recipe.recipe import Recipe
 from ropewalk.training.settings import CHECKPOINTS, RUN, Evaluate, Settings
 from ropewalk.training.state.checkpoint import (
     Checkpoint,
@@ -29,7 +31,8 @@ from ropewalk.training.state.checkpoint import (
     prune_checkpoints,
 )
 from ropewalk.training.state.identity import check_same_run, describe_run, read_run
-from ropewalk.training.state.weights import read_kept, read_weights
+from ropewalk.training.state.sharded import fits_straight, names_in, read_parts
+from ropewalk.training.state.weights import is_sharded, read_kept, read_weights
 
 
 def prepare(settings: Settings, engine: Engine, folder: Path) -> Loop:
@@ -48,12 +51,25 @@ def prepare(settings: Settings, engine: Engine, folder: Path) -> Loop:
             f"optimizer.warmup_steps={recipe.optimizer.warmup_steps} is not shorter than the run of "
             f"{curriculum.max_steps} steps: the learning rate never reaches its value"
         )
-    model = build_model(recipe, tokenizer)
+    straight = engine.name == "fsdp2" and recipe.model.path is not None
+    for reason in _whole_first(recipe) if straight else ():
+        straight = False
+        settings.progress.warn(f"every process loads the whole model before it is split: {reason}")
+    model = build_model(recipe, tokenizer, empty=straight)
+    if straight and not fits_straight(model, _weights_of(recipe)):
+        straight = False
+        settings.progress.warn(
+            "every process loads the whole model before it is split: its files name weights otherwise than its modules"
+        )
+        model = build_model(recipe, tokenizer)
     rope = _rope(settings, model)
     reports = report(mixture, curriculum)
     for found in reports:
         settings.progress.say(found.line())
-    for warning in warnings_of(reports, rope.original, tokenizer.eos_token_id is not None):
+    for told in mixture.cache.told():
+        settings.progress.say(told)
+    idle = idle_processes(recipe, curriculum, engine.data_world)
+    for warning in [*warnings_of(reports, rope.original, tokenizer.eos_token_id is not None), *idle]:
         settings.progress.warn(warning)
     retention = Retention.of(recipe, model, rope.original)
     if recipe.lora is not None:
@@ -61,17 +77,24 @@ def prepare(settings: Settings, engine: Engine, folder: Path) -> Loop:
 
         model = add_lora(model, recipe.lora, seed=recipe.seed)
     described, checkpoint = engine.share(lambda: _start_or_resume(folder, settings, mixture, model))
-    if checkpoint is not None:
+    if straight:
+        _split_and_fill(model, engine, recipe, checkpoint)
+    elif checkpoint is not None:
         read_weights(checkpoint.path, model)
     # What the parts try on the model, they try where it will be trained: kernels differ between devices.
     model.to(engine.accelerator.device)
-    parts = _parts(settings, folder, model, mixture, checkpoint)
+    # Where layers travel in bfloat16 they are asked under mixed precision alone, as they will be trained.
+    with engine.accelerator.autocast() if straight else contextlib.nullcontext():
+        parts = _parts(settings, folder, model, mixture, checkpoint)
     if engine.sharing is not None:
         share_attention(base_of(model), engine.sharing)
     if retention is not None:
         retention.install(recipe, model, engine.accelerator.device)
         engine.shard(retention.teacher)
-    engine.shard(model)
+    if straight:
+        engine.settle(model)
+    else:
+        engine.shard(model)
     loop = Loop(
         Setup(
             recipe,
@@ -95,6 +118,38 @@ def prepare(settings: Settings, engine: Engine, folder: Path) -> Loop:
     if checkpoint is not None and checkpoint.manifest.get("finished"):
         loop.restore_finished()
     return loop
+
+
+def _whole_first(recipe: Recipe) -> list[str]:
+    """What of a recipe looks at whole weights before they are split."""
+    looking = {
+        "lora puts its adapters beside whole weights": recipe.lora is not None,
+        "a temperature is measured on it": recipe.temperature is not None,
+        "retention copies it": recipe.retention is not None,
+    }
+    return [reason for reason, given in looking.items() if given]
+
+
+def _weights_of(recipe: Recipe, checkpoint: Checkpoint | None = None) -> dict[str, Path]:
+    """Tensor name -> file, of the base or of a checkpoint that is a model folder."""
+    from ropewalk.models.checkpoint.weights import find_weights
+    from ropewalk.models.source import resolve
+
+    if checkpoint is not None and not is_sharded(checkpoint.path):
+        return names_in(sorted(checkpoint.path.glob("*.safetensors")))
+    assert recipe.model.path is not None
+    return names_in(sorted(find_weights(resolve(recipe.model.path, need_weights=True)).shards))
+
+
+def _split_and_fill(model: Any, engine: Engine, recipe: Recipe, checkpoint: Checkpoint | None) -> None:
+    """Split an empty model over the processes, and read into each its own part: none ever holds the whole."""
+    engine.shard(model)
+    device = engine.accelerator.device
+    read_parts(model, _weights_of(recipe, checkpoint), device)
+    model.to(device)
+    with torch.no_grad(), engine.accelerator.autocast():
+        # Leaves the outermost weights gathered, so that parts of the model can be asked by themselves.
+        model(input_ids=torch.arange(2, device=device)[None], use_cache=False)
 
 
 def _rope(settings: Settings, model: Any) -> Rope:

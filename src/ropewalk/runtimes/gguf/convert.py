@@ -16,9 +16,10 @@ import numpy as np
 from ropewalk.errors import RopewalkError, one_line
 from ropewalk.models.checkpoint.weights import check_shard, find_weights
 from ropewalk.models.facts import ModelFacts
+from ropewalk.models.gguf.config import ARCHITECTURES
+from ropewalk.models.gguf.file import F32, Key, gguf_package
 from ropewalk.models.structure.view import view_of
-from ropewalk.runtimes.gguf.file import F32, Key, gguf_package
-from ropewalk.runtimes.gguf.schedule import ARCHITECTURES, rope_pieces, with_rope
+from ropewalk.runtimes.gguf.schedule import rope_pieces, with_rope
 from ropewalk.runtimes.gguf.vocabulary import vocabulary_keys
 from ropewalk.runtimes.gguf.write import Piece, key_of, write_gguf
 

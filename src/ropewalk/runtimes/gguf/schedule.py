@@ -8,24 +8,9 @@ from typing import Any
 
 from ropewalk.errors import RopewalkError, one_line
 from ropewalk.models.facts import ModelFacts
-from ropewalk.runtimes.gguf.file import GgufFile, Key, read_gguf
+from ropewalk.models.gguf.config import ARCHITECTURES, ROPE_TENSORS
+from ropewalk.models.gguf.file import GgufFile, Key, read_gguf
 from ropewalk.runtimes.gguf.write import Piece, copied, floats, key_of, write_gguf
-
-ROPE_TENSORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
-# llama.cpp's name for a model_type. Another name in the file means another model.
-ARCHITECTURES = {
-    "llama": "llama", "mistral": "llama", "mixtral": "llama", "qwen2": "qwen2", "qwen2_moe": "qwen2moe",
-    "qwen3": "qwen3", "qwen3_moe": "qwen3moe", "qwen3_next": "qwen3next", "qwen3_5": "qwen35",
-    "qwen3_5_text": "qwen35", "qwen3_5_moe": "qwen35moe", "qwen3_5_moe_text": "qwen35moe", "gemma": "gemma",
-    "gemma2": "gemma2", "gemma3": "gemma3", "gemma3_text": "gemma3", "gemma4": "gemma4", "gemma4_text": "gemma4",
-    "phi3": "phi3", "phimoe": "phimoe", "olmo": "olmo", "olmo2": "olmo2", "olmo3": "olmo2", "cohere": "command-r",
-    "cohere2": "cohere2", "deepseek_v2": "deepseek2", "deepseek_v3": "deepseek2", "gpt_oss": "gpt-oss",
-    "glm": "chatglm", "glm4": "glm4", "glm4_moe": "glm4moe", "granite": "granite", "granitemoe": "granitemoe",
-    "smollm3": "smollm3", "falcon": "falcon", "gpt_neox": "gptneox", "starcoder2": "starcoder2",
-    "minicpm": "minicpm", "minicpm3": "minicpm3", "stablelm": "stablelm", "exaone4": "exaone4", "nemotron": "nemotron",
-    "ernie4_5": "ernie4_5", "seed_oss": "seed_oss", "apertus": "apertus", "arcee": "arcee", "hunyuan_v1_dense":
-    "hunyuan-dense", "bitnet": "bitnet", "lfm2": "lfm2",
-}  # fmt: skip
 
 
 def rewrite(

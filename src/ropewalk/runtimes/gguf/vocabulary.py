@@ -8,7 +8,7 @@ from typing import Any
 from ropewalk.errors import RopewalkError
 from ropewalk.models.config import read_json
 from ropewalk.models.facts import ModelFacts
-from ropewalk.runtimes.gguf.file import Key
+from ropewalk.models.gguf.file import Key
 from ropewalk.runtimes.gguf.write import key_of
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6

@@ -13,7 +13,7 @@ import numpy as np
 
 from ropewalk.errors import RopewalkError, one_line
 from ropewalk.files import whole_file
-from ropewalk.runtimes.gguf.file import (
+from ropewalk.models.gguf.file import (
     ALIGNMENT,
     ARRAY,
     BOOL,

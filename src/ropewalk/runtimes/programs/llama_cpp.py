@@ -32,7 +32,8 @@ GGUF_FORMS = {
     "converter-longrope": "longrope of one set by its own converter",
     "converter-yarn-fields": "yarn's attention factor, betas, truncate or mscales by its own converter",
     "converter-longrope-attention": "longrope's attention factor by its own converter",
-    "converter-proportional": "type proportional by its own converter",
+    "converter-proportional": "type proportional by its own converter: the zero tail and rope_theta",
+    "converter-proportional-factor": "proportional's factor by its own converter",
     "converter-stopped-pairs": "pairs that stand still by its own converter",
     "converter-longrope-two-sets": "longrope of two sets by its own converter",
 }
@@ -139,7 +140,8 @@ def metadata(job: Job, way: Way) -> dict[str, Any]:
     elif form in ("tensor", "factors"):
         keys["rope.scaling.type"] = "none" if form == "tensor" else "longrope"
         keys["rope.scaling.attn_factor"] = float(made.attention_factor)
-    if form in ("yarn", "factors"):
+    # llama.cpp needs it for yarn and for two sets; for the others it tells a reader from where the file was stretched.
+    if form in ("linear", "yarn", "tensor", "factors"):
         keys["rope.scaling.original_context_length"] = made.geometry.original_length
     if "yarn-attention" in way.forms:
         keys["rope.scaling.attn_factor"] = made.attention_factor / temperature(made.factor)

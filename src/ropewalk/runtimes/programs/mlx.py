@@ -10,6 +10,7 @@ from ropewalk.models.writing.entries import factors_of
 from ropewalk.runtimes.base import Fragment, Job, Runtime, Way
 from ropewalk.runtimes.entries import (
     CONFIG_FORMS,
+    NEW_KEYS,
     STOPPED,
     config_forms,
     formula_factor,
@@ -19,6 +20,7 @@ from ropewalk.runtimes.entries import (
     two_sets,
 )
 
+_NEW = "rope_parameters"
 _BY_MSCALE, _BY_ORIGINAL = "yarn-attention-by-mscale", "longrope-attention-by-original"
 
 
@@ -40,9 +42,11 @@ class Mlx(Runtime):
 
     def ways(self, job: Job) -> list[Way]:
         """The type of the method, then longrope for what that type cannot say."""
-        if job.carried is None or not job.carried.old_dialect:
+        if job.carried is None:
             return []
         entry, forms = job.carried.entries[job.facts.main], set(config_forms(job))
+        if not job.carried.old_dialect:
+            return [Way(_NEW, tuple(sorted({*forms, NEW_KEYS})), entry.native)]
         found: list[Way] = []
         if "longrope" not in forms:
             native = {_BY_MSCALE if form == "yarn-attention" else form for form in forms}
@@ -71,6 +75,12 @@ class Mlx(Runtime):
 
     def fragment(self, job: Job, way: Way) -> Fragment:
         """Old keys and new ones alike, since some of its models read the one and some the other."""
+        if way.name == _NEW:
+            return Fragment(
+                "config.json",
+                job.inside({"rope_parameters": job.text["rope_parameters"]} | lengths(job)),
+                notes=way.notes,
+            )
         names = ("rope_theta", "rotary_emb_base", "rope_local_base_freq", "rope_scaling")
         content: dict[str, Any] = {name: job.text.get(name) for name in names if name in job.text}
         scaling = content.get("rope_scaling")

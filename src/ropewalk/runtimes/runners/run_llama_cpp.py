@@ -40,7 +40,9 @@ def logprobs(item: dict[str, Any]) -> list[list[float | None]]:
     params.n_ctx = item["max_length"]
     params.n_parallel = 1
     params.n_batch = params.n_ubatch = 512
-    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    # The weights have their type from the file; the cache gets the same.
+    kind = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}[item.get("dtype", "float32")]
+    params.cache_type_k = params.cache_type_v = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{kind}")
     params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     params.warmup = False
     params.verbosity = -1

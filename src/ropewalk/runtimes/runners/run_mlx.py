@@ -30,8 +30,8 @@ def logprobs(item: dict[str, Any]) -> list[list[float]]:
     from mlx_lm.utils import load_model
 
     model, _ = load_model(Path(item["model"]))
-    # Programs are compared in float32, whatever the checkpoint is stored in.
-    model.set_dtype(mx.float32)
+    # Programs are compared in one type, whatever the checkpoint is stored in.
+    model.set_dtype(getattr(mx, item.get("dtype", "float32")))
     found = []
     for prompt in item["prompts"]:
         logits = model(mx.array([prompt]))[0].astype(mx.float32)

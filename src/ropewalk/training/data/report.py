@@ -6,6 +6,8 @@ its first rows the share that is padding and the share of documents that are cut
 
 from __future__ import annotations
 
+import copy
+from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,15 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ropewalk.training.data.mixture import Mixture, TextSource
-from ropewalk.training.data.stages import Curriculum
+from ropewalk.training.data.stages import Curriculum, StageState
 from ropewalk.training.data.streams import DocumentStream, FittedStream
-from ropewalk.training.recipe.recipe import Stage
+from ropewalk.training.recipe.recipe import Recipe, Stage
 from ropewalk.units import format_length
 
 # More text than this is not made into tokens to be counted: lengths are then estimated from a sample.
 COUNTED_CHARACTERS = 4_000_000
 SAMPLED_DOCUMENTS = 64
 TRIED_ROWS, TRIED_TOKENS = 64, 400_000
+TRIED_STEPS = 8
 
 
 @dataclass(frozen=True)
@@ -103,10 +106,30 @@ def warnings_of(reports: list[SourceReport], original_length: int, ends: bool) -
     return said
 
 
+def idle_processes(recipe: Recipe, curriculum: Curriculum, rows_at_once: int) -> list[str]:
+    """Stages whose steps have fewer rows of a length than are trained at the same time, in words."""
+    said = []
+    for number, stage in enumerate(recipe.stages):
+        trial = copy.copy(curriculum)
+        trial.state = StageState(stage=number)
+        counts = Counter(length for step in range(TRIED_STEPS) for length in trial.plan(step))
+        rows = counts[trial.length] / TRIED_STEPS
+        if not rows or rows >= rows_at_once:
+            continue
+        said.append(
+            f"stages.{number}: a step has {rows:.3g} rows of {format_length(trial.length)} for {rows_at_once} that "
+            f"could be trained at once: {rows_at_once - rows:.3g} of {rows_at_once} places stand idle. Raise "
+            f"tokens_per_step to {format_length(stage.length * rows_at_once)}, use fewer processes, or let them share "
+            "rows (engine.context_parallel)"
+        )
+    return said
+
+
 def token_lengths(source: TextSource) -> tuple[NDArray[np.int64], bool]:
     """(tokens of each document, whether they are estimated from a sample's tokens per character)."""
-    if source.size["characters"] <= COUNTED_CHARACTERS:
-        return source.documents.lengths, False
+    known = source.documents.known_lengths
+    if known is not None or source.size["characters"] <= COUNTED_CHARACTERS:
+        return source.documents.lengths if known is None else known, False
     characters = np.array(source.documents.characters, dtype=np.int64)
     numbers = np.linspace(0, len(characters) - 1, min(SAMPLED_DOCUMENTS, len(characters))).astype(int)
     tokens = sum(len(source.documents.ids(int(number))) for number in numbers)

@@ -5,7 +5,7 @@ A stream keeps no random state: each choice is made from (seed, what, number), s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -14,10 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ropewalk.errors import UsageError
+from ropewalk.training.data.cache import Ids, TokenCache, TokenStore, digest_of
 
-Ids = NDArray[np.int32]
 # How many pieces wait to be fitted into rows: enough that the gap at a row's end is small, few enough to be re-read.
 WAITING = 256
+# So many characters are made into tokens and kept at a time: what a kill costs.
+AT_ONCE = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,12 @@ class Documents:
     """Texts by number, made into tokens when they are first asked for: a run starts at once, however much text it has.
 
     Each text begins with the token that the tokenizer itself puts first, where it does, and ends with the end-of-text
-    token, where there is one.
+    token, where there is one. A `cache` keeps what was made, for every run and process that reads the same text.
     """
 
-    def __init__(self, documents: Sequence[tuple[str, str]], tokenizer: Any) -> None:
+    def __init__(
+        self, documents: Sequence[tuple[str, str]], tokenizer: Any, cache: TokenCache | None = None
+    ) -> None:
         self.names = [name for name, _ in documents]
         self._texts = [text for _, text in documents]
         self._tokenizer = tokenizer
@@ -49,6 +53,8 @@ class Documents:
         starts = first is not None and tokenizer("")["input_ids"][:1] == [first]
         self._begin = [int(first)] if starts else []
         self._end = [] if last is None else [int(last)]
+        self._store = None if cache is None else cache.store("text", str(self._begin), str(self._end))
+        self._digests: dict[int, bytes] = {}
 
     def __len__(self) -> int:
         return len(self.names)
@@ -61,8 +67,8 @@ class Documents:
     def ids(self, number: int) -> Ids:
         """The tokens of one document."""
         if number not in self._ids:
-            ids = self._tokenizer(self._texts[number], add_special_tokens=False, verbose=False)["input_ids"]
-            self._ids[number] = np.asarray([*self._begin, *ids, *self._end], dtype=np.int32)
+            kept = None if self._store is None else self._store.get(self._digest(number))
+            self._ids[number] = self._made([number])[0] if kept is None else kept
         return self._ids[number]
 
     def weights(self, number: int) -> NDArray[np.float32] | None:
@@ -72,7 +78,77 @@ class Documents:
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of every document; needs all of them made."""
-        return np.array([len(self.ids(number)) for number in range(len(self))], dtype=np.int64)
+        if self._store is not None:
+            self._make_all(self._store)
+        return np.array([self._length(number) for number in range(len(self))], dtype=np.int64)
+
+    @property
+    def known_lengths(self) -> NDArray[np.int64] | None:
+        """Tokens of every document where all of them are made already; None where one is missing."""
+        if "lengths" in self.__dict__ or not self._missing(range(len(self))):
+            return self.lengths
+        return None
+
+    def _length(self, number: int) -> int:
+        if number in self._ids or self._store is None:
+            return len(self.ids(number))
+        kept = self._store.count(self._digest(number))
+        return len(self.ids(number)) if kept is None else kept
+
+    def _missing(self, numbers: Iterable[int]) -> list[int]:
+        """Those of which no tokens are known."""
+        store = self._store
+        return [
+            number
+            for number in numbers
+            if number not in self._ids and (store is None or store.count(self._digest(number)) is None)
+        ]
+
+    def _make_all(self, store: TokenStore) -> None:
+        """Make and keep what is missing, some documents at a time; of several processes one does."""
+        missing = self._missing(range(len(self)))
+        if not missing:
+            return
+        with store.alone():
+            for numbers in _batches(missing, self._texts):
+                left = self._missing(numbers)
+                if left:
+                    self._made(left)
+
+    def _made(self, numbers: Sequence[int]) -> list[Ids]:
+        """The tokens of texts, made now and kept where there is a store."""
+        texts = [self._texts[number] for number in numbers]
+        # One text alone goes as it is: tokenizers outside the library need not know lists.
+        given = texts if len(texts) > 1 else texts[0]
+        found = self._tokenizer(given, add_special_tokens=False, verbose=False)["input_ids"]
+        found = found if len(texts) > 1 else [found]
+        made = [np.asarray([*self._begin, *ids, *self._end], dtype=np.int32) for ids in found]
+        if self._store is None:
+            return made
+        self._store.put([(self._digest(number), ids) for number, ids in zip(numbers, made, strict=True)])
+        if self._store.trouble:
+            # What could not be kept on disk stays in memory: nothing is made twice.
+            self._ids |= dict(zip(numbers, made, strict=True))
+        return made
+
+    def _digest(self, number: int) -> bytes:
+        if number not in self._digests:
+            self._digests[number] = digest_of(self._texts[number])
+        return self._digests[number]
+
+
+def _batches(numbers: Sequence[int], texts: Sequence[str]) -> Iterator[list[int]]:
+    """Documents in turn, `AT_ONCE` characters together."""
+    batch: list[int] = []
+    size = 0
+    for number in numbers:
+        batch.append(number)
+        size += len(texts[number])
+        if size >= AT_ONCE:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 class Row:

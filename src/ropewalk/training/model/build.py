@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,13 @@ def _tokenizer_folder(folder: Path) -> Any:
             ) from error
 
 
-def build_model(recipe: Recipe, tokenizer: Any) -> Any:
-    """The model to train, on the CPU until the trainer moves it: a checkpoint's, or a new one."""
+def build_model(recipe: Recipe, tokenizer: Any, *, empty: bool = False) -> Any:
+    """The model to train, on the CPU until the trainer moves it: a checkpoint's (`empty`: without weights), or new."""
     part = recipe.model
     if part.path is not None:
         from ropewalk.models.load import load_model
 
-        model = load_model(part.path, device="cpu", dtype=part.dtype, attn=part.attention)
+        model = load_model(part.path, device="cpu", dtype=part.dtype, attn=part.attention, empty=empty)
     else:
         model = _new_model(recipe, tokenizer)
     vocabulary = model.get_input_embeddings().weight.shape[0]
@@ -128,6 +129,18 @@ class Rope:
     def _schedule(self, stage: Stage, part: RopePart | None) -> FrequencySchedule | None:
         if part is None:
             return None
+        made = self._stretched(stage, part)
+        if part.short_rows == "stretched":
+            return made
+        if part.layers != "full":
+            raise UsageError(
+                f"rope.short_rows: original and layers: {part.layers} do not go together",
+                hint="leave layers at full",
+            )
+        # LongRoPE2 (2502.20082): what stock software calls longrope, whose second set serves short inputs.
+        return replace(made, short_inv_freq=made.geometry.inv_freq, native=None)
+
+    def _stretched(self, stage: Stage, part: RopePart) -> FrequencySchedule:
         from ropewalk.models.stretch import stretch_for
 
         assert self.facts is not None

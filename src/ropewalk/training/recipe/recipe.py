@@ -53,7 +53,7 @@ class RopePart(Strict):
     """The stretch: a method of `ropewalk methods` or a schedule file, a target, and whether it follows the stages.
 
     `follow: final` trains under the final schedule throughout; `follow: stage` gives each stage the factor of its own
-    length (never below 1).
+    length (never below 1). `short_rows: original` keeps the model's own rotation for rows inside its original window.
     """
 
     method: str | None = None
@@ -62,6 +62,7 @@ class RopePart(Strict):
     factor: Positive | None = None
     parameters: dict[str, Any] = Field(default_factory=dict)
     follow: Literal["final", "stage"] = "final"
+    short_rows: Literal["stretched", "original"] = "stretched"
     layers: str = "full"
 
     @model_validator(mode="after")
@@ -233,22 +234,29 @@ class EvaluationPart(Strict):
 
 
 class CheckpointPart(Strict):
-    """How often a checkpoint is written and how many stay; the last is always written and kept."""
+    """How often a checkpoint is written and how many stay; the last is always written and kept.
+
+    `format: sharded` (engine fsdp2): every process writes its own part while training goes on; the last checkpoint is a
+    model folder as well.
+    """
 
     every: Count = 200
     keep_last: Count | None = 3
+    format: Literal["whole", "sharded"] = "whole"
 
 
 class EnginePart(Strict):
     """Who runs the step: `single`, `ddp` or `fsdp2`; `auto` takes ddp under a launcher and single otherwise.
 
     `context_parallel: 4` lets four processes share each row, every one with the keys of all; `sequence_parallel: 4`
-    does it by an exchange of heads. Unset, what `accelerate launch` was told holds.
+    does it by an exchange of heads. Unset, what `accelerate launch` was told holds. `shards: 8` of fsdp2 divides the
+    weights over groups of eight processes, each group with a copy of its own (HSDP); unset, over all.
     """
 
     name: Literal["auto", "single", "ddp", "fsdp2"] = "auto"
     context_parallel: Count | None = None
     sequence_parallel: Count | None = None
+    shards: Count | None = None
 
     @model_validator(mode="after")
     def _one_way(self) -> EnginePart:
@@ -256,6 +264,8 @@ class EnginePart(Strict):
             raise ValueError("give either context_parallel or sequence_parallel, not both")
         if self.sharing[1] > 1 and self.name == "single":
             raise ValueError("engine single is one process: shared rows need ddp or fsdp2")
+        if self.shards is not None and self.name != "fsdp2":
+            raise ValueError("shards divides weights: it needs engine fsdp2")
         return self
 
     @property
@@ -310,6 +320,12 @@ class Recipe(PartsOptions):
             raise ValueError(
                 "muon needs whole matrices, and engine fsdp2 has parts: use adamw, or engine ddp"
             )
+        if self.checkpoints.format == "sharded" and (
+            self.engine.name != "fsdp2" or self.temperature is not None
+        ):
+            raise ValueError(
+                "checkpoints.format: sharded is written by engine fsdp2, without a temperature: use whole"
+            )
         if self.retention is not None and self.model.path is None:
             raise ValueError("retention keeps what a checkpoint knows: a new model (init) knows nothing")
         names = [source.name for source in self.data.sources]
@@ -341,6 +357,10 @@ class Recipe(PartsOptions):
         refused = {
             "temperature": self.temperature is not None,
             "retention": self.retention is not None,
+            "rope.short_rows": any(
+                part is not None and part.short_rows == "original"
+                for part in (self.rope, *(stage.rope for stage in self.stages))
+            ),
             "weighting.long_tokens and weighting.easy": self.weighting.needs_losses,
             "weighting.far_drop": self.weighting.far_drop is not None,
         }

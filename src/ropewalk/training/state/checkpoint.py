@@ -42,12 +42,18 @@ def write_checkpoint(root: Path, step: int, fill: Callable[[Path], None], facts:
 
     Killed anywhere, the folder is either not there under its name or complete.
     """
-    target = root / f"step-{step:06d}"
-    with whole_folder(target, force=True) as working:
+    with checkpoint_folder(root, step, facts) as working:
         fill(working)
+    return root / f"step-{step:06d}"
+
+
+@contextlib.contextmanager
+def checkpoint_folder(root: Path, step: int, facts: dict[str, Any]) -> Iterator[Path]:
+    """A folder that becomes `root/step-N`, manifest and all, when the block ends well, and vanishes otherwise."""
+    with whole_folder(root / f"step-{step:06d}", force=True) as working:
+        yield working
         files = entries_of(working, MANIFEST)
         write_json(working / MANIFEST, {"format": FORMAT, "step": step, **facts, "files": files})
-    return target
 
 
 @contextlib.contextmanager

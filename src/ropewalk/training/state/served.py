@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,11 @@ def declared_dtype(part: ModelPart) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def finish_config(folder: Path, document: dict[str, Any], dtype: str | None) -> None:
-    """Write config.json with the base's declared type, and the tokenizer's length after the model's."""
+def finished_config(
+    folder: Path, stretched: Callable[[dict[str, Any]], dict[str, Any]], dtype: str | None
+) -> None:
+    """Write config.json `stretched`, with the base's declared type, and the tokenizer's length after the model's."""
+    document = stretched(json.loads((folder / "config.json").read_text(encoding="utf-8")))
     document["use_cache"] = True
     if dtype is not None:
         document["dtype"] = dtype

@@ -25,6 +25,7 @@ STATE = "state.json"
 TRAINED = f"{FOLDER}/trained.safetensors"
 KEPT = f"{FOLDER}/temperature.safetensors"
 RANDOM = "random.safetensors"
+SHARDS = f"{FOLDER}/shards"
 
 
 def whole(tensor: torch.Tensor, *, keep: bool = True) -> torch.Tensor:
@@ -101,14 +102,15 @@ def _placed(key: str, tensor: torch.Tensor, parameter: torch.Tensor) -> torch.Te
 
 def write_training(
     folder: Path,
-    optimizer: Mapping[str, torch.Tensor],
+    optimizer: Mapping[str, torch.Tensor] | None,
     random_tensors: Mapping[str, torch.Tensor],
     state: Mapping[str, Any],
 ) -> None:
-    """Write the part of a checkpoint that only training needs."""
+    """Write the part of a checkpoint that only training needs; `optimizer` is None where it lies in shards."""
     target = folder / FOLDER
     target.mkdir(exist_ok=True)
-    save_file(dict(optimizer), target / OPTIMIZER)
+    if optimizer is not None:
+        save_file(dict(optimizer), target / OPTIMIZER)
     save_file(dict(random_tensors), target / RANDOM)
     (target / STATE).write_text(json.dumps(state, allow_nan=False), encoding="utf-8")
 
@@ -118,7 +120,8 @@ def read_training(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, torc
     target = folder / FOLDER
     try:
         state = json.loads((target / STATE).read_text(encoding="utf-8"))
-        return load_file(target / OPTIMIZER), load_file(target / RANDOM), state
+        optimizer = {} if is_sharded(folder) else load_file(target / OPTIMIZER)
+        return optimizer, load_file(target / RANDOM), state
     except Exception as error:
         raise DamagedError(
             f"checkpoint {folder.name}: its training state cannot be read ({one_line(error)})",
@@ -204,8 +207,15 @@ def read_kept(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / KEPT) if (folder / KEPT).is_file() else {}
 
 
+def is_sharded(folder: Path) -> bool:
+    """Whether a checkpoint holds what it trains in parts, as each process wrote its own."""
+    return (folder / SHARDS).is_dir()
+
+
 def read_weights(folder: Path, model: Any) -> None:
-    """Put a checkpoint's weights into the model of its recipe, bit for bit."""
+    """Put a checkpoint's weights into the model of its recipe, bit for bit; shards are read once the model is split."""
+    if is_sharded(folder):
+        return
     if (folder / TRAINED).is_file():
         from ropewalk.training.model.lora import put_trained
 
