@@ -48,8 +48,8 @@ demo: $(STAMP)  ## from nothing to a verdict on the bundled model
 bench: $(STAMP)  ## every performance figure, as a ratio beside what one would do otherwise
 	for file in bench/bench_*.py; do $(BIN)/python $$file || exit 1; done
 
-mutants: $(STAMP)  ## changes the mathematics in small steps and asks the tests; ROOM=methods SHARE=0.2 for a part
-	$(BIN)/python tools/mutants.py $(if $(ROOM),--room $(ROOM)) --share $(or $(SHARE),1)
+mutants: $(STAMP)  ## changes the mathematics in small steps and asks the tests; ROOM=training COUNT=40 for a part
+	$(BIN)/python tools/mutants.py $(if $(ROOM),--room $(ROOM)) $(if $(COUNT),--count $(COUNT)) --share $(or $(SHARE),1)
 
 docs: $(STAMP)  ## the documentation, in docs/_build/html
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html

@@ -1,9 +1,11 @@
 """Zones and position maps beside single tables and the cropped control: text by position, pass keys, time.
 
-    python bench/study_zones.py MODEL --target 4096 --segments 5 [--only zones] [--keys 4]
+    python bench/study_zones.py MODEL --target 4096 --segments 5 [--only yarn,zones] [--keys 4] [--map FILE]
 
-One line a candidate: mean loss between the edges 0, L/2, L, 2L, 4L, 6L, 8L of held-out text, the share of pass keys
-found at the target, seconds for the text.
+Two lines a candidate: mean loss between the edges 0, L/2, L, 2L, 4L, 6L, 8L of held-out text, the share of pass keys
+found at the target, seconds for the text; then the difference to cropping in each band (inside the window to the
+unmodified model) with its 95 % interval over the segments, paired.
+`--map` adds what `ropewalk tune --search zones` wrote.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from ropewalk.attention.maps import applied
 from ropewalk.evaluation.forward.engine import Engine
 from ropewalk.evaluation.loss.controls import Crop, read_cropped
 from ropewalk.evaluation.retrieval.run import run_tasks
+from ropewalk.evaluation.statistics.intervals import mean_interval
+from ropewalk.map_files import nearest_table, read_map
 from ropewalk.models.facts import read_facts
 from ropewalk.models.load import load_model, load_tokenizer
 from ropewalk.position_maps import map_for
@@ -45,6 +49,13 @@ def candidates(model: Any, target: int) -> dict[str, Any]:
     found["zones linear 0"] = mapped("zones", discount=0.0)
     found["zones linear -1"] = mapped("zones", discount=-1.0)
     found["zones linear log w=L/4"] = mapped("zones", near=geometry.original_length // 4)
+    for near in (2, 4):
+        found[f"table nearest to zones w=L/{near}"] = lambda near=near: ropewalk.apply(
+            model,
+            nearest_table(
+                map_for("zones", geometry, target, near=geometry.original_length // near), geometry, target
+            ),
+        )
     found["self-extend"] = mapped("self-extend")
     found["self-extend log"] = mapped("self-extend", discount="log")
     found["self-extend -1"] = mapped("self-extend", discount=-1.0)
@@ -52,6 +63,41 @@ def candidates(model: Any, target: int) -> dict[str, Any]:
         found[name] = mapped(name)
     found["dpe log"] = mapped("dpe", discount="log")
     return found
+
+
+def chosen(found: dict[str, Any], only: str) -> dict[str, Any]:
+    """Those whose name starts with one of the words of `only`; all where it is empty."""
+    words = [word.strip() for word in only.split(",") if word.strip()]
+    return {
+        name: enter for name, enter in found.items() if not words or any(name.startswith(w) for w in words)
+    }
+
+
+def interval(differences: np.ndarray[Any, Any]) -> str:
+    """Mean and 95 % interval of paired differences (Student's t)."""
+    found = mean_interval(differences.tolist())
+    half = float("nan") if found.high is None else found.high - found.mean
+    return f"{found.mean:+.3f}±{half:.3f}"
+
+
+def found_keys(engine: Engine, tokenizer: Any, length: int, samples: int) -> str:
+    """The share of pass keys found at a length, three depths."""
+    if not samples:
+        return "-"
+    rows = run_tasks(engine, tokenizer, tasks=["passkey"], lengths=[length], depths=3, samples=samples)
+    return f"{np.mean([row['accuracy'] for row in rows]):.2f}"
+
+
+def bands_of(losses: list[Any], edges: list[int]) -> np.ndarray[Any, Any]:
+    """Mean loss of each segment between neighbouring edges; entry t of a row is the loss of token t + 1."""
+    rows = [np.asarray(row, dtype=np.float64) for row in losses]
+    pairs = list(itertools.pairwise(edges))
+    return np.array(
+        [
+            [row[max(0, a - 1) : b - 1].mean() if len(row) > max(0, a - 1) else np.nan for a, b in pairs]
+            for row in rows
+        ]
+    )
 
 
 def main() -> None:
@@ -62,6 +108,7 @@ def main() -> None:
     parser.add_argument("--segments", type=int, default=5)
     parser.add_argument("--keys", type=int, default=4)
     parser.add_argument("--only", default="")
+    parser.add_argument("--map", action="append", default=[])
     given = parser.parse_args()
     model, tokenizer = load_model(given.model), load_tokenizer(given.model)
     window = read_facts(model.config.to_dict()).original_length
@@ -74,30 +121,34 @@ def main() -> None:
     edges.append(given.target)
     engine = Engine(model)
 
-    def told(name: str, losses: list[Any], began: float, keys: str) -> None:
-        curve = np.mean([np.asarray(row, dtype=np.float64) for row in losses], axis=0)
-        bands = " ".join(f"{curve[max(0, a - 1) : b - 1].mean():.3f}" for a, b in itertools.pairwise(edges))
-        print(f"{name:28s} {bands}   {keys}   {time.perf_counter() - began:.1f} s", flush=True)
+    began = time.perf_counter()
+    crop = Crop.of(window)
+    control = bands_of([read_cropped(engine, item, crop) for item in segments.items], edges)
+    # Inside the window the line to hold is the unmodified model's.
+    inside = [number for number, edge in enumerate(edges[1:]) if edge <= window]
+    plain = bands_of([engine.nll(item.ids[:window])[0].numpy() for item in segments.items], edges)
+    control[:, inside] = plain[:, inside]
 
-    if not given.only:
-        began = time.perf_counter()
-        crop = Crop.of(window)
-        told("cropped", [read_cropped(engine, item, crop) for item in segments.items], began, "-")
-    for name, enter in candidates(model, given.target).items():
-        if given.only not in name:
-            continue
+    def told(name: str, rows: np.ndarray[Any, Any], began: float, keys: str) -> None:
+        bands = " ".join(f"{value:.3f}" for value in rows.mean(0))
+        print(f"{name:28s} {bands}   {keys}   {time.perf_counter() - began:.1f} s", flush=True)
+        if rows is not control:
+            print(" " * 29 + " ".join(interval(column) for column in (rows - control).T), flush=True)
+
+    print(f"{given.model}: {len(segments.items)} segments of {given.target}, edges {edges}", flush=True)
+    keys = found_keys(engine, tokenizer, window, given.keys)
+    told("unmodified, then cropped", control, began, f"{keys} inside the window")
+    found = chosen(candidates(model, given.target), given.only)
+    for path in given.map:
+        found[path] = lambda path=path: applied(model, read_map(path).plan)
+    for name, enter in found.items():
         with contextlib.ExitStack() as stack:
             stack.enter_context(enter())
             began = time.perf_counter()
             losses = [engine.nll(item.ids)[0].numpy() for item in segments.items]
             spent = time.perf_counter()
-            keys = "-"
-            if given.keys:
-                rows = run_tasks(
-                    engine, tokenizer, tasks=["passkey"], lengths=[given.target], depths=3, samples=given.keys
-                )
-                keys = f"{np.mean([row['accuracy'] for row in rows]):.2f}"
-            told(name, losses, began + time.perf_counter() - spent, keys)
+            keys = found_keys(engine, tokenizer, given.target, given.keys)
+            told(name, bands_of(losses, edges), began + time.perf_counter() - spent, keys)
 
 
 if __name__ == "__main__":

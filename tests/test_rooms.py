@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "ropewalk"
 ROWS = [
     {"_version", "errors", "units", "files", "manifests"},
     {"geometry", "schedule", "notations"},
-    {"methods", "temperature", "dynamic", "position_maps"},
+    {"methods", "temperature", "dynamic", "position_maps", "map_files"},
     {"analysis"},
     {"planning"},
     {"hemp"},
@@ -41,6 +41,7 @@ NUMPY_ONLY = {
     "methods",
     "temperature",
     "position_maps",
+    "map_files",
     "analysis",
     "planning",
 }

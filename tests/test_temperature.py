@@ -127,11 +127,13 @@ def test_the_table_of_rules():
         lambda: temperature.constant(2, value=math.inf),
         lambda: temperature.log_n([math.inf], 512),
         lambda: temperature.entropy_matched(8, [1.0, math.inf]),
+        lambda: temperature.entropy_matched(8, [1.0, 0.0]),
         lambda: temperature.step_log([1], period=math.nan),
         lambda: temperature.scale_invariant([-1]),
+        lambda: temperature.scale_invariant([5, -1]),
     ],
 )
-def test_what_is_not_finite_is_refused(call):
+def test_what_is_not_finite_or_out_of_range_is_refused(call):
     with pytest.raises(UsageError):
         call()
 

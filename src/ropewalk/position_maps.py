@@ -33,15 +33,17 @@ from ropewalk.schedule import FrequencySchedule
 class PositionMap:
     """Two zones. `near` is the width of the one where distances are true, in tokens.
 
-    `far_logits` multiplies the far zone's logits, and `discount` is added to them: a number, or `log`, which is
-    -ln((p + 1) / original_length) for a query at position p past the original window, so that the far zone weighs as
-    if it held as many keys as training ever showed.
+    `far_logits` multiplies the far zone's logits, and two things are added to them: `discount` nats, and
+    -`log_discount` * ln((p + 1) / original_length) for a query at position p past the original window. With
+    log_discount = 1 (`discount=log` is short for it) the far zone weighs as if it held as many keys as training ever
+    showed.
     """
 
     near: int
     original_length: int
     discount: float | Literal["log"] = 0.0
     far_logits: float = 1.0
+    log_discount: float = 0.0
 
     name = ""
 
@@ -51,8 +53,12 @@ class PositionMap:
                 f"near={self.near} is no width inside the window of {self.original_length} tokens",
                 hint=f"use 1 to {self.original_length}; half the window is a start",
             )
-        if self.discount != "log" and not math.isfinite(float(self.discount)):
-            raise UsageError(f"discount={self.discount} is no number", hint="use a number of nats, or log")
+        if self.discount == "log":
+            object.__setattr__(self, "discount", 0.0)
+            object.__setattr__(self, "log_discount", 1.0)
+        for given in (self.discount, self.log_discount):
+            if not math.isfinite(float(given)):
+                raise UsageError(f"discount={given} is no number", hint="use a number of nats, or log")
         if not math.isfinite(self.far_logits) or self.far_logits <= 0:
             raise UsageError(
                 f"far_logits={self.far_logits} is not positive", hint="1 leaves the far zone alone"
@@ -66,11 +72,15 @@ class PositionMap:
         """Radians by which far queries at these positions are turned further, (T, P)."""
         raise NotImplementedError
 
+    @property
+    def exact_until(self) -> int:
+        """Queries before this position see every key at its true distance."""
+        return self.near
+
     def offset(self, positions_T: FloatArray) -> FloatArray:
         """What is added to the far logits of queries at these positions, in nats."""
-        if self.discount == "log":
-            return -np.log(np.maximum((positions_T + 1) / self.original_length, 1.0))
-        return np.full(len(positions_T), float(self.discount))
+        growth = np.log(np.maximum((positions_T + 1) / self.original_length, 1.0))
+        return np.asarray(float(self.discount) - self.log_discount * growth)
 
     def to_json(self) -> dict[str, Any]:
         """What identifies the map in a result."""
@@ -85,7 +95,8 @@ class Zones(PositionMap):
     """A near zone as trained, and a far one under another schedule, continuous where they meet.
 
     The far angle is near * theta + (d - near) * theta'. `far_factor` is the factor of `far_method`, whose frequencies
-    are `far_inv_freq`.
+    are `far_inv_freq`. A query inside the original window has no far zone: all that it sees is at distances that
+    training showed, so a text that fits the window costs nothing, whatever follows it.
     """
 
     far_inv_freq: FloatArray | None = None
@@ -93,6 +104,11 @@ class Zones(PositionMap):
     far_factor: float = 1.0
 
     name = "zones"
+
+    @property
+    def exact_until(self) -> int:
+        """The original window."""
+        return self.original_length
 
     def key_turn(self, inv_freq_P: FloatArray, positions_K: FloatArray) -> FloatArray:
         """j * (theta' - theta)."""
@@ -220,7 +236,7 @@ class MapInfo:
         }
 
 
-_SHARED = {"near": "half the window", "discount": 0.0, "far_logits": 1.0}
+_SHARED = {"near": "half the window", "discount": 0.0, "log_discount": 0.0, "far_logits": 1.0}
 MAPS: dict[str, MapInfo] = {
     item.name: item
     for item in (
@@ -286,7 +302,9 @@ def map_for(
     near = int(parameters.pop("near", max(1, window // 2)))
     reach = (max(target_length, window + 1) - near) / max(1, window - near)
     shared: dict[str, Any] = {"near": near, "original_length": window}
-    shared |= {key: parameters[key] for key in ("discount", "far_logits") if key in parameters}
+    shared |= {
+        key: parameters[key] for key in ("discount", "log_discount", "far_logits") if key in parameters
+    }
     if name == "zones":
         return _zones(geometry, reach, shared, parameters)
     if name == "rerope":
@@ -309,7 +327,8 @@ def _zones(
         made = make_schedule(method, geometry, factor=reach, **parameters.get("far_parameters", {}))
         # A method's temperature is meant for a single table; the far zone has its own discount and scale.
         made = replace(made, attention_factor=1.0)
-    shared = {"discount": "log"} | shared
+    if "discount" not in shared and "log_discount" not in shared:
+        shared["discount"] = "log"
     shared["far_logits"] = shared.get("far_logits", 1.0) * made.attention_factor**2
     return Zones(**shared, far_inv_freq=made.inv_freq, far_method=made.method, far_factor=made.factor)
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import ropewalk
+from ropewalk.attention import kernels
 from ropewalk.attention.caches import copied, new_cache
 from ropewalk.attention.interface import Call
 from ropewalk.attention.maps import applied, route_for
@@ -52,14 +53,14 @@ def _rotated(states_HTD, angles_TP):
     return np.concatenate([one * cos - two * sin, two * cos + one * sin, states_HTD[..., 8:]], axis=-1)
 
 
-def _plain(query_HTD, key_HTD, value_HTD, angle, logit_offset, far_scale, near):
+def _plain(query_HTD, key_HTD, value_HTD, angle, logit_offset, far_scale, near, exact=0):
     """The attention matrix entry by entry: the query turned by the angle that the map gives this pair of places."""
     heads, length, width = query_HTD.shape
     out = np.zeros_like(value_HTD)
     for p in range(length):
         logits = np.zeros((heads, p + 1))
         for j in range(p + 1):
-            far = p - j >= near
+            far = p - j >= near and p >= exact
             turn = angle(p, j) if far else (p - j) * THETA
             turned = _rotated(query_HTD[:, p : p + 1], turn[None])[:, 0]
             logits[:, j] = (turned * key_HTD[:, j]).sum(-1) / math.sqrt(width)
@@ -100,7 +101,9 @@ def test_two_zones_are_the_matrix_by_definition(name, first):
         (lambda p: -math.log(max((p + 1) / WINDOW, 1))) if name == "zones" else lambda p: float(plan.discount)
     )
     repeated = np.repeat(key, 2, axis=0), np.repeat(value, 2, axis=0)
-    wanted = _plain(query, *repeated, angle, offset, plan.far_logits, NEAR)
+    # A query inside the window has no far zone under zones, whatever stands behind its near one.
+    exact = WINDOW if name == "zones" else 0
+    wanted = _plain(query, *repeated, angle, offset, plan.far_logits, NEAR, exact)
     found = route_for(plan, ROTATION)(_call(query, key, value, first))[0].transpose(0, 1).numpy()
     assert np.allclose(found, wanted[:, first:], atol=2e-5)
 
@@ -140,6 +143,56 @@ def test_a_mask_hides_keys_in_both_zones(name):
     assert not torch.allclose(one, plain[:, 6:], atol=1e-2)
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_gradients_go_through_output_and_log_sum_exp(causal):
+    """Against the same attention written out, on which autograd itself differentiates."""
+    generator = torch.Generator().manual_seed(4)
+
+    def draw(heads):
+        return torch.randn(2, heads, 9, 6, generator=generator, requires_grad=True)
+
+    query, key, value = draw(4), draw(2), draw(2)
+    found = []
+    for own in (True, False):
+        leaves = [tensor.detach().clone().requires_grad_() for tensor in (query, key, value)]
+        if own:
+            out, lse = kernels.attend(*leaves, 0.4, causal=causal)
+        else:
+            wide = [leaf.repeat_interleave(2, dim=1) for leaf in leaves[1:]]
+            logits = 0.4 * leaves[0] @ wide[0].transpose(2, 3)
+            if causal:
+                logits = logits.masked_fill(torch.ones(9, 9).triu(1).bool(), -math.inf)
+            out, lse = logits.softmax(-1) @ wide[1], logits.logsumexp(-1)
+        weights = (
+            torch.arange(out.numel()).view(out.shape).sin(),
+            torch.arange(lse.numel()).view(lse.shape).cos(),
+        )
+        ((out * weights[0]).sum() + (lse * weights[1]).sum()).backward()
+        found.append([out.detach(), lse.detach(), *(leaf.grad for leaf in leaves)])
+    for one, other in zip(*found, strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_blocks_of_plain_formulas_are_the_kernel(monkeypatch):
+    monkeypatch.setattr(kernels, "_BLOCK", 30)
+    generator = torch.Generator().manual_seed(4)
+    query, key, value = (torch.randn(1, heads, 10, 6, generator=generator) for heads in (4, 2, 2))
+    for causal, mask in (
+        (True, None),
+        (False, None),
+        (False, torch.randn(1, 1, 10, 10, generator=generator)),
+    ):
+        wanted = kernels.attend(query, key, value, 0.4, causal=causal, mask_TK=mask)
+        leaves = [tensor.clone().requires_grad_() for tensor in (query, key, value)]
+        found = kernels._in_blocks(*leaves, 0.4, causal, mask)
+        assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(found, wanted, strict=True))
+        found[0].sum().backward()
+        again = [tensor.clone().requires_grad_() for tensor in (query, key, value)]
+        kernels.attend(*again, 0.4, causal=causal, mask_TK=mask)[0].sum().backward()
+        for one, other in zip(leaves, again, strict=True):
+            assert torch.allclose(one.grad, other.grad, atol=1e-5)
+
+
 def test_gradients_reach_queries_keys_and_values():
     plan, _ = CASES["zones"]
     call = _call(*_states(30))
@@ -167,7 +220,8 @@ def test_in_a_model_chunks_and_steps_are_one_forward(kind, name):
     model, ids = model_of(kind), some_tokens(70)
     before = whole_logits(model, ids)
     plan = map_for(name, read_facts(model.config.to_dict()).geometry, 128)
-    near = getattr(plan, "near", None) or plan.chunk
+    near = getattr(plan, "exact_until", None) or plan.chunk
+    assert near == {"zones": 32, "dual-chunk": 24}.get(name, 16)
     with applied(model, plan):
         whole = whole_logits(model, ids)
         inside = whole_logits(model, ids[:near])
@@ -239,7 +293,12 @@ def test_defaults_keep_far_distances_inside_the_window():
     leaky = map_for("leaky-rerope", geometry, 4096)
     assert 256 + (4096 - 256) / leaky.slowdown == pytest.approx(512)
     zones = map_for("zones", geometry, 4096)
-    assert (zones.near, zones.discount, zones.far_factor) == (256, "log", 15.0)
+    assert (zones.near, zones.discount, zones.log_discount, zones.far_factor) == (256, 0.0, 1.0, 15.0)
+    fitted = map_for("zones", geometry, 4096, discount=-0.5, log_discount=0.7)
+    assert np.allclose(
+        fitted.offset(np.array([100.0, 511.0, 1023.0])), [-0.5, -0.5, -0.5 - 0.7 * math.log(2)]
+    )
+    assert map_for("zones", geometry, 4096, discount=-0.5).log_discount == 0
     assert np.allclose(zones.far_inv_freq, geometry.inv_freq / 15)
     dpe = map_for("dpe", geometry, 4096)
     assert len(dpe.groups) == 8

@@ -127,6 +127,26 @@ def test_rows_can_be_repeated_selected_and_reset():
     assert torch.allclose(_streamed(model, cache, [ids[:8]]), whole_logits(model, ids[:8]), atol=2e-5)
 
 
+def test_sinks_that_are_gone_from_the_window_change_rows_with_it():
+    """Rows swapped after an eviction: each goes on as it would have alone."""
+    model, rows = model_of("llama"), [some_tokens(30, seed) for seed in (1, 2)]
+
+    @torch.inference_mode()
+    def step(cache, tokens):
+        return model(input_ids=torch.tensor(tokens), past_key_values=cache, use_cache=True).logits[:, -1]
+
+    caches = [SinkCache(model, sinks=SINKS, window=WINDOW) for _ in range(3)]
+    for token in zip(*rows, strict=True):
+        step(caches[0], [[item] for item in token])
+        for number in (0, 1):
+            step(caches[number + 1], [[token[number]]])
+    caches[0].reorder_cache(torch.tensor([1, 0]))
+    for _ in range(3):
+        found = step(caches[0], [[9], [7]])
+        wanted = torch.cat([step(caches[2], [[9]]), step(caches[1], [[7]])])
+        assert torch.allclose(found, wanted, atol=2e-5)
+
+
 def test_what_it_cannot_do_is_said():
     model, ids = model_of("llama"), some_tokens(30)
     cache = SinkCache(model, sinks=SINKS, window=WINDOW)

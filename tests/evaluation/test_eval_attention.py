@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from eval_models import save, text_ids, tiny
 
+import ropewalk
 from ropewalk.attention.maps import applied
+from ropewalk.attention.tempers import parse_temper
 from ropewalk.errors import UsageError
 from ropewalk.evaluation.candidates.attended import mapped
 from ropewalk.evaluation.compare import compare
 from ropewalk.evaluation.evaluate import evaluate
 from ropewalk.evaluation.forward.engine import Engine
+from ropewalk.map_files import map_file, nearest_table
 from ropewalk.models.facts import read_facts
+from ropewalk.models.load import load_model, load_tokenizer
 from ropewalk.position_maps import map_for
+from ropewalk.text.corpus import read_documents
+from ropewalk.text.segments import cut
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +76,41 @@ def test_rows_of_a_comparison(made: tuple[Path, Path], tmp_path: Path) -> None:
     assert len(set(losses.values())) == 3
     inside = {row.name: row.loss_in_window for row in result.methods}
     assert inside["rerope"] == pytest.approx(result.controls["unmodified"].loss_in_window, abs=0.5)
+    # Under zones a query inside the window has no far zone.
+    assert inside["zones"] == pytest.approx(result.controls["unmodified"].loss_in_window, abs=1e-6)
+    beside = json.loads((tmp_path / "run" / "parts" / "zones-nearest-table.json").read_text())
+    facts = read_facts(folder)
+    plan = map_for("zones", facts.geometry, 256)
+    assert beside["schedule"] == nearest_table(plan, facts.geometry, 256).to_json()
+    ropewalk.extend(
+        folder, schedule=tmp_path / "run" / "parts" / "zones-nearest-table.json", out=tmp_path / "extended"
+    )
     with pytest.raises(UsageError, match="zonse"):
         compare(folder, methods="zonse", **given)
+    # A map in a file is the row that it was made from.
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps(map_file(plan, facts.geometry, 256).to_json()))
+    again = compare(folder, methods="none", schedules=[file], **(given | {"output": tmp_path / "again"}))
+    assert [(row.name, row.kind, row.file) for row in again.methods] == [("mine", "zones", str(file))]
+    assert again.methods[0].loss_at_target == losses["zones"]
+
+
+def test_temperatures_beside_the_models_own(made: tuple[Path, Path]) -> None:
+    folder, text = made
+    given = {"lengths": [64, 256], "tasks": "ppl", "text": str(text), "max_segments": 2}
+    result = evaluate(folder, temperatures="log-n,constant:1.2", **given)
+    rows = {row["name"]: {part["length"]: part for part in row["loss"]} for row in result.temperatures}
+    assert list(rows) == ["log-n", "constant:1.2"]
+    model = load_model(folder)
+    engine = Engine(model)
+    ids = [item.ids for item in cut(read_documents(str(text)), load_tokenizer(folder), 256, limit=2).items]
+    plain = np.mean([engine.nll(row)[0].numpy()[-64:].mean() for row in ids])
+    with parse_temper("log-n").applied(model, 4.0, 64):
+        warm = np.mean([engine.nll(row)[0].numpy()[-64:].mean() for row in ids])
+    assert rows["log-n"][256]["against_full"] == pytest.approx(warm - plain, abs=1e-4)
+    assert abs(rows["log-n"][64]["against_full"]) < 1e-6 < abs(rows["constant:1.2"][64]["against_full"])
+    with pytest.raises(UsageError, match="temperature 'warm' is unknown"):
+        evaluate(folder, temperatures="warm", **given)
 
 
 def test_caches_beside_the_full_one(made: tuple[Path, Path]) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from generation_models import KINDS, LONGROPE, model_of, some_tokens, whole_logits
 
 import ropewalk
-from ropewalk.generation.cheap import turned
+from ropewalk.attention.rotation import Cached, Rotation
+from ropewalk.generation.cheap import _turn, turned
 from ropewalk.generation.ladder import Ladder, Rung, in_force, ladder_for
 from ropewalk.generation.request import generate
 from ropewalk.generation.session import Session
@@ -138,3 +141,20 @@ def test_sliding_keys_that_keep_their_frequencies_are_left_alone():
         after = [layer.keys for layer in session._cache.layers]
     assert torch.equal(before[0], after[0])
     assert not torch.allclose(before[1], after[1], atol=1e-2)
+
+
+def test_keys_of_a_window_are_turned_by_their_true_positions():
+    """A layer that holds the last 8 of 20 tokens: what it had been given at positions 12 to 19 comes out."""
+    plain = torch.randn(1, 2, 20, 8, generator=torch.Generator().manual_seed(0))
+    one, other = (
+        Rotation(torch.tensor(spectrum, dtype=torch.float64), factor, 0, False)
+        for spectrum, factor in (((1.0, 0.3, 0.1, 0.01), 1.0), ((1.0, 0.2, 0.05, 0.002), 1.5))
+    )
+
+    def keys(rotation):
+        angles = torch.arange(20, dtype=torch.float64)[:, None] * rotation.inv_freq
+        return (rotation.turned_by(plain, angles) * rotation.attention_factor)[:, :, -8:].clone()
+
+    layer = SimpleNamespace(keys=keys(one), get_seq_length=lambda: 20)
+    _turn(layer, Cached("keys", one), Cached("keys", other))
+    assert torch.allclose(layer.keys, keys(other), atol=1e-5)

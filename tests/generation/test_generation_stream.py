@@ -133,6 +133,15 @@ def test_wrong_numbers_are_refused():
         next(stream.write(1, Sampler(), set()))
 
 
+def test_pieces_are_never_longer_than_the_window():
+    model, ids = model_of("llama"), some_tokens(60)
+    read = []
+    for piece in (8, 64):
+        with Stream(model, sinks=2, window=8, piece=piece) as stream:
+            read.append(stream.read(ids))
+    assert read[0] == read[1]
+
+
 @pytest.mark.slow
 def test_two_hundred_thousand_tokens_on_hemp():
     """Loss stays where it was inside the window, memory does not move."""

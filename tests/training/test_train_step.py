@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +55,48 @@ def test_micro_batches_change_nothing(tiny: Tiny, tmp_path: Path, changes: dict[
         assert one == pytest.approx(other, rel=2e-5)
 
 
+@contextlib.contextmanager
+def recorded() -> Iterator[tuple[list[Any], list[torch.Tensor]]]:
+    """(the model before the first step, the ids of every micro-batch) of a training inside."""
+    from ropewalk.training import loop as loop_module
+
+    read: list[torch.Tensor] = []
+    kept: list[Any] = []
+    real = loop_module.Loop.transform
+
+    def transform(self: Any, batch: Any, number: int) -> Any:
+        made = real(self, batch, number)
+        if not kept:
+            kept.append(copy.deepcopy(self.model))
+            kept[0].forward = type(kept[0]).forward.__get__(kept[0])
+        read.append(batch["input_ids"])
+        return made
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop_module.Loop, "transform", transform)
+        yield kept, read
+
+
+def test_tokens_that_their_loss_leaves_out_do_not_count(tiny: Tiny, tmp_path: Path) -> None:
+    """The weight of the step is known only once the losses are: loss and gradient are the mean over what is left."""
+    below = math.log(257)
+    recipe = tiny(stages=[{"length": 32, "steps": 1}], weighting={"easy": {"below": below}})
+    recipe["model"]["init"]["attention_dropout"] = 0.0
+    with recorded() as (kept, read):
+        [(loss, norm)] = losses_and_norms(recipe, tmp_path / "run")
+    [model], [ids] = kept, read
+    logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
+    losses = functional.cross_entropy(
+        logits.reshape(-1, logits.shape[-1]), ids[:, 1:].reshape(-1), reduction="none"
+    )
+    left = losses[losses >= below]
+    assert 0.1 < len(left) / len(losses) < 0.9
+    left.mean().backward()
+    squares = sum(float(tensor.grad.double().square().sum()) for tensor in model.parameters())
+    assert loss == pytest.approx(left.mean().item(), rel=1e-5)
+    assert norm == pytest.approx(squares**0.5, rel=1e-4)
+
+
 @pytest.mark.parametrize("clip", [1.0, 1e-7])
 def test_two_steps_are_the_plain_loop(tiny: Tiny, tmp_path: Path, clip: float) -> None:
     """Losses, gradient norms and weights against transformers' own loss and torch's own AdamW.
@@ -64,24 +109,7 @@ def test_two_steps_are_the_plain_loop(tiny: Tiny, tmp_path: Path, clip: float) -
         checkpoints={"every": 2, "keep_last": None},
     )
     recipe["model"]["init"]["attention_dropout"] = 0.0
-    read: list[torch.Tensor] = []
-    kept: list[Any] = []
-    from ropewalk.training import loop as loop_module
-
-    real = loop_module.Loop.transform
-
-    def transform(self: Any, batch: Any, number: int) -> Any:
-        import copy
-
-        made = real(self, batch, number)
-        if not kept:
-            kept.append(copy.deepcopy(self.model))
-            kept[0].forward = type(kept[0]).forward.__get__(kept[0])
-        read.append(batch["input_ids"])
-        return made
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop_module.Loop, "transform", transform)
+    with recorded() as (kept, read):
         found = losses_and_norms(recipe, tmp_path / "run")
     [model] = kept
     parameters = dict(model.named_parameters())

@@ -5,6 +5,9 @@
                   each group with its own lowest value and step; the last 64 to 127 tokens as they are
     quanto4, quanto2, hqq8, hqq4, hqq2, fp8     transformers' own quantised caches, where their packages are there
     sinks:4+2k    the first 4 tokens and a window of 2048
+    static        transformers' static cache: the room for the whole text taken at once, masked where it is empty
+    kvpress:KnormPress:0.5    a press of kvpress over the prompt, half of its keys taken out; in `generate` alone
+    offloaded     transformers' offloaded cache: on a GPU, layers wait in main memory until their turn
 
 Axes: B rows, H key-value heads, T tokens, D head width, G groups.
 """
@@ -19,10 +22,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, StaticCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from ropewalk.attention.caches import KIND, masks_windows
+from ropewalk.attention.interface import attention_modules
+from ropewalk.attention.presses import press_of, pressed
 from ropewalk.attention.sinks import SinkCache
 from ropewalk.errors import RopewalkError, UsageError, one_line
 from ropewalk.models.facts import read_facts
@@ -36,6 +41,7 @@ from ropewalk.units import parse_length
 # Tokens read at once under any kind but `full`: what is read together sees itself unrounded.
 PIECE = 64
 _STOCK = re.compile(r"(quanto|hqq)(\d)|fp8")
+_PRESS = re.compile(r"kvpress:(\w+)(?::([0-9.]+))?")
 _SINKS = re.compile(r"sinks:(\d+)\+([0-9.]+[kKmM]?)")
 
 
@@ -48,11 +54,22 @@ class CacheKind:
     backend: str | None = None
     sinks: int | None = None
     window: int | None = None
+    press: tuple[str, float] | None = None
+
+    @property
+    def whole_prompt(self) -> bool:
+        """Whether a prompt must be read in one piece."""
+        return self.press is not None
+
+    @property
+    def is_static(self) -> bool:
+        """Whether it hands out all of its room, filled or not."""
+        return self.name == "static"
 
     @property
     def piece(self) -> int | None:
         """How many tokens may be read at once, so that what is measured is the cache and not the chunk."""
-        if self.name == "full":
+        if self.name in ("full", "static", "offloaded") or self.press is not None:
             return None
         return PIECE if self.window is None else min(PIECE, self.window)
 
@@ -60,9 +77,20 @@ class CacheKind:
         """Bytes for one number far back in the text; `element` are those of the type that it is computed in."""
         return element if self.bits is None else self.bits / 8 + 2 * element / GROUP
 
-    def make(self, model: Any) -> Any:
-        """A fresh cache for a model."""
+    def make(self, model: Any, capacity: int = 0) -> Any:
+        """A fresh cache for a model; `capacity` is the number of tokens that a static one holds."""
         live = bare(model)
+        if self.is_static:
+            return StaticCache(config=live.config, max_cache_len=max(1, capacity))
+        if self.press is not None:
+            return DynamicCache(config=live.config)
+        if self.name == "offloaded":
+            if next(live.parameters()).device.type != "cuda":
+                raise UsageError(
+                    "an offloaded cache moves layers from a GPU to main memory, where this model is already",
+                    hint="use full here, or --device cuda",
+                )
+            return DynamicCache(config=live.config, offloading=True)
         if self.sinks is not None:
             return SinkCache(live, sinks=self.sinks, window=self.window, rule_fixed=True)
         if self.backend is not None:
@@ -90,12 +118,20 @@ class CacheKind:
             yield
             return
         self.make(live)
+        if (self.is_static or self.press is not None) and any(
+            getattr(item, "_ropewalk_routes", ()) for item in attention_modules(live).values()
+        ):
+            raise UsageError(
+                f"position maps count the keys that they are given, which {self.name} gives otherwise",
+                hint="use the full cache under a map",
+            )
         length = None
         if self.sinks is not None and find_regime(live) is not None:
             length = own_window(read_facts(live.config.to_dict()))
         exact = exact_positions(live) if self.sinks is not None else contextlib.nullcontext()
+        pressing = contextlib.nullcontext() if self.press is None else pressed(live, press_of(*self.press))
         before = vars(live).get(KIND)
-        with fixed_length(live, length), exact:
+        with fixed_length(live, length), exact, pressing:
             vars(live)[KIND] = self
             try:
                 yield
@@ -110,19 +146,22 @@ def parse_kind(text: str) -> CacheKind:
     2048
     """
     word = text.strip().lower()
-    if word == "full":
-        return CacheKind("full")
+    if word in ("full", "static", "offloaded"):
+        return CacheKind(word)
     if word in ("q8", "q4", "q2"):
         return CacheKind(word, bits=int(word[1]))
     stock = _STOCK.fullmatch(word)
     if stock:
         return CacheKind(word, bits=int(stock[2] or 8), backend=stock[1] or "fp8")
+    press = _PRESS.fullmatch(text.strip())
+    if press:
+        return CacheKind(text.strip(), press=(press[1], float(press[2] or 0.5)))
     sinks = _SINKS.fullmatch(word)
     if sinks:
         return CacheKind(word, sinks=int(sinks[1]), window=parse_length(sinks[2]))
     raise UsageError(
         f"cache {one_line(text, 40)!r} is unknown",
-        hint="use full, q8, q4, q2, quanto4, hqq4, fp8 or sinks:4+2k (sinks + window)",
+        hint="use full, q8, q4, q2, sinks:4+2k (sinks + window), static, offloaded, quanto4, hqq4, fp8 or kvpress:NAME",
     )
 
 

@@ -103,7 +103,7 @@ def new_cache(model: Any, capacity: int, *, forkable: bool) -> DynamicCache:
     """
     kind = vars(model).get(KIND)
     if kind is not None:
-        made: DynamicCache = kind.make(model)
+        made: DynamicCache = kind.make(model, capacity)
         return made
     cache = DynamicCache(config=model.config)
     forkable = forkable or not masks_windows(model)

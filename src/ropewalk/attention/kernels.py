@@ -8,9 +8,14 @@ Axes: B rows, H heads, G key-value heads, T queries, K keys, D head width.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
+# Logits of one head that plain formulas hold at once.
+_BLOCK = 1 << 21
 Part = tuple[Tensor, Tensor]
 
 
@@ -27,10 +32,12 @@ def attend(
 
     `mask_TK` is additive and broadcasts to (B, H, T, K). Without either every query sees every key.
     """
-    gradients = torch.is_grad_enabled() and (query_BHTD.requires_grad or key_BGKD.requires_grad)
-    if gradients or query_BHTD.device.type not in ("cpu", "cuda"):
-        return _plain(query_BHTD, key_BGKD, value_BGKD, scale, causal, mask_TK)
-    if query_BHTD.shape[2] == 1 and mask_TK is None and query_BHTD.device.type == "cpu":
+    gradients = torch.is_grad_enabled() and any(
+        item.requires_grad for item in (query_BHTD, key_BGKD, value_BGKD)
+    )
+    if query_BHTD.device.type not in ("cpu", "cuda") or (gradients and query_BHTD.device.type != "cpu"):
+        return _in_blocks(query_BHTD, key_BGKD, value_BGKD, scale, causal, mask_TK)
+    if query_BHTD.shape[2] == 1 and mask_TK is None and query_BHTD.device.type == "cpu" and not gradients:
         return _one_query(query_BHTD, key_BGKD, value_BGKD, scale)
     width = value_BGKD.shape[-1]
     value_BGKD = _widened(value_BGKD, query_BHTD.shape[-1])
@@ -65,13 +72,12 @@ def _kernel(
     query: Tensor, key: Tensor, value: Tensor, scale: float, causal: bool, mask: Tensor | None
 ) -> Part:
     if query.device.type == "cpu":
-        flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        out, lse = flash(query, key, value, 0.0, causal, attn_mask=mask, scale=scale)
-        return out, lse
+        found: Part = _CpuFlash.apply(query, key, value, mask, causal, scale)
+        return found
     if mask is None and query.dtype != torch.float32:
         flash = torch.ops.aten._scaled_dot_product_flash_attention
-        found = flash(query, key, value, 0.0, causal, False, scale=scale)
-        return found[0], found[1]
+        out, lse = flash(query, key, value, 0.0, causal, False, scale=scale)[:2]
+        return out, lse
     if mask is not None:
         # The kernel reads biases in aligned rows.
         spare = -mask.shape[-1] % 16
@@ -80,6 +86,36 @@ def _kernel(
     efficient = torch.ops.aten._scaled_dot_product_efficient_attention
     out, lse = efficient(query, key, value, mask, True, 0.0, causal, scale=scale)[:2]
     return out, lse[..., : query.shape[2]]
+
+
+class _CpuFlash(torch.autograd.Function):
+    """torch's flash attention on a CPU, with gradients through its log-sum-exp as well.
+
+    The kernel's backward knows out alone. Its logits' gradient is weight * (dout . value - dout . out), and that of the
+    log-sum-exp adds weight * dlse. So one more column goes with it: value 0, dout 1, out -dlse.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, scale: float
+    ) -> Part:
+        flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        out, lse = flash(query, key, value, 0.0, causal, attn_mask=mask, scale=scale)
+        ctx.save_for_backward(query, key, value, out, lse, mask)
+        ctx.how = causal, scale
+        return out, lse
+
+    @staticmethod
+    def backward(ctx: Any, dout: Tensor, dlse: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, out, lse, mask = ctx.saved_tensors
+        causal, scale = ctx.how
+        width = query.shape[-1]
+        query, key, value = (torch.nn.functional.pad(item, (0, 1)) for item in (query, key, value))
+        out = torch.cat([out, -dlse.unsqueeze(-1).to(out.dtype)], dim=-1)
+        dout = torch.nn.functional.pad(dout, (0, 1), value=1.0)
+        back = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+        found = back(dout, query, key, value, out, lse, 0.0, causal, attn_mask=mask, scale=scale)
+        return *(item[..., :width] for item in found), None, None, None
 
 
 def _one_query(query_BHTD: Tensor, key_BGKD: Tensor, value_BGKD: Tensor, scale: float) -> Part:
@@ -94,6 +130,22 @@ def _one_query(query_BHTD: Tensor, key_BGKD: Tensor, value_BGKD: Tensor, scale: 
     return out, lse.reshape(rows, heads, 1)
 
 
+def _in_blocks(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, causal: bool, mask: Tensor | None
+) -> Part:
+    """Plain formulas over a few queries at a time; where gradients are asked for, each block is computed again."""
+    size, parts = max(1, _BLOCK // max(1, key.shape[2])), []
+    for first in range(0, query.shape[2], size):
+        last = min(first + size, query.shape[2])
+        seen = last if causal else key.shape[2]
+        bias = None if mask is None else mask[..., first:last, :].expand(*mask.shape[:-2], last - first, -1)
+        given = query[:, :, first:last], key[:, :, :seen], value[:, :, :seen], scale, causal, bias
+        parts.append(
+            checkpoint(_plain, *given, use_reentrant=False) if torch.is_grad_enabled() else _plain(*given)
+        )
+    return torch.cat([part[0] for part in parts], dim=2), torch.cat([part[1] for part in parts], dim=2)
+
+
 def _plain(
     query: Tensor, key: Tensor, value: Tensor, scale: float, causal: bool, mask: Tensor | None
 ) -> Part:
@@ -103,7 +155,9 @@ def _plain(
     if mask is not None:
         logits = logits + mask
     if causal:
-        later = torch.ones(logits.shape[-2:], dtype=torch.bool, device=query.device).triu(1)
+        # The last query sees the last key.
+        later = torch.ones(logits.shape[-2:], dtype=torch.bool, device=query.device)
+        later = later.triu(1 + logits.shape[-1] - logits.shape[-2])
         logits = logits.masked_fill(later, float("-inf"))
     lse = logits.logsumexp(-1)
     return (logits - lse[..., None]).exp().to(value.dtype) @ value, lse

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,16 +24,26 @@ from ropewalk.attention.rotation import Rotation, rotations
 from ropewalk.attention.temperature import chosen_layers
 from ropewalk.errors import UsageError
 from ropewalk.models.live.rotary import bare
-from ropewalk.position_maps import DualChunk, PositionMap
+from ropewalk.position_maps import DualChunk, PositionMap, Zones
 
 _NEVER = torch.finfo(torch.float32).min / 4
 
 
+@dataclass(frozen=True, eq=False)
+class FarZone:
+    """The numbers of a far zone as tensors that a gradient reaches: `inv_freq` (P,) float64, the others scalars."""
+
+    inv_freq: Tensor
+    log_discount: Tensor
+    far_logits: Tensor
+
+
 @contextlib.contextmanager
-def applied(model: Any, plan: PositionMap | DualChunk) -> Iterator[None]:
+def applied(model: Any, plan: PositionMap | DualChunk, far: FarZone | None = None) -> Iterator[None]:
     """Inside the block every layer that rotates and sees the whole context follows the map; others stay as they are.
 
-    A text no longer than the near zone runs through the model's own attention, bit for bit.
+    A text no longer than the map's exact part (the near zone; the whole window for zones) runs through the model's own
+    attention, bit for bit. `far` takes the place of the far numbers of `zones`, for whoever fits them.
     """
     live = bare(model)
     found = rotations(live)
@@ -50,7 +61,7 @@ def applied(model: Any, plan: PositionMap | DualChunk) -> Iterator[None]:
         # Layers with one rotation share their tables of angles.
         key = (*rotation.inv_freq.tolist(), rotation.start, float(rotation.interleaved))
         if key not in shared:
-            shared[key] = route_for(plan, rotation)
+            shared[key] = route_for(plan, rotation) if far is None else FittedZones(plan, rotation, far)
         routes[index] = shared[key]
     with routed(live, routes, split=True):
         yield
@@ -75,7 +86,7 @@ class TwoZones:
     def __call__(self, call: Call) -> Tensor | None:
         query, key, value = call.query_BHTD, call.key_BHKD, call.value_BHKD
         total, tokens, near = key.shape[2], query.shape[2], self.plan.near
-        if total <= near:
+        if total <= self.plan.exact_until:
             self._keys.keep_to(call)
             return None
         refuse_unknown(call)
@@ -83,29 +94,31 @@ class TwoZones:
         first = total - tokens
         if call.mask is not None:
             return self._masked(call, scale).transpose(1, 2)
-        out, lse = banded(query, key, value, near, scale)
-        # The first query with far keys; before it the near zone is all there is.
-        skip = max(0, near - first)
-        if skip < tokens:
-            far_query = self._far_query(query[:, :, skip:], first + skip)
-            far_key = self._keys.all(call)[:, :, : total - near]
-            far = behind_a_past(far_query, far_key, value[:, :, : total - near], scale * self.plan.far_logits)
-            far = far[0], far[1] + self._offset(call, first + skip, total)
-            joined, _ = merge((out[:, :, skip:], lse[:, :, skip:]), far)
-            out = joined if skip == 0 else torch.cat([out[:, :, :skip], joined], dim=2)
+        # The first query with a far zone; those before it see everything at its true distance.
+        skip = max(0, self.plan.exact_until - first)
+        far_query = self._far_query(query[:, :, skip:], first + skip)
+        far_key = self._far_keys(call)[:, :, : total - near]
+        far = behind_a_past(far_query, far_key, value[:, :, : total - near], scale)
+        far = far[0], far[1] + self._offset(call, first + skip, total)
+        out, _ = merge(banded(query[:, :, skip:], key, value, near, scale), far)
+        if skip:
+            end = first + skip
+            out = torch.cat(
+                [behind_a_past(query[:, :, :skip], key[:, :, :end], value[:, :, :end], scale)[0], out], dim=2
+            )
         return out.transpose(1, 2).contiguous()
 
     def _far_query(self, query_BHTD: Tensor, first: int) -> Tensor:
-        return self.rotation.turned(query_BHTD, *self._queries.rows(first, query_BHTD))
+        """Queries from index `first` on as the far zone takes them, the multiple of its logits in them."""
+        turned = self.rotation.turned(query_BHTD, *self._queries.rows(first, query_BHTD))
+        return turned if self.plan.far_logits == 1.0 else turned * self.plan.far_logits
+
+    def _far_keys(self, call: Call) -> Tensor:
+        return self._keys.all(call)
 
     def _offset(self, call: Call, first: int, total: int) -> Tensor:
         """What the far logits of queries from index `first` on get, (B, 1, T) or (1, 1, T)."""
-        places_BT = np.arange(first, total, dtype=np.float64)[None]
-        given = call.options.get("position_ids")
-        if given is not None and self.plan.discount == "log" and call.mask is not None:
-            # Padding shifts a row's positions against its indices.
-            places_BT = given[:, first - total :].double().cpu().numpy()
-        offsets = np.stack([self.plan.offset(row) for row in places_BT])
+        offsets = np.stack([self.plan.offset(row) for row in _places(call, first, total)])
         return torch.as_tensor(offsets, dtype=torch.float32, device=call.query_BHTD.device)[:, None]
 
     def _masked(self, call: Call, scale: float) -> Tensor:
@@ -116,12 +129,49 @@ class TwoZones:
         places = torch.arange(total, device=query.device)
         distance_TK = places[first:, None] - places[None]
         allowed = call.mask if call.mask.dtype == torch.bool else call.mask > -1e4
-        near = _additive(allowed & (distance_TK < self.plan.near)).to(query.dtype)
-        far = _additive(allowed & (distance_TK >= self.plan.near)).to(query.dtype)
+        within_BT = torch.as_tensor(_places(call, first, total) < self.plan.exact_until, device=query.device)
+        near_BTK = (distance_TK < self.plan.near) | within_BT[:, None, :, None]
+        near = _additive(allowed & near_BTK).to(query.dtype)
+        far = _additive(allowed & ~near_BTK).to(query.dtype)
         near_part = attend(query, key, value, scale, mask_TK=near)
-        far_query, far_key = self._far_query(query, first), self._keys.all(call)
-        out, lse = attend(far_query, far_key, value, scale * self.plan.far_logits, mask_TK=far)
+        out, lse = attend(self._far_query(query, first), self._far_keys(call), value, scale, mask_TK=far)
         return merge(near_part, (out, lse + self._offset(call, first, total)))[0]
+
+
+def _places(call: Call, first: int, total: int) -> np.ndarray[Any, Any]:
+    """The positions of the queries from index `first` on, (B, T) or (1, T)."""
+    given = call.options.get("position_ids")
+    if given is not None and call.mask is not None:
+        # Padding shifts a row's positions against its indices.
+        return np.asarray(given[:, first - total :].double().cpu().numpy())
+    return np.arange(first, total, dtype=np.float64)[None]
+
+
+class FittedZones(TwoZones):
+    """Two zones whose far numbers are tensors: the same attention, with gradients into them."""
+
+    def __init__(self, plan: PositionMap | DualChunk, rotation: Rotation, far: FarZone) -> None:
+        if not isinstance(plan, Zones):
+            raise UsageError(f"{plan.name} has no far zone to fit", hint="fit zones")
+        super().__init__(plan, rotation)
+        self._far = far
+
+    def _far_query(self, query_BHTD: Tensor, first: int) -> Tensor:
+        turned = self._turned(query_BHTD, first - self.plan.near)
+        return turned * self._far.far_logits.to(turned)
+
+    def _far_keys(self, call: Call) -> Tensor:
+        return self._turned(call.key_BHKD, 0)
+
+    def _offset(self, call: Call, first: int, total: int) -> Tensor:
+        growth = np.log(np.maximum((_places(call, first, total) + 1) / self.plan.original_length, 1.0))
+        growth_BT = torch.as_tensor(growth, dtype=torch.float32, device=call.query_BHTD.device)
+        return (float(self.plan.discount) - self._far.log_discount.to(growth_BT) * growth_BT)[:, None]
+
+    def _turned(self, states_BHTD: Tensor, first: int) -> Tensor:
+        own_P = self.rotation.inv_freq.to(self._far.inv_freq)
+        places_T = torch.arange(first, first + states_BHTD.shape[2], dtype=torch.float64, device=own_P.device)
+        return self.rotation.turned_by(states_BHTD, places_T[:, None] * (self._far.inv_freq - own_P))
 
 
 def banded(query_BHTD: Tensor, key_BGKD: Tensor, value_BGKD: Tensor, near: int, scale: float) -> Part:

@@ -68,6 +68,12 @@ from ropewalk.cli.measuring import grid_option, measuring_options, tasks_option
     metavar="KINDS",
     help="Kinds of caches beside the full one, with commas between: q8, q4, q2, sinks:4+2k, quanto4, ...",
 )
+@click.option(
+    "--attention-temperature",
+    "temperatures",
+    metavar="NAMES",
+    help="Attention temperatures beside the model's own: log-n, step-log, constant:1.1, entropy-matched.",
+)
 @click.option("--model", "served_model", metavar="NAME", help="URL: the name of the served model.")
 @click.option(
     "--tokenizer", metavar="MODEL", help="Another tokenizer; for a URL, the one of the served model."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ropewalk.units import format_length
@@ -22,7 +23,11 @@ def show(screen: Console, result: EvalResult, *, quiet: bool = False) -> None:
     if result.long_tokens:
         screen.print(_long_table(result))
     if result.caches:
-        screen.print(_cache_table(result))
+        screen.print(_ways_table("Caches", "the full one", result.lengths, result.caches))
+    if result.temperatures:
+        screen.print(
+            _ways_table("Attention temperatures", "the model's own", result.lengths, result.temperatures)
+        )
     if result.health:
         screen.print(_health_table(result))
     for line in result.verdict:
@@ -158,19 +163,19 @@ def _long_table(result: EvalResult) -> Any:
     return table
 
 
-def _cache_table(result: EvalResult) -> Any:
+def _ways_table(what: str, against: str, lengths: Sequence[int], rows: Sequence[Mapping[str, Any]]) -> Any:
     from rich.table import Table
 
-    table = Table(title="Caches (tail loss against the full one; retrieval)", title_justify="left")
-    table.add_column("cache")
-    for length in result.lengths:
+    table = Table(title=f"{what} (tail loss against {against}; retrieval)", title_justify="left")
+    table.add_column("")
+    for length in lengths:
         table.add_column(f"tail {format_length(length)}", justify="right")
-    for length in result.lengths:
+    for length in lengths:
         table.add_column(f"found {format_length(length)}", justify="right")
-    for row in result.caches:
+    for row in rows:
         losses = {part["length"]: f"{part['against_full']:+.3f}" for part in row["loss"]}
         found = {part["length"]: f"{part['accuracy']:.2f}" for part in row["retrieval"]}
-        cells = [part.get(length, "-") for part in (losses, found) for length in result.lengths]
+        cells = [part.get(length, "-") for part in (losses, found) for length in lengths]
         table.add_row(row["name"], *cells)
     return table
 

@@ -58,6 +58,11 @@ from ropewalk.cli.common import (
     "--draft", metavar="MODEL", help="A draft model, stretched alike to the same window, into FOLDER/draft."
 )
 @click.option(
+    "--temperature",
+    metavar="NAME",
+    help="Fold an attention temperature into the weights: constant:1.1, or entropy-matched.",
+)
+@click.option(
     "--replace",
     is_flag=True,
     help="Write a new stretch even where the model's own reaches the target already.",
@@ -72,6 +77,7 @@ def command(
     model: str,
     params: tuple[str, ...],
     original_length: str | None,
+    temperature: str | None,
     **options: Any,
 ) -> None:
     """Write MODEL with a longer window to a new folder: configuration only, weights linked, for stock transformers.
@@ -84,6 +90,10 @@ def command(
     from ropewalk.units import parse_length
 
     trained = None if original_length is None else parse_length(original_length)
+    if temperature is not None:
+        from ropewalk.attention.saving import folding
+
+        options["finish"] = folding(temperature)
     result = extend(model, params=parse_params(params), original_length=trained, **options)
     if as_json:
         emit_json(result.to_json())

@@ -65,6 +65,18 @@ if TYPE_CHECKING:
     "--window", type=int, help="With --stream: recent tokens that are kept. Default: what the model serves."
 )
 @click.option("--chunk", type=int, help="Tokens read at once. Default: 2048 where a text is stretched.")
+@click.option(
+    "--attention-temperature",
+    metavar="NAME",
+    help="In windows beyond the model's own: log-n, step-log, constant:1.1 or entropy-matched.",
+)
+@click.option(
+    "--cache",
+    default="full",
+    show_default=True,
+    metavar="KIND",
+    help="full, q8, q4, q2, offloaded, static, ...",
+)
 @seed_option
 @device_option
 @dtype_option
@@ -121,6 +133,8 @@ def _writing(model: str, options: dict[str, Any]) -> Writing:
         seed=options["seed"],
         stop_at_end=not options["ignore_end"],
         chunk=options["chunk"],
+        attention_temperature=options["attention_temperature"],
+        cache=options["cache"],
     )
     tokenizer = load_tokenizer(model, trust_remote_code=options["trust_remote_code"])
     rows, _ = prompt_rows(text, tokenizer)
@@ -141,11 +155,16 @@ def _stream(model: str, options: dict[str, Any]) -> None:
     """Lines from stdin, an opening prompt first where one is given; answers to stdout, figures at the end."""
     from itertools import chain
 
-    for name in ("dynamic", "cheap", "method", "schedule"):
+    for name in ("dynamic", "cheap", "method", "schedule", "attention_temperature"):
         if options[name]:
             raise UsageError(
-                f"--stream keeps one window for ever, --{name} changes it", hint="give one of them"
+                f"--stream keeps one window for ever, --{name.replace('_', '-')} changes it",
+                hint="give one of them",
             )
+    if options["cache"] != "full":
+        raise UsageError(
+            "--stream has a cache of its own", hint="give --sinks and --window instead of --cache"
+        )
     given = options["prompt"] is not None or options["prompt_file"] is not None
     opening = [_prompt(options["prompt"], options["prompt_file"])] if given else []
     from ropewalk.generation.sampling import Sampler

@@ -112,7 +112,7 @@ def _show_all(found: list[Method]) -> None:
     for item in MAPS.values():
         screen.print(f"  {item.name:<14}{item.summary}", markup=False)
     screen.print(
-        "\nWhere a method is exact depends on the architecture: `ropewalk plan MODEL` asks for yours.\n"
+        "\nWhere a method is exact depends on the architecture: `ropewalk plan MODEL --target 32k` asks for yours.\n"
         "Any method can also run as dynamic scaling, which follows the length in view (ropewalk.dynamic).\n"
         "Next: `ropewalk methods NAME` for one in full, `ropewalk plan MODEL --target 32k` to see them side by side."
     )
@@ -143,7 +143,7 @@ def _show_one(method: Method) -> None:
     screen.print(method.summary, markup=False)
     screen.print(f"\npaper         {method.paper}", markup=False)
     screen.print(f"written as    {written_as(method.name)}")
-    screen.print("on a Llama    (other architectures: `ropewalk plan MODEL`)", markup=False)
+    screen.print("on a Llama    (other architectures: `ropewalk plan MODEL --target 32k`)", markup=False)
     for name, answer in in_general(method.name).items():
         screen.print(f"  {name:<14}{answer.describe()}", markup=False, soft_wrap=True)
     if method.parameters:

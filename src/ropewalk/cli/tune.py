@@ -42,10 +42,10 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--search",
-    type=click.Choice(["fit", "sweep", "cma", "evolution"]),
+    type=click.Choice(["fit", "sweep", "zones", "cma", "evolution"]),
     default="fit",
     show_default=True,
-    help="Gradient fit; sweep alone; CMA-ES (optuna); LongRoPE's evolution.",
+    help="Gradient fit; sweep alone; two zones; CMA-ES (optuna); LongRoPE's evolution.",
 )
 @click.option("--budget", default="48steps", show_default=True, help="200steps, 90s, 10m or 1h.")
 @click.option(
@@ -138,7 +138,7 @@ def show(screen: Console, model: str, result: TuneResult) -> None:
         where = f", {format_length(rung.length)}" if len(result.rungs) > 1 else ""
         table.add_row(f"{rung.start}{where}", *_cells(rung.before))
         if rung.kept_start is None and result.search != "sweep":
-            table.add_row(f"tuned{where}", *_cells(rung.after))
+            table.add_row(f"{'tuned' if result.zones is None else 'zones'}{where}", *_cells(rung.after))
         table.add_row(f"cropped{where}", "", _number(rung.controls.get("cropped")), "", "", "", style="dim")
     inside = result.controls.get("unmodified_in_window")
     table.add_row("the model itself", "", "", _number(inside), "", "", style="dim")
@@ -154,6 +154,13 @@ def show(screen: Console, model: str, result: TuneResult) -> None:
     screen.print(f"Run: {result.run}", markup=False)
     file = result.ladder or result.schedule
     line = shown_command("extend", model, schedule=file, o="OUT")
+    if result.zones is not None:
+        measured = shown_command("compare", model, target=str(result.target_length), schedules=result.zones)
+        screen.print(f"Measured with intervals: {measured}", markup=False, soft_wrap=True)
+        run = shown_command("generate", model, prompt_file="FILE", schedule=result.zones)
+        screen.print(f"Zones are Ropewalk's own: {run}", markup=False, soft_wrap=True)
+        screen.print(f"For stock programs, the best single table: {line}", markup=False, soft_wrap=True)
+        return
     screen.print(f"Next: {line}", markup=False, soft_wrap=True)
 
 

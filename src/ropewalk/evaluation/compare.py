@@ -50,11 +50,11 @@ def compare(
 ) -> CompareResult:
     """Measure candidates at `target` (a length, or a multiple such as `8x`) and say which is best for what.
 
-    Rows: the named methods with their variants, position maps (`zones`), either read through another cache (`yarn+q4`),
-    finished schedules (files), whatever `candidates` puts on the model, and the present schedule where the model is
-    stretched already. All other keywords are those of `CompareRequest`, with the defaults of the command line. Results
-    go to a run folder cell by cell: after an interruption the same call with the same `output` measures only what is
-    missing.
+    Rows: the named methods with their variants, position maps (`zones`), either at an attention temperature
+    (`yarn+log-n`) or read through another cache (`yarn+q4`), finished schedules and maps (files), whatever `candidates`
+    puts on the model, and the present schedule where the model is stretched already. All other keywords are those of
+    `CompareRequest`, with the defaults of the command line. Results go to a run folder cell by cell: after an
+    interruption the same call with the same `output` measures only what is missing.
     """
     from ropewalk.evaluation.evaluate import given_parts
     from ropewalk.models.facts import read_facts
@@ -196,13 +196,17 @@ class Comparison:
             self._listen(candidate.name, number)
             found = self.local.measure(candidate)
             self.measured[candidate.name] = found
-            if writing is not None and candidate.schedule is not None:
+            made = candidate.schedule or candidate.nearest
+            if writing is not None and made is not None:
+                beside = candidate.schedule is None
                 document = {
                     "format": "ropewalk-compare-part/1",
-                    "name": candidate.name,
-                    "schedule": candidate.schedule.to_json(),
+                    "name": f"table nearest to {candidate.name}" if beside else candidate.name,
+                    "schedule": made.to_json(),
                 }
-                writing.write_json(f"parts/{candidate.slug}.json", document)
+                writing.write_json(
+                    f"parts/{candidate.slug}{'-nearest-table' if beside else ''}.json", document
+                )
             self.tell(Step(candidate.name, number, len(self.queue.all), 1.0, measured=found))
             if number + 1 == len(self.queue.controls):
                 self._read_contexts(number)

@@ -54,6 +54,7 @@ class EvalRequest(BaseModel):
     questions: str | None = None
     health: bool = False
     cache: list[str] = []
+    temperatures: list[str] = []
     seed: int = 0
     device: str = "auto"
     dtype: str = "auto"
@@ -79,9 +80,9 @@ class EvalRequest(BaseModel):
     def _place(cls, value: Any) -> Any:
         return str(value) if isinstance(value, Path) else value
 
-    @field_validator("cache", mode="before")
+    @field_validator("cache", "temperatures", mode="before")
     @classmethod
-    def _cache(cls, value: Any) -> list[str]:
+    def _named(cls, value: Any) -> list[str]:
         return names_of(value or [])
 
     @field_validator("tasks", mode="before")

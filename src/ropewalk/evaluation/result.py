@@ -92,6 +92,7 @@ class EvalResult(Strict):
     key_tokens: dict[str, Any] | None = None
     long_tokens: list[dict[str, Any]] = []
     caches: list[dict[str, Any]] = []
+    temperatures: list[dict[str, Any]] = []
     health: dict[str, Any] | None = None
     served: dict[str, Any] | None = None
     text: TextUsed | None = None

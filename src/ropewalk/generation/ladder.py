@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ropewalk.attention.maps import applied
+from ropewalk.attention.tempers import parse_temper
 from ropewalk.dynamic import DynamicRule
 from ropewalk.errors import UsageError
+from ropewalk.map_files import is_map
 from ropewalk.methods import find_method
 from ropewalk.models.apply import apply
 from ropewalk.models.facts import ModelFacts, read_facts
 from ropewalk.models.live.regimes import Regime, find_regime, fixed_length
 from ropewalk.models.live.rotary import bare
-from ropewalk.models.stretch import kept_parameters, own_window, read_schedules
+from ropewalk.models.stretch import kept_parameters, map_for_model, own_window, read_schedules
 from ropewalk.position_maps import MAPS, DualChunk, PositionMap, map_for
 from ropewalk.schedule import FrequencySchedule
 
@@ -32,6 +35,7 @@ class Rung:
     window: int
     make: Callable[[], FrequencySchedule] | None = field(default=None, compare=False)
     positions: PositionMap | DualChunk | None = field(default=None, compare=False)
+    temper: Callable[[Any], AbstractContextManager[None]] | None = field(default=None, compare=False)
 
     @property
     def is_own(self) -> bool:
@@ -79,6 +83,8 @@ def ladder_for(
         if method is not None or parameters:
             raise UsageError("a finished ladder leaves no method to choose", hint="give one or the other")
         own = [Rung(_own_factor(facts), own_window(facts))]
+        if is_map(schedule):
+            return _above(str(schedule), own, [_from_map(facts, Path(schedule))])
         return _above(str(schedule), own, _from_file(facts, Path(schedule)))
     regime = find_regime(bare(model))
     if regime is not None and method is None:
@@ -105,9 +111,24 @@ def in_force(model: Any, rung: Rung) -> Iterator[None]:
         if rung.positions is not None:
             stack.enter_context(applied(model, rung.positions))
         live = bare(model)
+        if rung.temper is not None:
+            stack.enter_context(rung.temper(live))
         # A rule that looks at the length would change its mind in the middle: it is asked for the window's, once.
         stack.enter_context(fixed_length(live, rung.window if find_regime(live) is not None else None))
         yield
+
+
+def tempered(ladder: Ladder, name: str, original_length: int) -> Ladder:
+    """The ladder with an attention temperature on every rung but the model as it is."""
+    temper = parse_temper(name)
+
+    def at(rung: Rung) -> Rung:
+        def put(model: Any) -> AbstractContextManager[None]:
+            return temper.applied(model, rung.factor, original_length)
+
+        return rung if rung.is_own and rung is ladder.rungs[0] else replace(rung, temper=put)
+
+    return Ladder(f"{ladder.name} at {name}", tuple(at(rung) for rung in ladder.rungs))
 
 
 def _own_factor(facts: ModelFacts) -> float:
@@ -133,6 +154,12 @@ def _from_file(facts: ModelFacts, path: Path) -> list[Rung]:
                 hint="make it from this model, or from ropewalk.read_geometry(model)",
             )
     return [Rung(made.factor, made.target_length, lambda made=made: made) for made in found.rungs]  # type: ignore[misc]
+
+
+def _from_map(facts: ModelFacts, path: Path) -> Rung:
+    """A finished map serves the one window that it was made for."""
+    found = map_for_model(path, facts)
+    return Rung(found.target_length / facts.original_length, found.target_length, positions=found.plan)
 
 
 def _mapped(

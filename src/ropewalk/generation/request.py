@@ -11,11 +11,13 @@ from typing import Any
 
 import torch
 
+from ropewalk.attention.cache_kinds import parse_kind
 from ropewalk.errors import UsageError
-from ropewalk.generation.ladder import MAX_FACTOR, Ladder, ladder_for
+from ropewalk.generation.ladder import MAX_FACTOR, Ladder, ladder_for, tempered
 from ropewalk.generation.pieces import Pieces
 from ropewalk.generation.sampling import Sampler
 from ropewalk.generation.session import Session
+from ropewalk.models.facts import read_facts
 from ropewalk.models.live.rotary import bare
 
 Prompt = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]] | torch.Tensor
@@ -28,7 +30,8 @@ class Settings:
     `max_new_tokens=None` writes until an end token, which only `dynamic` can serve: a fixed factor must know the end.
     `method` or `schedule` (a ladder or schedule file) make the ladder, `growth` and `max_factor` its steps. `dynamic`
     climbs as the text grows, `cheap` turns cached keys instead of reading the text again. `chunk` is the number of
-    tokens read at once.
+    tokens read at once. `attention_temperature` (`log-n`, `constant:1.1`, ...) sharpens attention in every
+    window but the model's own; `temperature` is that of the draw. `cache` names the kind of cache.
     """
 
     max_new_tokens: int | None = 256
@@ -44,6 +47,8 @@ class Settings:
     seed: int = 0
     stop_at_end: bool = True
     chunk: int | None = None
+    attention_temperature: str | None = None
+    cache: str = "full"
 
     def __post_init__(self) -> None:
         if self.max_new_tokens is not None and self.max_new_tokens < 1:
@@ -127,6 +132,21 @@ class Writing:
             growth=settings.growth,
             max_factor=settings.max_factor,
         )
+        if settings.attention_temperature is not None:
+            original = read_facts(bare(model).config.to_dict()).original_length
+            self.ladder = tempered(self.ladder, settings.attention_temperature, original)
+        self.kind = parse_kind(settings.cache)
+        if self.kind.sinks is not None:
+            raise UsageError(
+                f"cache {self.kind.name} forgets, and a request is read whole", hint="use --stream for sinks"
+            )
+        if self.kind.whole_prompt and settings.dynamic:
+            raise UsageError(
+                f"{self.kind.name} presses one prompt, and dynamic scaling reads the text again",
+                hint="leave out dynamic",
+            )
+        if self.kind.name != "full" and settings.cheap:
+            raise UsageError("cheap turns keys of the full cache", hint="leave out cheap, or cache")
         self.ids: list[int] = []
         self.logprobs: list[float] = []
         self.text = ""
@@ -142,7 +162,14 @@ class Writing:
         tokens = None if settings.dynamic or limit is None else len(self.prompt) + limit
         pieces = None if self.tokenizer is None else Pieces(self.tokenizer, self.prompt)
         sampler = Sampler(settings.temperature, settings.top_p, settings.seed)
-        session = Session(self.model, self.ladder, tokens=tokens, chunk=settings.chunk, cheap=settings.cheap)
+        session = Session(
+            self.model,
+            self.ladder,
+            tokens=tokens,
+            chunk=settings.chunk,
+            cheap=settings.cheap,
+            kind=self.kind,
+        )
         self._session, began = session, time.perf_counter()
         try:
             with session:

@@ -16,6 +16,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from ropewalk.attention.cache_kinds import CacheKind
 from ropewalk.attention.caches import cache_bytes, new_cache
 from ropewalk.attention.chunks import chunks_agree
 from ropewalk.attention.interface import split_attention
@@ -43,8 +44,10 @@ class Session:
         tokens: int | None = None,
         chunk: int | None = None,
         cheap: bool = False,
+        kind: CacheKind | None = None,
     ) -> None:
         self.model, self.ladder, self.chunk, self.cheap = bare(model), ladder, chunk, cheap
+        self.kind = kind or CacheKind("full")
         self.ids: list[int] = []
         self.forwarded = 0
         self.switches: list[int] = []
@@ -129,6 +132,7 @@ class Session:
         if not keep:
             self._cache = None
         self._stack.enter_context(in_force(self.model, rung))
+        self._stack.enter_context(self.kind.applied(self.model))
         self.rung = rung
         if not keep:
             self._cache = self._new_cache()
@@ -138,8 +142,13 @@ class Session:
         if not self.model._supports_default_dynamic_cache():
             # The model makes a cache of its own kind at its first forward.
             return None
-        room = self._tokens if self._tokens is not None else min(self.rung.window, len(self.ids) + CHUNK)
-        return new_cache(self.model, room, forkable=False)
+        return new_cache(self.model, self._room(self.rung), forkable=False)
+
+    def _room(self, rung: Rung) -> int:
+        """Tokens that a cache is made for at first."""
+        if self._tokens is not None:
+            return self._tokens
+        return rung.window if self.kind.is_static else min(rung.window, len(self.ids) + CHUNK)
 
     @torch.inference_mode()
     def _forward(self, ids: Sequence[int], each: Callable[[int, Tensor], None] | None = None) -> Tensor:
@@ -182,7 +191,12 @@ class Session:
         """Tokens of one forward. The model as it was loaded reads a prompt in one, as stock software does."""
         length = row_BT.shape[1]
         assert self.rung is not None
+        if self.kind.whole_prompt:
+            return length
         step = self.chunk or (length if self.rung.is_own else CHUNK)
+        if self.kind.piece is not None:
+            # What is read together sees itself unrounded: pieces as `eval` reads them.
+            return min(step, self.kind.piece, length)
         if step >= length:
             return length
         return step if self._may_chunk() else length

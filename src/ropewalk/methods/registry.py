@@ -168,6 +168,14 @@ def find_method(name: str) -> Method:
             f"{one_line(name, 60)!r} is a rule that picks a schedule for each length, not a schedule",
             hint="use ropewalk.dynamic(METHOD, geometry), or a static method for a checkpoint",
         )
+    # Imported here: maps are made of methods.
+    from ropewalk.position_maps import MAPS
+
+    if name in MAPS:
+        raise UsageError(
+            f"{name} is a position map, code at attention time that no table of frequencies and no checkpoint carries",
+            hint=f"`ropewalk generate --method {name}` runs it, `compare --methods {name}` writes the nearest table",
+        )
     hint = near_miss(name, _METHODS, otherwise="`ropewalk methods` lists them", count=3)
     raise UsageError(f"no method {one_line(name, 60)!r}", hint=hint)
 

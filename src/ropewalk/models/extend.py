@@ -15,7 +15,7 @@ from ropewalk.files import whole_folder, write_bytes, write_json, write_text
 from ropewalk.models.checkpoint import companions
 from ropewalk.models.checkpoint import weights as weight_files
 from ropewalk.models.checkpoint.card import card_with
-from ropewalk.models.checkpoint.job import Extended, Ready, Request, result_of
+from ropewalk.models.checkpoint.job import Extended, Finish, Ready, Request, result_of
 from ropewalk.models.checkpoint.manifest import write_manifest
 from ropewalk.models.checkpoint.output import check_output
 from ropewalk.models.config import read_config, tokenizer_settings
@@ -54,6 +54,7 @@ def extend(
     replace: bool = False,
     original_length: int | None = None,
     draft: str | Path | None = None,
+    finish: Finish | None = None,
     dry_run: bool = False,
 ) -> Extended:
     """Write `source` with a longer window to the folder `output`; stock software loads it without any code of ours.
@@ -68,7 +69,8 @@ def extend(
     A repair follows the evidence in the file and in the tokenizer, and is refused where they leave two readings open;
     `original_length` then says which window was trained. Its result is read again by the real configuration class.
     `draft` is a model that drafts for this one: it is stretched alike, to the same window, into `output`/draft.
-    `dry_run=True` does all of it but the writing.
+    `finish` changes the folder before its manifest is written (`ropewalk.attention.saving.folding` puts a temperature
+    into the weights). `dry_run=True` does all of it but the writing.
     """
     if output is None and not dry_run:
         raise UsageError("nothing says where the checkpoint goes", hint="give -o FOLDER, or --dry-run")
@@ -88,6 +90,7 @@ def extend(
         replace,
         original_length,
         draft,
+        finish,
     )
     place = _place(request)
     if request.out is not None:
@@ -119,6 +122,7 @@ def _draft_ready(draft: str | Path, target: Ready, trust_remote_code: bool) -> R
         factor=None,
         repair=False,
         draft=None,
+        finish=None,
     )
     place = _place(request)
     refuse_remote_code(place.config, trust_remote_code)
@@ -310,6 +314,9 @@ def _write(working: Path, ready: Ready, *, with_code: bool) -> Extended:
         mode = "none"
     else:
         shards, mode, remarks = weight_files.bring_all(ready.weights, working, request.weights)
+    finished = {} if request.finish is None else dict(request.finish(working))
+    if finished:
+        remarks += ("the weights hold the temperature: files with a changed tensor are written anew",)
     result = result_of(ready, (companions.CONFIG, *names, *shards), mode, remarks)
     write_manifest(
         working,
@@ -322,6 +329,7 @@ def _write(working: Path, ready: Ready, *, with_code: bool) -> Extended:
             "layers": request.layers,
             "repaired": list(ready.repaired),
             "weights": mode,
+            **finished,
         },
     )
     return result

@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.errors import DamagedError, RopewalkError, UsageError, one_line
+from ropewalk.geometry import RopeGeometry
+from ropewalk.map_files import MAP_FORMAT, MapFile, read_map
 from ropewalk.methods import find_method
 from ropewalk.methods import schedule as make_schedule
 from ropewalk.models.facts import ModelFacts
@@ -175,6 +177,11 @@ def read_schedules(path: str | Path) -> ScheduleFile:
         raise DamagedError(f"{path} holds {shown(document)}, not a schedule", hint=_WRITE_AGAIN)
     fitted = document.get("fitted")
     provenance = fitted if isinstance(fitted, Mapping) else None
+    if document.get("format") == MAP_FORMAT:
+        raise UsageError(
+            f"{path} holds a position map, which no table of frequencies can carry and stock programs do not know",
+            hint="use generate, eval or compare with it; for a checkpoint give the schedule that stands beside it",
+        )
     if document.get("format") == LADDER_FORMAT:
         return ScheduleFile(path, _rungs(path, document.get("rungs")), provenance, is_ladder=True)
     inner = document.get("schedule")
@@ -182,6 +189,18 @@ def read_schedules(path: str | Path) -> ScheduleFile:
         document = inner
         provenance = inner["fitted"] if isinstance(inner.get("fitted"), Mapping) else provenance
     return ScheduleFile(path, (_schedule(path, document),), provenance, is_ladder=False)
+
+
+def map_for_model(path: str | Path, facts: ModelFacts) -> MapFile:
+    """The position map of a file, for the model that it was made from; UsageError for another geometry."""
+    found = read_map(path)
+    _check_geometry(str(path), found.geometry, facts)
+    if facts.rope.is_scaled:
+        raise UsageError(
+            f"{path} keeps distances inside the window that training showed, and this model's is stretched already",
+            hint="use the model before it was stretched",
+        )
+    return found
 
 
 def ladder_document(
@@ -235,15 +254,19 @@ def _finished(
     else:
         asked = factor if factor is not None or length is None else length / facts.original_length
         made, name = found.reaching(asked if ladder else None), str(found.path)
-    if made.geometry != facts.geometry:
-        one, other = made.geometry, facts.geometry
+    _check_geometry(name, made.geometry, facts)
+    return made
+
+
+def _check_geometry(name: str, one: RopeGeometry, facts: ModelFacts) -> None:
+    other = facts.geometry
+    if one != other:
         raise UsageError(
             f"{name} was made for another geometry (original_length={one.original_length}, "
             f"rope_theta={one.rope_theta:g}, {one.half_dim} pairs) than the model's "
             f"(original_length={other.original_length}, rope_theta={other.rope_theta:g}, {other.half_dim} pairs)",
             hint="make it from this model, or from ropewalk.read_geometry(model)",
         )
-    return made
 
 
 def _kept(facts: ModelFacts, method: str) -> dict[str, Any]:

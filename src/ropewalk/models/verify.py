@@ -121,7 +121,7 @@ def verify(
     manifest = read_manifest(folder)
     original = original_of(folder, config, manifest, base)
     checks = {"frequencies": frequencies(config), "dialects": dialects(config)}
-    checks["weights"] = weights_of(folder, original)
+    checks["weights"] = weights_of(folder, original, (manifest or {}).get("temperature"))
     used = "no forward was run"
     try:
         outcome = _run(folder, config, manifest, original, (device, dtype, attn, trust_remote_code))

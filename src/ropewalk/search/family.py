@@ -74,6 +74,10 @@ class Family:
             self.geometry, factor, self.profile(factor), self.attention_factor(factor), parameters
         )
 
+    def reading(self, factor: float) -> Any:
+        """What a reader reads the model under at a factor."""
+        return self.schedule(factor)
+
     def moved(self, low: FloatArray, top: FloatArray, cool: float, heat: float) -> Family:
         """The family with other numbers, brought back to where profiles are monotone and factors sane."""
         return replace(

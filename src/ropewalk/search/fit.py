@@ -87,8 +87,8 @@ class State:
     def from_json(cls, start: Family, document: Mapping[str, Any]) -> State:
         """What `to_json` wrote, for the geometry of `start`."""
         return cls(
-            Family.from_json(start.geometry, document["family"]),
-            Family.from_json(start.geometry, document["mean"]),
+            start.from_json(start.geometry, document["family"]),
+            start.from_json(start.geometry, document["mean"]),
             int(document["step"]),
             int(document["seen"]),
             float(document["rate"]),

@@ -78,7 +78,7 @@ class Progress:
         """What `to_json` wrote."""
         return cls(
             State.from_json(start, document["state"]),
-            Family.from_json(start.geometry, document["best"]),
+            start.from_json(start.geometry, document["best"]),
             float(document["best_value"]),
             int(document["best_step"]),
             int(document["bad"]),
@@ -180,7 +180,7 @@ def _validate(job: Job, progress: Progress, began: float, on_point: OnPoint) -> 
 
 def measure(job: Job, rung: Rung, family: Family) -> Terms:
     """A family's schedule for a rung on its validation rows."""
-    return job.reader.terms(family.schedule(rung.factor), rung.validation)
+    return job.reader.terms(family.reading(rung.factor), rung.validation)
 
 
 def keeps_answers(before: Terms | None, after: Terms) -> bool:

@@ -8,27 +8,30 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from ropewalk.attention.maps import applied
 from ropewalk.errors import RopewalkError, one_line
 from ropewalk.evaluation.forward.engine import NoRoomError, free_bytes
 from ropewalk.evaluation.forward.scored import token_loss
 from ropewalk.evaluation.work.processes import Processes
 from ropewalk.geometry import FloatArray
 from ropewalk.models.live.heads import decoder_of, logits_from, split_works
+from ropewalk.position_maps import Zones
 from ropewalk.schedule import FrequencySchedule
 from ropewalk.search.family import Family
 from ropewalk.search.objective import Terms, Weighed, terms_of
 from ropewalk.search.rotation import Rotation
+from ropewalk.search.zones import ZoneFamily
 from ropewalk.training.parts.head import install_head, remove_head
 from ropewalk.training.parts.losses import shift_labels
 from ropewalk.training.parts.memory import prepare
-from ropewalk.training.recipe.options import LossOptions, MemoryOptions
+from ropewalk.training.parts.options import LossOptions, MemoryOptions
 
 # Values that a layer keeps for backward, in multiples of hidden and intermediate size: an upper estimate.
 _KEPT_HIDDEN, _KEPT_INNER = 16, 4
@@ -119,16 +122,16 @@ class Reader:
         self.close()
 
     def terms(
-        self, schedule: FrequencySchedule | None, rows: Sequence[Weighed], kept_first: int = 0
+        self, schedule: FrequencySchedule | Zones | None, rows: Sequence[Weighed], kept_first: int = 0
     ) -> Terms:
-        """What a schedule (None: the model as it is) comes to on rows."""
+        """What a schedule or zones (None: the model as it is) come to on rows."""
         losses, found = self.read(schedule, [item.row.ids for item in rows], kept_first, _answers(rows))
         return terms_of(rows, losses, found, self.original_length, self.tail)
 
     @torch.no_grad()
     def read(
         self,
-        schedule: FrequencySchedule | None,
+        schedule: FrequencySchedule | Zones | None,
         rows: Sequence[Any],
         kept_first: int = 0,
         answers: Sequence[tuple[int, ...]] | None = None,
@@ -146,7 +149,7 @@ class Reader:
 
     def _read(
         self,
-        schedule: FrequencySchedule | None,
+        schedule: FrequencySchedule | Zones | None,
         rows: Sequence[Any],
         kept_first: int,
         answers: Sequence[tuple[int, ...]] | None,
@@ -226,16 +229,24 @@ class Reader:
         return losses.double().cpu().numpy(), greedy.cpu().numpy()
 
     @contextlib.contextmanager
-    def _turned(self, schedule: FrequencySchedule | None, kept_first: int) -> Iterator[None]:
+    def _turned(self, schedule: FrequencySchedule | Zones | None, kept_first: int) -> Iterator[None]:
         if schedule is None:
             yield
+            return
+        if isinstance(schedule, Zones):
+            with applied(self.model, schedule):
+                yield
             return
         inv_freq = torch.tensor(schedule.inv_freq, dtype=torch.float64)
         with self.rotation.turning(inv_freq, schedule.attention_factor, kept_first):
             yield
 
+    def slope(self, family: Family, factor: float, rows: Sequence[Weighed]) -> Slope:
+        """The sum over rows of their parts of J at a factor, and its gradient in the family's numbers."""
+        return self.slopes(family, factor, [rows])[0]
+
     def slopes(self, family: Family, factor: float, groups: Sequence[Sequence[Weighed]]) -> list[Slope]:
-        """For each group of rows the sum of their parts of J at a factor, and its gradient in the family's numbers."""
+        """The slopes of several groups of rows, which all processes share out."""
         rows = [(place, item) for place, group in enumerate(groups) for item in group]
         every = self._shared(
             lambda: {
@@ -250,7 +261,24 @@ class Reader:
         return [sums[place] for place in range(len(groups))]
 
     def _slope(self, family: Family, factor: float, item: Weighed) -> Slope:
-        """One row's part of J at a factor, and its gradient in the family's numbers."""
+        if isinstance(family, ZoneFamily):
+            slope = self._zones_slope(family, item)
+        else:
+            slope = self._schedule_slope(family, factor, item)
+        if not math.isfinite(slope.value) or not np.isfinite(slope.flat).all():
+            raise NonFiniteLossError(
+                "the loss or its gradient is not a finite number", hint="try --dtype float32 and --attn eager"
+            )
+        return slope
+
+    def _zones_slope(self, family: ZoneFamily, item: Weighed) -> Slope:
+        leaves = family.leaves()
+        plan = family.zones()
+        total = self._backward(item, lambda: applied(self.model, plan, leaves.far))
+        top, cool, heat = leaves.gradients()
+        return Slope(total, np.zeros_like(top), top, cool, heat)
+
+    def _schedule_slope(self, family: Family, factor: float, item: Weighed) -> Slope:
         numbers = {
             name: torch.tensor(getattr(family, name), dtype=torch.float64, requires_grad=True)
             for name in ("low", "top", "cool", "heat")
@@ -264,26 +292,29 @@ class Reader:
         heat = 1.0 + log * ((1 - share) * numbers["cool"] + share * numbers["heat"])
         inv_freq = torch.cat([turned, still])
         leaves = inv_freq.detach().requires_grad_(True), heat.detach().requires_grad_(True)
-        total = self._backward(item, *leaves)
+
+        def under() -> AbstractContextManager[None]:
+            return self.rotation.turning(leaves[0], leaves[1].to(device=self.device, dtype=torch.float32))
+
+        total = self._backward(item, under)
+        if leaves[0].grad is None or leaves[1].grad is None:
+            raise RopewalkError(
+                f"no gradient reaches the frequencies of {type(self.model).__name__}",
+                hint="use --search sweep, or --search cma",
+            )
         torch.autograd.backward([inv_freq, heat], [leaves[0].grad, leaves[1].grad])
         grads = {name: tensor.grad.numpy() for name, tensor in numbers.items()}
-        slope = Slope(total, grads["low"], grads["top"], float(grads["cool"]), float(grads["heat"]))
-        if not math.isfinite(total) or not np.isfinite(slope.flat).all():
-            raise NonFiniteLossError(
-                "the loss or its gradient is not a finite number", hint="try --dtype float32 and --attn eager"
-            )
-        return slope
+        return Slope(total, grads["low"], grads["top"], float(grads["cool"]), float(grads["heat"]))
 
-    def _backward(self, item: Weighed, inv_freq: Tensor, heat: Tensor) -> float:
-        """One row's part of J; its gradient is left in the two leaves."""
+    def _backward(self, item: Weighed, under: Callable[[], AbstractContextManager[None]]) -> float:
+        """One row's part of J; its gradient is added to whatever leaves the model is read under."""
         ids_BT = torch.as_tensor(item.row.ids, device=self.device)[None]
         weights = torch.as_tensor(item.weights, dtype=torch.float32, device=self.device)[None]
         self._choose_memory(item.row.length)
         labels = shift_labels(ids_BT)
         shifted = torch.cat([weights[:, 1:], weights.new_zeros(1, 1)], dim=1)
         try:
-            factor = heat.to(device=self.device, dtype=torch.float32)
-            with torch.enable_grad(), self.rotation.turning(inv_freq, factor):
+            with torch.enable_grad(), under():
                 loss = self.model(input_ids=ids_BT, target_ids=labels, token_weights=shifted).loss
                 loss.backward()
         except torch.OutOfMemoryError as error:
@@ -291,11 +322,6 @@ class Reader:
                 f"a gradient over {item.row.length} tokens does not fit the device ({one_line(error, 120)})",
                 hint="use --dtype bfloat16, a shorter --target, or --search sweep, which needs no gradient",
             ) from error
-        if inv_freq.grad is None or heat.grad is None:
-            raise RopewalkError(
-                f"no gradient reaches the frequencies of {type(self.model).__name__}",
-                hint="use --search sweep, or --search cma",
-            )
         # Weights are frozen: backward goes through activations alone, about a forward's work; recomputing is one more.
         self.tokens += item.row.length * (3 if self._recomputed else 2)
         return float(loss.detach())

@@ -42,7 +42,8 @@ class RungResult:
 class TuneResult:
     """The highest rung's figures at the top, every rung's in `rungs`.
 
-    `schedule` is the file for `extend --schedule`, `ladder` that of all rungs where there are several. `kept_start`
+    `schedule` is the file for `extend --schedule`, `ladder` that of all rungs where there are several, `zones` that of
+    fitted zones, beside which `schedule` is the best single table (`before` are its figures). `kept_start`
     says why a start was kept in the place of the fit; None where the fit won. `stopped` is why the fit ended.
     """
 
@@ -69,6 +70,7 @@ class TuneResult:
     tasks: Sequence[str]
     remarks: Sequence[str]
     run: Path
+    zones: Path | None = None
     complete: bool = True
     seed: int = 0
     objective: Mapping[str, float] = field(default_factory=dict)
@@ -81,6 +83,7 @@ class TuneResult:
             "factor": self.factor,
             "schedule": str(self.schedule),
             "ladder": None if self.ladder is None else str(self.ladder),
+            "zones": None if self.zones is None else str(self.zones),
             "search": self.search,
             "start": self.start,
             "kept_start": self.kept_start,
@@ -109,7 +112,7 @@ class TuneResult:
     def rows(self) -> list[dict[str, Any]]:
         """The fit and its start as rows of a comparison, the fit first where it won."""
         fitted = self.kept_start is None and self.search != "sweep"
-        measured = {"tuned": self.after} if fitted else {}
+        measured = {"tuned" if self.zones is None else "zones": self.after} if fitted else {}
         rows = []
         for name, figures in (measured | {self.start: self.before}).items():
             loss = [{"length": self.target_length, "loss": figures["loss_at_target"]}]
@@ -121,6 +124,9 @@ class TuneResult:
         before, after = self.before["loss_at_target"], self.after["loss_at_target"]
         if self.kept_start is not None:
             words = f"{self.start} is kept: {self.kept_start}."
+        elif self.zones is not None:
+            words = f"Zones: loss at the target {after:.3f} nats per token"
+            words += f"; {before:.3f} by the best single table, {self.start}."
         elif self.search == "sweep":
             words = f"{self.start} is the best of the sweep: loss at the target {after:.3f}."
         else:

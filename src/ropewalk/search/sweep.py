@@ -16,6 +16,7 @@ from ropewalk.evaluation.candidates.choose import choose, merged
 from ropewalk.geometry import RopeGeometry
 from ropewalk.methods import schedule as make_schedule
 from ropewalk.methods.build import temperature
+from ropewalk.position_maps import Zones
 from ropewalk.schedule import FrequencySchedule
 from ropewalk.search.family import band_profile, tuned_schedule
 from ropewalk.search.objective import Terms, Weighed
@@ -40,7 +41,7 @@ class Measured:
     """A candidate with the last it was measured at."""
 
     name: str
-    schedule: FrequencySchedule
+    schedule: FrequencySchedule | Zones
     terms: Terms
 
 
@@ -110,11 +111,13 @@ def sweep(
         count = max(2, round(share * len(rows)))
         measured = []
         for number, candidate in enumerate(left):
+            subject = candidate.schedule or candidate.plan
+            assert subject is not None
             try:
-                terms = reader.terms(candidate.schedule, rows[:count])
+                terms = reader.terms(subject, rows[:count])
             except NonFiniteLossError:
                 continue
-            measured.append(Measured(candidate.name, candidate.schedule, terms))
+            measured.append(Measured(candidate.name, subject, terms))
             if on_measured is not None:
                 on_measured(candidate.name, terms, number + 1, len(left))
         measured.sort(key=lambda item: item.terms.value)
@@ -153,6 +156,8 @@ def _answers(item: Measured) -> float:
 def at_factor(start: Candidate | Measured, factor: float) -> FrequencySchedule:
     """The same form at another factor: a method by its name and parameters, a band by its profile."""
     made = start.schedule
+    if not isinstance(made, FrequencySchedule):
+        raise RopewalkError(f"{start.name} is no schedule", hint="zones are fitted for one target")
     if made.factor == factor:
         return made
     listed = any(isinstance(value, list) for value in made.parameters.values())

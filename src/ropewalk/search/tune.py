@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,9 +25,10 @@ from ropewalk.search.request import Request
 from ropewalk.search.result import RungResult, TuneResult
 from ropewalk.search.rows import TASKS, Amounts, gather
 from ropewalk.search.sweep import Measured, at_factor, best_that_finds, candidates, finalists, sweep
+from ropewalk.search.writing import point_words, start_of, write_for_report
 from ropewalk.units import parse_target
 
-SEARCHES = ("fit", "sweep", "cma", "evolution")
+SEARCHES = ("fit", "sweep", "zones", "cma", "evolution")
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,8 @@ def tune(
     processes = Processes.join(device)
     facts = read_facts(source)
     factors = _factors(target, ladder, facts.original_length)
+    if search == "zones" and len(factors) > 1:
+        raise UsageError("zones are fitted for one target", hint="give --target in the place of --ladder")
     lengths = [round(factor * facts.original_length) for factor in factors]
     model = load_model(
         source, device=processes.device(device), dtype=dtype, attn=attn, trust_remote_code=trust_remote_code
@@ -140,13 +142,15 @@ def _tuned(
     job = Job(reader, rungs, tasks, request.objective, remarks)
     kept = run.read("progress.json")
     swept = choose_start(job, request, run, tell)
-    family = Family.through([_start_of(rung) for rung in rungs])
+    facts = _Facts(request, run, material.source, swept, began)
+    if request.search == "zones":
+        return _tuned_zones(job, facts, kept, settings, tell)
+    family = Family.through([start_of(rung) for rung in rungs])
     if kept is not None:
         progress = Progress.from_json(family, kept)
         reader.tokens += progress.curve[-1]["forward_equivalents"] * job.top.length if progress.curve else 0
     else:
         progress = Progress(State.at(family), family, start_value(job))
-    facts = _Facts(request, run, material.source, swept, began)
     if request.search == "sweep":
         progress.stopped = "the sweep is over"
         return _finished(job, facts, progress, family)
@@ -154,13 +158,7 @@ def _tuned(
         # The same call may come back with a larger one.
         progress.stopped = None
 
-    def on_point(point: Point) -> None:
-        share = request.budget.share(progress.state.step, progress.seconds)
-        tell(Told("fit", _words(point), min(1.0, share), point))
-
-    def keep(state: Progress) -> None:
-        run.write_json("progress.json", state.to_json())
-
+    on_point, keep = _told(facts, tell)
     try:
         if request.search == "fit":
             run_fit(job, family, progress, request.budget, settings, on_point, keep)
@@ -175,6 +173,45 @@ def _tuned(
         _finished(job, facts, progress, family, complete=False)
         raise
     return _finished(job, facts, progress, family)
+
+
+def _tuned_zones(
+    job: Job, facts: _Facts, kept: dict[str, Any] | None, settings: Settings, tell: OnTold
+) -> TuneResult:
+    """Zones beside the best single table, which stays in schedule.json for stock programs."""
+    from ropewalk.search.zone_fit import FILE, fit_zones
+
+    def resumed(family: Family) -> Progress | None:
+        if kept is not None and kept.get("stopped") == "the budget is used up":
+            kept["stopped"] = None
+        return None if kept is None else Progress.from_json(family, kept)
+
+    tell(Told("sweep", "zones of several widths"))
+    found, progress = fit_zones(job, facts.request, settings, resumed, *_told(facts, tell))
+    facts.run.write_json(FILE, found.file.to_json())
+    top = job.top
+    rung = RungResult(
+        top.factor,
+        top.length,
+        top.start_name,
+        start_of(top),
+        found.table.to_json(),
+        found.after.to_json(),
+        top.controls,
+    )
+    if found.kept_start:
+        job.remarks.append(f"{found.start} is kept: {found.kept_start}")
+    return _written(job, facts, progress, [rung], complete=True)
+
+
+def _told(facts: _Facts, tell: OnTold) -> tuple[Callable[[Point], None], Callable[[Progress], None]]:
+    """Who hears of a point, and who keeps the progress on disk."""
+
+    def on_point(point: Point) -> None:
+        share = facts.request.budget.share(point.step, point.seconds)
+        tell(Told("fit", point_words(point), min(1.0, share), point))
+
+    return on_point, lambda state: facts.run.write_json("progress.json", state.to_json())
 
 
 @dataclass(frozen=True)
@@ -257,11 +294,6 @@ def _validated(
     return chosen.name, chosen.schedule
 
 
-def _start_of(rung: Rung) -> FrequencySchedule:
-    assert rung.start is not None
-    return rung.start
-
-
 def _finished(
     job: Job, facts: _Facts, progress: Progress, start: Family, *, complete: bool = True
 ) -> TuneResult:
@@ -271,16 +303,16 @@ def _finished(
     for rung in job.rungs:
         before = rung_terms(rung)
         if request.search == "sweep":
-            made, after, why = _start_of(rung), before, None
+            made, after, why = start_of(rung), before, None
         elif progress.best_step == 0:
-            made, after = _start_of(rung), before
+            made, after = start_of(rung), before
             why = "no step of the fit beat it on validation"
         else:
             after = measure(job, rung, progress.best)
             why = reason_to_keep_start(rung, after)
             made = progress.best.schedule(rung.factor, {"start": rung.start_name})
             if why is not None:
-                made, after = _start_of(rung), before
+                made, after = start_of(rung), before
         rungs.append(
             RungResult(
                 rung.factor,
@@ -353,43 +385,12 @@ def _written(
         text=facts.text,
         tasks=job.tasks,
         remarks=job.remarks,
+        zones=Path(run.path) / "zones.json" if request.search == "zones" else None,
         run=Path(run.path),
         complete=complete,
         seed=request.seed,
         objective=request.objective.to_json(),
     )
     run.write_json("result.json", result.to_json())
-    _write_for_report(job, run, result)
+    write_for_report(start_of(job.top), run, result)
     return result
-
-
-def _write_for_report(job: Job, run: Folder, result: TuneResult) -> None:
-    """What the report draws: both schedules for the profile, and the fit's curve."""
-    top = result.rungs[-1]
-    named = {top.start: _start_of(job.top)}
-    if top.kept_start is None and result.search != "sweep":
-        named["tuned"] = top.schedule
-    for name, made in named.items():
-        run.write_json(
-            f"parts/{'tuned' if name == 'tuned' else 'start'}.json",
-            {"name": name, "schedule": made.to_json()},
-        )
-    lines = [
-        {
-            "kind": "evaluation" if point["kind"] == "validation" else "train",
-            "step": point["step"],
-            "loss": point["objective"],
-        }
-        for point in result.curve
-    ]
-    run.write_text("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
-
-
-def _words(point: Point) -> str:
-    if point.kind == "validation":
-        better = "best so far" if point.detail.get("best") else "not better"
-        found = point.detail.get("retrieval_at_target")
-        answers = "" if found is None else f", answers found {found:.0%}"
-        loss = point.detail.get("loss_at_target") or 0.0
-        return f"step {point.step}: validation J {point.value:.4f} ({better}), loss at the target {loss:.4f}{answers}"
-    return f"step {point.step}: J {point.value:.4f}"

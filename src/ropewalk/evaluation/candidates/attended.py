@@ -1,24 +1,28 @@
-"""Candidates that work at attention time: position maps, zones, and caches that keep less than everything."""
+"""Candidates that work at attention time: position maps, zones, temperatures, and caches that keep less."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from ropewalk.errors import UsageError
 from ropewalk.evaluation.candidates.candidate import Candidate
 from ropewalk.evaluation.candidates.choose import LeftOut, choose, merged
-from ropewalk.evaluation.candidates.controls import unmodified
+from ropewalk.evaluation.candidates.controls import UNMODIFIED, unmodified
+from ropewalk.map_files import nearest_table
 from ropewalk.models.facts import ModelFacts
-from ropewalk.position_maps import MAPS, map_for
+from ropewalk.position_maps import MAPS, DualChunk, PositionMap, map_for
+from ropewalk.schedule import FrequencySchedule
 
 WITH = "+"
 
 
 def named(names: Sequence[str], facts: ModelFacts, target: int) -> tuple[list[Candidate], list[LeftOut]]:
     """Rows by name: methods (with their variants), position maps (`zones`, `self-extend`, ...), and either of them
-    read through a cache (`yarn+q4`, `zones+sinks:4+2k`)."""
+    at an attention temperature (`yarn+log-n`) or read through a cache (`yarn+q4`, `zones+log-n+sinks:4+2k`)."""
     from ropewalk.models.stretch import kept_parameters
 
     plain = [name for name in names if WITH not in name and name not in MAPS]
@@ -27,22 +31,65 @@ def named(names: Sequence[str], facts: ModelFacts, target: int) -> tuple[list[Ca
     found, left_out = choose(plain, facts.geometry, factor, kept) if plain else ([], [])
     for name in names:
         if WITH in name:
-            below, _, cache = name.partition(WITH)
-            made = (
-                choose([below], facts.geometry, factor, kept)[0]
-                if below not in MAPS
-                else [mapped(below, facts, target)]
-            )
-            found.append(cached(made[0], cache))
+            found.append(_with(name, facts, target, kept))
         elif name in MAPS:
             found.append(mapped(name, facts, target))
     return merged(found), left_out
 
 
+def _with(name: str, facts: ModelFacts, target: int, kept: Mapping[str, Mapping[str, Any]]) -> Candidate:
+    """`below+temperature+cache`: a temperature, a cache, or both in this order."""
+    from ropewalk.attention.tempers import is_temper
+
+    below, _, rest = name.partition(WITH)
+    factor = target / facts.original_length
+    made = (
+        mapped(below, facts, target)
+        if below in MAPS
+        else unmodified(facts)
+        if below in ("none", UNMODIFIED)
+        else choose([below], facts.geometry, factor, kept)[0][0]
+    )
+    first, _, more = rest.partition(WITH)
+    if is_temper(first):
+        made = tempered(made, first, facts, factor)
+        rest = more
+        if not rest:
+            return made
+    return cached(made, rest)
+
+
+def tempered(below: Candidate, name: str, facts: ModelFacts, factor: float) -> Candidate:
+    """A candidate at an attention temperature."""
+
+    @contextmanager
+    def put(model: Any) -> Iterator[None]:
+        from ropewalk.attention.tempers import parse_temper
+
+        with below.apply(model), parse_temper(name).applied(model, factor, facts.original_length):
+            yield
+
+    return Candidate(f"{below.name}{WITH}{name}", "temperature", put, variant="temperature")
+
+
+def from_map_file(path: str | Path, facts: ModelFacts) -> Candidate:
+    """The map of a file as a row named after it."""
+    from ropewalk.models.stretch import map_for_model
+
+    found = map_for_model(path, facts)
+    row = _mapped(Path(path).stem, found.plan, facts, found.nearest)
+    return replace(row, variant="file", file=str(path))
+
+
 def mapped(name: str, facts: ModelFacts, target: int) -> Candidate:
     """A position map over the unscaled model that keeps distances up to the target inside what training showed."""
     plan = map_for(name, facts.geometry, target)
+    return _mapped(name, plan, facts, nearest_table(plan, facts.geometry, target))
 
+
+def _mapped(
+    name: str, plan: PositionMap | DualChunk, facts: ModelFacts, nearest: FrequencySchedule
+) -> Candidate:
     @contextmanager
     def put(model: Any) -> Iterator[None]:
         from ropewalk.attention.maps import applied
@@ -51,7 +98,8 @@ def mapped(name: str, facts: ModelFacts, target: int) -> Candidate:
         with unmodified(facts).apply(model), applied(model, plan):
             yield
 
-    return Candidate(name, "zones" if name == "zones" else "position-map", put, variant="map")
+    kind = "zones" if plan.name == "zones" else "position-map"
+    return Candidate(name, kind, put, variant="map", plan=plan, nearest=nearest)
 
 
 def cached(below: Candidate, cache: str) -> Candidate:

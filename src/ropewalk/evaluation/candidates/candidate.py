@@ -13,8 +13,9 @@ from ropewalk.analysis import effective_factor
 from ropewalk.errors import UsageError
 from ropewalk.schedule import FrequencySchedule
 
-# What a candidate changes: nothing (a control), the frequencies, attention by distance, positions, what is kept.
-KINDS = ("control", "schedule", "zones", "position-map", "cache")
+# What a candidate changes: nothing (a control), the frequencies, attention by distance, positions, how sharp attention
+# is, what is kept.
+KINDS = ("control", "schedule", "zones", "position-map", "temperature", "cache")
 
 Apply = Callable[[Any], AbstractContextManager[Any]]
 
@@ -31,6 +32,7 @@ class Candidate:
     `cropped` reads every token with the last `original_length` tokens alone. `variant` tells forms of one method apart:
     `default`, `reaching` (the nominal factor at which no pair leaves the angles that training saw), `fitted betas`,
     `file`, `as is`. `same_as` names further labels whose schedule is equal, so that nothing is measured twice.
+    `plan` is the map of zones and position maps, `nearest` the single table beside it that stock programs can carry.
     """
 
     name: str
@@ -42,6 +44,8 @@ class Candidate:
     needs_training: bool = False
     same_as: tuple[str, ...] = ()
     file: str | None = None
+    plan: Any = None
+    nearest: FrequencySchedule | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

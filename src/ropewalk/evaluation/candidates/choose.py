@@ -96,11 +96,16 @@ def _twins(one: Candidate, other: Candidate) -> bool:
 
 
 def from_files(paths: Sequence[str | Path], facts: ModelFacts, target: int) -> list[Candidate]:
-    """Finished schedules (of `tune`, of an earlier comparison, ladders) as rows named after their files."""
+    """Finished schedules (of `tune`, of an earlier comparison, ladders) as rows named after their files, and maps."""
+    from ropewalk.evaluation.candidates.attended import from_map_file
+    from ropewalk.map_files import is_map
     from ropewalk.models.stretch import stretch_for
 
     found = []
     for path in paths:
+        if is_map(path):
+            found.append(from_map_file(path, facts))
+            continue
         made = stretch_for(facts, schedule=path, target=target).schedule
         found.append(scheduled(Path(path).stem, made, variant="file", file=str(path)))
     return found

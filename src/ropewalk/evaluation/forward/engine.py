@@ -97,7 +97,7 @@ class Engine:
     def chunk(self) -> int:
         """Tokens of one forward; fewer where the cache in force wants to be asked more often."""
         kind = vars(self.model).get(KIND)
-        return self._chunk if kind is None else min(self._chunk, kind.piece)
+        return self._chunk if kind is None else min(self._chunk, kind.piece or self._chunk)
 
     @chunk.setter
     def chunk(self, tokens: int) -> None:

@@ -1,10 +1,11 @@
-"""What a poorer cache costs: the same text and questions read through each kind, beside the full one."""
+"""What a poorer cache costs or a temperature brings: the same text and questions read in each way, beside the model."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+from ropewalk.errors import UsageError
 from ropewalk.evaluation.candidates.candidate import Candidate
 from ropewalk.evaluation.local import Local
 from ropewalk.evaluation.loss.controls import tail_difference
@@ -14,37 +15,63 @@ from ropewalk.evaluation.retrieval.scores import rows_of
 
 
 def measured_caches(local: Local, names: Sequence[str], full: Reading | None) -> list[dict[str, Any]]:
-    """One row a kind: loss by length with its difference from the full cache, retrieval by length.
+    """One row a kind of cache, as `_measured` gives them.
 
     A text is read in pieces of 64 tokens, so that the cache is what is measured; the full cache's own figures come
     from longer pieces, which changes nothing about them.
     """
     from ropewalk.attention.cache_kinds import parse_kind
 
+    kinds = [parse_kind(name) for name in names]
+    pressing = next((kind.name for kind in kinds if kind.whole_prompt), None)
+    if pressing is not None:
+        raise UsageError(
+            f"{pressing} compresses a prompt once it is read whole, and here texts are read in pieces",
+            hint="use it with `ropewalk generate --cache`, or kvpress's own evaluation",
+        )
+    return _measured(local, [Candidate(kind.name, "cache", kind.applied) for kind in kinds], full)
+
+
+def measured_temperatures(local: Local, names: Sequence[str], full: Reading | None) -> list[dict[str, Any]]:
+    """One row an attention temperature; those that grow with the factor take that of the longest length."""
+    from ropewalk.attention.tempers import parse_temper
+
     if not names:
         return []
+    original = local.original_length
+    if original is None:
+        raise UsageError(
+            "a temperature grows from the original window, which is not known here",
+            hint="give --original-length",
+        )
+    factor = max(1.0, max(local.lengths) / original)
+
+    def way(name: str) -> Candidate:
+        temper = parse_temper(name)
+        return Candidate(name, "temperature", lambda model: temper.applied(model, factor, original))
+
+    return _measured(local, [way(name) for name in names], full)
+
+
+def _measured(local: Local, ways: Sequence[Candidate], full: Reading | None) -> list[dict[str, Any]]:
+    """One row a way: loss by length with its difference from the model's own, retrieval by length."""
     owners = None if local.segments is None else local.segments.owners
     found = []
-    for kind in [parse_kind(name) for name in names]:
-        measured = local.measure(Candidate(kind.name, "cache", kind.applied))
+    for way in ways:
+        measured = local.measure(way)
         rows = []
         if measured.reading is not None and full is not None:
             rows = [
                 _row(part, measured.reading, full, owners)
                 for part in by_length(measured.reading, local.lengths, owners)
             ]
-        found.append(
-            {
-                "name": kind.name,
-                "loss": rows,
-                "retrieval": retrieval_by_length(rows_of(measured.scores)),
-            }
-        )
+        scores = retrieval_by_length(rows_of(measured.scores))
+        found.append({"name": way.name, "loss": rows, "retrieval": scores})
     return found
 
 
 def _row(part: LengthLoss, reading: Reading, full: Reading, owners: list[int] | None) -> dict[str, Any]:
-    """The tail before a length, and what the cache costs there, with its interval over documents."""
+    """The tail before a length, and what the cache or temperature costs there, with its interval over documents."""
     apart = tail_difference(reading, full, part.length, owners)
     return {
         "length": part.length,

@@ -19,7 +19,7 @@ from ropewalk.evaluation.retrieval.scores import by_length as retrieval_by_lengt
 from ropewalk.evaluation.retrieval.scores import rows_of
 from ropewalk.evaluation.verdict import words
 from ropewalk.evaluation.verdict.effective import effective_length, long_tokens
-from ropewalk.evaluation.verdict.kept import measured_caches
+from ropewalk.evaluation.verdict.kept import measured_caches, measured_temperatures
 from ropewalk.units import format_length
 
 MODEL = Candidate("model", "control")
@@ -36,6 +36,7 @@ class One:
         self.cropped_unmodified: Reading | None = None
         self.unmodified_is: str | None = None
         self.caches: list[dict[str, Any]] = []
+        self.temperatures: list[dict[str, Any]] = []
 
     @property
     def _owners(self) -> list[int] | None:
@@ -52,6 +53,7 @@ class One:
         self._read_unmodified(text.reading)
         asked = local.answers(MODEL)
         self.caches = measured_caches(local, self.request.cache, text.reading)
+        self.temperatures = measured_temperatures(local, self.request.temperatures, text.reading)
         health = self._health() if self.request.health else None
         if self.request.base is not None or self.base is not None:
             self._read_base(text.reading)
@@ -190,6 +192,7 @@ class One:
             key_tokens=keys,
             long_tokens=self._long_tokens(reading, cropped),
             caches=self.caches,
+            temperatures=self.temperatures,
             health=health,
             text=used,
             verdict=[

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ropewalk.errors import shown_command
+from ropewalk.evaluation.candidates.candidate import Candidate
 from ropewalk.evaluation.loss.key_tokens import KeyTokens
 from ropewalk.evaluation.result import Paired, Row, Verdict
 from ropewalk.evaluation.verdict.worth import worth_words
@@ -181,7 +182,15 @@ def _closing_words(closing: str, draft: Verdict, winner: Row | None, about: Abou
             )
             if winner.name in names
         ]
-        return f"Extend: {winner.name} beats cropping on {' and '.join(on)}."
+        said = f"Extend: {winner.name} beats cropping on {' and '.join(on)}."
+        if winner.kind in ("zones", "position-map"):
+            slug = Candidate(winner.name).slug
+            said = (
+                f"{winner.name} beats cropping on {' and '.join(on)}. No checkpoint carries it: `ropewalk generate` "
+                f"computes it, and for stock programs the nearest single table is in the run, "
+                f"parts/{slug}-nearest-table.json (`ropewalk extend --schedule`)."
+            )
+        return said
     tuning = draft.fine_tuning
     gain = ""
     if tuning is not None and tuning.told and tuning.loss_gain:
@@ -202,7 +211,10 @@ def next_command(closing: str, row: Row, about: About) -> str:
         if row.kind == "schedule":
             return extend_command(model, row, target, "OUT")
         if row.kind in ("zones", "position-map"):
-            return shown_command("generate", model, prompt_file="FILE", method=row.name)
+            how = {"schedule": row.file} if row.file else {"method": row.name}
+            return shown_command("generate", model, prompt_file="FILE", **how)
+        if row.kind in ("temperature", "cache"):
+            return shown_command("eval", model, lengths=str(target))
     if closing == "measure":
         return shown_command("compare", model, target=str(target), max_segments=16)
     if closing == "tune":

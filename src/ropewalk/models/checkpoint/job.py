@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ropewalk.errors import shown_command
 from ropewalk.models.checkpoint import weights as weight_files
@@ -65,6 +65,20 @@ class Extended:
         }
 
 
+class Finish(Protocol):
+    """Called on the folder before its manifest is written: changes files there, and says what the manifest is to say.
+
+    `name` is the value of --temperature in the command line that does the same.
+    """
+
+    @property
+    def name(self) -> str:
+        """What was asked for."""
+
+    def __call__(self, folder: Path) -> Mapping[str, Any]:
+        """Do it."""
+
+
 @dataclass(frozen=True)
 class Request:
     """The arguments of `extend`, as given."""
@@ -82,6 +96,7 @@ class Request:
     replace: bool
     original_length: int | None
     draft: str | Path | None
+    finish: Finish | None = None
 
     @property
     def stretches(self) -> bool:
@@ -105,6 +120,7 @@ class Request:
             original_length=self.original_length,
             replace=self.replace,
             draft=self.draft,
+            temperature=None if self.finish is None else self.finish.name,
             o=self.out,
         )
 

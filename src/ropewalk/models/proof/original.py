@@ -77,7 +77,9 @@ def original_of(
         config_name = str(entry.get("config_file", CONFIG))
         file = inside(place, config_name, what=f"the base of {checkpoint}")
         here = file.is_file() and sha256_of(file) == entry["config_sha256"]
-        folder = place if here and any(place.glob("*.safetensors")) else None
+        # A checkpoint that holds a temperature has weights of its own, which the base's are not to be held against.
+        kept = manifest.get("temperature") is None
+        folder = place if kept and here and any(place.glob("*.safetensors")) else None
         name = (
             f"{entry['source']}"
             if folder

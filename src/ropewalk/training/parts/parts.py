@@ -18,7 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from ropewalk.attention.interface import base_implementation
+from ropewalk.attention.maps import applied
 from ropewalk.errors import UsageError
+from ropewalk.models.facts import read_facts
+from ropewalk.models.stretch import map_for_model
+from ropewalk.position_maps import DualChunk, PositionMap, map_for
 from ropewalk.training.parts.borders import check_skips, choose_method
 from ropewalk.training.parts.head import LossesOf, Weigher, install_head
 from ropewalk.training.parts.losses import IGNORE, shift_labels
@@ -27,9 +31,10 @@ from ropewalk.training.parts.packing import attention_inputs, row_positions
 from ropewalk.training.parts.positions import sample_positions
 from ropewalk.training.parts.tempering import Tempering
 from ropewalk.training.parts.weighting import cropped_losses, drop_far, noisy_inputs, token_weights
-from ropewalk.training.recipe.options import PartsOptions
+from ropewalk.training.recipe.options import PartsOptions, ZonesOptions
 
 Batch = dict[str, Tensor]
+_ZONES_REMARK = "zones are no part of a checkpoint: whoever reads one of this run must apply the same zones"
 
 
 @dataclass
@@ -39,6 +44,7 @@ class Parts:
     options: PartsOptions = field(default_factory=PartsOptions)
     scratch: Path | None = None
     tempering: Tempering | None = field(default=None, init=False)
+    _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, init=False, repr=False)
     _taken: list[Tensor] = field(default_factory=list, init=False, repr=False)
     _method: str = field(default="none", repr=False)
     _unbroken: str = field(default="none", repr=False)
@@ -65,9 +71,12 @@ class Parts:
             self.tempering = Tempering(
                 base, self.options.temperature, some_ids().to(base.get_input_embeddings().weight.device)
             )
+        if self.options.zones is not None:
+            self._stack.enter_context(applied(base, zones_of(base, self.options.zones)))
         loss = install_head(base, self.options.loss)
         remarks = [
             None if self.tempering is None else self.tempering.remark,
+            None if self.options.zones is None else _ZONES_REMARK,
             loss.remark,
             no_effect(self.options.memory),
         ]
@@ -213,6 +222,16 @@ class Parts:
             base_BT=batch["target_weights"],
             mean_one=False,
         )
+
+
+def zones_of(model: Any, options: ZonesOptions) -> PositionMap | DualChunk:
+    """The map that a recipe asks for, for this model."""
+    facts = read_facts(model.config.to_dict())
+    if options.file is not None:
+        return map_for_model(options.file, facts).plan
+    assert options.target is not None
+    given = options.model_dump(exclude={"target", "file"}, exclude_none=True)
+    return map_for("zones", facts.geometry, options.target, **given)
 
 
 def base_of(model: Any) -> Any:

@@ -47,7 +47,7 @@ class Retention:
     def install(self, recipe: Recipe, model: Any, device: torch.device) -> None:
         """Put the teacher where the model is, under the same borders, and watch the layers of both."""
         self.teacher.to(device)
-        plain = {"memory": MemoryOptions(), "temperature": None}
+        plain = {"memory": MemoryOptions(), "temperature": None, "zones": None}
         Parts(recipe.model_copy(update=plain)).install(self.teacher)
         for watched in (base_of(model), self.teacher):
             for layer in chosen_layers(watched, self.options.layers):

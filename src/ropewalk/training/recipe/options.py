@@ -13,6 +13,7 @@ from ropewalk.attention.options import TemperatureOptions
 from ropewalk.training.recipe.vocabulary import (
     Bytes,
     Count,
+    Length,
     NotNegative,
     OpenShare,
     Positive,
@@ -192,6 +193,28 @@ class LoraOptions(Strict):
     save: Literal["merged", "adapter"] = "merged"
 
 
+class ZonesOptions(Strict):
+    """Train under two zones (docs/attention.md): distances up to `near` true, farther ones under a far schedule.
+
+    `target` is the length that far distances are kept for, at least that of the longest rows. `file` is a map that
+    `ropewalk tune --search zones` wrote, in the place of everything else.
+    """
+
+    target: Length | None = None
+    near: Tokens | None = None
+    far_method: str = "linear"
+    discount: float = 0.0
+    log_discount: float = 1.0
+    far_logits: Positive = 1.0
+    file: str | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.target is None) == (self.file is None):
+            raise ValueError("zones takes either target or file")
+        return self
+
+
 class RetentionOptions(Strict):
     """On rows inside the original window, `distil` times the distance from the base's hidden states joins the loss.
 
@@ -211,4 +234,5 @@ class PartsOptions(Strict):
     loss: LossOptions = LossOptions()
     memory: MemoryOptions = MemoryOptions()
     temperature: TemperatureOptions | None = None
+    zones: ZonesOptions | None = None
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0

@@ -316,6 +316,7 @@ class Recipe(PartsOptions):
     def _fits_together(self) -> Recipe:
         if self.temperature is not None and self.lora is not None and self.lora.save == "adapter":
             raise ValueError("an adapter cannot hold a temperature: set lora.save to merged")
+        self._check_zones()
         if self.optimizer.name == "muon" and self.engine.name == "fsdp2":
             raise ValueError(
                 "muon needs whole matrices, and engine fsdp2 has parts: use adamw, or engine ddp"
@@ -352,10 +353,24 @@ class Recipe(PartsOptions):
                 raise ValueError(error.message) from error
         return self
 
+    def _check_zones(self) -> None:
+        """Zones count places in a row: whatever moves or parts them is refused."""
+        if self.zones is None:
+            return
+        refused = {
+            "packing.boundaries": self.packing.boundaries != "none",
+            "positions": self.positions.kind != "plain",
+            "weighting.far_drop": self.weighting.far_drop is not None,
+        }
+        for name, given in refused.items():
+            if given:
+                raise ValueError(f"zones count the places of one text a row: leave out {name}")
+
     def check_sharing(self, size: int, multiple_of: int) -> None:
         """Refuse what rows shared by `size` processes do not serve; their lengths are multiples of `multiple_of`."""
         refused = {
             "temperature": self.temperature is not None,
+            "zones": self.zones is not None,
             "retention": self.retention is not None,
             "rope.short_rows": any(
                 part is not None and part.short_rows == "original"

@@ -1,0 +1,152 @@
+"""Zones fitted: near width by a sweep; far profile, discount and far temperature by the gradient.
+
+    far angle of pair i at distance d:  near * theta_i + (d - near) * theta_i * s ** -m_i,  s = (T - near) / (L - near)
+    far logits of the query at p >= L:  exp(heat) * logits - cool * ln((p + 1) / L)
+
+m is non-decreasing. The numbers ride in a `Family` of one rung (its factor is s, `top` is m), so that steps, noise,
+validation and the way on after an interruption are those of every other fit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from ropewalk.attention.maps import FarZone
+from ropewalk.errors import RopewalkError
+from ropewalk.evaluation.candidates.candidate import Candidate
+from ropewalk.geometry import FloatArray, RopeGeometry
+from ropewalk.position_maps import Zones, map_for
+from ropewalk.search.family import METHOD, Family, monotone
+
+# The near zone as a share of the window.
+WIDTHS = (0.25, 0.5, 0.75)
+FAR_METHODS = ("linear", "by-parts")
+# (constant discount, log discount); the last is none at all.
+DISCOUNTS = ((0.0, 1.0), (0.0, 0.0))
+LEAST_LOG, MOST_LOG = -1.0, 3.0
+COLDEST, HOTTEST = -0.5, 0.5
+
+
+@dataclass(frozen=True)
+class ZoneFamily(Family):
+    """The numbers above; `cool` is the log discount, `heat` the logarithm of the far temperature."""
+
+    near: int = 1
+
+    @classmethod
+    def at(cls, geometry: RopeGeometry, plan: Zones) -> ZoneFamily:
+        """The family that starts at a map."""
+        assert plan.far_inv_freq is not None
+        count = geometry.num_rotating
+        stretch = np.log(geometry.inv_freq[:count] / np.maximum(plan.far_inv_freq[:count], 1e-300))
+        top = monotone(stretch / math.log(plan.far_factor))
+        return cls(
+            geometry, plan.far_factor, top, top, plan.log_discount, math.log(plan.far_logits), near=plan.near
+        )
+
+    def reading(self, factor: float) -> Zones:
+        """The map of these numbers."""
+        return self.zones()
+
+    def zones(self) -> Zones:
+        """The map of these numbers."""
+        own = self.geometry.inv_freq[: self.geometry.num_rotating]
+        return Zones(
+            near=self.near,
+            original_length=self.geometry.original_length,
+            far_logits=math.exp(self.heat),
+            log_discount=self.cool,
+            far_inv_freq=self.geometry.padded(own * self.highest**-self.top),
+            far_method=METHOD,
+            far_factor=self.highest,
+        )
+
+    def moved(self, low: FloatArray, top: FloatArray, cool: float, heat: float) -> ZoneFamily:
+        """Other numbers, brought back to where profiles are monotone and the others sane."""
+        profile = monotone(top)
+        return replace(
+            self,
+            low=profile,
+            top=profile,
+            cool=float(np.clip(cool, LEAST_LOG, MOST_LOG)),
+            heat=float(np.clip(heat, COLDEST, HOTTEST)),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """For going on after an interruption."""
+        return {**super().to_json(), "near": self.near}
+
+    @classmethod
+    def from_json(cls, geometry: RopeGeometry, document: Mapping[str, Any]) -> ZoneFamily:
+        """What `to_json` wrote."""
+        return cls(**vars(Family.from_json(geometry, document)), near=int(document["near"]))
+
+    def leaves(self) -> Leaves:
+        """These numbers as tensors."""
+        return Leaves.of(self)
+
+
+@dataclass
+class Leaves:
+    """The numbers of a family as tensors, and the far zone that they make."""
+
+    top: torch.Tensor
+    cool: torch.Tensor
+    heat: torch.Tensor
+    made: tuple[torch.Tensor, ...]
+    far: FarZone
+
+    @classmethod
+    def of(cls, family: ZoneFamily) -> Leaves:
+        """Leaves that ask for gradients; the far zone's graph is made once and walked back once."""
+        top, cool, heat = (
+            torch.tensor(value, dtype=torch.float64, requires_grad=True)
+            for value in (family.top, family.cool, family.heat)
+        )
+        geometry = family.geometry
+        own = torch.tensor(geometry.inv_freq[: geometry.num_rotating], dtype=torch.float64)
+        still = torch.zeros(geometry.half_dim - geometry.num_rotating, dtype=torch.float64)
+        far_inv_freq = torch.cat([own * torch.exp(-math.log(family.highest) * top), still])
+        # A leaf of its own for each, cut off from its making: rows go backward one by one.
+        made = far_inv_freq, 1.0 * cool, heat.exp()
+        return cls(top, cool, heat, made, FarZone(*(item.detach().requires_grad_(True) for item in made)))
+
+    def gradients(self) -> tuple[FloatArray, float, float]:
+        """Of the profile, the log discount and the far temperature's logarithm, once rows have gone backward."""
+        far = self.far.inv_freq, self.far.log_discount, self.far.far_logits
+        if any(item.grad is None for item in far):
+            raise RopewalkError(
+                "no gradient reaches the far zone", hint="fit a schedule instead: leave out --search zones"
+            )
+        torch.autograd.backward(list(self.made), [item.grad for item in far])
+        top, cool, heat = (
+            item.grad.numpy() for item in (self.top, self.cool, self.heat) if item.grad is not None
+        )
+        return top, float(cool), float(heat)
+
+
+def offered(geometry: RopeGeometry, target_length: int) -> list[Candidate]:
+    """What the sweep over zones looks at: widths, closed forms of the far zone, with and without discount."""
+    found = []
+    for share in WIDTHS:
+        near = max(1, round(share * geometry.original_length))
+        for method in FAR_METHODS:
+            for constant, log in DISCOUNTS:
+                plan = map_for(
+                    "zones",
+                    geometry,
+                    target_length,
+                    near=near,
+                    far_method=method,
+                    discount=constant,
+                    log_discount=log,
+                )
+                name = f"zones {near} {method}{' log' if log else ''}"
+                found.append(Candidate(name, "zones", variant="sweep", plan=plan))
+    return found

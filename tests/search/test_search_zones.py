@@ -1,0 +1,155 @@
+"""Zones fitted by gradient: derivatives against differences, the files, and what each command makes of them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from search_models import WINDOW, make_model
+
+import ropewalk
+from ropewalk.attention.maps import applied
+from ropewalk.cli.tune import show
+from ropewalk.errors import RopewalkError, UsageError
+from ropewalk.map_files import read_map
+from ropewalk.models.facts import read_facts
+from ropewalk.position_maps import Zones, map_for
+from ropewalk.search import zone_fit
+from ropewalk.search.fit import Settings
+from ropewalk.search.objective import Objective, weigh
+from ropewalk.search.reading import Reader
+from ropewalk.search.rows import Amounts, Row
+from ropewalk.search.zones import ZoneFamily, offered
+
+FEW = Amounts(4, 0, 3, 0)
+
+
+def the_family(model: Any) -> ZoneFamily:
+    """Numbers away from every closed form."""
+    geometry = read_facts(model.config.to_dict()).geometry
+    plan = map_for(
+        "zones", geometry, 4 * WINDOW, near=24, far_method="by-parts", discount=0.0, log_discount=0.6
+    )
+    assert isinstance(plan, Zones)
+    family = ZoneFamily.at(geometry, plan)
+    return family.moved(family.low, family.top * 0.8, 0.6, 0.1)
+
+
+def test_a_family_is_the_map_that_it_starts_at() -> None:
+    geometry = read_facts(make_model().config.to_dict()).geometry
+    for candidate in offered(geometry, 256):
+        family = ZoneFamily.at(geometry, candidate.plan)
+        made = family.zones()
+        np.testing.assert_allclose(made.far_inv_freq, candidate.plan.far_inv_freq, rtol=1e-12)
+        assert (made.near, made.log_discount, made.far_logits) == (
+            candidate.plan.near,
+            candidate.plan.log_discount,
+            1,
+        )
+        assert made.far_factor == pytest.approx((256 - made.near) / (WINDOW - made.near))
+        assert (
+            ZoneFamily.from_json(geometry, json.loads(json.dumps(family.to_json()))).zones().to_json()
+            == made.to_json()
+        )
+    assert {item.plan.near for item in offered(geometry, 256)} == {16, 32, 48}
+    moved = family.moved(family.low, family.top[::-1], 9.0, -9.0)
+    assert (moved.cool, moved.heat, moved.near) == (3.0, -0.5, family.near)
+    assert (np.diff(moved.top) >= 0).all()
+
+
+def test_the_gradient_is_the_slope_of_the_objective() -> None:
+    model = make_model().double()
+    family = the_family(model)
+    rows = weigh([Row(np.random.default_rng(3).integers(0, 200, 150))], WINDOW, Objective())
+    with Reader(model, checkpointing=False) as reader:
+        slope = reader.slope(family, family.highest, rows)
+
+        def value(other: ZoneFamily) -> float:
+            return reader.terms(other.zones(), rows).value
+
+        assert slope.value == pytest.approx(value(family), rel=1e-5)
+        step = 1e-3
+        for name, found in (("cool", slope.cool), ("heat", slope.heat)):
+            ends = [value(replace(family, **{name: getattr(family, name) + way})) for way in (step, -step)]
+            assert found == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=2e-2, abs=2e-5)
+        direction = np.random.default_rng(1).normal(size=len(family.top))
+        ends = [value(replace(family, top=family.top + way * direction)) for way in (step, -step)]
+        assert float(slope.top @ direction) == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=2e-2)
+    assert not slope.low.any()
+    with Reader(make_model().double(), checkpointing=True) as again:
+        assert np.allclose(again.slope(family, family.highest, rows).flat, slope.flat, rtol=1e-4)
+
+
+def test_tune_writes_zones_and_the_single_table_beside_them(
+    model_folder: Path, text_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zone_fit, "offered", lambda *asked: offered(*asked)[:2])
+    settings = {
+        "target": "4x",
+        "text": text_folder,
+        "start": "yarn",
+        "tasks": (),
+        "amounts": FEW,
+        "device": "cpu",
+    }
+    found = ropewalk.tune(
+        model_folder,
+        search="zones",
+        budget=2,
+        settings=Settings(learning_rate=0.2),
+        output=tmp_path / "run",
+        **settings,
+    )
+    assert found.zones == tmp_path / "run" / "zones.json"
+    kept = read_map(found.zones)
+    assert (kept.target_length, found.start) == (256, "yarn")
+    table = ropewalk.FrequencySchedule.from_json(json.loads(found.schedule.read_text()))
+    assert kept.nearest.to_json() == table.to_json()
+    assert np.array_equal(table.inv_freq, ropewalk.schedule("yarn", kept.geometry, factor=4.0).inv_freq)
+    assert "Zones: loss at the target" in found.verdict()
+    screen = Console(record=True, width=300)
+    show(screen, "MODEL", found)
+    shown = screen.export_text()
+    assert f"generate MODEL --prompt-file FILE --schedule {found.zones}" in shown
+    assert f"extend MODEL --schedule {found.schedule} -o OUT" in shown
+    assert [row["name"] for row in found.rows()] == ["zones", "yarn"]
+    # What is in the file is what was measured.
+    model = ropewalk.load_model(str(model_folder), device="cpu")
+    ids = torch.arange(200)[None] % 250
+    with applied(model, kept.plan), torch.no_grad():
+        logits = model(input_ids=ids).logits[0, :-1]
+    with Reader(model) as reader:
+        losses, _ = reader.read(kept.plan, [ids[0].numpy()])
+    plain = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none")
+    np.testing.assert_allclose(losses[0][1:], plain.numpy(), rtol=1e-5, atol=1e-5)
+    # Stock programs get the table; the map itself is refused in words.
+    with pytest.raises(UsageError, match="position map"):
+        ropewalk.extend(model_folder, schedule=found.zones, out=tmp_path / "no")
+    ropewalk.extend(model_folder, schedule=found.schedule, out=tmp_path / "out")
+    done = ropewalk.generate(
+        model, ids[0, :150].tolist(), schedule=found.zones, max_new_tokens=3, stop_at_end=False
+    )
+    assert (done.factor, done.window) == (4.0, 256)
+    with pytest.raises(UsageError, match="one target"):
+        ropewalk.tune(model_folder, search="zones", ladder=(2, 4), **(settings | {"target": "4x"}))
+
+
+def test_a_damaged_map_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "zones.json"
+    for text in (
+        "{",
+        "[]",
+        '{"format": "ropewalk-map/1"}',
+        '{"format": "ropewalk-map/1", "map": {"name": "x"}}',
+    ):
+        file.write_text(text)
+        with pytest.raises(RopewalkError, match=r"zones\.json"):
+            read_map(file)
+    with pytest.raises(RopewalkError, match="cannot read"):
+        read_map(tmp_path / "none.json")
