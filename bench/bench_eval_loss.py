@@ -10,7 +10,7 @@ from eval_model import bare_forward, make_ids, make_model, plain_loss, plain_sli
 from harness import compare_functions, write_results
 from ropewalk.evaluation.forward.engine import Engine
 from ropewalk.evaluation.loss.reading import Reading, by_length, read_prefix
-from ropewalk.evaluation.loss.sliding import plan_windows, token_mean, windows_loss
+from ropewalk.evaluation.loss.sliding import plan_windows, windows_loss
 from ropewalk.text.segments import Segment
 
 ROOT = Path(__file__).parents[1]
@@ -34,7 +34,7 @@ def main() -> None:
 
     def sliding() -> float:
         windows = plan_windows(SPAN, WINDOW, STRIDE)
-        return token_mean(windows_loss(engine, ids[0, :SPAN].numpy(), windows))
+        return float(np.nanmean(windows_loss(engine, ids[0, :SPAN].numpy(), windows)))
 
     def loop() -> float:
         return plain_sliding(model, ids[:, :SPAN], WINDOW, STRIDE)

@@ -23,8 +23,8 @@ from ropewalk.attention.interface import (
 )
 from ropewalk.training.model.initialise import initialise
 from ropewalk.training.parts.losses import IGNORE, shift_labels
+from ropewalk.training.parts.options import LossOptions, MemoryOptions, PartsOptions
 from ropewalk.training.parts.parts import Parts
-from ropewalk.training.recipe.options import LossOptions, MemoryOptions, PartsOptions
 
 REFERENCE = 512
 RULES = (None, "critical", "variance", "entropy")

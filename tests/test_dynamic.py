@@ -46,8 +46,9 @@ def test_epochs_cover_every_length_once(growth, target):
 def test_doubling_reads_less_again_than_the_epoch_holds():
     rule = ropewalk.dynamic("ntk", GEOMETRY)
     for target in (512, 1024, 4096, 4097, 65536):
-        assert rule.prefill_tokens(target) < rule.epoch_of(target).last_length
-    assert rule.prefill_tokens(4096) == 512 + 1024 + 2048
+        again = sum(epoch.first_length - 1 for epoch in rule.epochs(target)[1:])
+        assert again < rule.epoch_of(target).last_length
+    assert [epoch.first_length - 1 for epoch in rule.epochs(4096)] == [0, 512, 1024, 2048]
 
 
 @pytest.mark.parametrize("growth", [1.0, 0.5, float("nan"), float("inf")])

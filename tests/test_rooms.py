@@ -10,7 +10,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "ropewalk"
 # Rooms of one row may import each other and every row above.
 ROWS = [
-    {"_version", "errors", "units", "files", "manifests"},
+    {"_version", "errors", "units", "files", "manifests", "registry"},
     {"geometry", "schedule", "notations"},
     {"methods", "temperature", "dynamic", "position_maps", "map_files"},
     {"analysis"},
@@ -35,6 +35,7 @@ RANK = {room: number for number, row in enumerate(ROWS) for room in row}
 NUMPY_ONLY = {
     "errors",
     "units",
+    "registry",
     "geometry",
     "schedule",
     "notations",
@@ -161,3 +162,80 @@ def test_private_names_stay_in_their_module(path):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ropewalk"):
             private = [alias.name for alias in node.names if alias.name.startswith("_")]
             assert set(private) <= {"__version__", "_version"}, f"imports {private} of {node.module}"
+
+
+def _private_members(path: Path) -> tuple[set[str], set[str]]:
+    """(names with an underscore that a module gives to its own things, those that it uses of anything but itself)."""
+    own, used = set(), set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef):
+            own.add(node.name)
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            own.add(node.target.id)
+        elif isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
+            inside = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+            if inside and isinstance(node.ctx, ast.Store):
+                own.add(node.attr)
+            elif not inside:
+                used.add(node.attr)
+    return own, used
+
+
+# torch's own names for what a module holds; a class of ours holds buffers of the same name.
+TORCH = {"_buffers", "_parameters"}
+
+
+def test_private_members_stay_in_their_module():
+    """What another module needs of an object has a name without an underscore."""
+    members = {path: _private_members(path) for path in FILES}
+    ours = {name for own, _ in members.values() for name in own}
+    strange = {
+        str(path.relative_to(SOURCE)): sorted(found)
+        for path, (own, used) in members.items()
+        if (found := (used & ours) - own - TORCH)
+    }
+    assert strange == {}
+
+
+# Who calls these writes keywords, and would build a value first only for it to be unpacked here. Everything else
+# that needs more than seven things takes one value that has a name.
+MANY = {
+    "evaluation.compare.compare": "a public verb: the command line's own options",
+    "models.extend.extend": "a public verb: the command line's own options",
+    "report.plotting.plot": "a public verb: the command line's own options",
+    "runtimes.export.export_config": "a public verb: the command line's own options",
+    "runtimes.fingerprint.fingerprint": "a public verb: the command line's own options",
+    "runtimes.writing.export": "a public verb: the command line's own options",
+    "search.tune.tune": "a public verb: the command line's own options",
+    "evaluation.tasks.registry.text_sample": "public: one sample in words, for generators of training text",
+    "training.parts.losses.chunked_cross_entropy": "public: tensors and the head's constants, as torch's own losses",
+    "training.parts.losses._ChunkedCrossEntropy.forward": "autograd takes flat tensors only",
+    "training.parts.weighting.token_weights": "public: what each rule looks at, all but the labels optional",
+}
+
+
+def _arguments(node: ast.FunctionDef) -> int:
+    found = node.args
+    names = [item.arg for item in (*found.posonlyargs, *found.args, *found.kwonlyargs)]
+    return len(names) - (names[:1] in (["self"], ["cls"], ["ctx"]))
+
+
+def _many(body: list[ast.stmt], where: str) -> set[str]:
+    found = set()
+    for node in body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            here = f"{where}.{node.name}"
+            found |= _many(node.body, here)
+            # A command's options and a method's parameters are what its user writes, one by one.
+            marks = {ast.unparse(mark).partition("(")[0] for mark in node.decorator_list}
+            own = isinstance(node, ast.FunctionDef) and not marks & {"click.command", "method"}
+            if own and isinstance(node, ast.FunctionDef) and _arguments(node) > 7:
+                found.add(here)
+    return found
+
+
+def test_more_than_seven_arguments_are_argued_for():
+    found = set()
+    for name, path in MODULES.items():
+        found |= _many(ast.parse(path.read_text(encoding="utf-8")).body, name.removeprefix("ropewalk."))
+    assert found == set(MANY)

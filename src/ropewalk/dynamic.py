@@ -15,9 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ropewalk.errors import UsageError
-from ropewalk.geometry import RopeGeometry, check_factor
+from ropewalk.geometry import RopeGeometry
 from ropewalk.methods import find_method, schedule
-from ropewalk.notations import exact_exponent
 from ropewalk.schedule import FrequencySchedule
 
 
@@ -79,10 +78,6 @@ class DynamicRule:
         """The schedule of the epoch that a length falls into."""
         return self._scaled(self.epoch_of(length).factor)
 
-    def prefill_tokens(self, target_length: int) -> int:
-        """Tokens read again at the ends of epochs on the way to a target length."""
-        return sum(epoch.first_length - 1 for epoch in self.epochs(target_length)[1:])
-
     def _reach(self, factor: float) -> int:
         return math.floor(factor * self.geometry.original_length + 1e-9)
 
@@ -102,15 +97,3 @@ def dynamic(method: str, geometry: RopeGeometry, *, growth: float = 2.0, **param
     True
     """
     return DynamicRule(method.removeprefix("dynamic-"), geometry, growth, parameters)
-
-
-def dynamic_theta(geometry: RopeGeometry, factor: float, length: int) -> float:
-    """The Hugging Face form of dynamic NTK: rope_theta * (f*l/L - (f-1))**(d/(d-2)), and rope_theta for l <= L.
-
-    With f = 1 it is `ntk` at s = l/L. Transformers takes max_position_embeddings for L, even where the original
-    length is given beside it.
-    """
-    check_factor(factor)
-    original = geometry.original_length
-    base = factor * max(length, original) / original - (factor - 1.0)
-    return float(geometry.rope_theta * base ** exact_exponent(geometry.rotary_dim))

@@ -32,16 +32,6 @@ def theta_from_factor(rope_theta: float, rotary_dim: int, factor: float) -> floa
     return float(rope_theta * factor ** exact_exponent(rotary_dim))
 
 
-def factor_from_theta(rope_theta: float, rotary_dim: int, new_theta: float) -> float:
-    """The factor by which a changed base stretches the last pair."""
-    return float((new_theta / rope_theta) ** (1 / exact_exponent(rotary_dim)))
-
-
-def step_from_factor(rotary_dim: int, factor: float) -> float:
-    """step: lambda = s**(2/(d-2)), the ratio by which each pair is slowed more than the one before."""
-    return float(factor ** (2 * exact_exponent(rotary_dim) / rotary_dim))
-
-
 def factor_from_step(rotary_dim: int, step: float) -> float:
     """The factor of a per-step lambda."""
     return float(step ** (rotary_dim / (2 * exact_exponent(rotary_dim))))

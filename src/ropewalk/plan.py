@@ -14,6 +14,7 @@ from ropewalk.models.defects.finding import Finding
 from ropewalk.models.facts import ModelFacts
 from ropewalk.models.feedforward import ROUGH, feed_forward
 from ropewalk.models.inspection import inspect
+from ropewalk.models.observations import Observation
 from ropewalk.models.quantised import stored_bits, unknown_note
 from ropewalk.models.sizes import parameters_of
 from ropewalk.models.stretch import already_reaches, kept_parameters
@@ -64,6 +65,7 @@ class Plan:
     base_bound: float
     base_bound_within: float
     notes: tuple[str, ...]
+    observations: tuple[Observation, ...] = ()
 
     @property
     def factor(self) -> float:
@@ -102,6 +104,7 @@ class Plan:
             "base_bound_within": self.base_bound_within,
             "findings": [finding.to_json() for finding in self.findings],
             "notes": list(self.notes),
+            "observations": [each.to_json() for each in self.observations],
             "options": [option.to_json() for option in self.options],
             "memory": {
                 "device_bytes": self.memory_bytes,
@@ -197,6 +200,7 @@ def plan(
         base_bound=base_bound(rotary_dim, target_length, exact=exact_bound),
         base_bound_within=1.005 if exact_bound else base_bound_within(rotary_dim, target_length),
         notes=_notes(facts),
+        observations=looked.observations,
     )
 
 

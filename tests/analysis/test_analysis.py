@@ -101,6 +101,8 @@ def test_coverage_shares():
     assert (found.seen_relative >= found.seen).all()
     slowest = -1
     assert found.unseen[slowest] == pytest.approx(1 - 4095 / 32767)
+    nearer = coverage(ropewalk.schedule("none", LLAMA, factor=8), target_length=8192)
+    assert nearer.unseen[slowest] == pytest.approx(1 - 4095 / 8191)
     stretched = coverage(ropewalk.schedule("linear", LLAMA, factor=8))
     assert stretched.unseen.max() < 1e-3
 
@@ -173,6 +175,7 @@ def test_decay_curves():
 def test_betas_follow_a_small_window_and_keep_a_large_one():
     assert suggested_betas(LLAMA) == (32.0, 1.0)
     assert suggested_betas(ropewalk.RopeGeometry(64, 1e4, 512)) == (4.0, 1.0)
+    assert suggested_betas(ropewalk.RopeGeometry(128, 1e4, 16384)) == (32.0, 1.0)
 
 
 def test_the_angles_of_distances_count_from_both_sides():
@@ -192,6 +195,7 @@ def test_a_drawn_curve_has_every_near_distance_and_the_wanted_number_of_far_ones
     distance, curve = decay_curve(small)
     assert distance.tolist() == list(range(10))
     assert curve == pytest.approx([sum(math.cos(m * 10.0**-i) for i in range(4)) / 4 for m in range(10)])
+    assert decay_curve(small, points=2)[0].tolist() == list(range(10))
     large = ropewalk.schedule("none", LLAMA, factor=8)
     for points in (None, 40):
         distance, _ = decay_curve(large) if points is None else decay_curve(large, points=points)

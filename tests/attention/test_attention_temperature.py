@@ -19,6 +19,7 @@ from ropewalk.attention.temperature import (
     measure_logit_std,
 )
 from ropewalk.errors import UsageError
+from tiny_configs import LATENT
 
 COMMON = {
     "vocab_size": 64,
@@ -28,19 +29,6 @@ COMMON = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 128,
-}
-LATENT = {
-    "q_lora_rank": 12,
-    "kv_lora_rank": 16,
-    "qk_nope_head_dim": 8,
-    "qk_rope_head_dim": 8,
-    "v_head_dim": 8,
-    "num_key_value_heads": 4,
-    "first_k_dense_replace": 2,
-    "n_routed_experts": 4,
-    "num_experts_per_tok": 2,
-    "n_group": 1,
-    "topk_group": 1,
 }
 EXTRA = {
     "phi3": {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},

@@ -10,19 +10,7 @@ from pathlib import Path
 import pytest
 
 from ropewalk.cli.main import COMMANDS
-
-CONFIG = {
-    "model_type": "llama",
-    "architectures": ["LlamaForCausalLM"],
-    "hidden_size": 256,
-    "intermediate_size": 512,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 1000,
-    "max_position_embeddings": 512,
-    "rope_theta": 10000.0,
-}
+from tiny_configs import LLAMA as CONFIG
 
 
 @pytest.fixture

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from local_http import JsonHandler, serving_with
 
 TEMPLATE_TOKENS = 7
 
@@ -51,12 +52,7 @@ class Behaviour:
 
 
 def make_handler(behaviour: Behaviour) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, *args: Any) -> None:
-            pass
-
+    class Handler(JsonHandler):
         def do_GET(self) -> None:
             if behaviour.misbehave is not None and behaviour.misbehave(self, len(behaviour.requests)):
                 return
@@ -124,31 +120,12 @@ def make_handler(behaviour: Behaviour) -> type[BaseHTTPRequestHandler]:
             else:
                 self.reply(200, {"choices": [{"text": "x", "logprobs": None}]})
 
-        def reply(self, code: int, document: Any, kind: str = "application/json") -> None:
-            content = document if isinstance(document, bytes) else json.dumps(document).encode()
-            with contextlib.suppress(ConnectionError):
-                self.send_response(code)
-                self.send_header("Content-Type", kind)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
     return Handler
 
 
-@contextlib.contextmanager
-def serving(behaviour: Behaviour) -> Iterator[str]:
+def serving(behaviour: Behaviour) -> contextlib.AbstractContextManager[str]:
     """The base address of a server that lives as long as the block."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), make_handler(behaviour))
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(timeout=5)
+    return serving_with(make_handler(behaviour))
 
 
 def drip(handler: BaseHTTPRequestHandler, seconds: float) -> None:

@@ -41,6 +41,18 @@ def test_another_measurement_is_refused(tmp_path: Path) -> None:
         Cells(tmp_path).bind({"lengths": [1, 2], "seed": 1})
 
 
+def test_a_run_of_an_older_version_is_refused_as_such(tmp_path: Path) -> None:
+    """A setting that the run never heard of cannot be given again: the words must not ask for it."""
+    Cells(tmp_path).bind({"seed": 0})
+    with pytest.raises(
+        UsageError, match=r"begun by an older version, which knew no key_gain, scoring"
+    ) as caught:
+        Cells(tmp_path).bind({"seed": 0, "scoring": "auto", "key_gain": 2.0})
+    assert "another -o" in str(caught.value.hint)
+    with pytest.raises(UsageError, match="begun with another seed"):
+        Cells(tmp_path).bind({})
+
+
 def test_contents_that_changed_in_place_are_refused_by_name(tmp_path: Path) -> None:
     Cells(tmp_path).bind_contents({"text": "a", "weights": "b"})
     Cells(tmp_path).bind_contents({"text": "a", "weights": "b"})

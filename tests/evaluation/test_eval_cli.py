@@ -173,7 +173,10 @@ def test_an_interrupted_run_is_finished_later(
     assert {key: result.to_json()[key] for key in same} == {key: document[key] for key in same}
     # Text and control were finished before: only retrieval is read again, and the probe of the engine.
     asked = sum(row["length"] for row in document["retrieval"]) * 2
-    assert 0 < sum(forwards) < asked + 100
+    # A random model writes no answer: the questions of the shortest length are asked by choice as well.
+    asked += sum(row["length"] for row in document["retrieval"] if row["length"] == 160) * 2
+    answers = 4 * 8 * 10
+    assert 0 < sum(forwards) < asked + answers + 100
     assert ropewalk.runs.open_run(run).status == "complete"
 
 

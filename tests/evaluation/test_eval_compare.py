@@ -91,11 +91,17 @@ def stock(folder: Path, **rope: object) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=torch.float32).eval()
 
 
-def plain_losses(folder: Path, ids: list[int], **rope: object) -> torch.Tensor:
-    """The loss of every token but the first, from one plain forward."""
+def plain_rows(folder: Path, rows: list[list[int]], **rope: object) -> torch.Tensor:
+    """The loss of every token but the first of each row, from one plain forward: (rows, tokens - 1)."""
+    ids = torch.tensor(rows)
     with torch.no_grad():
-        logits = stock(folder, **rope)(torch.tensor([ids]), use_cache=False).logits[0, :-1].double()
-    return torch.nn.functional.cross_entropy(logits, torch.tensor(ids[1:]), reduction="none")
+        logits = stock(folder, **rope)(ids, use_cache=False).logits[:, :-1].double()
+    return torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
+
+
+def plain_losses(folder: Path, ids: list[int], **rope: object) -> torch.Tensor:
+    """The loss of every token but the first of one row."""
+    return plain_rows(folder, [ids], **rope)[0]
 
 
 def texts_of(text_folder: Path) -> list[list[int]]:
@@ -125,10 +131,9 @@ def test_the_cropped_control_sees_what_it_says(result, folder: Path, text_folder
     assert result.contexts == "the last 56 to 63 tokens"
     ends = []
     for ids in texts_of(text_folder):
-        found = [float("nan")] * TARGET
-        for end in range(WINDOW, TARGET + 1, 8):
-            window = plain_losses(folder, ids[end - WINDOW : end])
-            found[end - 8 : end] = window[-8:].tolist()
+        stops = range(WINDOW, TARGET + 1, 8)
+        windows = plain_rows(folder, [ids[end - WINDOW : end] for end in stops])
+        found = windows[:, -8:].flatten().tolist()
         ends.append(sum(found[-SPAN:]) / SPAN)
     control = result.controls["cropped"]
     assert control.loss_at_target == pytest.approx(sum(ends) / 4, abs=1e-6)
@@ -178,25 +183,26 @@ def test_an_exact_crop_is_there_to_be_asked_for(folder: Path, text_folder: Path,
     )
     assert exact.contexts == "exactly the last 63 tokens"
     ids = texts_of(text_folder)
-    expected = [
-        float(plain_losses(folder, row[end - WINDOW : end])[-1]) for row in ids for end in range(97, 129)
-    ]
-    assert exact.controls["cropped"].loss_at_target == pytest.approx(sum(expected) / len(expected), abs=1e-6)
+    expected = plain_rows(folder, [row[end - WINDOW : end] for row in ids for end in range(97, 129)])[:, -1]
+    assert exact.controls["cropped"].loss_at_target == pytest.approx(float(expected.mean()), abs=1e-6)
 
 
 def test_what_context_is_worth_is_read_on_the_same_tokens(result, folder: Path, text_folder: Path) -> None:
     found = result.verdict.fine_tuning
     assert found.contexts == [16, 32, 64]
     for context, loss in zip(found.contexts, found.losses, strict=True):
-        step, ends = context // 8, []
-        for ids in texts_of(text_folder):
-            for first in range(TARGET - SPAN, TARGET):
-                # The tail's windows end at its first token and every `step` behind it.
-                end = TARGET - SPAN + 1 + step * -(-(first - TARGET + SPAN) // step)
-                if context == WINDOW:
-                    end = WINDOW + 8 * -(-(first + 1 - WINDOW) // 8)
-                ends.append(float(plain_losses(folder, ids[end - context : first + 1])[-1]))
-        assert loss == pytest.approx(sum(ends) / len(ends), abs=1e-5)
+        step, wanted = context // 8, dict[int, list[int]]()
+        for first in range(TARGET - SPAN, TARGET):
+            # The tail's windows end at its first token and every `step` behind it.
+            end = TARGET - SPAN + 1 + step * -(-(first - TARGET + SPAN) // step)
+            if context == WINDOW:
+                end = WINDOW + 8 * -(-(first + 1 - WINDOW) // 8)
+            wanted.setdefault(end, []).append(first - (end - context) - 1)
+        found_here = [
+            plain_rows(folder, [ids[end - context : end] for ids in texts_of(text_folder)])[:, places]
+            for end, places in wanted.items()
+        ]
+        assert loss == pytest.approx(float(torch.cat(found_here, dim=1).mean()), abs=1e-5)
 
 
 def test_rows_are_those_of_eval(result, folder: Path, text_folder: Path, tmp_path: Path) -> None:
@@ -227,10 +233,10 @@ def test_a_reference_model_chooses_the_key_tokens(
     for ids in texts_of(text_folder):
         far = plain_losses(other, ids)
         near = far.clone()
-        for begin in range(WINDOW, TARGET, stride):
-            start, end = begin + stride - WINDOW, min(begin + stride, TARGET)
-            piece = plain_losses(other, ids[start:end])
-            near[begin - 1 : end - 1] = piece[begin - start - 1 :]
+        begins = range(WINDOW, TARGET, stride)
+        pieces = plain_rows(other, [ids[begin + stride - WINDOW : begin + stride] for begin in begins])
+        for begin, piece in zip(begins, pieces, strict=True):
+            near[begin - 1 : begin + stride - 1] = piece[-stride:]
         mask = (near - far >= 0.02) & (-far >= -20.0)
         mask[: WINDOW - 1] = False
         expected.append(mask)

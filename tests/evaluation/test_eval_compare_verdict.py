@@ -17,8 +17,8 @@ from ropewalk.errors import UsageError
 from ropewalk.evaluation.candidates.candidate import Candidate, scheduled
 from ropewalk.evaluation.candidates.choose import choose, merged
 from ropewalk.evaluation.compare import doubling
+from ropewalk.evaluation.loss.key_tokens import KeyTokens, key_token_loss
 from ropewalk.evaluation.loss.key_tokens import choose as choose_keys
-from ropewalk.evaluation.loss.key_tokens import key_token_loss
 from ropewalk.evaluation.loss.reading import Reading
 from ropewalk.evaluation.verdict.sentences import extend_command
 from ropewalk.geometry import RopeGeometry
@@ -137,6 +137,17 @@ def test_rank_chooses_what_comes_first() -> None:
     assert comparison(rows, rank="key-tokens").methods[0].name == "reader"
 
 
+def test_nothing_to_rank_by_and_one_row_are_said_as_they_are() -> None:
+    rows = {"dear": Reader(inside=2.2), "cheap": Reader(inside=1.9)}
+    nothing = comparison(rows, rank="key-tokens", key_gain=50.0)
+    assert nothing.verdict.criteria == []
+    assert nothing.verdict.points[0].startswith(
+        "By key-token loss there is nothing to rank by here: rows stand by their loss inside the window, cheap first ("
+    )
+    alone = comparison({"cheap": rows["cheap"]})
+    assert alone.verdict.points[0].startswith("At 256 tokens cheap is the only row (")
+
+
 def test_rows_within_noise_are_a_group_and_the_cheapest_is_recommended() -> None:
     rows = {
         "dear": Reader(keys=1.0, found=ALL, inside=2.1, noise=0.2),
@@ -245,14 +256,66 @@ def test_key_tokens_are_chosen_by_rule() -> None:
         6,
         2,
         names=("a", "b"),
-        gain=2.0,
-        floor=-2.0,
+        bounds=(2.0, -2.0),
     )
     # Token 1 stands inside the window, token 4 is too unlikely, token 5 gains too little.
     assert keys.masks[0].tolist() == [False, False, True, True, False, False]
     assert (keys.count, keys.reverse, keys.told) == (2, 0, False)
     assert keys.to_json()["share"] == 0.5
     assert key_token_loss(Reading.prefix({6: [short]}), keys, 6).mean == pytest.approx(3.3)
+
+
+def counted_keys(helped: list[int], hurt: list[int], owners: list[int]) -> KeyTokens:
+    """Key tokens of segments in which so many tokens gain three nats, and so many lose them."""
+    long, short = [], []
+    for up, down in zip(helped, hurt, strict=True):
+        far, near = np.full(202, 1.0, dtype=np.float32), np.full(202, 1.0, dtype=np.float32)
+        near[2 : 2 + up] = 4.0
+        far[2 + up : 2 + up + down] = 4.0
+        long.append(far)
+        short.append(near)
+    return choose_keys(
+        Reading.prefix({202: long}), Reading.prefix({202: short}), 202, 2, names=("a", "b"), owners=owners
+    )
+
+
+@pytest.mark.parametrize(
+    ("helped", "hurt", "owners", "told", "why"),
+    [
+        # Differences of 10, 12, 8, 10 by document: 10 +- 3.182 * 1.633 / 2.
+        ([30, 32, 28, 30], [20, 20, 20, 20], [0, 1, 2, 3], True, ""),
+        # The same sums, but one document has them all: 10 +- 31.8.
+        ([60, 20, 20, 20], [20, 20, 20, 20], [0, 1, 2, 3], False, "do not tell from noise"),
+        ([30, 30], [20, 20], [0, 1], False, "in too few documents to tell from noise"),
+        # Six segments of two documents are two values.
+        ([30] * 6, [20] * 6, [0, 0, 0, 1, 1, 1], False, "in too few documents to tell from noise"),
+        (
+            [20, 20, 20],
+            [30, 30, 30],
+            [0, 1, 2],
+            False,
+            "60 tokens gain 2 nats from far context and 90 lose as much",
+        ),
+        (
+            [16, 16, 16],
+            [0, 0, 0],
+            [0, 1, 2],
+            False,
+            "48 tokens gain 2 nats from far context, and 50 are wanted",
+        ),
+    ],
+)
+def test_key_tokens_are_told_from_noise_by_documents(
+    helped: list[int], hurt: list[int], owners: list[int], told: bool, why: str
+) -> None:
+    keys = counted_keys(helped, hurt, owners)
+    assert (keys.count, keys.reverse, keys.told) == (sum(helped), sum(hurt), told)
+    assert why in keys.why_not
+    assert bool(keys.why_not) is not told
+    assert keys.to_json()["excess"] == pytest.approx((sum(helped) - sum(hurt)) / len(helped))
+    if told:
+        half = 3.182446 * (8 / 3) ** 0.5 / 2
+        assert keys.to_json()["excess_ci"] == pytest.approx([10 - half, 10 + half], abs=1e-5)
 
 
 def test_key_tokens_are_one_set_and_printed() -> None:
@@ -268,6 +331,8 @@ def test_key_tokens_are_one_set_and_printed() -> None:
     assert difference == pytest.approx(2.0, abs=0.05)
     strict = comparison(rows, key_gain=3.5)
     assert strict.key_tokens["tokens"] == 0
+    assert "Key tokens say nothing here: 0 tokens gain 3.5 nats" in strict.verdict.summary
+    assert "--reference" in strict.verdict.summary
     assert strict.verdict.criteria == ["retrieval", "loss"]
 
 

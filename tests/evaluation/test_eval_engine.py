@@ -122,7 +122,7 @@ def test_attention_without_masks_is_in_force_and_the_same() -> None:
         assert model.config._attn_implementation == "ropewalk_split"
     assert model.config._attn_implementation == "sdpa"
     joined = engine.nll(ids)
-    engine._split = False
+    engine.splits = False
     assert torch.allclose(joined, engine.nll(ids), atol=1e-5)
 
 
@@ -178,7 +178,7 @@ def test_only_scored_positions_get_logits(monkeypatch: pytest.MonkeyPatch) -> No
 def test_rows_that_do_not_fit_side_by_side_are_read_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     model, ids, asked = tiny(), text_ids(60, rows=5), []
     engine = Engine(model, chunk=32)
-    real = engine._source
+    real = engine.read_chunk
 
     def small(ids_BT: torch.Tensor, cache: Any) -> Any:
         asked.append(ids_BT.shape[0])
@@ -186,10 +186,10 @@ def test_rows_that_do_not_fit_side_by_side_are_read_in_turn(monkeypatch: pytest.
             raise torch.OutOfMemoryError("out of memory")
         return real(ids_BT, cache)
 
-    monkeypatch.setattr(engine, "_source", small)
+    monkeypatch.setattr(engine, "read_chunk", small)
     assert torch.allclose(engine.nll(ids), plain_loss(model, ids), atol=1e-5)
     assert asked[0] == 5
-    monkeypatch.setattr(engine, "_source", lambda ids_BT, cache: small(ids_BT.repeat(3, 1), cache))
+    monkeypatch.setattr(engine, "read_chunk", lambda ids_BT, cache: small(ids_BT.repeat(3, 1), cache))
     with pytest.raises(RopewalkError, match="ran out of memory"):
         engine.nll(ids[:1])
 
@@ -201,7 +201,7 @@ def test_a_model_spread_over_devices_measures_the_same() -> None:
     spread(model, places | {f"model.layers.{number}": "cpu" for number in range(2)})
     assert hasattr(model.model.layers[0], "_hf_hook")
     engine = Engine(model, chunk=32)
-    assert engine._decoder is not None
+    assert engine.decoder is not None
     assert torch.allclose(engine.nll(ids), expected, atol=1e-5)
     with pytest.raises(RopewalkError, match="cannot be spread"):
         spread(tiny(), {"model.layers.0": "cpu"})

@@ -33,6 +33,7 @@ from ropewalk.evaluation.tasks import (
     text_sample,
 )
 from ropewalk.evaluation.tasks.qa import read_questions
+from ropewalk.evaluation.tasks.registry import PACKED
 from ropewalk.evaluation.tasks.values import FORMS
 from ropewalk.text import words
 from ropewalk.text.sentences import LONGEST, sentences_of
@@ -119,7 +120,7 @@ def test_the_same_seed_gives_the_same_samples_and_another_seed_others(name: str)
 
 
 @pytest.mark.parametrize(
-    "name", [name for name, kind in KINDS.items() if kind.by_depth and name != "needle-packed"]
+    "name", [name for name, kind in KINDS.items() if kind.by_depth and name not in PACKED.values()]
 )
 def test_depth_is_exact_to_the_sentence(name: str) -> None:
     setting = byte_setting()
@@ -277,8 +278,9 @@ def test_multivalue_lists_the_values_in_the_order_of_the_text() -> None:
         assert len(values) == 4
 
 
-def test_a_packed_text_holds_every_needle_and_is_asked_for_each() -> None:
-    [group] = make_groups("needle-packed", byte_setting(), lengths=[4096], depths=even_depths(11), samples=1)
+@pytest.mark.parametrize("name", PACKED.values())
+def test_a_packed_text_holds_every_needle_and_is_asked_for_each(name: str) -> None:
+    [group] = make_groups(name, byte_setting(), lengths=[4096], depths=even_depths(11), samples=1)
     assert [sample.depth for sample in group] == list(even_depths(11))
     first = group[0].prompt_ids
     shared = min(common_prefix(first, sample.prompt_ids) for sample in group)
@@ -286,7 +288,7 @@ def test_a_packed_text_holds_every_needle_and_is_asked_for_each() -> None:
     text = bytes(first[:shared].tolist()).decode()
     assert all(sample.answer[0].text.strip() in text for sample in group)
     with pytest.raises(UsageError, match="65 depths"):
-        KINDS["needle-packed"](byte_setting(), 0).asks(even_depths(65))
+        KINDS[name](byte_setting(), 0).asks(even_depths(65))
 
 
 def test_an_own_haystack_replaces_the_prose_and_must_be_long_enough() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import pytest
 from retrieval_models import ByteTokenizer, UniformModel
 
 from ropewalk.evaluation.retrieval.run import Asking, plan_tasks, run_tasks
-from ropewalk.evaluation.retrieval.scores import forced_choice, generated
+from ropewalk.evaluation.retrieval.scores import forced_choice, generated, rows_of
 from ropewalk.evaluation.tasks import (
     ByteEncoder,
     Sample,
@@ -124,6 +125,7 @@ READERS: dict[str, Callable[[str, str], str]] = {
     "mentions": mentions,
     "state": state,
     "doc-qa": documents,
+    "doc-qa-packed": documents,
 }
 
 
@@ -137,7 +139,7 @@ def samples_of(name: str, length: int, count: int, template: str | None = None) 
 
 
 def test_every_harder_task_has_a_reader() -> None:
-    assert set(READERS) == set(find_kinds(["harder"]))
+    assert set(READERS) == {*find_kinds(["harder"]), "doc-qa-packed"}
     assert find_kinds(["ladder"]) == ["needle", "bio", "mentions", "bio-compare", "bio-order", "bio-count"]
 
 
@@ -161,7 +163,19 @@ def test_a_model_that_knows_nothing_is_at_chance(name: str) -> None:
         equal = forced_choice(sample, [-5.0] * (1 + len(sample.choices)))
         assert equal.credit == pytest.approx(1 / (1 + len(sample.choices)))
         assert equal.chance == equal.credit
+        assert equal.choice_logprob == pytest.approx(math.log(equal.chance))
         assert 0 < sample.chance < 0.6
+
+
+def test_the_share_of_the_right_answer_among_those_on_offer() -> None:
+    """Probabilities 0.2, 0.1 and 0.1 of the whole vocabulary: half of what is on offer, whatever the rest of it is."""
+    [sample, *_] = samples_of("doc-qa", 1500, 3)
+    for shift in (0.0, -900.0):
+        found = forced_choice(sample, [math.log(0.2) + shift, math.log(0.1) + shift, math.log(0.1) + shift])
+        assert found.choice_logprob == pytest.approx(math.log(0.5), abs=1e-9)
+        assert found.credit == 1.0
+    assert rows_of([found])[0]["choice_logprob"] == pytest.approx(math.log(0.5))
+    assert "choice_logprob" not in rows_of([generated(sample, "nothing")])[0]
 
 
 @pytest.mark.parametrize(("name", "chance"), [
@@ -229,7 +243,7 @@ def test_the_last_room_named_is_not_the_answer() -> None:
 
 def test_an_evaluation_takes_the_whole_group() -> None:
     plan = plan_tasks(ByteTokenizer(), Asking(tasks=["harder"], lengths=[1024, 2048], depths=3, samples=1))
-    assert {sample.task for group in plan.groups for sample in group} == set(READERS)
+    assert {sample.task for group in plan.groups for sample in group} == set(find_kinds(["harder"]))
 
 
 def test_a_model_that_cannot_read_is_at_chance_in_the_real_measurement() -> None:

@@ -95,7 +95,7 @@ def test_the_price_in_tokens(length, price):
         assert session.forwarded == price
     rule = ropewalk.dynamic("linear", read_facts(model.config.to_dict()).geometry)
     # The step that climbs reads its own token together with the kept ones.
-    assert price == length + rule.prefill_tokens(length)
+    assert price == length + sum(epoch.first_length - 1 for epoch in rule.epochs(length)[1:])
 
 
 def test_a_prompt_starts_in_its_own_epoch_and_pays_nothing_for_those_before():

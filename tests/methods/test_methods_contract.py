@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import ropewalk
 from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.methods import find_method
+from ropewalk.registry import Registry
 
 NAMES = sorted(ropewalk.methods())
 
@@ -149,6 +150,16 @@ def test_a_name_taken_twice_is_refused():
         ropewalk.method("yarn", paper="-")(lambda geometry, *, factor: None)
 
 
+def another():
+    """A registry that knows our methods and has not yet looked for those of other packages."""
+    from ropewalk.methods import registry
+
+    made = Registry("method", group="ropewalk.methods")
+    for name, known in ropewalk.methods().items():
+        made.add(name, known, home=registry.METHODS[name].function)
+    return made
+
+
 def test_a_third_party_method_joins_by_its_entry_point(monkeypatch):
     from importlib import metadata
 
@@ -168,10 +179,9 @@ def test_a_third_party_method_joins_by_its_entry_point(monkeypatch):
                 )
 
     monkeypatch.setattr(
-        metadata, "entry_points", lambda group: [Plugin] if group == registry.ENTRY_POINTS else []
+        metadata, "entry_points", lambda group: [Plugin] if group == "ropewalk.methods" else []
     )
-    monkeypatch.setattr(registry, "_plugins_loaded", False)
-    monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
+    monkeypatch.setattr(registry, "METHODS", another())
     made = ropewalk.schedule("half-linear", ropewalk.RopeGeometry(64, 1e4, 512), factor=4)
     assert made.stretch.tolist() == pytest.approx([2.0] * 32)
     assert ropewalk.methods()["half-linear"].to_json()["parameters"][0]["name"] == "strength"
@@ -190,6 +200,6 @@ def test_a_plugin_that_does_not_load_is_named(monkeypatch):
             raise ModuleNotFoundError("No module named 'nobody'")
 
     monkeypatch.setattr(metadata, "entry_points", lambda group: [Broken])
-    monkeypatch.setattr(registry, "_plugins_loaded", False)
+    monkeypatch.setattr(registry, "METHODS", another())
     with pytest.raises(RopewalkError, match="plug-in 'broken'"):
         ropewalk.methods()

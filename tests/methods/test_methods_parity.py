@@ -15,7 +15,6 @@ from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 import ropewalk
-from ropewalk.dynamic import dynamic_theta
 from ropewalk.geometry import RopeGeometry
 
 COUNT = 500
@@ -171,23 +170,14 @@ def test_longrope_both_sets():
 
 
 def test_dynamic():
+    """Transformers' dynamic NTK at its factor 1 is our rule over `ntk`: base L'/L of the length in view."""
     rng = np.random.default_rng(4)
     for _ in range(COUNT):
-        geometry, factor = _geometry(rng), float(rng.uniform(1, 16))
+        geometry = _geometry(rng)
         length = int(geometry.original_length * rng.uniform(0.5, 16))
-        reference, _ = _reference(geometry, {"rope_type": "dynamic", "factor": factor}, seq_len=length)
-        ours = geometry.with_theta(dynamic_theta(geometry, factor, length)).inv_freq
+        reference, _ = _reference(geometry, {"rope_type": "dynamic", "factor": 1.0}, seq_len=length)
+        ours = ropewalk.dynamic("ntk", geometry).schedule_at(length).inv_freq
         assert ours == pytest.approx(reference, rel=TOLERANCE)
-
-
-def test_dynamic_with_factor_one_is_ntk_at_the_length_in_view():
-    geometry = RopeGeometry(64, 1e4, 512)
-    rule = ropewalk.dynamic("ntk", geometry)
-    for length in (512, 513, 4096):
-        theta = dynamic_theta(geometry, 1.0, length)
-        assert rule.schedule_at(length).inv_freq == pytest.approx(
-            geometry.with_theta(theta).inv_freq, rel=1e-12
-        )
 
 
 def test_proportional():

@@ -12,7 +12,7 @@ from official import OFFICIAL
 import ropewalk
 from ropewalk.models.drafts import difference, prediction_layers
 from ropewalk.models.facts import read_facts
-from ropewalk.models.observations import observe, summary
+from ropewalk.models.observations import mention, observe, summary
 from ropewalk.models.structure.table import _document, known_types
 
 
@@ -78,6 +78,28 @@ def test_inspect_lists_them_as_observations(cli):
         "window before the stretch",
     ]
     assert "Observations (OlmPool" in cli("inspect", "hemp").out
+
+
+def test_plan_names_those_that_matter_with_the_source(cli):
+    assert "observations" in cli("plan", "hemp", "--target", "8x", "--json").json
+    said = " ".join(cli("plan", "hemp", "--target", "8x").out.split())
+    assert (
+        "Architecture: grouped queries (2 query heads share a key head), window before the stretch (512 tokens, as far "
+        "as the file tells). 2 of 4 features that make a stretch harder" in said
+    )
+    assert "(OlmPool, Bertsch et al. 2026)" in said
+    one = mention(observe(read_facts(OFFICIAL["llama-3-8b"])))
+    assert one.startswith("Architecture: grouped queries (4 query heads share a key head). 1 feature")
+    none = read_facts(
+        {
+            "model_type": "llama",
+            "num_attention_heads": 4,
+            "hidden_size": 64,
+            "num_hidden_layers": 2,
+            "max_position_embeddings": 8192,
+        }
+    )
+    assert mention(observe(none)).startswith("Architecture: none of the features")
 
 
 # -- the table of quirks ----------------------------------------------------------------------------------------------

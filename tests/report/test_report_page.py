@@ -23,12 +23,12 @@ from ropewalk.errors import DamagedError, RopewalkError, UsageError
 from ropewalk.report.figure import Figure
 from ropewalk.report.page import document
 from ropewalk.report.page.build import build
-from ropewalk.report.page.content import Content, number_cell, shown_number, value_cell
-from ropewalk.report.page.kinds import CONTENT
+from ropewalk.report.page.content import CONTENT, Content, number_cell, shown_number, value_cell
 from ropewalk.report.render.plotly import panels
 from ropewalk.report.views import RunView
 from ropewalk.runs import create_run
 from ropewalk.runs.documents import finite
+from ropewalk.runs.lock import run_lock
 from ropewalk.runs.store import KINDS
 
 
@@ -69,7 +69,7 @@ def test_the_verdict_comes_first(whole: Path) -> None:
         "The search lowered the loss",
     ):
         assert said in text
-    assert "Held-out loss fell from 2.600 to 2.000 nats per token." in text
+    assert "Held-out loss fell from 2.900 to 2.000 nats per token." in text
     assert "ropewalk eval tiny --lengths 512..4k" in text
 
 
@@ -360,3 +360,21 @@ def test_a_view_names_its_model_shortly() -> None:
     assert RunView("r", "eval", "s", {"model": "/a/b/c/"}, {}).model == "c"
     assert RunView("r", "eval", "s", {}, {}).model == "s"
     assert len(RunView("r", "eval", "s", {"model": "x" * 90}, {}).model) == 40
+
+
+def test_a_training_that_has_not_ended_has_its_page(make: dict[str, Any], tmp_path: Path) -> None:
+    """Killed, and going on; without a measurement before the first step nothing "fell from" anything."""
+    run = make["train"](tmp_path)
+    (run / "manifest.json").unlink()
+    (run / "result.json").unlink()
+    ropewalk.report(run, tmp_path / "killed.html")
+    assert "Held-out loss fell from 2.900 to 2.000" in visible(tmp_path / "killed.html")
+    assert "The run has not ended (unfinished): so it stood at step 90." in visible(tmp_path / "killed.html")
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    (run / "metrics.jsonl").write_text("\n".join(lines[1:40]) + '\n{"step": 40, "lo')
+    with run_lock(run):
+        ropewalk.report(run, tmp_path / "running.html")
+    text = visible(tmp_path / "running.html")
+    assert "Training loss ended at" in text
+    assert "fell from" not in text
+    assert "The run has not ended (running): so it stood at step 38." in text

@@ -67,7 +67,9 @@ def test_a_run_is_written_and_read_back(tmp_path: Path) -> None:
 
 def test_the_manifest_comes_last(tmp_path: Path) -> None:
     with create_run("eval", REQUEST, root=tmp_path) as run:
-        assert (run.path / "request.json").is_file()
+        said = json.loads((run.path / "request.json").read_text())
+        assert said["request"] == REQUEST
+        assert {"python", "ropewalk"} <= set(said["versions"])
         assert not (run.path / "manifest.json").exists()
     assert (run.path / "manifest.json").is_file()
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import torch
+
+from local_http import JsonHandler, serving_with
 
 
 @dataclass
@@ -93,12 +94,7 @@ class Served:
 
 
 def _handler(served: Served) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, *args: Any) -> None:
-            pass
-
+    class Handler(JsonHandler):
         def do_GET(self) -> None:
             row = {"id": "tiny"} | ({} if served.claims is None else {"max_model_len": served.claims})
             self.reply(200, {"data": [row]})
@@ -111,28 +107,9 @@ def _handler(served: Served) -> type[BaseHTTPRequestHandler]:
                 return
             self.reply(*served.answer(body))
 
-        def reply(self, code: int, document: Any) -> None:
-            content = json.dumps(document).encode()
-            with contextlib.suppress(ConnectionError):
-                self.send_response(code)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
     return Handler
 
 
-@contextlib.contextmanager
-def serving(served: Served) -> Iterator[str]:
+def serving(served: Served) -> contextlib.AbstractContextManager[str]:
     """The base address of a server that lives as long as the block."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(served))
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(timeout=5)
+    return serving_with(_handler(served))

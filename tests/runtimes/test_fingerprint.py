@@ -269,3 +269,33 @@ def test_options_for_servers_are_refused_on_a_folder(base, cli):
     told = cli("verify", base[0], "--expect", "somewhere")
     assert told.code == 2
     assert "for servers" in told.complaint
+
+
+def _fingerprints():
+    import runpy
+
+    return runpy.run_path(str(Path(__file__).parents[2] / "tools" / "runtimes" / "fingerprints.py"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", ["llama.cpp", "vllm"])
+@pytest.mark.parametrize(
+    "case", ["nothing", "linear 4", "ntk 4", "yarn 4", "yarn 8", "wrong base", "unscaled, claims 8 times"]
+)
+def test_a_real_server_is_named_by_what_it_runs(program, case):
+    from ropewalk.runtimes.environments import interpreter
+
+    python = interpreter(program)
+    if python is None:
+        pytest.skip(f"{program} is not installed: make runtimes")
+    row = _fingerprints()["run_case"](program, python, case)
+    assert row["right"], row
+
+
+def test_the_cases_of_real_servers_are_the_ones_promised():
+    cases = _fingerprints()["CASES"]
+    assert list(cases) == [
+        "nothing", "linear 4", "ntk 4", "yarn 4", "yarn 8", "wrong base", "unscaled, claims 8 times",
+    ]  # fmt: skip
+    findings = {name: finding for name, (*_, finding) in cases.items() if finding}
+    assert findings == {"wrong base": "wrong-base", "unscaled, claims 8 times": "unscaled-window"}

@@ -223,3 +223,23 @@ def test_bad_calls_are_usage_errors(cli, words, says):
 def test_an_unknown_reader_in_python():
     with pytest.raises(UsageError, match="use one of"):
         ropewalk.export_config(LLAMA2, "yarn", factor=8.0, to="zzz")
+
+
+def test_what_only_new_keys_can_say_is_written_in_them_and_proportional_is_two_facts():
+    """Gemma 4: a zero tail with a rope_theta of its own, which vLLM reads, and a factor, which it does not."""
+    from ropewalk.runtimes.general import REFERENCE
+
+    config = REFERENCE | {"model_type": "gemma4_text"}
+    for method, outcome in (("ntk", "exact"), ("linear", "ignored")):
+        made = by_name(ropewalk.export_config(config, method, factor=4.0))
+        assert (made["vllm"].answer.outcome, made["mlx"].answer.outcome) == (outcome, "exact"), method
+        assert made["mlx"].answer.way.name == "rope_parameters"
+        assert "new-keys" in made["mlx"].answer.way.forms
+        written = made["mlx"].fragment.content
+        assert set(written) <= {"rope_parameters", "max_position_embeddings"}
+        entry = written["rope_parameters"]["full_attention"]
+        assert (entry["rope_type"], entry.get("factor")) == (
+            "proportional",
+            4.0 if method == "linear" else None,
+        )
+    assert "proportional's factor is not handed on" in made["vllm"].answer.reason

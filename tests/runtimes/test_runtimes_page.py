@@ -54,6 +54,31 @@ def test_the_real_program_gives_the_numbers_of_stock_transformers(name, method, 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("name", list(RUNNABLE))
+def test_the_real_program_in_half_precision_stays_within_its_tolerance_and_unscaled_far_outside(
+    name, dtype, tmp_path, monkeypatch
+):
+    if interpreter(name) is None:
+        pytest.skip(f"{name} is not installed: make runtimes")
+    from ropewalk.runtimes import proof
+
+    ropewalk.extend("hemp", output=tmp_path / "out", factor=8.0, method="yarn")
+    (check,) = verify_runtimes(tmp_path / "out", [name], dtype)
+    assert check.status == "pass", check.detail
+    real = proof.export
+
+    def unscaled(source, **given):
+        none = ropewalk.schedule("none", ropewalk.read_geometry("hemp"), factor=1.0)
+        return real("hemp", none, target=4096, **given)
+
+    monkeypatch.setattr(proof, "export", unscaled)
+    (wrong,) = verify_runtimes(tmp_path / "out", [name], dtype)
+    assert wrong.status == "fail"
+    assert wrong.mean > 2 * proof.TOLERANCES[dtype].mean
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mlx", "llama.cpp"])
 def test_a_wrong_schedule_fails_in_the_real_program(name, tmp_path, monkeypatch):
     """The very check that passes above fails where the program is handed another factor."""

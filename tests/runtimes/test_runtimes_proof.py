@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
+import subprocess
 import sys
+from importlib.resources import as_file, files
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +20,7 @@ from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.models.facts import read_facts
 from ropewalk.runtimes import environments, proof
 from ropewalk.runtimes.export import export_config
+from ropewalk.runtimes.runners import answering
 
 LLAMA = json.loads((Path(__file__).parents[2] / "examples" / "configs" / "llama-2-7b.json").read_text())
 WANTED = np.array([-1.0, -2.0, -3.0, -4.0])
@@ -150,6 +155,35 @@ def test_a_fact_shows_its_age_where_another_release_is_installed(tmp_path, monke
     assert stale(find_runtime("vllm"), exported("yarn", "vllm").answer) is None
 
 
+@pytest.mark.parametrize("name", ["llama_cpp", "mlx", "vllm"])
+def test_a_runner_runs_as_a_script_where_this_package_is_not(name, tmp_path):
+    jobs, out = tmp_path / "jobs.json", tmp_path / "out.jsonl"
+    jobs.write_text(json.dumps({"items": [{"name": "x", "model": "none", "prompts": [], "max_length": 8}]}))
+    with as_file(files("ropewalk.runtimes.runners").joinpath(f"run_{name}.py")) as script:
+        command = [sys.executable, "-S", str(script), str(jobs), str(out)]
+        done = subprocess.run(command, env={"PATH": ""}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    row = json.loads(out.read_text())
+    # No site packages here: the program is missing, and that is the row's error, in the program's own words.
+    assert row["name"] == "x"
+    assert row["versions"] == {}
+    assert row["error"].startswith("ModuleNotFoundError: No module named")
+
+
+def test_a_long_complaint_keeps_its_beginning_and_its_end(tmp_path, monkeypatch):
+    def fails(item):
+        raise RuntimeError("tried this " + "x" * 4000 + " wrong was that")
+
+    (tmp_path / "jobs.json").write_text(json.dumps({"items": [{"name": "a"}]}))
+    monkeypatch.setattr(sys, "argv", ["run", str(tmp_path / "jobs.json"), str(tmp_path / "out.jsonl")])
+    answering.answer(fails, ("numpy", "no-such-package"))
+    row = json.loads((tmp_path / "out.jsonl").read_text())
+    assert row["error"].startswith("RuntimeError: tried this xx")
+    assert row["error"].endswith("xx wrong was that")
+    assert len(row["error"]) == 150 + 5 + 350
+    assert set(row["versions"]) == {"numpy"}
+
+
 def test_each_type_has_a_tolerance_at_the_worst_place_and_on_average():
     yarn = exported("yarn", "mlx")
     for dtype, largest, mean in (("float32", 1e-3, 1e-3), ("float16", 0.15, 0.015), ("bfloat16", 0.8, 0.08)):
@@ -169,14 +203,14 @@ def test_each_type_has_a_tolerance_at_the_worst_place_and_on_average():
 
 @pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
 def test_rounding_passes_and_a_wrong_schedule_fails_in_each_type(tmp_path, dtype):
-    """The bundled model in that type, past its window: as extended within the tolerance, unscaled far outside it."""
+    """The bundled model in that type: as extended within the tolerance, unscaled far outside it."""
     import torch
     from transformers import AutoModelForCausalLM
 
     from ropewalk.hemp import folder as hemp_folder
 
     made = ropewalk.extend("hemp", output=tmp_path / "out", factor=8.0, method="yarn").output
-    ids = proof.tokens_for(read_facts(made), 640)
+    ids = proof.tokens_for(read_facts(made), 320)
 
     def told(folder, kind):
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=kind, attn_implementation="sdpa").eval()
@@ -209,11 +243,15 @@ def test_a_runner_computes_in_the_type_that_was_asked_for(cli, tmp_path, monkeyp
     )
     program(tmp_path, "llama.cpp", body)
     ropewalk.extend("hemp", output=tmp_path / "out", factor=2.0, method="linear")
+    rows = SimpleNamespace(logits=[np.zeros((1023, 264), dtype=np.float32)])
+    monkeypatch.setattr(proof, "stock_run", lambda folder, probes, **given: rows)
     sizes = []
     for words, dtype in ((("--dtype", "bfloat16"), "bfloat16"), ((), "float32")):
         outcome = cli("verify", str(tmp_path / "out"), "--runtime", "llama.cpp", "--json", *words)
         (check,) = outcome.json["checks"]
         assert (check["status"], check["dtype"], check["versions"]["x"]) == ("fail", dtype, dtype)
+        # Nothing is known of any token: log(1 / 264) where the program says 0.
+        assert check["largest"] == pytest.approx(math.log(264))
         sizes.append(int(check["versions"]["bytes"]))
     assert sizes[1] > 1.8 * sizes[0]
     with pytest.raises(UsageError, match="no stated tolerance"):

@@ -74,30 +74,49 @@ def test_every_command_takes_a_quantised_base_and_says_what_it_could_not_run(qua
         assert "`ropewalk verify` checks the configuration" in check["detail"]
 
 
+# By name: method, factor, parameters.
+STRETCHES = {
+    "none": ("none", 1.0, {}),
+    "linear": ("linear", 4.0, {}),
+    "ntk": ("ntk", 4.0, {}),
+    "yarn": ("yarn", 4.0, {}),
+    "yarn without temperature": ("yarn", 4.0, {"attention_factor": 1.0}),
+    "mrrope-pro": ("mrrope-pro", 4.0, {}),
+    "longrope": ("longrope", 4.0, {}),
+}
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """The bundled model as GGUF files, by the schedule in them."""
     pytest.importorskip("gguf")
     place = tmp_path_factory.mktemp("gguf")
     made = {}
-    for method in ("none", "linear", "ntk", "yarn", "mrrope-pro", "longrope"):
-        made[method] = place / f"{method}.gguf"
-        given = {"factor": 1.0} if method == "none" else {"factor": 4.0}
-        ropewalk.export("hemp", method, to="llama.cpp", output=made[method], allow_approximate=True, **given)
+    for name, (method, factor, given) in STRETCHES.items():
+        made[name] = place / f"{name.replace(' ', '-')}.gguf"
+        ropewalk.export(
+            "hemp",
+            method,
+            to="llama.cpp",
+            output=made[name],
+            factor=factor,
+            parameters=given,
+            allow_approximate=True,
+        )
     return made
 
 
-@pytest.mark.parametrize("method", ["none", "linear", "ntk", "yarn", "mrrope-pro", "longrope"])
-def test_a_gguf_file_is_read_as_the_configuration_that_it_was_made_from(files, method):
-    geometry = ropewalk.read_geometry("hemp")
-    wanted = schedule(method, geometry, factor=1.0 if method == "none" else 4.0)
-    config, base = read_config(files[method]), read_config("hemp")
-    for name in ("model_type", "hidden_size", "num_attention_heads", "num_key_value_heads", "num_hidden_layers",
-                 "vocab_size", "intermediate_size", "head_dim"):  # fmt: skip
-        assert config[name] == base[name], name
+@pytest.mark.parametrize("name", list(STRETCHES))
+def test_a_gguf_file_is_read_as_the_configuration_that_it_was_made_from(files, name):
+    method, factor, given = STRETCHES[name]
+    wanted = schedule(method, ropewalk.read_geometry("hemp"), factor=factor, **given)
+    config, base = read_config(files[name]), read_config("hemp")
+    for key in ("model_type", "hidden_size", "num_attention_heads", "num_key_value_heads", "num_hidden_layers",
+                "vocab_size", "intermediate_size", "head_dim"):  # fmt: skip
+        assert config[key] == base[key], key
     assert config["dtype"] == "bfloat16"
     assert "quantization_config" not in config
-    facts = read_facts(files[method])
+    facts = read_facts(files[name])
     found = facts.rope.schedule
     # Factors are float32 in the file.
     np.testing.assert_allclose(found.inv_freq, wanted.inv_freq, rtol=3e-7)

@@ -135,6 +135,10 @@ def test_one_prompt_at_a_time_does_not_tell_what_a_batch_does_with_two_sets():
     run = fact("longrope-two-sets", "exact", "measured")
     assert collect.better(read, run) is read
     assert collect.better(None, run) is run
+    compiled = Fact("x", ("longrope",), "unknown", "its compiler was not tried", Evidence("unknown", {}))
+    assert collect.better(compiled, fact("longrope", "exact", "measured")) is compiled
+    refused = fact("longrope", "refused", "measured")
+    assert collect.better(compiled, refused) is refused
     wrong = fact("longrope-two-sets", "ignored", "measured")
     assert collect.better(read, wrong) is wrong
     assert (

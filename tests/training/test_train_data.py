@@ -30,7 +30,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """`registered(name, function)` for the length of one test."""
 
     def register(name: str, function: Callable[..., Any]) -> None:
-        monkeypatch.setitem(generators._GENERATORS, name, function)
+        monkeypatch.setitem(generators.GENERATORS._things, name, function)
 
     return register
 

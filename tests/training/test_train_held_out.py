@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from ropewalk.training.held_out import HeldOut
 from ropewalk.training.parts.head import install_head
-from ropewalk.training.recipe.options import LossOptions
+from ropewalk.training.parts.options import LossOptions
 from ropewalk.training.recipe.recipe import EvaluationPart
 from ropewalk.training.run import train
 

@@ -18,7 +18,7 @@ from ropewalk.training.model.lora import (
 )
 from ropewalk.training.parts.head import install_head
 from ropewalk.training.parts.losses import shift_labels
-from ropewalk.training.recipe.options import LoraOptions, LossOptions
+from ropewalk.training.parts.options import LoraOptions, LossOptions
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from tinymodels import small_model, some_tokens
 from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.training.parts import memory
 from ropewalk.training.parts.memory import ActivationOffload, activation_memory, no_effect, prepare
-from ropewalk.training.recipe.options import MemoryOptions
+from ropewalk.training.parts.options import MemoryOptions
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ from ropewalk.attention.interface import install_attention, remove_attention
 from ropewalk.errors import UsageError
 from ropewalk.training.parts import borders
 from ropewalk.training.parts.borders import check_skips, choose_method
+from ropewalk.training.parts.options import PackingOptions
 from ropewalk.training.parts.packing import (
     attention_inputs,
     fitting_methods,
     row_positions,
 )
-from ropewalk.training.recipe.options import PackingOptions
 
 
 def test_positions_run_on_or_restart():

@@ -12,8 +12,7 @@ from torch.nn import functional
 from ropewalk.errors import UsageError
 from ropewalk.training.parts.head import install_head, remove_head
 from ropewalk.training.parts.losses import IGNORE, shift_labels
-from ropewalk.training.parts.parts import Parts
-from ropewalk.training.recipe.options import (
+from ropewalk.training.parts.options import (
     LossOptions,
     MemoryOptions,
     PackingOptions,
@@ -21,6 +20,7 @@ from ropewalk.training.recipe.options import (
     PositionOptions,
     WeightingOptions,
 )
+from ropewalk.training.parts.parts import Parts
 
 SPECIAL = {
     "gemma2": {"head_dim": 8, "final_logit_softcapping": 3.0, "query_pre_attn_scalar": 8},

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from ropewalk.errors import UsageError
+from ropewalk.training.parts.options import PositionOptions
 from ropewalk.training.parts.positions import check_target, sample_positions
-from ropewalk.training.recipe.options import PositionOptions
 
 
 @settings(max_examples=60, deadline=None)

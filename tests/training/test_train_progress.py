@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from ropewalk.planning.shape import ModelShape
 from ropewalk.training.metrics import Metrics, read_metrics
 from ropewalk.training.progress import Progress
+from ropewalk.training.speed import Utilisation, peak_flops
 
 
 class Terminal(io.StringIO):
@@ -36,6 +38,24 @@ def test_a_terminal_gets_one_line_that_is_rewritten() -> None:
     last = text.rsplit("\r", 1)[1]
     for word in ("step 3/3", "loss 2.5000", "stage 1/2 (2k)", "12,346 tokens/s", "iB", "left 0.0 s"):
         assert word in last
+
+
+def test_the_share_of_a_known_device_is_counted_by_hand() -> None:
+    """6 operations a parameter and token, 4 where it is frozen; 6 * (query + output width) * keys for attention."""
+    shape = ModelShape(1, 4, 8, 10, 1, 1, 4, parameters=1000, tie_embeddings=True)
+    attention = 6 * (4 + 4) * (8 + 1) / 2 * 8
+    used = Utilisation(shape, peak=1e6)
+    used.count([8, 8])
+    assert used.taken(0.5) == pytest.approx(2 * (6 * 1000 * 8 + attention) / 0.5 / 1e6)
+    assert used.taken(0.5) == 0
+    frozen = Utilisation(shape, peak=1e6, frozen=1000)
+    frozen.count([8])
+    assert frozen.taken(1.0) == pytest.approx((4 * 1000 * 8 + attention) / 1e6)
+    assert peak_flops("NVIDIA H100 80GB HBM3") == 989e12
+    assert peak_flops("NVIDIA A100-SXM4-80GB") == 312e12
+    assert peak_flops("Tesla T4") is None
+    line = walk(Progress(stream=Terminal(), mfu=0.413))
+    assert "tokens/s  MFU 41%  " in line
 
 
 def test_a_file_gets_few_lines() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from ropewalk.training.data import report as report_module
 from ropewalk.training.data.mixture import mixture_of
-from ropewalk.training.data.report import report, warnings_of
+from ropewalk.training.data.report import idle_processes, report, warnings_of
 from ropewalk.training.data.stages import Curriculum
 from ropewalk.training.model.build import build_tokenizer
 from ropewalk.training.recipe.reading import read_recipe
@@ -88,3 +88,13 @@ def test_a_run_says_and_keeps_its_report(
     assert "stage 1, text: 1 of 4 documents reach 200" in capsys.readouterr().err
     [kept] = json.loads((run / "run.json").read_text())["data_report"]
     assert (kept["reaching"], kept["tokens"]) == (1, 600)
+
+
+def test_processes_that_would_stand_idle_are_named(tiny: Tiny) -> None:
+    """Of a stage whose steps have fewer rows than processes, and of no other."""
+    recipe = read_recipe(tiny(stages=[{"length": 64, "steps": 2}, {"length": 16, "steps": 2}]))
+    said = idle_processes(recipe, Curriculum(recipe, lambda: 1000), 4)
+    assert len(said) == 1
+    for words in ("stages.0: a step has 2 rows of 64", "2 of 4 places stand idle", "tokens_per_step to 256"):
+        assert words in said[0]
+    assert not idle_processes(recipe, Curriculum(recipe, lambda: 1000), 2)

@@ -124,7 +124,7 @@ def test_recipes_that_cannot_share(tiny: Tiny, engine: dict[str, Any], words: st
     [
         ({"temperature": {"rule": "per-head", "factor": 4.0}}, "temperature looks at a whole row"),
         ({"weighting": {"long_tokens": {"context": 8}}}, "long_tokens"),
-        ({"weighting": {"far_drop": {"share": 0.2, "near": 8}}}, "far_drop"),
+        ({"weighting": {"far_drop": {"share": 0.2, "near": 8}}}, "far-drop"),
         (
             {"stages": [{"length": 32, "steps": 2, "grow": {"from": 16, "multiple_of": 2}}]},
             "rows of 2 tokens",

@@ -22,8 +22,8 @@ from ropewalk.training.model.optimisers import make_optimizer
 from ropewalk.training.objective import summed_loss
 from ropewalk.training.parts.head import install_head
 from ropewalk.training.parts.losses import shift_labels
-from ropewalk.training.recipe.options import LossOptions
-from ropewalk.training.recipe.recipe import OptimizerPart
+from ropewalk.training.parts.options import LossOptions
+from ropewalk.training.recipe.recipe import OptimizerPart, Recipe
 from ropewalk.training.run import train
 
 Tiny = Callable[..., dict[str, Any]]
@@ -198,6 +198,39 @@ def test_a_refused_change_leaves_the_run_as_it_was(tiny: Tiny, tmp_path: Path) -
         train(deeper, output=output, resume=True, allow_changes=True, quiet=True)
     assert (output / "run.json").read_bytes() == kept["run.json"]
     assert train(output=output, resume=True, quiet=True).final["step"] == 8
+
+
+def test_recipe_versions_and_command_are_written_once(tiny: Tiny, tmp_path: Path) -> None:
+    """In the request, as those of every run; run.json says what the run is made of."""
+    output = tmp_path / "run"
+    stopped_run(tiny(), output, 5)
+    asked, described = (json.loads((output / name).read_text()) for name in ("request.json", "run.json"))
+    assert asked["request"]["recipe"] == Recipe.model_validate(tiny()).to_json()
+    assert {"torch", "transformers", "ropewalk", "python"} <= set(asked["versions"])
+    assert set(described) == {
+        "format", "data", "data_size", "parameters", "trainable_parameters", "data_report",
+    }  # fmt: skip
+    train(tiny(seed=1), output=output, resume=True, allow_changes=True, quiet=True)
+    asked = json.loads((output / "request.json").read_text())
+    assert (asked["request"]["recipe"]["seed"], asked["seed"]) == (1, 1)
+
+
+def test_a_run_that_kept_its_recipe_in_run_json_goes_on(tiny: Tiny, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    stopped_run(tiny(), output, 5)
+    described = json.loads((output / "run.json").read_text())
+    old = described | {"format": "ropewalk-training/1", "recipe": Recipe.model_validate(tiny()).to_json()}
+    (output / "run.json").write_text(json.dumps(old))
+    # Such a run's request may be a later one that never began: the recipe in run.json is the run's.
+    asked = json.loads((output / "request.json").read_text())
+    asked["request"]["recipe"]["seed"] = 5
+    (output / "request.json").write_text(json.dumps(asked))
+    with pytest.raises(RopewalkError, match="seed: 0 -> 5"):
+        train(tiny(seed=5), output=output, resume=True, quiet=True)
+    assert train(output=output, resume=True, quiet=True).final["step"] == 8
+    assert json.loads((output / "run.json").read_text()) == described
+    asked = json.loads((output / "request.json").read_text())
+    assert asked["request"]["recipe"] == Recipe.model_validate(tiny()).to_json()
 
 
 def test_a_changed_base_is_noticed_under_lora(tiny: Tiny, tmp_path: Path) -> None:

@@ -274,3 +274,26 @@ def test_short_rows_that_cannot_be_are_refused(tiny: Tiny, tmp_path: Path, base:
     shared = tiny(model=model, rope=rope, stages=[{"length": 64, "steps": 1}], engine={"context_parallel": 2})
     with pytest.raises(RopewalkError, match="short_rows looks at a whole row"):
         train(shared, output=tmp_path / "b", quiet=True)
+
+
+def test_an_empty_model_has_its_buffers_and_none_of_its_weights(base: TrainResult) -> None:
+    from ropewalk.models.load import load_model
+
+    path = base.final["path"]
+    whole, empty = (load_model(path, device="cpu", dtype="float32", empty=empty) for empty in (False, True))
+    assert all(tensor.is_meta for tensor in empty.parameters())
+    shapes = [{name: tensor.shape for name, tensor in model.named_parameters()} for model in (whole, empty)]
+    assert shapes[0] == shapes[1]
+    assert empty.lm_head.weight is empty.model.embed_tokens.weight
+    for name, tensor in whole.named_buffers():
+        assert torch.equal(empty.get_buffer(name), tensor), name
+
+
+@pytest.mark.parametrize("lora", [None, {"rank": 2}], ids=["all", "lora"])
+def test_a_quantised_base_is_refused(tiny: Tiny, tmp_path: Path, base: TrainResult, lora: Any) -> None:
+    folder = tmp_path / "packed"
+    shutil.copytree(base.final["path"], folder)
+    packed = config_of(folder) | {"quantization_config": {"quant_method": "gptq", "bits": 4}}
+    (folder / "config.json").write_text(json.dumps(packed))
+    with pytest.raises(UsageError, match=r"quantised \(gptq\).*not offered"):
+        train(tiny(model={"path": str(folder)}, lora=lora), output=tmp_path / "run", quiet=True)

@@ -6,6 +6,7 @@ Gradients are compared by their norm as well: an optimiser that divides by the g
 from __future__ import annotations
 
 import copy
+import fcntl
 import json
 import os
 import shutil
@@ -71,8 +72,21 @@ def save_loaded(folder: Path, tokenizer: Path) -> None:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, byte_tokenizer: Path, text_folder: Path) -> Any:
-    """(folder of the runs of two processes, folder of the same runs in one)."""
-    folder = tmp_path_factory.mktemp("two")
+    """(folder of the runs of two processes, folder of the same runs in one), made once for all workers of a session."""
+    root = tmp_path_factory.getbasetemp()
+    # Beside the folders of the workers, where there are several.
+    folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "two-processes"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        if not (folder / "done").exists():
+            train_all(folder, byte_tokenizer, text_folder)
+            (folder / "done").touch()
+    return folder / "two", folder / "one"
+
+
+def train_all(folder: Path, byte_tokenizer: Path, text_folder: Path) -> None:
+    """Every recipe in one launch of two processes, and meanwhile each in this one."""
     base = {
         "model": {
             "init": {
@@ -110,7 +124,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory, byte_tokenizer: Path, text_fo
     told = (folder / "errors").read_text()
     assert done.returncode == 0, told[-4000:]
     assert "loads the whole model" not in told
-    return folder / "two", folder / "one"
 
 
 @pytest.mark.parametrize("name", CHANGES)

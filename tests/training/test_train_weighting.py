@@ -12,22 +12,21 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from ropewalk.errors import UsageError
+from ropewalk.training.parts.batch.far import FarDrop
+from ropewalk.training.parts.batch.noise import InputNoise
 from ropewalk.training.parts.losses import IGNORE
+from ropewalk.training.parts.options import (
+    LongTokenWeight,
+    PartsOptions,
+    ShapeWeight,
+    WeightingOptions,
+)
 from ropewalk.training.parts.weighting import (
     context_of,
     cropped_losses,
-    drop_far,
-    noisy_inputs,
     repeat_distance,
     shape_weight,
     token_weights,
-)
-from ropewalk.training.recipe.options import (
-    FarDrop,
-    InputNoise,
-    LongTokenWeight,
-    ShapeWeight,
-    WeightingOptions,
 )
 
 REACH = torch.tensor([[0, 1, 2, 3, 4, 5, 6, 7]])
@@ -166,17 +165,15 @@ def test_cropped_losses_of_a_short_row_are_its_own():
 def test_noise_replaces_about_the_share_and_never_the_first(span):
     inputs = torch.full((8, 512), 7)
     rng = np.random.default_rng(0)
-    noisy = noisy_inputs(
-        InputNoise(share=0.2, kind="token", token_id=3, span=span),
-        inputs,
-        vocabulary_size=50,
-        rngs=[rng] * len(inputs),
-    )
+    batch = {"input_ids": inputs}
+    made = InputNoise(share=0.2, kind="token", token_id=3, span=span)
+    noisy = made.change(batch, vocabulary_size=50, rngs=[rng] * len(inputs))["input_ids"]
+    assert torch.equal(batch["input_ids"], inputs)
     changed = (noisy != inputs).float().mean().item()
     assert 0.15 < changed <= 0.2
     assert (noisy[:, 0] == 7).all()
     assert set(noisy.unique().tolist()) == {3, 7}
-    random = noisy_inputs(InputNoise(share=0.5), inputs, vocabulary_size=50, rngs=[rng] * len(inputs))
+    random = InputNoise(share=0.5).change(batch, vocabulary_size=50, rngs=[rng] * len(inputs))["input_ids"]
     assert random.max() < 50
     assert random.unique().numel() > 20
 
@@ -185,9 +182,8 @@ def test_dropped_far_tokens_leave_positions_and_labels_true():
     length, near = 64, 16
     tokens = torch.arange(length).expand(3, length)
     batch = {"input_ids": tokens, "position_ids": tokens.clone(), "target_ids": tokens + 1}
-    kept = drop_far(
-        FarDrop(share=0.5, near=near), batch, rngs=[np.random.default_rng(row) for row in range(3)]
-    )
+    rngs = [np.random.default_rng(row) for row in range(3)]
+    kept = FarDrop(share=0.5, near=near).change(batch, vocabulary_size=50, rngs=rngs)
     places = kept["position_ids"]
     assert places.shape == (3, length - int(0.5 * (length - near - 1)))
     assert torch.equal(kept["input_ids"], places)
@@ -201,13 +197,30 @@ def test_dropped_far_tokens_leave_positions_and_labels_true():
 def test_dropping_nothing_and_shapes_that_differ():
     batch = {"input_ids": torch.ones(1, 8), "position_ids": torch.ones(1, 8)}
     rngs = [np.random.default_rng(0)]
-    assert drop_far(FarDrop(share=0.5, near=8), batch, rngs=rngs) is batch
+    assert FarDrop(share=0.5, near=8).change(batch, vocabulary_size=50, rngs=rngs) is batch
     with pytest.raises(UsageError, match="shapes"):
-        drop_far(
-            FarDrop(share=0.5, near=2),
-            batch | {"x": torch.ones(2, 8)},
-            rngs=rngs,
-        )
+        FarDrop(share=0.5, near=2).change(batch | {"x": torch.ones(2, 8)}, vocabulary_size=50, rngs=rngs)
+
+
+def test_a_part_by_its_name_is_the_one_under_weighting():
+    noise, far = {"share": 0.2, "span": 2}, {"share": 0.3, "near": 8}
+    by_name = PartsOptions.model_validate({"parts": {"input-noise": noise, "far-drop": far}})
+    older = PartsOptions.model_validate({"weighting": {"input_noise": noise, "far_drop": far}})
+    assert by_name.changing == older.changing == [InputNoise(**noise), FarDrop(**far)]
+    assert PartsOptions.model_validate(by_name.model_dump(mode="json")) == by_name
+    # They act as they are named: noise after a drop is another thing than a drop after noise.
+    turned = PartsOptions.model_validate({"parts": {"far-drop": far, "input-noise": noise}})
+    assert [part.name for part in turned.changing] == ["far-drop", "input-noise"]
+    for written, words in (
+        (
+            {"parts": {"input-noise": noise}, "weighting": {"input_noise": noise}},
+            "input-noise is asked for twice",
+        ),
+        ({"parts": {"input-nose": noise}}, "did you mean input-noise"),
+        ({"parts": {"far-drop": {"share": 0.3, "far": 8}}}, "far-drop: near: Field required; far: Extra"),
+    ):
+        with pytest.raises(ValidationError, match=words):
+            PartsOptions.model_validate(written)
 
 
 def test_missing_losses_and_contradictory_options_are_refused():

@@ -18,8 +18,8 @@ from ropewalk.attention.rotation import rotations
 from ropewalk.map_files import map_file
 from ropewalk.models.facts import read_facts
 from ropewalk.position_maps import Zones, map_for
+from ropewalk.training.parts.options import PartsOptions, ZonesOptions
 from ropewalk.training.parts.parts import Parts, zones_of
-from ropewalk.training.recipe.options import PartsOptions, ZonesOptions
 from ropewalk.training.recipe.recipe import Recipe
 
 NEAR, WINDOW = 12, 32

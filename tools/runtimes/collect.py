@@ -49,7 +49,10 @@ def main(program: str, zoo: str, date: str) -> None:
 
 def better(known: Fact | None, fresh: Fact) -> Fact:
     """The measured fact, but where it cannot know: prompts are sent one at a time, which shows nothing of a batch whose
-    longest prompt chooses between two sets for all. What the source says of that stays."""
+    longest prompt chooses between two sets for all, and without vLLM's compiler. What is known of those stays."""
+    eager = known is not None and known.outcome == "unknown" and "compiler" in (known.difference or "")
+    if fresh.outcome == "exact" and known is not None and eager:
+        return known
     alone = fresh.outcome == "exact" and fresh.forms[0].endswith("-two-sets")
     if alone and known is not None and known.outcome == "approximate" and known.known_by.kind == "source":
         return known

@@ -58,6 +58,8 @@ ARCHITECTURES = (
 _CHANGES: dict[str, dict[str, Any]] = {
     # Fewer layers than its pattern of local and global ones would make mlx-lm fail for another reason.
     "gemma3_text": {"num_hidden_layers": 6, "layer_types": ["sliding_attention"] * 5 + ["full_attention"]},
+    # vLLM lets its sliding layers see one token more than transformers does.
+    "cohere2": {"sliding_window": 8192},
     # mlx-lm leaves their sliding window out: within it the rotation alone is compared.
     "gemma2": {"sliding_window": 8192},
     "mistral": {"sliding_window": None},

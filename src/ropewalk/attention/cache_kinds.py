@@ -73,10 +73,6 @@ class CacheKind:
             return None
         return PIECE if self.window is None else min(PIECE, self.window)
 
-    def bytes_per_element(self, element: float = 2.0) -> float:
-        """Bytes for one number far back in the text; `element` are those of the type that it is computed in."""
-        return element if self.bits is None else self.bits / 8 + 2 * element / GROUP
-
     def make(self, model: Any, capacity: int = 0) -> Any:
         """A fresh cache for a model; `capacity` is the number of tokens that a static one holds."""
         live = bare(model)
@@ -163,11 +159,6 @@ def parse_kind(text: str) -> CacheKind:
         f"cache {one_line(text, 40)!r} is unknown",
         hint="use full, q8, q4, q2, sinks:4+2k (sinks + window), static, offloaded, quanto4, hqq4, fp8 or kvpress:NAME",
     )
-
-
-def parse_kinds(text: str) -> list[CacheKind]:
-    """Several kinds, separated by commas."""
-    return [parse_kind(part) for part in text.split(",") if part.strip()]
 
 
 class RoundedLayer(DynamicLayer):

@@ -51,6 +51,7 @@ class AppliedTemperature:
         modules = attention_modules(self.model)
         for index, hook in self._hooks.items():
             remove_query_hook(modules[index], hook)
+            # Learned it is a parameter, measured a buffer: whichever it was must leave no name in a saved checkpoint.
             modules[index]._parameters.pop(PARAMETER, None)
             modules[index]._buffers.pop(PARAMETER, None)
         self._hooks = {}
@@ -102,9 +103,11 @@ class AppliedTemperature:
             for key, item in tensors.items():
                 item.copy_(before[key])
             for index, hook in self._hooks.items():
+                # Off and on again: some are off already, and none may be on twice.
                 remove_query_hook(modules[index], hook)
                 add_query_hook(modules[index], hook)
         for index, query in wanted.items():
+            # Half precision rounds a folded weight anew, and its queries with it.
             loose = 1e-3 if query.dtype in (torch.float32, torch.float64) else 5e-2
             if (got[index] - query).double().abs().max() > loose * query.double().abs().max():
                 raise UsageError(
@@ -197,6 +200,7 @@ def apply_temperature(
 
 def _start(module: nn.Module, kappa: FloatArray, options: TemperatureOptions) -> None:
     like = next(module.parameters())
+    # As logarithms, so that no training step can turn a temperature negative.
     values = torch.from_numpy(kappa).log().to(device=like.device, dtype=torch.float32)
     if options.learned:
         module.register_parameter(PARAMETER, nn.Parameter(values))
@@ -228,6 +232,7 @@ def measure_logit_std(model: Any, input_ids: Tensor, *, queries: int = 64) -> di
         module: nn.Module, query_BHTD: Tensor, key_BHTD: Tensor, kwargs: dict[str, Any]
     ) -> tuple[Tensor, dict[str, Any]]:
         length = query_BHTD.shape[2]
+        # An early query sees few keys, and their spread says little about a long text.
         places = torch.linspace(length // 2, length - 1, min(queries, length - length // 2)).long()
         keys = key_BHTD.repeat_interleave(query_BHTD.shape[1] // key_BHTD.shape[1], dim=1).double()
         logits = query_BHTD[:, :, places].double() @ keys.transpose(2, 3) * scaling_of(module, kwargs)

@@ -100,7 +100,8 @@ def _by_depth(row: Row, result: CompareResult) -> list[float]:
         item for item in row.retrieval if item["length"] == result.target_length and item["depth"] is not None
     ]
     places = sorted({item["depth"] for item in here})
-    return [_mean([item["accuracy"] for item in here if item["depth"] == place]) for place in places]
+    found = [[item["accuracy"] for item in here if item["depth"] == place] for place in places]
+    return [sum(values) / len(values) for values in found]
 
 
 def _gap(gap: Paired | None) -> str:
@@ -109,10 +110,6 @@ def _gap(gap: Paired | None) -> str:
     if gap.low is None or gap.high is None:
         return f"{gap.difference:+.3f}"
     return f"{gap.difference:+.3f} ± {(gap.high - gap.low) / 2:.3f}"
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 def _show_notes(screen: Any, result: CompareResult) -> None:

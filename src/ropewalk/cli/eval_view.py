@@ -137,7 +137,8 @@ def _retrieval_table(result: EvalResult) -> Any:
     table.add_column("chance", justify="right")
     cells: dict[tuple[str, float | None], dict[int, dict[str, Any]]] = {}
     for row in result.retrieval:
-        cells.setdefault((row["task"], row["depth"]), {})[row["length"]] = row
+        name = row["task"] + (" (choice)" if row["scoring"] == "forced-choice" else "")
+        cells.setdefault((name, row["depth"]), {})[row["length"]] = row
     for (task, depth), found in cells.items():
         chance = max(row["chance"] for row in found.values())
         scores = [f"{found[n]['accuracy']:.2f}" if n in found else "-" for n in lengths]

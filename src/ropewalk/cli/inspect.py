@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ropewalk.runtimes.reading import Reading
 
 _STYLE = {"error": "bold red", "warning": "yellow", "note": "cyan"}
+# So many rows a screen shows at once; a larger head is told by the pairs that matter.
 _SHORT_TABLE = 24
 
 

@@ -49,10 +49,10 @@ _OPTIONS = (
     click.option("--samples", type=int, default=4, show_default=True, help="Samples of each retrieval cell."),
     click.option(
         "--scoring",
-        type=click.Choice(["teacher-forced", "forced-choice", "generation"]),
-        default="teacher-forced",
+        type=click.Choice(["auto", "teacher-forced", "forced-choice", "generation"]),
+        default="auto",
         show_default=True,
-        help="How answers count.",
+        help="How answers count. auto: as written; by choice for tasks of which the model writes no answer.",
     ),
     click.option(
         "--style",

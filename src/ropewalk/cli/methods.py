@@ -13,7 +13,6 @@ from ropewalk.errors import shown_command
 if TYPE_CHECKING:
     from ropewalk.methods import Method
     from ropewalk.position_maps import MapInfo
-    from ropewalk.runtimes import Answer
 
 
 @click.command("methods")
@@ -99,7 +98,7 @@ def _show_all(found: list[Method]) -> None:
             ", ".join(parameter.name for parameter in method.parameters) or "-",
             method.paper,
             written_as(method.name),
-            _exact_in(in_general(method.name)),
+            ", ".join(name for name, answer in in_general(method.name).items() if answer.exact) or "-",
             _marks(method),
         ]
         for method in found
@@ -128,10 +127,6 @@ def _show_map(found: MapInfo) -> None:
     )
     for name, default in found.parameters.items():
         screen.print(f"  -p {name}=   {default}", markup=False)
-
-
-def _exact_in(found: dict[str, Answer]) -> str:
-    return ", ".join(name for name, answer in found.items() if answer.exact) or "-"
 
 
 def _show_one(method: Method) -> None:

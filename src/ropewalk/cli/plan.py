@@ -73,6 +73,7 @@ def _write_recipe(made: Plan, output: Path, force: bool) -> None:
 
 
 def _show_head(screen: Console, made: Plan) -> None:
+    from ropewalk.models.observations import mention
     from ropewalk.units import format_length
 
     facts = made.facts
@@ -92,6 +93,7 @@ def _show_head(screen: Console, made: Plan) -> None:
     _show_bound(screen, made, target)
     for note in made.notes:
         screen.print(f"note: {note}", markup=False)
+    screen.print(mention(made.observations), markup=False)
 
 
 def _show_bound(screen: Console, made: Plan, target: str) -> None:
@@ -242,13 +244,6 @@ def _fit(fits: bool | None) -> str:
     return "" if fits is None else "fits" if fits else "does not fit"
 
 
-def _without_weights(source: str) -> bool:
-    """Whether a configuration was named that lies in a folder without weight files."""
-    path = Path(source)
-    folder = path.parent if path.is_file() else path
-    return folder.is_dir() and not any(folder.glob("*.safetensors"))
-
-
 def _unusual(advice: Advice) -> dict[str, Any]:
     """The parameters that the method would not choose itself."""
     from ropewalk.methods import find_method
@@ -259,13 +254,15 @@ def _unusual(advice: Advice) -> dict[str, Any]:
 
 def _show_advice(screen: Console, made: Plan, output: Path | None) -> None:
     from ropewalk.errors import shown_command
+    from ropewalk.models.sizes import parameters_of
 
     advice, target = made.advice, made.target_length
     begin = f"Keep it as it is ({advice.label})" if advice.keep else f"Begin with {advice.label}"
     screen.print(f"\n{begin}: {advice.why}", markup=False)
     screen.print("\nNext:", style="bold")
-    # Measuring runs the model, and a configuration alone has nothing to run.
-    bare = "   # needs the weights in the same folder" if _without_weights(made.source) else ""
+    # Measuring runs the model, and a configuration alone has nothing to run; a Hub's model brings its weights.
+    named = Path(made.source).exists()
+    bare = "   # needs the weights in the same folder" if named and parameters_of(made.source) is None else ""
     lines = [shown_command("compare", made.source, target=target) + bare]
     if not advice.keep:
         given = [f"{name}={json.dumps(value)}" for name, value in _unusual(advice).items()]

@@ -68,11 +68,11 @@ def _print_list(entries: list[Any]) -> None:
 @root_option
 @contract
 def show(run: str, root: str | None, as_json: bool) -> None:
-    """Show one run: what was asked, what it ran on, its files, its headline."""
-    from ropewalk.runs import open_run
+    """Show one run: what was asked, what it ran on, its files, its headline; a training also while it runs."""
     from ropewalk.runs.index import find_run
+    from ropewalk.runs.unfinished import look_at_run
 
-    found = open_run(find_run(run, root))
+    found = look_at_run(find_run(run, root))
     result = found.read_json() if found.has("result.json") else None
     if as_json:
         emit_json(
@@ -89,11 +89,12 @@ def _print_run(found: Any, result: Any) -> None:
     from ropewalk.units import format_bytes, format_duration
 
     manifest = found.manifest
+    took = "took " + format_duration(manifest.get("seconds") or 0) if "ended" in manifest else "has not ended"
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     rows = {
         "run": f"{found.id} ({found.kind}, {found.status})",
         "folder": str(found.path),
-        "started": f"{manifest['created']}, took {format_duration(manifest.get('seconds') or 0)}",
+        "started": f"{manifest['created']}, {took}",
         "command": manifest.get("command") or "called from Python",
         "request": ", ".join(f"{key} {value}" for key, value in found.request.items()),
         "versions": ", ".join(

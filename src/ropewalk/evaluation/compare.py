@@ -125,6 +125,7 @@ class Queue:
         from ropewalk.evaluation.candidates.choose import from_files, merged
         from ropewalk.evaluation.candidates.controls import REFERENCES, as_is, controls
 
+        # `--methods none` asks for the named files alone; without any there would be nothing to measure.
         alone = bool(given or request.schedules) and request.methods == ["none"]
         found, left_out = ([], []) if alone else named(request.methods, facts, target)
         rows = merged([*as_is(facts), *found, *from_files(request.schedules, facts, target), *given])
@@ -167,6 +168,7 @@ def _in_run(
         try:
             made.measure(writing)
         except KeyboardInterrupt:
+            # Before the controls are measured there is nothing to hold a row against, and nothing to say.
             if writing is not None and made.has_controls:
                 writing.write_json("result.json", made.result(began, complete=False).to_json())
             raise
@@ -208,6 +210,7 @@ class Comparison:
                     f"parts/{candidate.slug}{'-nearest-table' if beside else ''}.json", document
                 )
             self.tell(Step(candidate.name, number, len(self.queue.all), 1.0, measured=found))
+            # At once, so that an interrupted comparison can still say what context is worth.
             if number + 1 == len(self.queue.controls):
                 self._read_contexts(number)
                 self._read_reference(number)

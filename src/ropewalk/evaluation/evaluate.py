@@ -46,14 +46,12 @@ def given_parts(model: Any, tokenizer: Any | None, settings: dict[str, Any]) -> 
     loaded = None if isinstance(model, str | Path) else model
     if loaded is not None and tokenizer is None:
         raise UsageError("a loaded model comes without its tokenizer", hint="pass tokenizer=")
-    name = str(model) if loaded is None else _name_of(loaded)
+    name = str(model)
+    if loaded is not None:
+        name = str(getattr(loaded.config, "_name_or_path", "") or type(loaded).__name__)
     if isinstance(tokenizer, str | Path):
         settings["tokenizer"], tokenizer = str(tokenizer), None
     return name, {"model": loaded, "tokenizer": tokenizer}
-
-
-def _name_of(model: Any) -> str:
-    return str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
 
 
 def _in_run(
@@ -66,7 +64,8 @@ def _in_run(
     started = time.monotonic()
     with run_folder("eval", request, run, processes) as (writing, folder):
         cells = bound_cells(request, folder, processes)
-        measure = _measure_served if _is_url(request.model) else _measure_local
+        served = request.model.startswith(("http://", "https://"))
+        measure = _measure_served if served else _measure_local
         result = measure(request, parts, cells, processes, watcher)
         seconds = round(time.monotonic() - started, 3)
         result = result.model_copy(
@@ -79,10 +78,6 @@ def _in_run(
         if writing is not None:
             writing.write_json("result.json", result.to_json())
     return result
-
-
-def _is_url(model: str) -> bool:
-    return model.startswith(("http://", "https://"))
 
 
 def _measure_local(

@@ -32,8 +32,9 @@ from ropewalk.evaluation.loss.units import (
     sliding_reading,
     window_units,
 )
-from ropewalk.evaluation.request import EvalRequest
+from ropewalk.evaluation.request import AUTO, EvalRequest
 from ropewalk.evaluation.result import LeftOut, TextUsed
+from ropewalk.evaluation.retrieval.forms import Forms
 from ropewalk.evaluation.retrieval.inputs import asking_of
 from ropewalk.evaluation.retrieval.run import Course, Plan, plan_tasks, run_cropped, run_plan
 from ropewalk.evaluation.retrieval.scores import SampleScore
@@ -85,6 +86,7 @@ class Local:
         self.segments = self._segments() if request.reads_text else None
         self.not_asked: list[LeftOut] = []
         self.plan = self._plan(asked)
+        self.forms = None if self.plan is None else self._forms(self.plan, asked)
         self.model = self.loaded(request.model) if given is None else given
         self.budget_bytes: int | None = None
         self.hashes = self._bound(given)
@@ -187,9 +189,14 @@ class Local:
 
     def _questions(self, lengths: Sequence[int]) -> Plan:
         request = self.request
-        return plan_tasks(
-            self.tokenizer, asking_of(request, lengths), scoring=request.scoring, style=request.style
-        )
+        scoring = "teacher-forced" if request.scoring == AUTO else request.scoring
+        return plan_tasks(self.tokenizer, asking_of(request, lengths), scoring=scoring, style=request.style)
+
+    def _forms(self, plan: Plan, asked: Sequence[int] | None) -> Forms:
+        """A comparison asks its first reader, the unmodified model: what that does past its window decides nothing."""
+        shortest = min(sample.length for group in plan.groups for sample in group)
+        inside = asked is None or self.original_length is None or shortest <= self.original_length
+        return Forms(plan, open_to_choice=inside and self.request.scoring == AUTO)
 
     def _bound(self, given: Any | None) -> dict[str, str]:
         """Hashes of text, questions and weights, held against those of the run that goes on."""
@@ -291,10 +298,21 @@ class Local:
         )
 
     def _answers(self, engine: Engine, candidate: Candidate) -> list[SampleScore]:
-        assert self.plan is not None
+        """Every question in the form in which its task counts; the first reader of a run decides the forms."""
+        forms, had = self.forms, list[SampleScore]()
+        assert forms is not None
+        if forms.undecided:
+            had = forms.decide(lambda plan: self._asked(engine, candidate, plan))
+            self.remarks += forms.remarks
+        return [score for plan in forms.plans for score in self._asked(engine, candidate, plan, had)]
+
+    def _asked(
+        self, engine: Engine, candidate: Candidate, plan: Plan, had: Sequence[SampleScore] = ()
+    ) -> list[SampleScore]:
+        """The scores of a plan; those that the run folder keeps, or that the reader `had`, are not asked for again."""
         reader = candidate.slug
-        wanted = {sample.key for group in self.plan.groups for sample in group}
-        kept = [SampleScore.from_json(row) for row in self.cells.scores(reader)]
+        wanted = {sample.key for group in plan.groups for sample in group}
+        kept = [*had, *(SampleScore.from_json(row) for row in self.cells.scores(reader))]
         course = Course(
             finished=[score for score in kept if score.key in wanted],
             on_score=lambda score: self.cells.keep_score(score.to_json(), reader),
@@ -306,9 +324,9 @@ class Local:
         try:
             if candidate.cropped:
                 assert self.crop is not None
-                found = run_cropped(engine, self.tokenizer, self.plan, self.crop.length, course, share)
+                found = run_cropped(engine, self.tokenizer, plan, self.crop.length, course, share)
             else:
-                found = run_plan(engine, self.tokenizer, self.plan, course, share)
+                found = run_plan(engine, self.tokenizer, plan, course, share)
         except RopewalkError as error:
             failure = error
         self.processes.agree(failure)

@@ -14,6 +14,8 @@ from ropewalk.errors import UsageError, one_line
 from ropewalk.units import parse_length, parse_lengths
 
 TEXT_TASK = "ppl"
+# Answers that are written; a task of which the model writes none counts by choice.
+AUTO = "auto"
 
 Asked = TypeVar("Asked", bound="EvalRequest")
 
@@ -47,7 +49,7 @@ class EvalRequest(BaseModel):
     threshold: float = Field(0.85, gt=0, le=1)
     depths: int = Field(5, ge=1)
     samples: int = Field(4, ge=1)
-    scoring: str = "teacher-forced"
+    scoring: str = AUTO
     style: str = "auto"
     grid: str = "shared"
     haystack: str | None = None

@@ -28,6 +28,7 @@ from ropewalk.models.live.regimes import find_regime, fixed_length
 from ropewalk.models.live.rotary import bare
 from ropewalk.models.stretch import own_window
 
+# Small beside any window: the first tokens of a piece lose at most so many of those that they may see.
 _PIECE = 64
 
 

@@ -86,17 +86,19 @@ def training_log(runs: list[Path]) -> dict[str, Any]:
 
 
 def _log_of(run: Path) -> dict[str, Any]:
+    from ropewalk.training.state.identity import recipe_of
+
     described = json.loads((run / "run.json").read_text(encoding="utf-8"))
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     return {
-        "recipe": described["recipe"],
+        "recipe": recipe_of(run),
         "data": described["data"],
-        "log": [{key: line[key] for key in LOGGED if key in line} | _evaluated(line) for line in lines],
+        "log": [
+            {key: line[key] for key in LOGGED if key in line}
+            | {key: value for key, value in line.items() if key.startswith("loss@")}
+            for line in lines
+        ],
     }
-
-
-def _evaluated(line: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in line.items() if key.startswith("loss@")}
 
 
 if __name__ == "__main__":

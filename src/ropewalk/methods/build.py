@@ -31,13 +31,14 @@ def from_frequencies(
     factor: float,
     inv_freq: PerTurningPair,
     *,
-    attention_factor: float = 1.0,
-    parameters: Mapping[str, Any] | None = None,
     native: Mapping[str, Any] | None = None,
-    notes: tuple[str, ...] = (),
     short_inv_freq: PerTurningPair | None = None,
+    **rest: Any,
 ) -> FrequencySchedule:
-    """A schedule from frequencies over the rotating pairs; a zero tail keeps only the native types that know of one."""
+    """A schedule from frequencies over the rotating pairs; a zero tail keeps only the native types that know of one.
+
+    `rest` is the schedule's own: its attention_factor, parameters, notes.
+    """
     if geometry.proportional and native is not None and native["type"] not in _KNOWS_ZERO_TAIL:
         native = None
     return FrequencySchedule(
@@ -45,11 +46,9 @@ def from_frequencies(
         geometry=geometry,
         factor=factor,
         inv_freq=geometry.padded(inv_freq),
-        attention_factor=attention_factor,
         short_inv_freq=None if short_inv_freq is None else geometry.padded(short_inv_freq),
-        parameters=parameters or {},
         native=native,
-        notes=notes,
+        **rest,
     )
 
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, Union
 
-from ropewalk.errors import RopewalkError, UsageError, near_miss, one_line
+from ropewalk.errors import UsageError, near_miss, one_line
 from ropewalk.geometry import RopeGeometry, check_factor
+from ropewalk.registry import Registry
 from ropewalk.schedule import FrequencySchedule
 
-ENTRY_POINTS = "ropewalk.methods"
 _NOT_PARAMETERS = ("geometry", "factor", "return")
 
 
@@ -130,21 +130,14 @@ class Method:
         }
 
 
-_METHODS: dict[str, Method] = {}
-_plugins_loaded = False
+METHODS: Registry[Method] = Registry("method", folder="ropewalk.methods", group="ropewalk.methods")
 
 
 def method(name: str, *, paper: str, **traits: Any) -> Callable[[Callable[..., FrequencySchedule]], Any]:
     """Register a function under a name; a name taken twice is an error, since nothing may be shadowed silently."""
 
     def register(function: Callable[..., FrequencySchedule]) -> Callable[..., FrequencySchedule]:
-        if name in _METHODS:
-            raise RopewalkError(
-                f"method {name!r} is registered twice ({_METHODS[name].function.__module__} and "
-                f"{function.__module__})",
-                hint="rename one of them",
-            )
-        _METHODS[name] = Method(name=name, function=function, paper=paper, **traits)
+        METHODS.add(name, Method(name=name, function=function, paper=paper, **traits), home=function)
         return function
 
     return register
@@ -152,18 +145,13 @@ def method(name: str, *, paper: str, **traits: Any) -> Callable[[Callable[..., F
 
 def methods() -> dict[str, Method]:
     """Every method by name, plug-ins included: those that need training and contrib last."""
-    _load_plugins()
-    ranked = sorted(_METHODS.values(), key=lambda known: (known.contrib, known.needs_training))
+    ranked = sorted(METHODS.values(), key=lambda known: (known.contrib, known.needs_training))
     return {known.name: known for known in ranked}
 
 
 def find_method(name: str) -> Method:
     """The method of that name; an unknown one suggests near misses."""
-    if name not in _METHODS:
-        _load_plugins()
-    if name in _METHODS:
-        return _METHODS[name]
-    if name.startswith("dynamic"):
+    if name.startswith("dynamic") and name not in METHODS:
         raise UsageError(
             f"{one_line(name, 60)!r} is a rule that picks a schedule for each length, not a schedule",
             hint="use ropewalk.dynamic(METHOD, geometry), or a static method for a checkpoint",
@@ -171,13 +159,12 @@ def find_method(name: str) -> Method:
     # Imported here: maps are made of methods.
     from ropewalk.position_maps import MAPS
 
-    if name in MAPS:
+    if name in MAPS and name not in METHODS:
         raise UsageError(
             f"{name} is a position map, code at attention time that no table of frequencies and no checkpoint carries",
             hint=f"`ropewalk generate --method {name}` runs it, `compare --methods {name}` writes the nearest table",
         )
-    hint = near_miss(name, _METHODS, otherwise="`ropewalk methods` lists them", count=3)
-    raise UsageError(f"no method {one_line(name, 60)!r}", hint=hint)
+    return METHODS.find(name, otherwise="`ropewalk methods` lists them", count=3)
 
 
 def schedule(
@@ -208,26 +195,6 @@ def schedule(
     if factor == 1.0 and not given:
         return FrequencySchedule(name, geometry, 1.0, geometry.inv_freq, native={"type": "none"})
     return found.function(geometry, factor=factor, **given)
-
-
-def _load_plugins() -> None:
-    """Import third parties' methods; their import registers them. A broken one is named, never ignored."""
-    global _plugins_loaded
-    if _plugins_loaded:
-        return
-    _plugins_loaded = True
-    from importlib.metadata import entry_points
-
-    for entry in entry_points(group=ENTRY_POINTS):
-        try:
-            entry.load()
-        except RopewalkError:
-            raise
-        except Exception as error:
-            raise RopewalkError(
-                f"the method plug-in {entry.name!r} ({entry.value}) does not load: {one_line(error)}",
-                hint="mend or uninstall the package that brings it",
-            ) from error
 
 
 def _type_name(hint: Any) -> tuple[str, tuple[str, ...]]:

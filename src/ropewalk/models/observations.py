@@ -49,6 +49,15 @@ def summary(observations: tuple[Observation, ...]) -> str | None:
     return f"{count} of {len(observations)} features that make a stretch harder ({found}): measure before training"
 
 
+def mention(observations: tuple[Observation, ...]) -> str:
+    """The features that matter by name, with the source, for whoever plans a stretch; a measurement decides."""
+    found = [f"{each.feature} ({each.value})" for each in observations if each.hampers]
+    if not found:
+        return f"Architecture: none of the features that were found to make a stretch harder ({SOURCE})."
+    said = summary(observations) or "1 feature that makes a stretch a little harder: measure before training"
+    return f"Architecture: {', '.join(found)}. {said[0].upper()}{said[1:]} ({SOURCE})."
+
+
 def _norm(facts: ModelFacts) -> Observation:
     if not facts.known:
         return Observation("normalisation", "unknown for this model type", None)

@@ -169,8 +169,10 @@ def length_axis(label: str, lengths: Iterable[float], *, unit: str = "tokens", m
     """A logarithmic axis over token counts with ticks at powers of two (512, 4k, 32k)."""
     found = [length for length in lengths if length and length > 0]
     low, high = (min(found), max(found)) if found else (1.0, 2.0)
+    # The tolerance keeps a power of two from gaining a tick beyond it by rounding.
     first, last = math.floor(math.log2(low) + 1e-9), math.ceil(math.log2(high) - 1e-9)
     step = max(1, math.ceil((last - first + 1) / most))
+    # From the longest down: the longest length is the one that is asked about, and always has its tick.
     powers = range(last, first - 1, -step)
     ticks = tuple((float(2**power), format_length(2**power)) for power in sorted(powers) if power >= 0)
     return Axis(label, unit, "log", ticks)

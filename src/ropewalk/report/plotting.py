@@ -63,13 +63,13 @@ def make_figure(
 
 def _run_view(kind: str, run_kinds: Sequence[str], source: str | Path) -> Any:
     from ropewalk.report.sources import view_of_run
-    from ropewalk.runs import open_run
     from ropewalk.runs.index import find_run
+    from ropewalk.runs.unfinished import look_at_run
 
     needs = f"figure {kind!r} is drawn from a run of kind {' or '.join(run_kinds)}"
     if Path(source).is_dir() and (Path(source) / "config.json").is_file():
         raise UsageError(f"{source} is a model, {needs}", hint="`ropewalk runs ls` lists the runs")
-    run = open_run(find_run(source))
+    run = look_at_run(find_run(source))
     if run.kind not in run_kinds:
         raise UsageError(
             f"run {run.id} is of kind {run.kind!r}, {needs}", hint="`ropewalk runs ls` lists the runs"

@@ -66,6 +66,7 @@ class Grid:
 
 def number(value: Any) -> float | None:
     """A finite number, or None for anything else."""
+    # JSON's true is Python's 1.
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if math.isfinite(value) else None
@@ -89,6 +90,7 @@ def parts(view: RunView) -> Iterator[tuple[str, Role, Mapping[str, Any], str]]:
     controls = view.result.get("controls")
     if isinstance(controls, Mapping):
         for name, content in controls.items():
+            # `eval` keeps the rows of a control alone, `compare` a whole row of the table.
             document = content if isinstance(content, Mapping) else {"loss": content}
             yield str(name), "control", document, f"/controls/{name}"
 

@@ -50,6 +50,7 @@ def view_of_run(run: StoredRun) -> RunView:
         result=result if isinstance(result, Mapping) else {},
         metrics=_json_lines(run.path / METRICS) if run.has(METRICS) else (),
         schedules=_schedules(run),
+        status=run.status,
     )
 
 

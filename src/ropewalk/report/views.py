@@ -55,6 +55,7 @@ class RunView:
     result: Mapping[str, Any]
     metrics: Sequence[Mapping[str, Any]] = ()
     schedules: Mapping[str, FrequencySchedule] = field(default_factory=dict)
+    status: str = "complete"
 
     @property
     def model(self) -> str:

@@ -71,6 +71,7 @@ def _label(row: Mapping[str, Any], index: int) -> str:
 
 
 def _change(first: Any, second: Any) -> float | None:
+    # A switch has no size, although Python counts it as a number.
     if isinstance(first, bool) or isinstance(second, bool):
         return None
     if isinstance(first, int | float) and isinstance(second, int | float):

@@ -15,6 +15,7 @@ from ropewalk.runs.store import LISTED, MANIFEST, REQUEST, read_manifest, runs_r
 from ropewalk.units import format_length
 
 INDEX = ".index.sqlite"
+# The number in the name is the layout's: another version makes a table of its own and never misreads this one.
 _TABLE = "CREATE TABLE IF NOT EXISTS runs_1 (id TEXT PRIMARY KEY, stamp TEXT NOT NULL, entry TEXT NOT NULL)"
 
 
@@ -102,6 +103,7 @@ def _refresh(connection: sqlite3.Connection, folders: list[Path]) -> list[RunEnt
             continue
         row = (folder.name, stamp, json.dumps(entries[-1].to_json()))
         connection.execute("INSERT OR REPLACE INTO runs_1 VALUES (?, ?, ?)", row)
+    # What is left over has no folder any more.
     connection.executemany("DELETE FROM runs_1 WHERE id = ?", [(name,) for name in known])
     return entries
 
@@ -122,6 +124,7 @@ def _stamp(folder: Path) -> str:
         found = (folder / MANIFEST).stat()
         return f"{found.st_size}/{found.st_mtime_ns}/{found.st_ino}"
     except OSError:
+        # Without a manifest the run goes on, was killed, or never began: its first file tells the last from the others.
         return f"open/{(folder / REQUEST).exists()}/{any(folder.iterdir())}"
 
 

@@ -24,9 +24,7 @@ def run_lock(folder: Path) -> Iterator[None]:
     except ImportError:  # not on Windows
         yield
         return
-    # One folder has one lock under whatever name: `-o .` and a link to it lock what they stand for.
-    place = folder.resolve()
-    path = place.parent / f".{place.name}.lock"
+    path = _lock_of(folder)
     with contextlib.ExitStack() as stack:
         while True:
             held = stack.enter_context(_opened(path, folder))
@@ -50,6 +48,27 @@ def run_lock(folder: Path) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a living process writes in a run folder; False where the system has no locks."""
+    try:
+        import fcntl
+
+        with open(_lock_of(folder), "rb") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+    except (ImportError, OSError):
+        pass
+    return False
+
+
+def _lock_of(folder: Path) -> Path:
+    """One folder has one lock under whatever name: `-o .` and a link to it lock what they stand for."""
+    place = folder.resolve()
+    return place.parent / f".{place.name}.lock"
 
 
 def _opened(path: Path, folder: Path) -> IO[str]:

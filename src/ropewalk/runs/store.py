@@ -1,8 +1,8 @@
 """A run is a folder: what was asked, what came out, and a manifest that is written last.
 
-    request.json     kind, request, command line, start: written first, so that a killed run says what it was
+    request.json     kind, request, command line, versions, start: written first, so that a killed run says what it was
     result.json ...  whatever the command writes
-    manifest.json    format, status, versions, hardware, and size and SHA-256 of every file: written last
+    manifest.json    the same, with status, hardware, and size and SHA-256 of every file: written last
 
 A folder without a manifest is a run that never ended.
 """
@@ -60,6 +60,7 @@ class Run:
     kind: str
     created: str
     resumed: bool = False
+    opening: dict[str, Any] = field(default_factory=dict)
     _prior_seconds: float = 0.0
     _started: float = field(default_factory=time.monotonic)
 
@@ -67,6 +68,11 @@ class Run:
     def id(self) -> str:
         """The folder's name."""
         return self.path.name
+
+    def ask(self, request: Mapping[str, Any], *, seed: int) -> None:
+        """What is asked from here on; a resumed run takes up a changed request only once it fits what is there."""
+        self.opening |= {"request": finite(dict(request)), "seed": seed}
+        self.write_json(REQUEST, self.opening)
 
     def file(self, name: str) -> Path:
         """The path of a file of this run; names that leave the folder are refused."""
@@ -161,19 +167,18 @@ def create_run(
             stack.enter_context(run_lock(Path(path)))
             _clear_stillborn(Path(path))
         run = _enter(kind, path, root, resume)
-        opening = {
+        run.opening = {
             "format": FORMAT,
             "kind": kind,
-            "request": finite(dict(request)),
             "command": command or environment.command_line(),
-            "seed": seed,
             "created": run.created,
+            "versions": environment.versions(),
         }
-        run.write_json(REQUEST, opening)
-        yield from _held(run, opening)
+        run.ask(request, seed=seed)
+        yield from _held(run)
 
 
-def _held(run: Run, opening: dict[str, Any]) -> Iterator[Run]:
+def _held(run: Run) -> Iterator[Run]:
     """The run while its block lasts, then its manifest."""
     status, failure = "complete", None
     try:
@@ -189,7 +194,7 @@ def _held(run: Run, opening: dict[str, Any]) -> Iterator[Run]:
         failure = _failure(error)
         raise
     finally:
-        _close(run, opening, status, failure)
+        _close(run, status, failure)
 
 
 def open_run(path: Path | str, *, verify: bool = True) -> StoredRun:
@@ -319,12 +324,11 @@ def _resumed(folder: Path, kind: str, stamp: str) -> Run:
     return Run(folder, kind, stamp, resumed=True, _prior_seconds=seconds)
 
 
-def _close(run: Run, opening: dict[str, Any], status: str, failure: dict[str, Any] | None) -> None:
-    manifest = opening | {
+def _close(run: Run, status: str, failure: dict[str, Any] | None) -> None:
+    manifest = run.opening | {
         "status": status,
         "seconds": round(run._prior_seconds + time.monotonic() - run._started, 3),
         "ended": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-        "versions": environment.versions(),
         "hardware": environment.hardware(),
         "files": entries_of(run.path, MANIFEST),
     }

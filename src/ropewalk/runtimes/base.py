@@ -9,11 +9,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar
 
 from ropewalk.models.facts import ModelFacts
 from ropewalk.models.structure.ropes import DEFAULT
 from ropewalk.models.writing.carrier import Carried
+from ropewalk.registry import Registry
 from ropewalk.schedule import FrequencySchedule
 
 
@@ -90,7 +92,7 @@ class Fragment:
 
 
 class Runtime(ABC):
-    """A program that runs models. One instance a file in `programs/`, under the name `RUNTIME`."""
+    """A program that runs models: a class with `@runtime` in a file of its own in `programs/`."""
 
     name: ClassVar[str]
     title: ClassVar[str]
@@ -102,6 +104,8 @@ class Runtime(ABC):
     two_sets: ClassVar[str]
     # What `export -o` writes: a checkpoint folder, an override document beside the checkpoint, or a GGUF file.
     output: ClassVar[Literal["folder", "overrides", "gguf"]] = "folder"
+    # Where NAME.json lies, its facts; None is this package's folder of them, a program from elsewhere names its own.
+    facts_folder: ClassVar[Path | None] = None
 
     @abstractmethod
     def ways(self, job: Job) -> list[Way]:
@@ -126,3 +130,19 @@ class Runtime(ABC):
     @abstractmethod
     def fragment(self, job: Job, way: Way) -> Fragment:
         """What one of its ways writes."""
+
+
+# Tables begin with what people ask for most.
+RUNTIMES: Registry[Runtime] = Registry(
+    "runtime",
+    folder="ropewalk.runtimes.programs",
+    group="ropewalk.runtimes",
+    first=("transformers", "vllm", "sglang", "llama.cpp", "mlx", "ollama", "exllama"),
+)
+Program = TypeVar("Program", bound=type[Runtime])
+
+
+def runtime(program: Program) -> Program:
+    """Register a program under its `name`; it holds no state, so one of it serves everybody."""
+    RUNTIMES.add(program.name, program(), home=program)
+    return program

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from ropewalk.errors import DamagedError
@@ -142,10 +143,11 @@ def read_facts_text(text: str, forms: Mapping[str, str], where: str) -> Facts:
 
 
 @cache
-def facts_of(runtime: str, forms: tuple[str, ...]) -> Facts:
-    """The facts of a program, from its file in this package."""
+def facts_of(runtime: str, forms: tuple[str, ...], folder: Path | None = None) -> Facts:
+    """The facts of a program, from its file in a folder: this package's, or that of whoever brings the program."""
     name = f"{file_stem(runtime)}.json"
-    text = files("ropewalk.runtimes").joinpath("facts", name).read_text(encoding="utf-8")
+    place = files("ropewalk.runtimes").joinpath("facts") if folder is None else folder
+    text = place.joinpath(name).read_text(encoding="utf-8")
     return read_facts_text(text, dict.fromkeys(forms, ""), f"facts/{name}")
 
 

@@ -17,6 +17,8 @@ from ropewalk.search.job import Job, Rung
 from ropewalk.search.objective import Terms, gains_over
 from ropewalk.search.reading import NonFiniteLossError
 
+# How many validations a budget of steps has, how many in a row may fail, and how many steps lie between two where
+# the budget is a time.
 VALIDATIONS = 6
 PATIENCE = 3
 BETWEEN = 8
@@ -103,6 +105,7 @@ def run_fit(
     keep: Keep,
 ) -> Progress:
     """Step until the budget is used up, validation stops it, or a loss is no number; `progress` is changed in place."""
+    # A fit that goes on has used up a part of its budget already.
     began = time.monotonic() - progress.seconds
     top = job.top.length
     try:
@@ -149,6 +152,7 @@ def _validate(job: Job, progress: Progress, began: float, on_point: OnPoint) -> 
     try:
         found = [measure(job, rung, progress.state.mean) for rung in job.rungs]
     except NonFiniteLossError:
+        # A point that cannot be measured is a bad one, and no reason to lose the best.
         progress.bad += 1
         return
     value = float(np.mean([terms.value for terms in found]))

@@ -128,9 +128,11 @@ def split_documents(documents: Sequence[Document], seed: int) -> tuple[list[Docu
         one = documents[0]
         at = int(FIT_SHARE * len(one.text))
         return [Document(one.name, one.text[:at])], [Document(f"{one.name}, end", one.text[at:])]
+    # By name first: folders list their files in an order of their own, and the split must follow the seed alone.
     order = sorted(documents, key=lambda item: item.name)
     random.Random(seed).shuffle(order)
     total, taken, mine = sum(len(item.text) for item in order), 0, list[Document]()
+    # The last document is never taken, however small the others are: validation needs one.
     for item in order[:-1]:
         if taken and taken + len(item.text) > FIT_SHARE * total:
             break
@@ -183,6 +185,7 @@ def planted_rows(
 
     by_task: list[list[Row]] = []
     for task in tasks:
+        # Rounded up: what is too much is cut off where the tasks are put together.
         each = -(-count // len(tasks))
         rng = random.Random(f"{seed}/{task}/{length}")
         depths = [

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import inspect
 from collections.abc import Callable
 from typing import Any
 
-from ropewalk.errors import RopewalkError, UsageError, near_miss, one_line
-
-ENTRY_POINTS = "ropewalk.sources"
+from ropewalk.registry import Registry
 
 Generator = Callable[..., Any]
-_GENERATORS: dict[str, Generator] = {}
-_loaded = False
+GENERATORS: Registry[Generator] = Registry("generator", group="ropewalk.sources")
 
 
 def source(name: str) -> Callable[[Generator], Generator]:
@@ -26,16 +22,7 @@ def source(name: str) -> Callable[[Generator], Generator]:
     """
 
     def register(function: Generator) -> Generator:
-        known = _GENERATORS.get(name)
-        if known is not None and (known.__module__, known.__qualname__) != (
-            function.__module__,
-            function.__qualname__,
-        ):
-            raise RopewalkError(
-                f"generator {name!r} is registered twice ({known.__module__} and {function.__module__})",
-                hint="rename one of them",
-            )
-        _GENERATORS[name] = function
+        GENERATORS.add(name, function)
         return function
 
     return register
@@ -43,13 +30,8 @@ def source(name: str) -> Callable[[Generator], Generator]:
 
 def find_generator(name: str) -> Generator:
     """The generator of that name; an unknown one lists those that exist."""
-    _load_plugins()
-    if name in _GENERATORS:
-        return _GENERATORS[name]
-    known = ", ".join(sorted(_GENERATORS)) or "none"
-    otherwise = f"registered: {known}; --import MODULE loads your own"
-    hint = near_miss(name, _GENERATORS, otherwise=otherwise, cutoff=0.6)
-    raise UsageError(f"no generator {one_line(name, 60)!r}", hint=hint)
+    known = ", ".join(sorted(GENERATORS)) or "none"
+    return GENERATORS.find(name, otherwise=f"registered: {known}; --import MODULE loads your own", cutoff=0.6)
 
 
 def generator_hash(function: Generator) -> str:
@@ -60,18 +42,3 @@ def generator_hash(function: Generator) -> str:
     except (OSError, TypeError):
         code = f"{function.__module__}.{function.__qualname__}"
     return hashlib.sha256(code.encode("utf-8")).hexdigest()
-
-
-def _load_plugins() -> None:
-    global _loaded
-    if _loaded:
-        return
-    _loaded = True
-    for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
-        try:
-            entry.load()
-        except Exception as error:
-            raise RopewalkError(
-                f"the source plug-in {entry.name!r} ({entry.value}) does not load: {one_line(error)}",
-                hint="mend or uninstall the package that brings it",
-            ) from error

@@ -65,6 +65,7 @@ class Segments:
         """Of all token ids in order: two runs with the same value measured the same text."""
         digest = hashlib.sha256()
         for item in self.items:
+            # One byte order, so that every machine finds the same value.
             digest.update(item.ids.astype("<i8").tobytes())
         return digest.hexdigest()
 
@@ -119,6 +120,7 @@ def _available(
 
 
 def _encode(tokenizer: Any, text: str) -> TokenArray:
+    # A tokenizer would warn that the text is longer than the model's window; here it always is.
     return np.asarray(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], dtype=np.int64)
 
 

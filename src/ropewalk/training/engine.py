@@ -230,7 +230,8 @@ def _accelerator(recipe: Recipe, device: str, folder: Path) -> Any:
             f"report_to: {missing[0]} cannot be had: installed here are {known}",
             hint="install it, or leave report_to empty: metrics.jsonl is always written",
         )
-    # One process may train twice, on another device or in another precision; accelerate keeps the first for ever.
+    # One process may train twice, on another device or in another precision; accelerate keeps the first for ever, and
+    # has no public way to forget it: this call is the one that its own test case makes between two tests.
     AcceleratorState._reset_state(reset_partial_state=int(os.environ.get("WORLD_SIZE", "1")) == 1)
     return Accelerator(
         cpu=device == "cpu",

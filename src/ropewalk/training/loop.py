@@ -27,6 +27,7 @@ from ropewalk.training.progress import Progress, peak_memory_bytes
 from ropewalk.training.recipe.recipe import Recipe
 from ropewalk.training.saving import Saver, saver_of
 from ropewalk.training.settings import RUN
+from ropewalk.training.speed import Utilisation
 from ropewalk.training.state.checkpoint import Checkpoint
 from ropewalk.training.state.identity import read_run
 from ropewalk.training.state.random_state import gathered_random, put_own_random
@@ -61,6 +62,7 @@ class Setup:
     evaluations: list[Evaluate]
     resume_from: Checkpoint | None
     described: dict[str, Any]
+    take_up: Callable[[], None]
 
 
 class Loop:
@@ -72,7 +74,7 @@ class Loop:
         self.mixture, self.curriculum, self.rope = setup.mixture, setup.curriculum, setup.rope
         self.retention = setup.retention
         self.progress, self.evaluations = setup.progress, setup.evaluations
-        self.resume_from, self.described = setup.resume_from, setup.described
+        self.resume_from, self.described, self.take_up = setup.resume_from, setup.described, setup.take_up
         self.vocabulary_size = self.model.get_input_embeddings().weight.shape[0]
         self.declared_dtype = declared_dtype(self.recipe.model)
         self.wrapped: Any = self.model
@@ -89,6 +91,7 @@ class Loop:
         self.trained_stage = 0
         self.batch: StepBatch | None = None
         self.stepped: Stepped | None = None
+        self.used: Utilisation | None = None
         last = None if self.resume_from is None else self.resume_from.path
         self.saver: Saver = saver_of(self, last)
         self._clock = self._log_clock = time.monotonic()
@@ -120,6 +123,8 @@ class Loop:
         self.engine.check(self.wrapped)
         self.engine.check_rows(self.wrapped, self.vocabulary_size, self.engine.accelerator.device)
         self.engine.start_trackers(self.recipe)
+        mixed = self.engine.accelerator.mixed_precision != "no"
+        self.used = Utilisation.of(self.model, mixed=mixed, world=self.engine.world)
         if self.resume_from is not None:
             self._restore(self.resume_from.path)
         elif self.engine.rank:
@@ -136,9 +141,10 @@ class Loop:
             self._evaluate()
 
     def _describe(self) -> None:
-        path = self.folder / RUN
-        changed = not path.is_file() or read_run(self.folder)["recipe"] != self.described["recipe"]
-        if changed or read_run(self.folder)["data"] != self.described["data"]:
+        self.take_up()
+        path, kept = self.folder / RUN, ("format", "data")
+        before = read_run(self.folder) if path.is_file() else {}
+        if any(before.get(name) != self.described[name] for name in kept):
             write_json(path, self.described)
 
     def next_batch(self) -> StepBatch:
@@ -146,7 +152,10 @@ class Loop:
         number = self.curriculum.state.stage
         if number != self.entered:
             self._enter(number)
-        samples = [self.mixture.take(length) for length in self.curriculum.plan(self.step)]
+        lengths = self.curriculum.plan(self.step)
+        if self.used is not None:
+            self.used.count(lengths)
+        samples = [self.mixture.take(length) for length in lengths]
         micro = self.recipe.micro_batch_tokens or self.recipe.tokens_per_step
         return make_step(samples, micro, self.engine.data_rank, self.engine.data_world)
 
@@ -284,6 +293,7 @@ class Loop:
         )
         if not self._log_tokens and self.seconds:
             speed = self.tokens / self.seconds
+        used = None if self.used is None else self.used.taken(now - self._log_clock)
         self._log_clock, self._log_tokens = now, self.tokens
         documents = self.documents / self.loss_steps
         self.loss_sum, self.loss_steps, self.documents = 0.0, 0, 0
@@ -303,7 +313,9 @@ class Loop:
                 "memory_bytes": peak_memory_bytes(),
                 "seconds": self.seconds,
             }
+            | ({} if used is None else {"mfu": used})
         )
+        self.progress.mfu = used
         self.progress.step(
             self.step,
             self.curriculum.max_steps,

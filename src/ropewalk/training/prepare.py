@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from accelerate.utils import set_seed
 
 from ropewalk.attention.sharing import share_attention
 from ropewalk.errors import DamagedError, UsageError
+from ropewalk.models.live.rotary import bare
 from ropewalk.training.data.mixture import Mixture, mixture_of
 from ropewalk.training.data.report import idle_processes, report, warnings_of
 from ropewalk.training.data.stages import Curriculum
@@ -18,7 +20,7 @@ from ropewalk.training.engine import Engine
 from ropewalk.training.held_out import HeldOut
 from ropewalk.training.loop import Loop, Setup
 from ropewalk.training.model.build import Rope, build_model, build_tokenizer
-from ropewalk.training.parts.parts import Parts, base_of
+from ropewalk.training.parts.parts import Parts
 from ropewalk.training.parts.positions import check_target
 from ropewalk.training.parts.retention import Retention
 from ropewalk.training.recipe.recipe import Recipe
@@ -30,13 +32,13 @@ from ropewalk.training.state.checkpoint import (
     newest_checkpoint,
     prune_checkpoints,
 )
-from ropewalk.training.state.identity import check_same_run, describe_run, read_run
+from ropewalk.training.state.identity import check_same_run, describe_run
 from ropewalk.training.state.sharded import fits_straight, names_in, read_parts
 from ropewalk.training.state.weights import is_sharded, read_kept, read_weights
 
 
-def prepare(settings: Settings, engine: Engine, folder: Path) -> Loop:
-    """The loop of a run, ready to begin where it stopped."""
+def prepare(settings: Settings, engine: Engine, folder: Path, take_up: Callable[[], None]) -> Loop:
+    """The loop of a run, ready to begin where it stopped; it calls `take_up` once its recipe is known to fit."""
     recipe = settings.recipe
     engine = engine.with_accelerator(recipe, settings.device, folder)
     if engine.sharing is not None:
@@ -71,7 +73,7 @@ def prepare(settings: Settings, engine: Engine, folder: Path) -> Loop:
     idle = idle_processes(recipe, curriculum, engine.data_world)
     for warning in [*warnings_of(reports, rope.original, tokenizer.eos_token_id is not None), *idle]:
         settings.progress.warn(warning)
-    retention = Retention.of(recipe, model, rope.original)
+    retention = Retention.of(recipe.retention, model, window=rope.original, shortest=recipe.shortest)
     if recipe.lora is not None:
         from ropewalk.training.model.lora import add_lora
 
@@ -87,7 +89,7 @@ def prepare(settings: Settings, engine: Engine, folder: Path) -> Loop:
     with engine.accelerator.autocast() if straight else contextlib.nullcontext():
         parts = _parts(settings, folder, model, mixture, checkpoint)
     if engine.sharing is not None:
-        share_attention(base_of(model), engine.sharing)
+        share_attention(bare(model), engine.sharing)
     if retention is not None:
         retention.install(recipe, model, engine.accelerator.device)
         engine.shard(retention.teacher)
@@ -111,6 +113,7 @@ def prepare(settings: Settings, engine: Engine, folder: Path) -> Loop:
             evaluations=_evaluations(settings, tokenizer, engine, rope),
             resume_from=checkpoint,
             described=described | {"data_report": [found.to_json() for found in reports]},
+            take_up=take_up,
         )
     )
     # From here on dropout draws: what was drawn to build the model no longer counts.
@@ -210,7 +213,7 @@ def _start_or_resume(
         if list_checkpoints(root):
             raise DamagedError(f"{folder} has checkpoints and no {RUN}", hint="restore it from a copy")
         return described, None
-    for change in check_same_run(read_run(folder), described, settings.allow_changes):
+    for change in check_same_run(folder, settings.recipe, described, settings.allow_changes):
         progress.warn(f"CHANGED since the run began: {change}")
     clean_leftovers(root)
     checkpoint = newest_checkpoint(root, progress.warn)

@@ -28,6 +28,7 @@ class Progress:
     quiet: bool = False
     interval_s: float = 30.0
     stream: TextIO = field(default_factory=lambda: sys.stderr)
+    mfu: float | None = None
     _started: float = field(default_factory=time.monotonic)
     _last: float = -1e9
     _open: bool = False
@@ -56,9 +57,10 @@ class Progress:
         self._last = now
         done = step - self._first_step
         left = format_duration((now - self._started) / done * max(0, steps - step)) if done else "-"
+        used = "" if self.mfu is None else f"MFU {self.mfu:.0%}  "
         line = (
             f"step {step}/{steps}  loss {loss:.4f}  stage {stage} ({format_length(length)})  "
-            f"{tokens_per_s:,.0f} tokens/s  {format_bytes(peak_memory_bytes())}  left {left}"
+            f"{tokens_per_s:,.0f} tokens/s  {used}{format_bytes(peak_memory_bytes())}  left {left}"
         )
         self.stream.write(f"\r\x1b[2K{line}" if terminal else f"{line}\n")
         self.stream.flush()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,13 @@ from typing import Any
 from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.files import write_json
 from ropewalk.runs import create_run, open_run
-from ropewalk.runs.documents import read_document
-from ropewalk.runs.store import MANIFEST, REQUEST
+from ropewalk.runs.store import MANIFEST, REQUEST, Run
 from ropewalk.training.progress import Progress
 from ropewalk.training.recipe.reading import read_recipe
 from ropewalk.training.recipe.recipe import Recipe
 from ropewalk.training.settings import CHECKPOINTS, RUN, Evaluate, Settings
 from ropewalk.training.state.checkpoint import list_checkpoints
-from ropewalk.training.state.identity import read_run, recipe_changes, refuse_changes
+from ropewalk.training.state.identity import recipe_changes, recipe_of, refuse_changes
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def train(
             raise UsageError(
                 "no recipe", hint="give a recipe, or the run folder of an earlier one with --resume"
             )
-        recipe = _recipe_of(folder)
+        recipe = recipe_of(folder)
     checked = read_recipe(recipe)
     if folder is not None:
         finished = _look(folder, checked, resume, allow_changes)
@@ -78,25 +78,25 @@ def train(
     engine = start_engine(checked.engine, settings.device)
     if not engine.is_main:
         progress.silence()
-    request = {"recipe": checked.to_json()}
+    opened: list[Run] = []
     with contextlib.ExitStack() as stack:
 
         def make_folder() -> Path:
-            run = create_run("train", request, path=folder, seed=checked.seed, resume=resume)
-            return stack.enter_context(run).path
+            asked = checked.to_json()
+            before = None if folder is None or not resume else folder / REQUEST
+            if before is not None and before.is_file() and before.stat().st_size:
+                # A changed recipe is the run's own only once it is known to fit what the run has: see `take_up`.
+                asked = recipe_of(before.parent)
+            run = create_run("train", {"recipe": asked}, path=folder, seed=checked.seed, resume=resume)
+            opened.append(stack.enter_context(run))
+            return opened[0].path
+
+        def take_up() -> None:
+            opened[0].ask({"recipe": checked.to_json()}, seed=checked.seed)
 
         path = engine.share(make_folder)
         progress.say(f"run {path}")
-        return _run(settings, engine, path)
-
-
-def _recipe_of(folder: Path) -> dict[str, Any]:
-    """The recipe of a run; one killed before it had a run.json still has its request."""
-    if not (folder / RUN).is_file() and (folder / REQUEST).is_file() and (folder / REQUEST).stat().st_size:
-        document = read_document(folder / REQUEST)
-        if isinstance(document, dict) and document.get("kind") == "train":
-            return dict(document["request"]["recipe"])
-    return dict(read_run(folder)["recipe"])
+        return _run(settings, engine, path, take_up)
 
 
 def _look(folder: Path, recipe: Recipe, resume: bool, allow_changes: bool) -> TrainResult | None:
@@ -112,7 +112,7 @@ def _look(folder: Path, recipe: Recipe, resume: bool, allow_changes: bool) -> Tr
         return None
     if (folder / RUN).is_file() and not allow_changes and not _complete(folder):
         # Before anything is written: a refused resume leaves the folder as it was.
-        refuse_changes(recipe_changes(read_run(folder)["recipe"], recipe.to_json()))
+        refuse_changes(recipe_changes(recipe_of(folder), recipe.to_json()))
     if not (folder / MANIFEST).is_file():
         return None
     # What an unfinished run left is checked where it is used: a damaged checkpoint may have a good one before it.
@@ -133,12 +133,12 @@ def _complete(folder: Path) -> bool:
     return (folder / MANIFEST).is_file() and open_run(folder, verify=False).status == "complete"
 
 
-def _run(settings: Settings, engine: Any, folder: Path) -> TrainResult:
+def _run(settings: Settings, engine: Any, folder: Path, take_up: Callable[[], None]) -> TrainResult:
     from ropewalk.models.load import quiet_transformers
     from ropewalk.training.prepare import prepare
 
     with quiet_transformers():
-        loop = prepare(settings, engine, folder)
+        loop = prepare(settings, engine, folder, take_up)
         try:
             if not loop.curriculum.finished:
                 loop.run()

@@ -41,6 +41,11 @@ class Context:
         return self.ids_BT.shape[1]
 
     @property
+    def rewinds(self) -> bool:
+        """Whether going back to an earlier length costs nothing: a cache with recurrent layers must be copied."""
+        return croppable(self._cache)
+
+    @property
     def cache_bytes(self) -> int:
         """Bytes of the filled cache."""
         return 0 if self._cache is None else cache_bytes(self._cache)
@@ -62,7 +67,7 @@ class Context:
         with self._running():
             for begin in range(done, self.length - 1, self.engine.chunk):
                 end = min(begin + self.engine.chunk, self.length - 1)
-                self.engine._source(self.ids_BT[:, begin:end], self._cache)
+                self.engine.read_chunk(self.ids_BT[:, begin:end], self._cache)
         return self
 
     def crop(self, length: int) -> Context:
@@ -109,7 +114,7 @@ class Context:
             )
         fed_BT = torch.cat([self.ids_BT[:, -1:], answer_BT[:, :-1]], dim=1)
         losses, choices = [], []
-        for logits_BTV, first, last in self._ask(fed_BT):
+        for logits_BTV, first, last in self.ask(fed_BT):
             losses.append(token_loss(logits_BTV, answer_BT[:, first:last]))
             choices.append(logits_BTV.argmax(dim=-1))
             check_finite(losses[-1], self.length + first)
@@ -129,11 +134,12 @@ class Context:
         before, written = self.length, list[int]()
         if not self.engine.chunkable:
             return self._generate_whole(max_tokens, stop)
+        # What cannot be cut back to where it was is asked as a copy.
         cache = self._cache if croppable(self._cache) else copied(self._cache)
         token_BT = self.ids_BT[:, -1:]
         with self._running():
             for _ in range(max_tokens):
-                logits_BTV = self.engine._source(token_BT, cache).logits(0, 1)
+                logits_BTV = self.engine.read_chunk(token_BT, cache).logits(0, 1)
                 check_finite(logits_BTV.amax(-1), before + len(written))
                 token_BT = logits_BTV.argmax(dim=-1)
                 if int(token_BT) in stop:
@@ -148,7 +154,7 @@ class Context:
         ids_BT, written = self.ids_BT, list[int]()
         with self._running():
             for _ in range(max_tokens):
-                logits_BTV = self.engine._source(ids_BT, None).logits(ids_BT.shape[1] - 1, ids_BT.shape[1])
+                logits_BTV = self.engine.read_chunk(ids_BT, None).logits(ids_BT.shape[1] - 1, ids_BT.shape[1])
                 check_finite(logits_BTV.amax(-1), ids_BT.shape[1] - 1)
                 token_BT = logits_BTV.argmax(dim=-1)
                 if int(token_BT) in stop:
@@ -157,13 +163,13 @@ class Context:
                 ids_BT = torch.cat([ids_BT, token_BT], dim=1)
         return written
 
-    def _ask(self, fed_BT: torch.Tensor) -> Iterator[tuple[torch.Tensor, int, int]]:
+    def ask(self, fed_BT: torch.Tensor) -> Iterator[tuple[torch.Tensor, int, int]]:
         """Logits after each fed token, slice by slice; the cache is as before afterwards."""
         engine, rows, length = self.engine, fed_BT.shape[0], fed_BT.shape[1]
         step = engine.slice_tokens(rows)
         if not engine.chunkable:
             with self._running():
-                source = engine._source(torch.cat([self.ids_BT[:, :-1], fed_BT], dim=1), None)
+                source = engine.read_chunk(torch.cat([self.ids_BT[:, :-1], fed_BT], dim=1), None)
                 for first in range(0, length, step):
                     last = min(first + step, length)
                     yield source.logits(first + self.length - 1, last + self.length - 1), first, last
@@ -172,7 +178,7 @@ class Context:
         with self._running():
             for begin in range(0, length, engine.chunk):
                 end = min(begin + engine.chunk, length)
-                source = engine._source(fed_BT[:, begin:end], cache)
+                source = engine.read_chunk(fed_BT[:, begin:end], cache)
                 for first in range(begin, end, step):
                     last = min(first + step, end)
                     yield source.logits(first - begin, last - begin), first, last
@@ -181,6 +187,6 @@ class Context:
 
     @contextlib.contextmanager
     def _running(self) -> Iterator[None]:
-        length = self.engine._rope_length(self.rope_length or max(self.capacity, self.length))
-        with self.engine._guard(), fixed_length(self.engine.model, length):
+        length = self.engine.rope_length_for(self.rope_length or max(self.capacity, self.length))
+        with self.engine.guard(), fixed_length(self.engine.model, length):
             yield

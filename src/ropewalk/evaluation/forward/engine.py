@@ -61,9 +61,9 @@ class Engine:
         self.vocab_size = int(model.get_input_embeddings().weight.shape[0])
         self.logit_tokens = max(1, _LOGIT_BYTES[kind] // (4 * self.vocab_size))
         self.regime: Regime | None = find_regime(model)
-        self._decoder = decoder_of(model)
+        self.decoder = decoder_of(model)
         self._kv_bytes_per_token: float = 0.0
-        self._split = self._decoder is not None and splittable(model, self._decoder)
+        self.splits = self.decoder is not None and splittable(model, self.decoder)
         # Taken once, so that batches, and with them the last bits of every number, do not follow the machine's mood.
         self.budget_bytes = free_bytes(self.device) // 2
         with torch.inference_mode():
@@ -74,20 +74,20 @@ class Engine:
         one forward gives (some layers do not), and what a token costs in the cache."""
         ids_BT = (torch.arange(16, device=self.device) % self.vocab_size)[None]
         whole = self.model(input_ids=ids_BT, use_cache=False).logits.float()
-        if not split_works(self.model, self._decoder, ids_BT[:, :4]):
+        if not split_works(self.model, self.decoder, ids_BT[:, :4]):
             # Such a model makes logits for every position it reads, so it must read less at once.
-            self._decoder = None
+            self.decoder = None
             self.chunk = min(self.chunk, max(64, self.logit_tokens))
-        self.chunkable = self._split and self._chunks_agree(ids_BT, whole)
+        self.chunkable = self.splits and self._chunks_agree(ids_BT, whole)
         if not self.chunkable:
-            self._split = False
+            self.splits = False
             self.chunkable = self._chunks_agree(ids_BT, whole)
 
     def _chunks_agree(self, ids_BT: torch.Tensor, whole: torch.Tensor) -> bool:
         """Whether two chunks through a cache give the logits of one forward."""
         running = contextlib.ExitStack()
-        running.enter_context(self._guard())
-        running.enter_context(fixed_length(self.model, self._rope_length(ids_BT.shape[1])))
+        running.enter_context(self.guard())
+        running.enter_context(fixed_length(self.model, self.rope_length_for(ids_BT.shape[1])))
         agree, cache = chunks_agree(self.model, ids_BT, whole, running)
         if cache is not None:
             self._kv_bytes_per_token = cache_bytes(cache) / ids_BT.shape[1]
@@ -159,11 +159,11 @@ class Engine:
         chunk = self.chunk if self.chunkable else length
         cache = new_cache(self.model, length - 1, forkable=False) if length - 1 > chunk else None
         scored_BS = torch.empty(ids_BT.shape[0], length - start, dtype=torch.float32)
-        with self._guard(), fixed_length(self.model, self._rope_length(rope_length or length)):
+        with self.guard(), fixed_length(self.model, self.rope_length_for(rope_length or length)):
             for begin in range(0, length - 1, chunk):
                 end = min(begin + chunk, length - 1)
                 keep = max(begin, start - 1)
-                source = self._source(ids_BT[:, begin:end], cache)
+                source = self.read_chunk(ids_BT[:, begin:end], cache)
                 for first in range(keep, end, self.slice_tokens(ids_BT.shape[0])):
                     last = min(first + self.slice_tokens(ids_BT.shape[0]), end)
                     logits_BTV = source.logits(first - begin, last - begin)
@@ -190,23 +190,25 @@ class Engine:
             context.extend(ids)
         return context
 
-    def _rope_length(self, length: int) -> int | None:
+    def rope_length_for(self, length: int) -> int | None:
+        """The length that a length-dependent rotation is fixed at for a text of `length`; None where none depends."""
         return length if self.regime is not None else None
 
-    def _source(self, ids_BT: torch.Tensor, cache: Any | None) -> _Source:
+    def read_chunk(self, ids_BT: torch.Tensor, cache: Any | None) -> ChunkRead:
         """Run the decoder over one chunk; its logits are made on demand."""
         options: dict[str, Any] = (
             {"use_cache": False} if cache is None else {"past_key_values": cache, "use_cache": True}
         )
-        if self._decoder is None:
-            return _Source(self, ids_BT, logits_BTV=self.model(input_ids=ids_BT, **options).logits)
-        hidden_BTE = self._decoder(input_ids=ids_BT, **options).last_hidden_state
-        return _Source(self, ids_BT, hidden_BTE=hidden_BTE)
+        if self.decoder is None:
+            return ChunkRead(self, ids_BT, logits_BTV=self.model(input_ids=ids_BT, **options).logits)
+        hidden_BTE = self.decoder(input_ids=ids_BT, **options).last_hidden_state
+        return ChunkRead(self, ids_BT, hidden_BTE=hidden_BTE)
 
     @contextlib.contextmanager
-    def _guard(self) -> Iterator[None]:
+    def guard(self) -> Iterator[None]:
+        """Where the model runs: attention in two parts where that is exact, and a full device as an error of ours."""
         try:
-            with split_attention(self.model) if self._split else contextlib.nullcontext():
+            with split_attention(self.model) if self.splits else contextlib.nullcontext():
                 yield
         except torch.OutOfMemoryError as error:
             raise NoRoomError(
@@ -216,7 +218,7 @@ class Engine:
 
 
 @dataclass
-class _Source:
+class ChunkRead:
     """One chunk's hidden states (or, where a model cannot be split, its logits)."""
 
     engine: Engine
@@ -230,7 +232,7 @@ class _Source:
             return self.logits_BTV[:, first:last]
         assert self.hidden_BTE is not None
         engine, ids_BT = self.engine, self.ids_BT[:, first:last]
-        return logits_from(engine.model, engine._decoder, ids_BT, self.hidden_BTE[:, first:last])
+        return logits_from(engine.model, engine.decoder, ids_BT, self.hidden_BTE[:, first:last])
 
 
 def give_back(device: torch.device) -> None:

@@ -80,12 +80,12 @@ def _probing(engine: Engine, probe: _Probe) -> Iterator[None]:
         route = dict.fromkeys(attention_modules(engine.model), probe.report)
     except UsageError as error:
         raise _cannot_look() from error
-    split, engine._split = engine._split, False
+    split, engine.splits = engine.splits, False
     try:
         with routed(engine.model, route):
             yield
     finally:
-        engine._split = split
+        engine.splits = split
 
 
 def _cannot_look() -> RopewalkError:
@@ -188,7 +188,7 @@ def output_spread(engine: Engine, ids: TokenArray, lengths: Sequence[int]) -> li
         # The context keeps its last token out of the cache, so what is fed begins with it.
         fed = engine.tensor(ids[context.length - 1 : length])
         deviations, peaks = [], []
-        for logits_BTV, _, _ in context._ask(fed):
+        for logits_BTV, _, _ in context.ask(fed):
             deviations.append(logits_BTV.float().std(-1).flatten())
             peaks.append(logits_BTV.float().amax(-1).flatten())
         rows.append(
@@ -256,15 +256,15 @@ def _backward(engine: Engine, ids_BT: torch.Tensor) -> None:
             if isinstance(module, GradientCheckpointingLayer):
                 module.training = True
     try:
-        if engine._decoder is None:
+        if engine.decoder is None:
             logits_BTV = model(input_ids=ids_BT[:, :-1], use_cache=False).logits
             token_loss(logits_BTV, ids_BT[:, 1:]).mean().backward()
             return
-        hidden_BTE = engine._decoder(input_ids=ids_BT[:, :-1], use_cache=False).last_hidden_state
+        hidden_BTE = engine.decoder(input_ids=ids_BT[:, :-1], use_cache=False).last_hidden_state
         detached = hidden_BTE.detach().requires_grad_(True)
 
         def piece(hidden: torch.Tensor, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-            return token_loss(logits_from(model, engine._decoder, inputs, hidden), targets).sum() / (
+            return token_loss(logits_from(model, engine.decoder, inputs, hidden), targets).sum() / (
                 length - 1
             )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from ropewalk.errors import RopewalkError
+from ropewalk.models.live.logits import losses_in_place
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,7 @@ def token_loss_in_place(logits_BTV: torch.Tensor, targets_BT: torch.Tensor) -> t
     """`token_loss` that spends the logits instead of making a second array of their size. Not for gradients."""
     if logits_BTV.dtype != torch.float32:
         return token_loss(logits_BTV, targets_BT)
-    chosen_BT = logits_BTV.gather(-1, targets_BT[..., None].to(logits_BTV.device)).squeeze(-1)
-    largest_BT1 = logits_BTV.amax(dim=-1, keepdim=True)
-    total_BT = logits_BTV.sub_(largest_BT1).exp_().sum(dim=-1)
-    return total_BT.log() + largest_BT1.squeeze(-1) - chosen_BT
+    return losses_in_place(logits_BTV, targets_BT)[0]
 
 
 def check_finite(values_BT: torch.Tensor, first_position: int) -> None:

@@ -7,7 +7,8 @@ log p(x | long) >= floor. One set serves every reader of a run.
 The set flatters the reference, most of all against the cropped control: tokens on which it happened to do well against
 exactly that control were picked. So key-token loss ranks readers beside each other; whether a reader beats cropping is
 asked of tokens that nobody picked. `reverse` counts tokens that the same rule finds with long and short exchanged:
-where it is as large as the set itself, the text holds nothing far away that this reference uses.
+unless documents surely hold more key tokens than those, far context shifts losses up and down alike and the set is
+noise.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from ropewalk.evaluation.loss.reading import Reading
 from ropewalk.evaluation.loss.sliding import LossArray
-from ropewalk.evaluation.statistics.intervals import Interval, mean_interval
+from ropewalk.evaluation.statistics.intervals import Interval, mean_interval, paired_interval
 
 GAIN = 2.0
 FLOOR = -2.0
@@ -42,7 +43,13 @@ class KeyTokens:
     short: str
     gain: float
     floor: float
-    reverse: int
+    reverses: tuple[int, ...]
+    excess: Interval
+
+    @property
+    def reverse(self) -> int:
+        """How many tokens lose as much as a key token gains."""
+        return sum(self.reverses)
 
     @property
     def count(self) -> int:
@@ -51,10 +58,25 @@ class KeyTokens:
 
     @property
     def told(self) -> bool:
-        """Whether the set says something: enough tokens, and surely more of them than of their mirror image."""
-        return (
-            self.count >= LEAST_TOKENS and self.count - self.reverse > 2 * (self.count + self.reverse) ** 0.5
-        )
+        """Whether the set says something: enough tokens, and documents surely hold more of them than of their mirror
+        image (`excess`, with its interval over documents)."""
+        return self.count >= LEAST_TOKENS and self.excess.low is not None and self.excess.low > 0
+
+    @property
+    def why_not(self) -> str:
+        """Why the set says nothing, in words; empty where it does."""
+        if self.told:
+            return ""
+        if self.count < LEAST_TOKENS:
+            return (
+                f"{self.count} tokens gain {self.gain:g} nats from far context, and {LEAST_TOKENS} are wanted"
+            )
+        both = f"{self.count} tokens gain {self.gain:g} nats from far context and {self.reverse} lose as much by it"
+        if self.excess.low is None:
+            return f"{both}, in too few documents to tell from noise"
+        if self.excess.mean <= 0:
+            return f"{both}: no more than noise gives"
+        return f"{both}, which these documents do not tell from noise"
 
     def to_json(self) -> dict[str, Any]:
         """How the set came about; `share` is of all tokens beyond the window."""
@@ -69,7 +91,10 @@ class KeyTokens:
             "tokens": self.count,
             "share": self.count / beyond if beyond else 0.0,
             "reverse": self.reverse,
+            "excess": self.excess.mean,
+            "excess_ci": self.excess.pair,
             "told": self.told,
+            "why_not": self.why_not,
         }
 
 
@@ -80,16 +105,20 @@ def choose(
     window: int,
     *,
     names: tuple[str, str],
-    gain: float = GAIN,
-    floor: float = FLOOR,
+    bounds: tuple[float, float] = (GAIN, FLOOR),
+    owners: Sequence[Hashable] | None = None,
 ) -> KeyTokens:
-    """The key tokens between `window` and the end of the text of `length`; `names` are those of the two readings."""
+    """The key tokens between `window` and the end of the text of `length`; `names` are those of the two readings,
+    `bounds` the least gain and the least log probability with it, `owners` the documents of the segments."""
+    gain, floor = bounds
     stop = long.stops[length]
-    masks, reverse = [], 0
+    masks, reverses = [], list[int]()
     for far, near in zip(long.losses[length], short.losses[length], strict=True):
         masks.append(_helped(near, far, window, stop, gain, floor))
-        reverse += int(_helped(far, near, window, stop, gain, floor).sum())
-    return KeyTokens(tuple(masks), stop, window, names[0], names[1], gain, floor, reverse)
+        reverses.append(int(_helped(far, near, window, stop, gain, floor).sum()))
+    helped = [int(mask.sum()) for mask in masks]
+    excess = paired_interval(helped, reverses, list(range(len(masks))) if owners is None else owners)
+    return KeyTokens(tuple(masks), stop, window, *names, gain, floor, tuple(reverses), excess)
 
 
 def _helped(without: LossArray, given: LossArray, window: int, stop: int, gain: float, floor: float) -> Mask:

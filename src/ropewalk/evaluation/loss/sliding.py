@@ -99,11 +99,6 @@ def _batches(engine: Engine, windows: Sequence[Window]) -> Iterator[list[Window]
         yield batch
 
 
-def token_mean(losses: LossArray) -> float:
-    """Mean over scored tokens: the perplexity that weighs every token alike."""
-    return float(np.nanmean(losses.astype(np.float64)))
-
-
 def window_mean(losses: LossArray, windows: Sequence[Window]) -> float:
     """Mean over windows of each window's own mean: the unweighted variant of the YaRN evaluation script.
 

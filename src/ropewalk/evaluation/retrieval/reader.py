@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from ropewalk.attention.caches import croppable
 from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.evaluation.forward.engine import Context, Engine, token_loss
 from ropewalk.evaluation.retrieval import scores
@@ -70,15 +69,13 @@ class Reader:
 
     def _along(self, walk: Walk, kept: Kept) -> Iterator[tuple[SampleScore, int]]:
         start = self.engine.context(capacity=walk.capacity, rope_length=walk.rope_length)
-        # Most caches are taken back to a fork for nothing; one with recurrent layers must be copied at forks.
-        rewinds = croppable(start._cache)
         waiting, read = [(walk.tree, start, True)], 0
         while waiting:
             node, above, last = waiting.pop()
             read += node.stop - node.start
             wanted = any(sample.key not in kept for sample in _below(node, walk.samples))
             if wanted:
-                context = above if rewinds or last else above.fork()
+                context = above if start.rewinds or last else above.fork()
                 with named(walk.samples[node.source]):
                     context.crop(node.start).extend(
                         _tensor(walk.prompts[node.source][node.start : node.stop])
@@ -128,7 +125,7 @@ class Reader:
     @torch.inference_mode()
     def _whole(self, prompt: IdArray, answer: Sequence[int]) -> Told:
         ids_BT = self.engine.tensor(torch.tensor([[*prompt.tolist(), *answer]]))
-        with self.engine._guard():
+        with self.engine.guard():
             logits_BTV = self.engine.model(input_ids=ids_BT[:, :-1], use_cache=False).logits[
                 :, -len(answer) :
             ]

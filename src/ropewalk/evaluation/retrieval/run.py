@@ -16,7 +16,7 @@ from ropewalk.evaluation.retrieval import scores
 from ropewalk.evaluation.retrieval.scores import SampleScore, rows_of
 from ropewalk.evaluation.tasks.base import Question, Setting
 from ropewalk.evaluation.tasks.haystack import IdArray
-from ropewalk.evaluation.tasks.registry import even_depths, find_kinds, make_groups
+from ropewalk.evaluation.tasks.registry import PACKED, even_depths, find_kinds, make_groups
 from ropewalk.evaluation.tasks.sample import Sample
 from ropewalk.text.encoder import Frame, TokenizerEncoder, chat_frame, completion_frame
 from ropewalk.text.sentences import sentences_of
@@ -55,9 +55,9 @@ class Asking:
 
     @property
     def kinds(self) -> list[str]:
-        """The tasks' names with groups spelled out; packed, needles of all depths stand in one text."""
-        packed = self.grid == "packed"
-        return ["needle-packed" if packed and name == "needle" else name for name in find_kinds(self.tasks)]
+        """The tasks' names with groups spelled out; packed, needles or documents of all depths stand in one text."""
+        instead = PACKED if self.grid == "packed" else {}
+        return [instead.get(name, name) for name in find_kinds(self.tasks)]
 
     @property
     def material(self) -> dict[str, Any]:
@@ -104,6 +104,26 @@ class Plan:
     def samples(self) -> int:
         """How many samples there are."""
         return sum(len(group) for group in self.groups)
+
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks by name, in their order."""
+        return list(dict.fromkeys(sample.task for group in self.groups for sample in group))
+
+    def only(self, tasks: Sequence[str], *, scoring: str | None = None, length: int | None = None) -> Plan:
+        """The samples of some tasks, or of one length alone, under another scoring; those it cannot score are out."""
+        wanted = scoring or self.scoring
+        groups = [
+            [
+                sample
+                for sample in group
+                if sample.task in tasks
+                and length in (None, sample.length)
+                and (wanted != "forced-choice" or sample.choices)
+            ]
+            for group in self.groups
+        ]
+        return dataclasses.replace(self, groups=[group for group in groups if group], scoring=wanted)
 
 
 def plan_tasks(

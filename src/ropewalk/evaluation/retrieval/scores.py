@@ -13,12 +13,16 @@ from ropewalk.errors import DamagedError, UsageError, one_line
 from ropewalk.evaluation.tasks.sample import Sample
 
 SCORINGS = ("teacher-forced", "forced-choice", "generation")
+# The normal distribution's 97.5 % point.
 _WILSON_Z = 1.96
 
 
 @dataclass(frozen=True)
 class SampleScore:
-    """What one sample came to. `credit` is 0 to 1; `logprob` (nats) is of the whole right answer where it is known."""
+    """What one sample came to. `credit` is 0 to 1; `logprob` (nats) is of the whole right answer where it is known.
+
+    `choice_logprob` is that of the right answer among those on offer: ln(1/n) for a guesser; it moves before `credit`.
+    """
 
     task: str
     length: int
@@ -32,6 +36,7 @@ class SampleScore:
     logprob: float | None = None
     text: str | None = None
     prompt_tokens: int | None = None
+    choice_logprob: float | None = None
 
     @property
     def key(self) -> tuple[str, int, float | None, int, int]:
@@ -93,7 +98,9 @@ def forced_choice(sample: Sample, logprobs: Sequence[float]) -> SampleScore:
     best = max(logprobs)
     winners = [number for number, value in enumerate(logprobs) if value == best]
     credit = 1 / len(winners) if 0 in winners else 0.0
-    return _score(sample, "forced-choice", credit, 1 / len(logprobs), logprob=logprobs[0])
+    among = logprobs[0] - best - math.log(math.fsum(math.exp(value - best) for value in logprobs))
+    score = _score(sample, "forced-choice", credit, 1 / len(logprobs), logprob=logprobs[0])
+    return dataclasses.replace(score, choice_logprob=among)
 
 
 def generated(sample: Sample, text: str, *, prompt_tokens: int | None = None) -> SampleScore:
@@ -107,6 +114,7 @@ def generated(sample: Sample, text: str, *, prompt_tokens: int | None = None) ->
 
 def _says(said: str, spelling: str) -> bool:
     wanted = " ".join(spelling.split()).casefold()
+    # Not inside a longer word: who says 148213 has not said 48213.
     return re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", said) is not None
 
 
@@ -168,6 +176,9 @@ def _row(scores: Sequence[SampleScore]) -> dict[str, Any]:
         "ci": wilson(accuracy, count),
         "template": first.template,
     }
+    among = [score.choice_logprob for score in scores if score.choice_logprob is not None]
+    if among:
+        row["choice_logprob"] = math.fsum(among) / len(among)
     counted = [score.prompt_tokens for score in scores if score.prompt_tokens is not None]
     return row | ({"prompt_tokens": round(sum(counted) / len(counted))} if counted else {})
 
@@ -178,6 +189,19 @@ def wilson(share: float, count: int) -> list[float]:
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
     return [max(0.0, middle - half), min(1.0, middle + half)]
+
+
+def tasks_at_chance(scores: Sequence[SampleScore], length: int) -> list[str]:
+    """Tasks that are not surely (Wilson's interval) above chance at a length where they were asked."""
+    found = []
+    for task in dict.fromkeys(score.task for score in scores):
+        rows = [score for score in scores if score.task == task and score.length == length]
+        if not rows:
+            continue
+        low, _ = wilson(math.fsum(row.credit for row in rows) / len(rows), len(rows))
+        if low <= math.fsum(row.chance for row in rows) / len(rows):
+            found.append(task)
+    return found
 
 
 def by_length(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from ropewalk.errors import UsageError
-from ropewalk.evaluation.request import EvalRequest
+from ropewalk.evaluation.request import AUTO, EvalRequest
 from ropewalk.evaluation.result import Controls, EvalResult, LossRow
 from ropewalk.evaluation.retrieval.inputs import asking_of
 from ropewalk.evaluation.retrieval.run import Course
@@ -34,7 +34,7 @@ def measure_served(request: EvalRequest, tokenizer: Any | None, cells: Cells, wa
 
         tokenizer = load_tokenizer(request.tokenizer)
     remarks: list[str] = []
-    if request.retrieval_tasks and request.scoring not in ("teacher-forced", "generation"):
+    if request.retrieval_tasks and request.scoring not in (AUTO, "teacher-forced", "generation"):
         remarks.append(
             f"a server only writes answers: --scoring {request.scoring} has no effect, generation is scored"
         )

@@ -17,6 +17,7 @@ from ropewalk.evaluation.statistics.student import quantile, two_sided
 
 LEAST_UNITS = 3
 LEVEL = 0.95
+# The normal distribution's 97.5 % point.
 _Z = 1.959964
 
 

@@ -8,11 +8,12 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from ropewalk.evaluation.tasks.haystack import Filler, Insert, Layout, Parts, count_sentences, lay_out
 from ropewalk.evaluation.tasks.sample import Choice, Sample, Span
 from ropewalk.evaluation.tasks.values import FORMS, Form, draw_wrong
+from ropewalk.registry import Registry
 from ropewalk.text import words
 from ropewalk.text.encoder import Encoder, Frame, Piece
 
@@ -78,6 +79,8 @@ class Task(ABC):
 
     name: ClassVar[str]
     summary: ClassVar[str]
+    # Tasks of one group can be asked for together, under its name.
+    group: ClassVar[str | None] = None
     by_depth: ClassVar[bool] = False
     least_sentences: ClassVar[int] = 2
     # How many answers the question itself offers; forced choice then chooses among these and no others.
@@ -217,3 +220,36 @@ class Task(ABC):
     def form(self, kind: str = "number") -> Form:
         """The values' form under the wording in use: shorter values where windows are short."""
         return FORMS[self.setting.template][kind]
+
+
+# Lists begin with the tasks of our own, the easy ones first.
+KINDS: Registry[type[Task]] = Registry(
+    "retrieval task",
+    folder="ropewalk.evaluation.tasks",
+    group="ropewalk.tasks",
+    first=(
+        "passkey",
+        "needle",
+        "kv",
+        "multi-needle",
+        "distractors",
+        "needle-packed",
+        "bio",
+        "bio-compare",
+        "bio-order",
+        "bio-count",
+        "hidden-link",
+        "graph",
+        "mentions",
+        "state",
+        "doc-qa",
+        "doc-qa-packed",
+    ),
+)
+Kind = TypeVar("Kind", bound=type[Task])
+
+
+def task(kind: Kind) -> Kind:
+    """Register a class of tasks under its `name`."""
+    KINDS.add(kind.name, kind)
+    return kind

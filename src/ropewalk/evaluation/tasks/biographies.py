@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
-from ropewalk.evaluation.tasks.base import Ask, Task
+from ropewalk.evaluation.tasks.base import Ask, Task, task
 from ropewalk.evaluation.tasks.values import alike
 from ropewalk.text import words
 
@@ -95,10 +95,12 @@ class Biographies(Task):
                 yield self.life(name, rng.choice(YEARS), rng.choice(pets), rng)
 
 
+@task
 class Biography(Biographies):
     """One life, one fact: the year of a birth. Years of other lives in the text are the wrong answers."""
 
     name = "bio"
+    group = "harder"
     summary = "one fact of one life among lives, by depth"
     by_depth = True
     num_people = 4
@@ -131,10 +133,12 @@ class Biography(Biographies):
         ]
 
 
+@task
 class Compare(Biographies):
     """Who of four was born first: four facts found, one comparison. The answers are the four in the question."""
 
     name = "bio-compare"
+    group = "harder"
     summary = "who of four was born first, among lives"
     num_people = COMPARED
     offered = COMPARED
@@ -158,10 +162,12 @@ class Compare(Biographies):
         return [self.spread((first,), [(name,) for name in others], 1 / COMPARED, names=names)]
 
 
+@task
 class Order(Compare):
     """The same four in the order of their births: every other order is a wrong answer."""
 
     name = "bio-order"
+    group = "harder"
     summary = "four people in the order of their births, among lives"
     offered = None
     templates = {  # noqa: RUF012
@@ -182,10 +188,12 @@ class Order(Compare):
         return [self.spread(by_birth, wrong, chance, names=", ".join(self.listed()))]
 
 
+@task
 class Count(Biographies):
     """How many people keep one kind of animal, which nobody else in the text keeps. The question offers six numbers."""
 
     name = "bio-count"
+    group = "harder"
     summary = "how many people share a trait, among lives"
     offered = len(COUNTS)
     templates = {  # noqa: RUF012
@@ -215,6 +223,3 @@ class Count(Biographies):
         right, pet = COUNTS[self.num - 1], self.pets[0]
         wrong = [(count,) for count in COUNTS if count != right]
         return [self.spread((right,), wrong, 1 / len(COUNTS), pet=pet)]
-
-
-KINDS_OF_LIVES: tuple[type[Task], ...] = (Biography, Compare, Order, Count)

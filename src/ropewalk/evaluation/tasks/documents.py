@@ -10,7 +10,8 @@ import itertools
 import random
 from collections.abc import Iterator, Sequence
 
-from ropewalk.evaluation.tasks.base import Ask, Task
+from ropewalk.errors import UsageError
+from ropewalk.evaluation.tasks.base import Ask, Task, task
 from ropewalk.evaluation.tasks.values import alike
 from ropewalk.text import words
 
@@ -31,10 +32,12 @@ BUILDINGS = (
 NEAR = {"full": 7, "compact": 3}
 
 
+@task
 class Documents(Task):
     """One building's document at a depth, among documents of the same form."""
 
     name = "doc-qa"
+    group = "harder"
     summary = "questions over many generated documents, by depth"
     by_depth = True
     templates = {  # noqa: RUF012
@@ -54,7 +57,10 @@ class Documents(Task):
     }
 
     def draw(self) -> None:
-        count = 1 + NEAR[self.setting.template]
+        self.draw_documents(1 + NEAR[self.setting.template])
+
+    def draw_documents(self, count: int) -> None:
+        """So many documents that are asked about or compete, and builders who stand nowhere in the text."""
         titles: dict[tuple[str, str], None] = {}
         while len(titles) < count:
             titles[self.rng.choice(BUILDINGS), self._place(self.rng)] = None
@@ -92,20 +98,51 @@ class Documents(Task):
                 yield self._document(rng, title, name)
 
     def asks(self, depths: Sequence[float]) -> list[Ask]:
-        (kind, place), gold = self.titles[0], self.texts[0]
-        others = self.texts[1:]
+        gold, *others = self.texts
         near = [(text, (number + 0.5) / len(others)) for number, text in enumerate(others)]
-        wrong = [*self.builders[1:], *self.strangers][: self.setting.num_choices - 1]
-        return [
-            Ask(
-                head=self.words["head"],
-                inserts=(*near, (gold, depth)),
-                question=self.words["question"].format(kind=kind, place=place),
-                lead=self.words["lead"],
-                values=(self.builders[0],),
-                wrong=tuple((name,) for name in wrong),
-                chance=1 / (len(words.NAMES) * len(words.NOUNS)),
-                depth=depth,
+        return [self.ask(0, self.builders[1:], (*near, (gold, depth)), depth) for depth in depths]
+
+    def ask(
+        self, number: int, near: Sequence[str], inserts: Sequence[tuple[str, float]], depth: float
+    ) -> Ask:
+        """The question about document `number`; the builders of `near` documents are the first wrong answers."""
+        kind, place = self.titles[number]
+        wrong = [*near, *self.strangers][: self.setting.num_choices - 1]
+        return Ask(
+            head=self.words["head"],
+            inserts=tuple(inserts),
+            question=self.words["question"].format(kind=kind, place=place),
+            lead=self.words["lead"],
+            values=(self.builders[number],),
+            wrong=tuple((name,) for name in wrong),
+            chance=1 / (len(words.NAMES) * len(words.NOUNS)),
+            depth=depth,
+        )
+
+
+@task
+class PackedDocuments(Documents):
+    """The documents of all depths in one text, each asked for: the text is read once for all of them."""
+
+    name = "doc-qa-packed"
+    # The grid asks for it, nobody by a group's name.
+    group = None
+    summary = "the documents of all depths in one text, each asked for (`--grid packed`)"
+    templates = Documents.templates
+    max_documents = 16
+
+    def draw(self) -> None:
+        self.draw_documents(self.max_documents)
+
+    def asks(self, depths: Sequence[float]) -> list[Ask]:
+        if len(depths) > self.max_documents:
+            raise UsageError(
+                f"{len(depths)} depths in one packed text, at most {self.max_documents} fit",
+                hint="ask for fewer depths, or use the plain grid",
             )
-            for depth in depths
+        inserts = [(self.texts[number], depth) for number, depth in enumerate(depths)]
+        asked = self.builders[: len(depths)]
+        return [
+            self.ask(number, [*asked[number + 1 :], *asked[:number]], inserts, depth)
+            for number, depth in enumerate(depths)
         ]

@@ -6,7 +6,7 @@ import itertools
 import random
 from collections.abc import Iterator, Sequence
 
-from ropewalk.evaluation.tasks.base import Ask, Task
+from ropewalk.evaluation.tasks.base import Ask, Task, task
 from ropewalk.evaluation.tasks.values import distinct_keys
 from ropewalk.text import words
 
@@ -15,6 +15,7 @@ from ropewalk.text import words
 NEAR = {"full": 7, "compact": 3}
 
 
+@task
 class KeyValue(Task):
     """`amber-lake: 48213` line by line; then `amber-lake:` once more."""
 

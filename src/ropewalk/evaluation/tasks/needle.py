@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ropewalk.errors import UsageError
-from ropewalk.evaluation.tasks.base import Ask, Task
+from ropewalk.evaluation.tasks.base import Ask, Task, task
 from ropewalk.evaluation.tasks.values import distinct_keys
 
 TEMPLATES = {
@@ -25,6 +25,7 @@ TEMPLATES = {
 }
 
 
+@task
 class Needle(Task):
     """One needle in prose."""
 
@@ -65,6 +66,7 @@ class Needle(Task):
         return [self.ask(0, [(self.needle(0), depth)], depth) for depth in depths]
 
 
+@task
 class MultiNeedle(Needle):
     """Four needles spread evenly over one text, each asked for in its own question."""
 
@@ -79,6 +81,7 @@ class MultiNeedle(Needle):
         return [self.ask(number, inserts, place) for number, place in enumerate(places)]
 
 
+@task
 class Distractors(Needle):
     """One needle among near copies: the same sentence about other keys that share a word with the one asked for."""
 
@@ -110,6 +113,7 @@ class Distractors(Needle):
         return [self.ask(0, [*spread, (self.needle(0), depth)], depth) for depth in depths]
 
 
+@task
 class PackedNeedle(Needle):
     """Needles of all depths in one text, each asked for: a harder task than the grid, and named differently."""
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ropewalk.evaluation.tasks.base import Ask, Task
+from ropewalk.evaluation.tasks.base import Ask, Task, task
 
 
+@task
 class Passkey(Task):
     """`The pass key is 48213.` hidden in `The grass is green. The sky is blue. ...`."""
 

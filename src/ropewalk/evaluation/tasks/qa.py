@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.errors import RopewalkError, UsageError, one_line
-from ropewalk.evaluation.tasks.base import Ask, Question, Task
+from ropewalk.evaluation.tasks.base import Ask, Question, Task, task
 
 QUESTION_KEYS = ("question", "query")
 ANSWER_KEYS = ("answers", "answer")
@@ -77,6 +77,7 @@ def _text(row: dict[str, Any], names: Sequence[str], where: str) -> str:
     return re.sub(r"\s+", " ", value).strip()
 
 
+@task
 class QuestionAnswering(Task):
     """One row's question over its document, which stands at a depth among other rows' documents."""
 

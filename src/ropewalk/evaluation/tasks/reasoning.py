@@ -10,7 +10,7 @@ import itertools
 import random
 from collections.abc import Iterator, Sequence
 
-from ropewalk.evaluation.tasks.base import Ask, Task
+from ropewalk.evaluation.tasks.base import Ask, Task, task
 from ropewalk.evaluation.tasks.values import alike, distinct_keys
 from ropewalk.text import words
 
@@ -43,10 +43,12 @@ ORDINALS = ("first", "second", "third", "fourth")
 STEPS = {"full": 3, "compact": 2}
 
 
+@task
 class HiddenLink(Task):
     """Somebody has a poodle; who has a dog? Others have things of other kinds."""
 
     name = "hidden-link"
+    group = "harder"
     summary = "a fact that shares no word with its question, by depth"
     by_depth = True
     templates = {  # noqa: RUF012
@@ -99,10 +101,12 @@ class HiddenLink(Task):
         ]
 
 
+@task
 class GraphWalk(Task):
     """`abc -> def` line by line, one arrow from each node; then: where do two or three arrows lead?"""
 
     name = "graph"
+    group = "harder"
     summary = "follow arrows through a list of arrows"
     least_sentences = 4
     templates = {  # noqa: RUF012
@@ -170,10 +174,12 @@ class GraphWalk(Task):
         ]
 
 
+@task
 class Mentions(Task):
     """Four notes about one thing, told apart by nothing but their order; one of them is asked for."""
 
     name = "mentions"
+    group = "harder"
     summary = "which of four like notes came first, second, third or fourth"
     templates = {  # noqa: RUF012
         "full": {
@@ -221,10 +227,12 @@ class Mentions(Task):
         ]
 
 
+@task
 class State(Task):
     """Two people carry two things from room to room; where is one of them at the end?"""
 
     name = "state"
+    group = "harder"
     summary = "where a thing is after several moves through the text"
     templates = {  # noqa: RUF012
         "full": {
@@ -286,6 +294,3 @@ class State(Task):
                 chance=1 / len(ROOMS),
             )
         ]
-
-
-REASONING: tuple[type[Task], ...] = (HiddenLink, GraphWalk, Mentions, State)

@@ -1,4 +1,4 @@
-"""The one table from a task's name to its kind, and the two ways to make samples: exact tokens, or plain text."""
+"""Tasks by name and by group, and the two ways to make samples: exact tokens, or plain text."""
 
 from __future__ import annotations
 
@@ -8,32 +8,20 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ropewalk.errors import UsageError, near_miss, one_line
-from ropewalk.evaluation.tasks.base import Question, Setting, Task
-from ropewalk.evaluation.tasks.biographies import KINDS_OF_LIVES
-from ropewalk.evaluation.tasks.documents import Documents
-from ropewalk.evaluation.tasks.kv import KeyValue
-from ropewalk.evaluation.tasks.needle import Distractors, MultiNeedle, Needle, PackedNeedle
-from ropewalk.evaluation.tasks.passkey import Passkey
-from ropewalk.evaluation.tasks.qa import QuestionAnswering
-from ropewalk.evaluation.tasks.reasoning import REASONING
-from ropewalk.evaluation.tasks.ruler_niah import NIAH
-from ropewalk.evaluation.tasks.ruler_trace import VariableTracking
-from ropewalk.evaluation.tasks.ruler_words import CommonWords, FrequentWords
+from ropewalk.evaluation.tasks.base import KINDS, Question, Setting, Task
 from ropewalk.evaluation.tasks.sample import Sample, TextSample
 from ropewalk.text.encoder import ByteEncoder, Encoder, Frame, completion_frame
 
-RULER: tuple[type[Task], ...] = (*NIAH, VariableTracking, CommonWords, FrequentWords)
-OURS: tuple[type[Task], ...] = (Passkey, Needle, KeyValue, MultiNeedle, Distractors, PackedNeedle)
-HARDER: tuple[type[Task], ...] = (*KINDS_OF_LIVES, *REASONING, Documents)
-EVERY: tuple[type[Task], ...] = (*OURS, *HARDER, *RULER, QuestionAnswering)
-KINDS: dict[str, type[Task]] = {kind.name: kind for kind in EVERY}
+TEMPLATES = {name: kind.templates for name, kind in KINDS.items()}
 # `ladder` climbs from looking one thing up to sorting and counting (RULERv2's idea): where a model stops is the answer.
 GROUPS: dict[str, tuple[str, ...]] = {
-    "ruler": tuple(kind.name for kind in RULER),
-    "harder": tuple(kind.name for kind in HARDER),
-    "ladder": ("needle", "bio", "mentions", "bio-compare", "bio-order", "bio-count"),
-}
-TEMPLATES = {name: kind.templates for name, kind in KINDS.items()}
+    group: tuple(name for name, kind in KINDS.items() if kind.group == group)
+    for group in dict.fromkeys(kind.group for kind in KINDS.values())
+    if group is not None
+} | {"ladder": ("needle", "bio", "mentions", "bio-compare", "bio-order", "bio-count")}
+# What a packed grid asks in place of a task: all depths stand in one text.
+PACKED = {"needle": "needle-packed", "doc-qa": "doc-qa-packed"}
+
 
 # A full wording may take up to this share of the shortest length; beyond it every length gets the compact one.
 FULL_SHARE = 0.25

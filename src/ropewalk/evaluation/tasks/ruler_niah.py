@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
-from ropewalk.evaluation.tasks.base import Ask, Task
+from ropewalk.evaluation.tasks.base import Ask, Task, task
 from ropewalk.evaluation.tasks.values import Form, distinct_keys
 
 FULL = {
@@ -106,50 +106,62 @@ class Niah(Task):
         ]
 
 
+@task
 class NiahSingle1(Niah):
     """One number in the refrain."""
 
     name = "niah_single_1"
+    group = "ruler"
     summary = "RULER: one number in an endless refrain"
     haystack = "grass"
 
 
+@task
 class NiahSingle2(Niah):
     """One number in prose."""
 
     name = "niah_single_2"
+    group = "ruler"
     summary = "RULER: one number in prose"
 
 
+@task
 class NiahSingle3(Niah):
     """One identifier in prose."""
 
     name = "niah_single_3"
+    group = "ruler"
     summary = "RULER: one identifier in prose"
     value_form = "uuid"
 
 
+@task
 class NiahMultikey1(Niah):
     """Four numbers in prose, one asked for."""
 
     name = "niah_multikey_1"
+    group = "ruler"
     summary = "RULER: four keys in prose, one asked for"
     num_keys = 4
 
 
+@task
 class NiahMultikey2(Niah):
     """Nothing but needles, one asked for."""
 
     name = "niah_multikey_2"
+    group = "ruler"
     summary = "RULER: a text of nothing but needles"
     haystack = "needles"
     num_keys = 8
 
 
+@task
 class NiahMultikey3(Niah):
     """Nothing but needles, identifiers on both sides."""
 
     name = "niah_multikey_3"
+    group = "ruler"
     summary = "RULER: nothing but needles, keys and values are identifiers"
     haystack = "needles"
     num_keys = 8
@@ -157,30 +169,22 @@ class NiahMultikey3(Niah):
     value_form = "uuid"
 
 
+@task
 class NiahMultivalue(Niah):
     """Four values of one key, all asked for."""
 
     name = "niah_multivalue"
+    group = "ruler"
     summary = "RULER: four values of one key, all asked for"
     num_values = 4
 
 
+@task
 class NiahMultiquery(Niah):
     """Four keys with a value each, all asked for."""
 
     name = "niah_multiquery"
+    group = "ruler"
     summary = "RULER: four keys, all asked for"
     num_keys = 4
     num_queries = 4
-
-
-NIAH = (
-    NiahSingle1,
-    NiahSingle2,
-    NiahSingle3,
-    NiahMultikey1,
-    NiahMultikey2,
-    NiahMultikey3,
-    NiahMultivalue,
-    NiahMultiquery,
-)

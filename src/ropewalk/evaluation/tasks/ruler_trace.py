@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ropewalk.evaluation.tasks.base import Ask, Task
+from ropewalk.evaluation.tasks.base import Ask, Task, task
 from ropewalk.text import words
 
 LINKS = 4
 
 
+@task
 class VariableTracking(Task):
     """`VAR ABC = 12345`, `VAR DEF = VAR ABC`, ...; then: which variables hold 12345? In the order of the text."""
 
     name = "vt"
+    group = "ruler"
     summary = "RULER: follow four assignments through the text"
     templates = {  # noqa: RUF012
         "full": {

@@ -7,10 +7,11 @@ import random
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
-from ropewalk.evaluation.tasks.base import Ask, Task
+from ropewalk.evaluation.tasks.base import Ask, Task, task
 from ropewalk.text import words
 
 
+@task
 class CommonWords(Task):
     """Every block of the list holds each common word once and as many rare ones; which words are common?
 
@@ -19,6 +20,7 @@ class CommonWords(Task):
     """
 
     name = "cwe"
+    group = "ruler"
     summary = "RULER: the most common words of a list"
     least_sentences = 3
     num_common: ClassVar[dict[str, int]] = {"full": 10, "compact": 3}
@@ -85,10 +87,12 @@ class CommonWords(Task):
         ]
 
 
+@task
 class FrequentWords(Task):
     """A coded text whose word of rank r appears about 1/r times as often as the first; which three lead?"""
 
     name = "fwe"
+    group = "ruler"
     summary = "RULER: the three most frequent words of a coded text"
     least_sentences = 2
     # How often the words of rank 1, 2, ... stand in a block: Zipf's law with exponent 1, the tail cut.

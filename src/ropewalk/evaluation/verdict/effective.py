@@ -13,7 +13,7 @@ import numpy as np
 
 from ropewalk.evaluation.loss.controls import tail_difference
 from ropewalk.evaluation.loss.reading import Reading, perplexity
-from ropewalk.evaluation.retrieval.scores import SampleScore, wilson
+from ropewalk.evaluation.retrieval.scores import SampleScore, tasks_at_chance
 from ropewalk.evaluation.statistics.intervals import Interval, ratio_interval
 from ropewalk.text.segments import TokenArray
 from ropewalk.units import format_length
@@ -67,18 +67,6 @@ def effective_length(
     holding = _leading(document["evidence"])
     document["length"] = holding[-1]["length"] if holding else None
     return document | {"why": _why(document["evidence"], holding)}
-
-
-def tasks_at_chance(scores: Sequence[SampleScore], length: int) -> list[str]:
-    """Tasks that are not surely (Wilson's interval) above chance at a length where they were asked."""
-    found = []
-    for task in dict.fromkeys(score.task for score in scores):
-        rows = [score for score in scores if score.task == task and score.length == length]
-        if rows and wilson(_mean([row.credit for row in rows]), len(rows))[0] <= _mean(
-            [row.chance for row in rows]
-        ):
-            found.append(task)
-    return found
 
 
 def length_score(scores: Sequence[SampleScore], length: int, short: int) -> Interval | None:

@@ -13,10 +13,10 @@ from ropewalk.evaluation.loss import key_tokens
 from ropewalk.evaluation.loss.key_tokens import KeyTokens
 from ropewalk.evaluation.loss.reading import Reading, by_length, means, tail_start
 from ropewalk.evaluation.result import CompareResult, FineTuning, LeftOut, LossRow, Paired, Row, Verdict
-from ropewalk.evaluation.retrieval.scores import SampleScore, rows_of
+from ropewalk.evaluation.retrieval.scores import SampleScore, rows_of, tasks_at_chance
 from ropewalk.evaluation.statistics.intervals import Interval
 from ropewalk.evaluation.verdict import sentences
-from ropewalk.evaluation.verdict.effective import length_score, tasks_at_chance
+from ropewalk.evaluation.verdict.effective import length_score
 from ropewalk.evaluation.verdict.ranking import (
     Criterion,
     Figures,
@@ -110,8 +110,8 @@ class Many:
             self.target,
             self.original,
             names=names,
-            gain=self.request.key_gain,
-            floor=self.request.key_floor,
+            bounds=(self.request.key_gain, self.request.key_floor),
+            owners=self.segment_owners,
         )
 
     def _best_rows(self) -> tuple[Reading, str]:
@@ -179,7 +179,7 @@ class Many:
             text=self.local.text_used(self._seconds()),
             tasks=self.request.retrieval_tasks,
             questions=0 if plan is None else plan.samples,
-            chance=None if plan is None else max(s.chance for group in plan.groups for s in group),
+            chance=max((score.chance for score in self.measured[UNMODIFIED].scores), default=None),
             seed=self.request.seed,
             controls=controls,
             crop_length=crop.length,
@@ -314,6 +314,7 @@ class Many:
             contexts="" if self.local.crop is None else self.local.crop.contexts,
             keys=self.keys,
             segment_units=len(set(self.segment_owners)),
+            by_other=self.request.reference is not None,
         )
 
     def _fine_tuning(self, rows: Sequence[Row], controls: Mapping[str, Row]) -> FineTuning | None:

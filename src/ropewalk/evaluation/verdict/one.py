@@ -245,7 +245,13 @@ class One:
             far, short = self.local.reference_readings(self.request.reference)
             names = (self.request.reference, "its cropped context")
         keys = key_tokens.choose(
-            far, short, longest, window, names=names, gain=self.request.key_gain, floor=self.request.key_floor
+            far,
+            short,
+            longest,
+            window,
+            names=names,
+            bounds=(self.request.key_gain, self.request.key_floor),
+            owners=self._owners,
         )
         found = key_tokens.key_token_loss(reading, keys, longest, self._owners)
         beside = key_tokens.key_token_loss(near, keys, longest, self._owners)

@@ -34,6 +34,7 @@ class About:
     contexts: str
     keys: KeyTokens | None
     segment_units: int
+    by_other: bool = False
 
     @property
     def target(self) -> str:
@@ -50,7 +51,7 @@ def worded(draft: Verdict, rows: Sequence[Row], controls: Mapping[str, Row], abo
     winner = _winner(draft, rows)
     closing = _closing(draft, rows, winner)
     points = [
-        _group_words(draft, taken, about),
+        _group_words(draft, taken, about, len(rows)),
         _retrieval_words(draft, taken, controls, about),
         _text_words(taken, controls, about),
         _key_words(taken, controls, about),
@@ -88,9 +89,16 @@ def _closing(draft: Verdict, rows: Sequence[Row], winner: Row | None) -> str:
     return "train" if behind else "tune"
 
 
-def _group_words(draft: Verdict, taken: Row, about: About) -> str:
-    by = ", then ".join(_MEASURES[name] for name in draft.criteria) or "nothing that was measured"
+def _group_words(draft: Verdict, taken: Row, about: About, num_rows: int) -> str:
+    by = ", then ".join(_MEASURES[name] for name in draft.criteria)
     cost = _cost(taken)
+    if num_rows == 1:
+        return f"At {about.target} tokens {taken.name} is the only row{cost}."
+    if not by:
+        return (
+            f"By {_MEASURES.get(draft.rank_by, 'what was measured')} there is nothing to rank by here: rows stand by "
+            f"their loss inside the window, {taken.name} first{cost}."
+        )
     if len(draft.group) == 1:
         return f"At {about.target} tokens {taken.name} is best by {by}{cost}."
     named = ", ".join(draft.group[:MOST_NAMED])
@@ -158,13 +166,11 @@ def _text_words(taken: Row, controls: Mapping[str, Row], about: About) -> str:
 
 def _key_words(taken: Row, controls: Mapping[str, Row], about: About) -> str:
     keys = about.keys
-    if keys is None or taken.key_token_loss is None:
+    if keys is None:
         return ""
-    if not keys.told:
-        return (
-            f"Key tokens say nothing here: {keys.count} tokens gain {keys.gain:g} nats from far context, "
-            f"{keys.reverse} lose as much by it."
-        )
+    if not keys.told or taken.key_token_loss is None:
+        other = "" if about.by_other else " A model that reads far better may choose them: --reference."
+        return f"Key tokens say nothing here: {keys.why_not}.{other}"
     near = controls[about.cropped].key_token_loss or 0.0
     return (
         f"On the {keys.count} key tokens, chosen by {keys.reference}, its loss is {taken.key_token_loss:.3f} "

@@ -64,13 +64,10 @@ def retrieval_verdict(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def key_verdict(keys: Mapping[str, Any] | None) -> list[str]:
     """The loss on tokens that far context helps, and when that says nothing."""
-    if keys is None or keys["loss"] is None:
+    if keys is None:
         return []
     if not keys["told"]:
-        return [
-            f"key tokens: {keys['tokens']} of them, {keys['reverse']} by the same rule the other way round: too few to "
-            "say anything on this text"
-        ]
+        return [f"key tokens say nothing on this text: {keys['why_not']}"]
     return [
         f"key tokens: loss {keys['loss']:.3f} on the {keys['tokens']} tokens that far context helps "
         f"({keys['share']:.2%} of those beyond the window, chosen by {keys['reference']}), "

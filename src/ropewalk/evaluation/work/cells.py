@@ -39,6 +39,12 @@ class Cells:
     def bind(self, settings: Mapping[str, Any]) -> None:
         """Remember what is measured, or refuse to mix cells of another measurement into this one."""
         changed = self._changed(_SETTINGS, settings)
+        unknown = [name for name in changed if name not in self._before(_SETTINGS)]
+        if unknown:
+            raise UsageError(
+                f"{self._run} was begun by an older version, which knew no {', '.join(unknown)}",
+                hint="choose another -o; `ropewalk report` and `ropewalk runs show` still read it",
+            )
         if changed:
             raise UsageError(
                 f"{self._run} was begun with another {', '.join(changed)}",
@@ -71,9 +77,13 @@ class Cells:
         if not path.exists():
             write_json(path, dict(content))
             return []
-        before = _read_json(path)
+        before = self._before(name)
         now = json.loads(json.dumps(dict(content)))
         return sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+
+    def _before(self, name: str) -> dict[str, Any]:
+        """What was written when the run began."""
+        return {} if self.folder is None else dict(_read_json(self.folder / name))
 
     def losses(self, name: str) -> LossArray | None:
         """The kept losses of a cell, or None."""

@@ -117,6 +117,7 @@ def check_shard(shard: Path, folder: Path) -> dict[str, Any]:
     """The safetensors header of a shard; a missing, foreign or truncated file is refused by name."""
     if not shard.is_file():
         raise DamagedError(f"the weight file {shard} is missing", hint="fetch the model again")
+    # A Hub's cache is made of links out of the folder; any other way out of it is not to be followed.
     if not shard.is_symlink() and not shard.resolve().is_relative_to(folder.resolve()):
         raise RopewalkError(f"the weight file {shard} lies outside {folder}", hint="copy it into the folder")
     size = shard.stat().st_size
@@ -158,6 +159,7 @@ def bring(source: Path, target: Path, mode: Mode) -> None:
     """
     if mode not in MODES or mode == "none":
         raise UsageError(f"weights={mode!r} is not a way to bring files", hint=f"use {', '.join(MODES)}")
+    # The file behind a Hub's link: the cache may drop its links while the file lives on under ours.
     real = source.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     if mode == "symlink":
@@ -205,4 +207,5 @@ def same_content(one: Path, other: Path) -> bool:
     """Whether two files hold the same bytes: the same file on disk, or equal size and SHA-256."""
     if one.samefile(other):
         return True
+    # Sizes first: hashing gigabytes takes minutes.
     return one.stat().st_size == other.stat().st_size and sha256_of(one) == sha256_of(other)

@@ -34,7 +34,7 @@ def rope_entries(view: TextView) -> dict[str, dict[str, Any] | None]:
     raw = (
         legacy
         or _flattened(view, given["rope_parameters"])
-        or (default if _is_scaled(default) else None)
+        or (default if default and entry_type(default) != DEFAULT else None)
         or {}
     )
     return {DEFAULT: _completed(view, dict(raw), default or {}, theta_names=("rope_theta",))}
@@ -59,10 +59,6 @@ def entry_type(entry: Mapping[str, Any]) -> str:
             hint=f"use one of {', '.join(STOCK_TYPES)}",
         )
     return value
-
-
-def _is_scaled(default: Mapping[str, Any] | None) -> bool:
-    return bool(default) and entry_type(default or {}) != DEFAULT
 
 
 def _optional_mapping(name: str, value: Any) -> dict[str, Any] | None:

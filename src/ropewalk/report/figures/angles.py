@@ -6,6 +6,7 @@ import math
 
 from ropewalk.analysis import coverage, out_of_bound
 from ropewalk.report.figure import Axis, Figure, Line, Panel, Text
+from ropewalk.report.figures.kinds import figure_kind
 from ropewalk.report.views import ModelView
 from ropewalk.units import format_length
 
@@ -20,6 +21,7 @@ _STEPS_A_TURN = 28
 Path = tuple[list[float | None], list[float | None]]
 
 
+@figure_kind("angles", shows="angles seen in training and met after the stretch, as circles", source="model")
 def figure(view: ModelView) -> Figure:
     """Outer ring: the arc that training visited. Inner ring: what the target length visits, new angles apart."""
     pairs = chosen_pairs(view.geometry.half_dim)

@@ -14,11 +14,13 @@ from ropewalk.report.figure import (
     series_dash,
     significant,
 )
+from ropewalk.report.figures.kinds import figure_kind
 from ropewalk.report.views import ModelView
 from ropewalk.schedule import FrequencySchedule
 from ropewalk.units import format_length
 
 
+@figure_kind("decay", shows="the rotary dot product with distance", source="model")
 def figure(view: ModelView) -> Figure:
     """B(m) = mean_i cos(m theta'_i), the dot product of two equal unit vectors m tokens apart."""
     lines = [_line("unscaled", view.unscaled, view.target_length, "ink")]

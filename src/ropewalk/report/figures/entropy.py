@@ -15,11 +15,13 @@ from ropewalk.report.figure import (
     series_dash,
     significant,
 )
+from ropewalk.report.figures.kinds import figure_kind
 from ropewalk.report.reading import mappings, number, parts
 from ropewalk.report.views import RunView
 from ropewalk.units import MAX_LENGTH, format_length
 
 
+@figure_kind("entropy", shows="attention entropy by layer and length", source="run", run_kinds=("eval",))
 def figure(views: Sequence[RunView]) -> Figure:
     """Mean entropy in nats over the layers, one line a length."""
     drawn: list[Line] = []

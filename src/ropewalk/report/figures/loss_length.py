@@ -6,11 +6,18 @@ from collections.abc import Sequence
 
 from ropewalk.report.figure import Axis, Figure, Guide, NoDataError, Panel, length_axis
 from ropewalk.report.figures.curves import MOST_BANDS, clipped, lines, sources, windows
+from ropewalk.report.figures.kinds import figure_kind
 from ropewalk.report.reading import loss_curves
 from ropewalk.report.views import RunView
 from ropewalk.units import format_length
 
 
+@figure_kind(
+    "loss-length",
+    shows="loss by length, with confidence intervals and controls",
+    source="run",
+    run_kinds=("eval", "compare", "tune"),
+)
 def figure(views: Sequence[RunView]) -> Figure:
     """Mean loss over the first l tokens, one line for each model, method or control."""
     curves = [curve for view in views for curve in loss_curves(view)]

@@ -6,11 +6,15 @@ from collections.abc import Sequence
 
 from ropewalk.report.figure import Axis, Figure, Guide, NoDataError, Panel, length_axis
 from ropewalk.report.figures.curves import clipped, lines, sources, windows
+from ropewalk.report.figures.kinds import figure_kind
 from ropewalk.report.reading import position_curves
 from ropewalk.report.views import RunView
 from ropewalk.units import format_length
 
 
+@figure_kind(
+    "loss-position", shows="loss by position, with a confidence band", source="run", run_kinds=("eval",)
+)
 def figure(views: Sequence[RunView]) -> Figure:
     """Loss of the token at each position, one line for each model, method or control."""
     curves = [curve for view in views for curve in position_curves(view)]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from ropewalk.planning import inference_memory
 from ropewalk.report.figure import Axis, Bars, Figure, NoDataError, Panel, significant
+from ropewalk.report.figures.kinds import figure_kind
 from ropewalk.report.views import ModelView
 from ropewalk.units import format_bytes, format_length
 
 
+@figure_kind("memory", shows="inference memory by length", source="model")
 def figure(view: ModelView) -> Figure:
     """Stacked parts for one sequence in bfloat16, from the original window to the target, doubling."""
     if view.shape is None:

@@ -8,11 +8,13 @@ import numpy as np
 
 from ropewalk.geometry import FloatArray
 from ropewalk.report.figure import Axis, Figure, Guide, Line, Panel, series_color, series_dash, significant
+from ropewalk.report.figures.kinds import figure_kind
 from ropewalk.report.views import ModelView
 from ropewalk.schedule import FrequencySchedule
 from ropewalk.units import format_length
 
 
+@figure_kind("profile", shows="how much each method stretches each pair", source="model")
 def figure(view: ModelView) -> Figure:
     """0 leaves a pair alone, 1 interpolates it by the whole factor; a stopped pair has no profile and is a gap."""
     index = [float(pair) for pair in range(view.geometry.half_dim)]

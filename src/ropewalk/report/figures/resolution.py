@@ -8,10 +8,12 @@ from ropewalk.analysis import neighbour_resolution
 from ropewalk.errors import RopewalkError
 from ropewalk.methods import schedule
 from ropewalk.report.figure import Axis, Figure, Guide, Line, Panel, series_color, series_dash, significant
+from ropewalk.report.figures.kinds import figure_kind
 from ropewalk.report.views import ModelView
 from ropewalk.schedule import FrequencySchedule
 
 
+@figure_kind("resolution", shows="how far apart neighbouring tokens still stand", source="model")
 def figure(view: ModelView) -> Figure:
     """(1 - B'(1)) / (1 - B(1)) over the factor; 1 is the unmodified model, linear falls as about 1/s**2."""
     largest = view.target_length / view.geometry.original_length

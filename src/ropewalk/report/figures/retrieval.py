@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ropewalk.report.figure import Axis, Figure, Heat, NoDataError, Panel, significant
+from ropewalk.report.figures.kinds import figure_kind
 from ropewalk.report.reading import Cell, Grid, grids
 from ropewalk.report.views import RunView
 from ropewalk.units import format_length
@@ -14,6 +15,12 @@ MOST_PANELS = 12
 SMALL = 5
 
 
+@figure_kind(
+    "retrieval",
+    shows="retrieval accuracy by depth and length",
+    source="run",
+    run_kinds=("eval", "compare", "tune"),
+)
 def figure(views: Sequence[RunView]) -> Figure:
     """Share of answers found, 0 to 1; one scale for every panel."""
     found = [grid for view in views for grid in grids(view)]

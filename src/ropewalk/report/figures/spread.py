@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from ropewalk.analysis import star_discrepancy
 from ropewalk.report.figure import Axis, Figure, Line, Panel, series_color, series_dash, significant
+from ropewalk.report.figures.kinds import figure_kind
 from ropewalk.report.views import ModelView
 from ropewalk.units import format_length
 
 
+@figure_kind("spread", shows="how evenly positions fall on each pair's circle", source="model")
 def figure(view: ModelView) -> Figure:
     """Star discrepancy D* per pair: near 1/length for an even spread, near 1 for a pair that hardly moves."""
     geometry, target = view.geometry, view.target_length

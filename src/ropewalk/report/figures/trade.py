@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ropewalk.report.figure import Axis, Figure, Guide, NoDataError, Panel, Points, series_color, significant
+from ropewalk.report.figures.kinds import figure_kind
 from ropewalk.report.reading import mappings, number
 from ropewalk.report.views import RunView
 
@@ -22,6 +23,9 @@ class _Method:
     source: str
 
 
+@figure_kind(
+    "trade", shows="cost at short length against gain at long length", source="run", run_kinds=("compare",)
+)
 def figure(views: Sequence[RunView]) -> Figure:
     """x: loss in the original window less the unmodified model's. y: the cropped control's loss less the method's."""
     found = [method for view in views for method in _methods(view, several=len(views) > 1)]

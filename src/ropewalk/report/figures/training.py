@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ropewalk.report.figure import Axis, Figure, Line, NoDataError, Panel, Span, series_color, significant
+from ropewalk.report.figures.kinds import figure_kind
 from ropewalk.report.reading import number
 from ropewalk.report.views import RunView
 from ropewalk.units import format_length
@@ -13,6 +14,9 @@ from ropewalk.units import format_length
 MOST_POINTS = 400
 
 
+@figure_kind(
+    "training", shows="training curves with length stages", source="run", run_kinds=("train", "tune")
+)
 def figure(views: Sequence[RunView]) -> Figure:
     """Loss and speed over steps; shaded where the sample length changes."""
     views = [view for view in views if view.metrics]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from ropewalk.report.figure import Axis, Figure, Guide, Line, Panel, series_color, series_dash, significant
+from ropewalk.report.figures.kinds import figure_kind
 from ropewalk.report.views import ModelView
 from ropewalk.units import format_length
 
 
+@figure_kind("wavelength", shows="tokens per turn of every pair, before and after", source="model")
 def figure(view: ModelView) -> Figure:
     """lambda_i = 2 pi / theta'_i in tokens, one line a method."""
     index = [float(pair) for pair in range(view.geometry.half_dim)]

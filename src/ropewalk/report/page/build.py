@@ -12,6 +12,7 @@ from ropewalk.errors import DamagedError, RopewalkError, one_line
 from ropewalk.report.figure import Figure, NoDataError
 from ropewalk.report.figures import KINDS
 from ropewalk.report.page.content import (
+    CONTENT,
     Cell,
     Column,
     Content,
@@ -22,11 +23,11 @@ from ropewalk.report.page.content import (
     sentence,
     value_cell,
 )
-from ropewalk.report.page.kinds import CONTENT
 from ropewalk.report.sources import view_of_run
 from ropewalk.report.views import RunView
-from ropewalk.runs import StoredRun, open_run
+from ropewalk.runs import StoredRun
 from ropewalk.runs.index import find_run
+from ropewalk.runs.unfinished import look_at_run
 from ropewalk.units import format_bytes, format_duration
 
 _TOGETHER = ("loss-length", "loss-position", "training")
@@ -78,9 +79,10 @@ def build(names: Sequence[str | Path], *, title: str | None = None) -> Page:
     for name in dict.fromkeys(str(name) for name in names):
         try:
             folder = find_run(name)
+            # Two names may lead to one run: its id and its path.
             if folder.resolve() not in seen:
                 seen.add(folder.resolve())
-                parts.append(_part(open_run(folder)))
+                parts.append(_part(look_at_run(folder)))
         except RopewalkError as error:
             problems.append(Problem(name, error.message, error.hint or "", isinstance(error, DamagedError)))
     views = [part.view for part in parts]
@@ -208,12 +210,13 @@ def _files(run: StoredRun) -> Table:
         (
             Cell(name, name),
             Cell(format_bytes(entry["bytes"]), entry["bytes"]),
-            Cell(entry["sha256"], entry["sha256"]),
+            Cell(entry.get("sha256", "not yet"), entry.get("sha256", "")),
         )
         for name, entry in sorted(run.files.items())
     )
     columns = (Column("file", numeric=False), Column("size"), Column("SHA-256", numeric=False))
-    note = "Each was checked against its hash when this page was made."
+    ended = all("sha256" in entry for entry in run.files.values())
+    note = "Each was checked against its hash when this page was made." if ended else "The run has not ended."
     return Table("Files of this run and their hashes", columns, rows, note, folded=True)
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ropewalk.registry import Registry
 from ropewalk.report.figure import Figure
+from ropewalk.report.views import RunView
 from ropewalk.units import format_length
 
 Tone = Literal["", "good", "bad", "muted"]
@@ -177,3 +179,17 @@ def sentence(text: Any) -> str:
     """A text from a run as one line, ended with a full stop."""
     flat = " ".join(str(text).split())
     return flat if not flat or flat[-1] in ".!?" else flat + "."
+
+
+Tell = Callable[[RunView], Content]
+CONTENT: Registry[Tell] = Registry("kind of run", folder="ropewalk.report.page.kinds")
+
+
+def content_of(kind: str) -> Callable[[Tell], Tell]:
+    """Register what runs of a kind say."""
+
+    def register(function: Tell) -> Tell:
+        CONTENT.add(kind, function)
+        return function
+
+    return register

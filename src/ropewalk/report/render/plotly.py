@@ -104,6 +104,7 @@ def _layout(panel: Panel, data: list[Spec], alone: bool) -> Spec:
     layout["xaxis"] = _axis(panel.x, _values(data, "x"), category=categories)
     layout["yaxis"] = _axis(panel.y, _values(data, "y"), category=heat)
     if heat:
+        # Rows of a grid come from the top, and plotly counts from the bottom.
         layout["yaxis"]["autorange"] = "reversed"
     return layout
 
@@ -184,6 +185,7 @@ def _line(layer: Line, panel: Panel, alone: bool) -> list[Spec]:
 def _band(layer: Line, trace: Spec) -> Spec:
     assert layer.low is not None
     assert layer.high is not None
+    # One closed outline, there and back: two curves with a filling between them would be two more in the legend.
     rows = [row for row in zip(layer.x, layer.low, layer.high, strict=True) if None not in row]
     return {
         "type": "scatter",
@@ -213,6 +215,7 @@ def _points(layer: Points, panel: Panel) -> Spec:
         "textfont": {"color": "@ink", "size": 11},
         "marker": {"color": f"@{layer.color}", "size": 10, "line": {"color": "@paper", "width": 1}},
         "showlegend": layer.legend,
+        # The label of a point at the edge would be cut in half.
         "cliponaxis": False,
         "hovertemplate": _hover(panel),
     }
@@ -245,6 +248,7 @@ def _heat(layer: Heat, panel: Panel) -> Spec:
         "ygap": 2,
         "texttemplate": "%{z:.2f}" if roomy else "",
         "showlegend": False,
+        # Where every cell prints its value, a scale of colours says nothing more.
         "showscale": not roomy,
         "hoverongaps": False,
         "colorbar": {
@@ -284,6 +288,7 @@ def _guide_note(layer: Guide, panel: Panel) -> list[Spec]:
         "text": _plain(layer.label),
         "showarrow": False,
         "font": {"color": f"@{layer.color}", "size": 11},
+        # Curves pass behind it, and it must stay readable.
         "bgcolor": "@paper/0.7",
     }
     if layer.axis == "x":
@@ -326,11 +331,8 @@ def _span_note(layer: Span, panel: Panel) -> Spec:
 
 
 def _hover(panel: Panel) -> str:
-    return "%{fullData.name}<br>" + _coordinates(panel) + "<extra></extra>"
-
-
-def _coordinates(panel: Panel) -> str:
-    return f"{_safe(panel.x.title)}: %{{x}}<br>{_safe(panel.y.title)}: %{{y:.4~g}}"
+    place = f"{_safe(panel.x.title)}: %{{x}}<br>{_safe(panel.y.title)}: %{{y:.4~g}}"
+    return f"%{{fullData.name}}<br>{place}<extra></extra>"
 
 
 def _place(value: float, axis: Axis) -> float:

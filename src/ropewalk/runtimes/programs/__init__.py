@@ -1,1 +1,1 @@
-"""One file a program that runs models; each holds its `RUNTIME`. `runtimes.registry` finds them all."""
+"""One file a program that runs models, each registered with `@runtime`."""

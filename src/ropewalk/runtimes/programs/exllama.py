@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from ropewalk.models.facts import ModelFacts
-from ropewalk.runtimes.base import Fragment, Job, Runtime, Way
+from ropewalk.runtimes.base import Fragment, Job, Runtime, Way, runtime
 from ropewalk.runtimes.entries import CONFIG_FORMS, config_forms, lengths, old_reader_forms, two_sets
 
 
+@runtime
 class Exllama(Runtime):
     """Reads `rope_scaling` beside `rope_theta`."""
 
@@ -47,6 +48,3 @@ class Exllama(Runtime):
         names = ("rope_theta", "rope_local_base_freq", "rope_scaling", "rope_parameters")
         content = {name: job.text.get(name) for name in names if name in job.text or name == "rope_scaling"}
         return Fragment("config.json", job.inside(content | lengths(job)), notes=way.notes)
-
-
-RUNTIME = Exllama()

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from ropewalk.methods.build import temperature
 from ropewalk.models.facts import ModelFacts
 from ropewalk.models.writing.entries import factors_of
-from ropewalk.runtimes.base import Fragment, Job, Runtime, Way
+from ropewalk.runtimes.base import Fragment, Job, Runtime, Way, runtime
 from ropewalk.runtimes.entries import STOPPED, config_forms, stops_pairs
 
 GGUF_FORMS = {
@@ -39,6 +39,7 @@ GGUF_FORMS = {
 }
 
 
+@runtime
 class LlamaCpp(Runtime):
     """One set goes into a tensor where the architecture loads one; closed forms go into metadata."""
 
@@ -171,6 +172,3 @@ def flags(job: Job, way: Way) -> list[str]:
         "--yarn-beta-slow",
         f"{given.get('beta_slow', 1.0):g}",
     ]
-
-
-RUNTIME = LlamaCpp()

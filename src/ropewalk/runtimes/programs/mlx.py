@@ -7,7 +7,7 @@ from typing import Any
 
 from ropewalk.methods.build import temperature
 from ropewalk.models.writing.entries import factors_of
-from ropewalk.runtimes.base import Fragment, Job, Runtime, Way
+from ropewalk.runtimes.base import Fragment, Job, Runtime, Way, runtime
 from ropewalk.runtimes.entries import (
     CONFIG_FORMS,
     NEW_KEYS,
@@ -24,6 +24,7 @@ _NEW = "rope_parameters"
 _BY_MSCALE, _BY_ORIGINAL = "yarn-attention-by-mscale", "longrope-attention-by-original"
 
 
+@runtime
 class Mlx(Runtime):
     """Yarn ignores attention_factor and truncate, longrope always takes the long set and a factor by formula.
 
@@ -128,6 +129,3 @@ class Mlx(Runtime):
 
 def _original(job: Job) -> dict[str, Any]:
     return {"original_max_position_embeddings": job.schedule.geometry.original_length}
-
-
-RUNTIME = Mlx()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from ropewalk.models.facts import ModelFacts
-from ropewalk.runtimes.base import Fragment, Job, Way
+from ropewalk.runtimes.base import Fragment, Job, Way, runtime
 from ropewalk.runtimes.programs.llama_cpp import GGUF_FORMS, LlamaCpp, metadata, tensors
 
 
+@runtime
 class Ollama(LlamaCpp):
     """The GGUF of llama.cpp, without flags; for some architectures its own engine computes, not llama.cpp."""
 
@@ -31,6 +32,3 @@ class Ollama(LlamaCpp):
         return Fragment(
             "the GGUF file, and a Modelfile over it", content, "ollama create NAME -f Modelfile", way.notes
         )
-
-
-RUNTIME = Ollama()

@@ -9,12 +9,13 @@ from typing import Any
 from ropewalk.methods.build import temperature
 from ropewalk.models.facts import ModelFacts
 from ropewalk.models.structure.values import is_number
-from ropewalk.runtimes.base import Fragment, Job, Runtime, Way
+from ropewalk.runtimes.base import Fragment, Job, Runtime, Way, runtime
 from ropewalk.runtimes.entries import CONFIG_FORMS, config_forms, lengths, old_reader_forms, two_sets
 
 _MSCALES, _MULTIPLIER = "longrope-mscales", "yarn-attn-factor"
 
 
+@runtime
 class Sglang(Runtime):
     """Reads `rope_scaling`; its yarn takes `attn_factor`, a multiplier, and not `attention_factor`."""
 
@@ -94,6 +95,3 @@ def _own_temperature(job: Job) -> float:
         float(entry[name]) if is_number(entry.get(name)) else 0.0 for name in ("mscale", "mscale_all_dim")
     )
     return temperature(made.factor, mscale or 1.0) / temperature(made.factor, everywhere)
-
-
-RUNTIME = Sglang()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from ropewalk.runtimes.base import Fragment, Job, Runtime, Way
+from ropewalk.runtimes.base import Fragment, Job, Runtime, Way, runtime
 from ropewalk.runtimes.entries import CONFIG_FORMS, config_forms, lengths
 
 
+@runtime
 class Transformers(Runtime):
     """Reads `rope_parameters`, or the old pair of keys."""
 
@@ -45,6 +46,3 @@ class Transformers(Runtime):
             old.setdefault("rope_scaling", None)
         content = {"rope_parameters": job.text["rope_parameters"]} | old | lengths(job)
         return Fragment("config.json", job.inside(content), notes=way.notes)
-
-
-RUNTIME = Transformers()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from ropewalk.runtimes.base import Fragment, Job, Runtime, Way
+from ropewalk.runtimes.base import Fragment, Job, Runtime, Way, runtime
 from ropewalk.runtimes.entries import CONFIG_FORMS, config_forms, lengths, old_reader_forms, two_sets
 
 
+@runtime
 class Transformers4(Runtime):
     """Releases before 5, and readers made after them."""
 
@@ -46,6 +47,3 @@ class Transformers4(Runtime):
                 "or leave max_position_embeddings at the original value for them",
             )
         return Fragment("config.json", job.inside(content), notes=notes)
-
-
-RUNTIME = Transformers4()

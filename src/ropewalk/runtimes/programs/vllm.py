@@ -7,12 +7,13 @@ import shlex
 from typing import Any
 
 from ropewalk.models.facts import ModelFacts
-from ropewalk.runtimes.base import Fragment, Job, Runtime, Way
+from ropewalk.runtimes.base import Fragment, Job, Runtime, Way, runtime
 from ropewalk.runtimes.entries import CONFIG_FORMS, config_forms, lengths, two_sets
 
 _MSCALES = "longrope-mscales"
 
 
+@runtime
 class Vllm(Runtime):
     """Reads `rope_parameters`; computes longrope's attention factor unless short_mscale and long_mscale are given."""
 
@@ -86,6 +87,3 @@ class Vllm(Runtime):
             command,
             way.notes,
         )
-
-
-RUNTIME = Vllm()

@@ -10,25 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
-import sys
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
-
-
-def main(jobs: str, out: str) -> None:
-    """Every item of the jobs file, one line each."""
-    versions = {"xllamacpp": version("xllamacpp")}
-    items = json.loads(Path(jobs).read_text(encoding="utf-8"))["items"]
-    with Path(out).open("a", encoding="utf-8") as lines:
-        for item in items:
-            row: dict[str, Any] = {"name": item["name"], "versions": versions}
-            try:
-                row["logprobs"] = logprobs(item)
-            except Exception as error:
-                row["error"] = f"{type(error).__name__}: {error}"[:500]
-            lines.write(json.dumps(row) + "\n")
-            lines.flush()
 
 
 def logprobs(item: dict[str, Any]) -> list[list[float | None]]:
@@ -87,4 +69,6 @@ def _ask(server: Any, prefix: list[int], wanted: int, item: dict[str, Any]) -> f
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    from answering import answer
+
+    answer(logprobs, ("xllamacpp",))

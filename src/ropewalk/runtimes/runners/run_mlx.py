@@ -2,26 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-
-def main(jobs: str, out: str) -> None:
-    """Every item of the jobs file, one line each."""
-    versions = {name: version(name) for name in ("mlx-lm", "mlx")}
-    items = json.loads(Path(jobs).read_text(encoding="utf-8"))["items"]
-    with Path(out).open("a", encoding="utf-8") as lines:
-        for item in items:
-            row = {"name": item["name"], "versions": versions}
-            try:
-                row["logprobs"] = logprobs(item)
-            except Exception as error:
-                row["error"] = f"{type(error).__name__}: {error}"[:500]
-            lines.write(json.dumps(row) + "\n")
-            lines.flush()
 
 
 def logprobs(item: dict[str, Any]) -> list[list[float]]:
@@ -42,4 +24,6 @@ def logprobs(item: dict[str, Any]) -> list[list[float]]:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    from answering import answer
+
+    answer(logprobs, ("mlx-lm", "mlx"))

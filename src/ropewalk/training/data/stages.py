@@ -64,6 +64,7 @@ class Curriculum:
         assert goal is not None
         filled = self.tokens_per_step
         if not stage.mix and stage.grow is None:
+            # Whole samples only: what a step has room for beyond them stays empty.
             filled -= self.tokens_per_step % stage.length
         return max(1, math.ceil(goal / filled))
 
@@ -124,6 +125,7 @@ class Curriculum:
         weights = np.array([shares[number] for number in fitting])
         if rng is not None:
             return fitting[int(rng.choice(len(fitting), p=weights / weights.sum()))]
+        # One more than was served, so that the very first sample goes to the largest share.
         total = sum(served.values()) + 1
         behind = [shares[number] * total - served.get(str(number), 0) for number in fitting]
         return fitting[int(np.argmax(behind))]

@@ -43,6 +43,7 @@ def build_model(recipe: Recipe, tokenizer: Any, *, empty: bool = False) -> Any:
     if part.path is not None:
         from ropewalk.models.load import load_model
 
+        _refuse_quantised(part.path)
         model = load_model(part.path, device="cpu", dtype=part.dtype, attn=part.attention, empty=empty)
     else:
         model = _new_model(recipe, tokenizer)
@@ -56,6 +57,21 @@ def build_model(recipe: Recipe, tokenizer: Any, *, empty: bool = False) -> Any:
     if part.sliding_window is not None:
         set_window(model, None if part.sliding_window == "none" else part.sliding_window)
     return model.train()
+
+
+def _refuse_quantised(path: str) -> None:
+    """Packed weights take no gradient, and adapters could not be merged into them: neither is begun."""
+    from ropewalk.models.config import read_config
+    from ropewalk.models.quantised import stored_bits
+    from ropewalk.models.source import resolve
+
+    config = read_config(resolve(path))
+    found = stored_bits(config, config)
+    if found is not None:
+        raise UsageError(
+            f"{path} keeps its weights quantised ({found[0]}): training on such a base is not offered",
+            hint="start from the unquantised model; with lora its weights can be kept in bfloat16 (model.dtype)",
+        )
 
 
 def set_window(model: Any, window: int | None) -> None:

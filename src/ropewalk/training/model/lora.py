@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ropewalk.attention.interface import attention_modules
 from ropewalk.attention.options import PARAMETER
 from ropewalk.errors import DamagedError, RopewalkError, UsageError
-from ropewalk.training.recipe.options import LoraOptions
+from ropewalk.training.parts.options import LoraOptions
 
 __all__ = [
     "LoraOptions",

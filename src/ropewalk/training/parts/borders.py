@@ -17,8 +17,8 @@ from ropewalk.attention.interface import (
 )
 from ropewalk.attention.temperature import chosen_layers
 from ropewalk.errors import UsageError, one_line
+from ropewalk.training.parts.options import PackingOptions
 from ropewalk.training.parts.packing import attention_inputs, fitting_methods
-from ropewalk.training.recipe.options import PackingOptions
 
 _LENGTH = 12
 
@@ -80,7 +80,7 @@ def check_skips(model: Any, method: str) -> None:
         return
     raise UsageError(
         f"{type(model).__name__} {reason}",
-        hint="set positions.kind to plain and leave out weighting.far_drop",
+        hint="set positions.kind to plain and leave out parts that leave gaps, such as far-drop",
     )
 
 

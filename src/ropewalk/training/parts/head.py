@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ropewalk.errors import UsageError, one_line
 from ropewalk.training.parts.liger import liger_sum, liger_usable
 from ropewalk.training.parts.losses import IGNORE, chunked_cross_entropy, shift_labels, token_losses
-from ropewalk.training.recipe.options import LossOptions
+from ropewalk.training.parts.options import LossOptions
 
 __all__ = ["Head", "LossOptions", "install_head", "remove_head"]
 

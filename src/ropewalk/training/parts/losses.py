@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from ropewalk.errors import UsageError
+from ropewalk.models.live.logits import losses_in_place
 
 IGNORE = -100
 
@@ -123,10 +124,8 @@ def _chunk_losses(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tenso
     """Losses of a chunk, which tokens count, safe labels, and the sum of exponentials that `logits` is turned into."""
     counted = labels != IGNORE
     safe = torch.where(counted, labels, 0)
-    chosen = logits.gather(1, safe[:, None]).squeeze(1)
-    peak = logits.amax(dim=-1)
-    total = logits.sub_(peak[:, None]).exp_().sum(dim=-1)
-    return torch.where(counted, peak + total.log() - chosen, 0.0), counted, safe, total
+    losses, total = losses_in_place(logits, safe)
+    return torch.where(counted, losses, 0.0), counted, safe, total
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -183,6 +182,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             None if grad is None else (grad * grad_total).to(dtype)
             for grad, dtype in zip(ctx.saved_tensors, ctx.dtypes)
         ]
+        # Labels, chunk, cap, scale and type have no gradient.
         return (*grads, None, None, None, None, None)
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ropewalk.errors import RopewalkError, UsageError, one_line
-from ropewalk.training.recipe.options import MemoryOptions
+from ropewalk.training.parts.options import MemoryOptions
 from ropewalk.units import format_bytes
 
 __all__ = ["ActivationOffload", "MemoryOptions", "activation_memory", "no_effect", "prepare"]
@@ -201,7 +201,9 @@ def _refuse_memory(root: Path) -> None:
     best = ("", "")
     for line in MOUNTS.read_text(errors="replace").splitlines():
         _, point, kind, *_ = line.split(" ")
+        # The kernel writes a blank in the name of a mount point as \040.
         point = point.replace("\\040", " ")
+        # Mounts lie inside one another: the innermost that holds the folder decides.
         if here.is_relative_to(point) and len(point) >= len(best[0]):
             best = (point, kind)
     if best[1] in ("tmpfs", "ramfs"):
@@ -214,6 +216,7 @@ def _refuse_memory(root: Path) -> None:
 def _stale_folders(root: Path) -> Iterator[Path]:
     for folder in root.glob("ropewalk-activations-*-*"):
         number = folder.name.split("-")[2]
+        # A link could lead anywhere: only folders that a process of ours made are removed.
         if number.isdigit() and not folder.is_symlink() and not _alive(int(number)):
             yield folder
 
@@ -223,6 +226,7 @@ def _alive(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
+    # It lives, and belongs to someone else.
     except PermissionError:
         return True
     return True

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ropewalk.errors import UsageError
-from ropewalk.training.recipe.options import PackingOptions
+from ropewalk.training.parts.options import PackingOptions
 
 __all__ = [
     "PackingOptions",

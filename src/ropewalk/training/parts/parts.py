@@ -21,17 +21,18 @@ from ropewalk.attention.interface import base_implementation
 from ropewalk.attention.maps import applied
 from ropewalk.errors import UsageError
 from ropewalk.models.facts import read_facts
+from ropewalk.models.live.rotary import bare
 from ropewalk.models.stretch import map_for_model
 from ropewalk.position_maps import DualChunk, PositionMap, map_for
 from ropewalk.training.parts.borders import check_skips, choose_method
 from ropewalk.training.parts.head import LossesOf, Weigher, install_head
 from ropewalk.training.parts.losses import IGNORE, shift_labels
 from ropewalk.training.parts.memory import activation_memory, no_effect, prepare
+from ropewalk.training.parts.options import PartsOptions, ZonesOptions
 from ropewalk.training.parts.packing import attention_inputs, row_positions
 from ropewalk.training.parts.positions import sample_positions
 from ropewalk.training.parts.tempering import Tempering
-from ropewalk.training.parts.weighting import cropped_losses, drop_far, noisy_inputs, token_weights
-from ropewalk.training.recipe.options import PartsOptions, ZonesOptions
+from ropewalk.training.parts.weighting import cropped_losses, token_weights
 
 Batch = dict[str, Tensor]
 _ZONES_REMARK = "zones are no part of a checkpoint: whoever reads one of this run must apply the same zones"
@@ -54,7 +55,7 @@ class Parts:
 
         `some_ids` gives token ids of text, (1, T), on which a temperature is measured.
         """
-        base = base_of(model)
+        base = bare(model)
         prepare(base, self.options.memory)
         implementation = base_implementation(base)
         # FlashAttention would guess borders from positions: it is told that a row is one document.
@@ -63,7 +64,8 @@ class Parts:
             self._method = choose_method(base, self.options.packing)
             if self._method == "native":
                 self._refuse_jumps(implementation)
-        if self.options.positions.kind != "plain" or self.options.weighting.far_drop is not None:
+        moving = any(part.moves_positions for part in self.options.changing)
+        if self.options.positions.kind != "plain" or moving:
             check_skips(base, self._unbroken)
         if self.options.temperature is not None:
             if some_ids is None:
@@ -128,13 +130,9 @@ class Parts:
         else:
             placed = row_positions(documents.cpu().numpy(), self.options.packing)
         made["position_ids"] = torch.from_numpy(placed).to(device)
+        for part in self.options.changing:
+            made = part.change(made, rngs=rngs, vocabulary_size=vocabulary_size)
         weighting = self.options.weighting
-        if weighting.input_noise is not None:
-            made["input_ids"] = noisy_inputs(
-                weighting.input_noise, made["input_ids"], vocabulary_size=vocabulary_size, rngs=rngs
-            )
-        if weighting.far_drop is not None:
-            made = drop_far(weighting.far_drop, made, rngs=rngs)
         if weighting.weighs and not weighting.needs_losses:
             made["target_weights"] = self._weights(made)
         if weighting.weighs or "weights" in batch:
@@ -198,8 +196,8 @@ class Parts:
         jumping = {
             "positions.kind": self.options.positions.kind != "plain",
             "packing.positions: run-on": self.options.packing.positions == "run-on",
-            "weighting.far_drop": self.options.weighting.far_drop is not None,
         }
+        jumping |= {part.name: part.moves_positions for part in self.options.changing}
         for name, given in jumping.items():
             if given:
                 raise UsageError(
@@ -232,11 +230,6 @@ def zones_of(model: Any, options: ZonesOptions) -> PositionMap | DualChunk:
     assert options.target is not None
     given = options.model_dump(exclude={"target", "file"}, exclude_none=True)
     return map_for("zones", facts.geometry, options.target, **given)
-
-
-def base_of(model: Any) -> Any:
-    """The model itself, inside its adapters where it has some."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _shifted_weights(batch: Batch, target_ids: Tensor) -> Tensor:

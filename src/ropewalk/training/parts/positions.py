@@ -6,15 +6,26 @@ Attention with RoPE depends on differences of positions only, so a window of W t
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from ropewalk.errors import UsageError
-from ropewalk.training.recipe.options import PositionOptions
-
-__all__ = ["PositionOptions", "check_target", "sample_positions"]
+from ropewalk.training.vocabulary import Share, Strict, Tokens
 
 IntArray = NDArray[np.int64]
+
+
+class PositionOptions(Strict):
+    """Position-skip training: positions up to `target_length` inside a shorter window."""
+
+    kind: Literal["plain", "pose", "random"] = "plain"
+    target_length: Tokens | None = None
+    num_chunks: Annotated[int, Field(ge=2, le=1024)] = 2
+    share: Share = 1.0
+    keep_first: bool = True
 
 
 def sample_positions(

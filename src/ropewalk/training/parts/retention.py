@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from ropewalk.errors import UsageError
+from ropewalk.models.live.rotary import bare
 from ropewalk.training.parts.layers import decoder_layers
-from ropewalk.training.parts.parts import Parts, base_of
-from ropewalk.training.recipe.options import MemoryOptions, RetentionOptions
-from ropewalk.training.recipe.recipe import Recipe
+from ropewalk.training.parts.options import MemoryOptions, PartsOptions, RetentionOptions
+from ropewalk.training.parts.parts import Parts
 
 Batch = dict[str, Tensor]
 
@@ -31,25 +31,29 @@ class Retention:
         self._seen: list[Tensor] | None = None
 
     @classmethod
-    def of(cls, recipe: Recipe, model: Any, window: int) -> Retention | None:
-        """Copy the base as it was loaded, before anything changes it; None where the recipe asks for none."""
-        if recipe.retention is None:
+    def of(
+        cls, options: RetentionOptions | None, model: Any, *, window: int, shortest: int
+    ) -> Retention | None:
+        """Copy the base as it was loaded, before anything changes it; None where the recipe asks for none.
+
+        `shortest` is the length of the run's shortest row: one longer than the `window` gives nothing to work on.
+        """
+        if options is None:
             return None
-        shortest = min(min((stage.length, *stage.mix)) for stage in recipe.stages)
         if shortest > window:
             raise UsageError(
                 f"retention has no row of at most {window} tokens, the model's original window, to work on",
                 hint=f"give the stages a mix with shorter rows, for example mix: {{{window}: 0.25}}",
             )
         teacher = copy.deepcopy(model).eval().requires_grad_(False)
-        return cls(recipe.retention, teacher, window)
+        return cls(options, teacher, window)
 
-    def install(self, recipe: Recipe, model: Any, device: torch.device) -> None:
+    def install(self, options: PartsOptions, model: Any, device: torch.device) -> None:
         """Put the teacher where the model is, under the same borders, and watch the layers of both."""
         self.teacher.to(device)
         plain = {"memory": MemoryOptions(), "temperature": None, "zones": None}
-        Parts(recipe.model_copy(update=plain)).install(self.teacher)
-        for watched in (base_of(model), self.teacher):
+        Parts(options.model_copy(update=plain)).install(self.teacher)
+        for watched in (bare(model), self.teacher):
             for layer in chosen_layers(watched, self.options.layers):
                 layer.register_forward_hook(self._note)
 

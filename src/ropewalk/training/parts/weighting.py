@@ -1,23 +1,20 @@
-"""Token-level regularisation: which tokens carry the loss, and what the model is shown of its inputs.
+"""Token-level regularisation: which tokens carry the loss, and how much.
 
 Labels are shifted (they stand beside the state that predicts them). "Context" of a token is the number of tokens of
-its own document that the predicting state sees before its own. All randomness comes from the numpy generator given.
+its own document that the predicting state sees before its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ropewalk.errors import UsageError
 from ropewalk.training.parts.losses import IGNORE
-from ropewalk.training.recipe.options import (
-    FarDrop,
-    InputNoise,
+from ropewalk.training.parts.options import (
     LongTokenWeight,
     ShapeWeight,
     WeightingOptions,
@@ -27,8 +24,6 @@ __all__ = [
     "WeightingOptions",
     "context_of",
     "cropped_losses",
-    "drop_far",
-    "noisy_inputs",
     "normalised",
     "repeat_distance",
     "shape_weight",
@@ -173,59 +168,6 @@ def cropped_losses(
         skip = 0 if index == 0 else options.context
         result[:, start + skip : start + window] = found[index, :, skip:]
     return result
-
-
-def noisy_inputs(
-    options: InputNoise, inputs_BT: Tensor, *, vocabulary_size: int, rngs: Sequence[np.random.Generator]
-) -> Tensor:
-    """The inputs with about `share` of their tokens replaced in spans; the first token of a row stays.
-
-    Spans may touch or overlap, so the share that is really replaced is at most `share`.
-    """
-    rows, length = inputs_BT.shape
-    count = round(options.share * (length - 1) / options.span)
-    if count == 0:
-        return inputs_BT
-    places = max(1, length - options.span)
-    starts = np.stack([1 + rng.choice(places, size=min(count, places), replace=False) for rng in rngs])
-    hit = np.zeros((rows, length + options.span), dtype=bool)
-    for offset in range(options.span):
-        np.put_along_axis(hit, starts + offset, True, axis=1)
-    if options.kind == "token":
-        noise = np.full((rows, length), options.token_id, dtype=np.int64)
-    else:
-        noise = np.stack([rng.integers(0, vocabulary_size, size=length, dtype=np.int64) for rng in rngs])
-    device = inputs_BT.device
-    return torch.where(
-        torch.from_numpy(hit[:, :length]).to(device), torch.from_numpy(noise).to(device), inputs_BT
-    )
-
-
-def drop_far(
-    options: FarDrop, batch: dict[str, Tensor], *, rngs: Sequence[np.random.Generator]
-) -> dict[str, Tensor]:
-    """A batch of (B, T) tensors with `share` of each row's far tokens (all but the last `near`) left out.
-
-    Positions are among the tensors, so what stays keeps its place, and labels are shifted already, so each still names
-    the true next token. Every row loses the same number. The first token always stays.
-    """
-    shapes = {tuple(value.shape) for value in batch.values()}
-    if len(shapes) != 1 or len(next(iter(shapes))) != 2:
-        raise UsageError(
-            f"dropping far tokens met shapes {sorted(shapes)}",
-            hint="give tensors of one shape (rows, tokens)",
-        )
-    rows, length = shapes.pop()
-    far = length - options.near
-    count = int(options.share * max(0, far - 1))
-    if count == 0:
-        return batch
-    kept = np.stack(
-        [np.sort(rng.choice(np.arange(1, far), size=far - 1 - count, replace=False)) for rng in rngs]
-    )
-    near = np.tile(np.arange(far, length), (rows, 1))
-    index = np.concatenate([np.zeros((rows, 1), dtype=np.int64), kept, near], axis=1).astype(np.int64)
-    return {name: value.gather(1, torch.from_numpy(index).to(value.device)) for name, value in batch.items()}
 
 
 def _reach(

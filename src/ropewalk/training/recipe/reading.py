@@ -108,17 +108,13 @@ def _check_events(text: str, path: Path) -> None:
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
             raise UsageError(
-                f"{path} line {_line_of(event)}: aliases (*{event.anchor}) are not allowed in a recipe",
+                f"{path} line {event.start_mark.line + 1}: aliases (*{event.anchor}) are not allowed in a recipe",
                 hint="write the value out",
             )
         nodes += isinstance(event, yaml.NodeEvent)
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH or nodes > MAX_NODES:
             raise UsageError(f"{path} is nested or long beyond any recipe", hint="give a recipe")
-
-
-def _line_of(event: Any) -> int:
-    return int(event.start_mark.line) + 1
 
 
 def _index(node: Any, where: tuple[str | int, ...], lines: dict[tuple[str | int, ...], int]) -> None:

@@ -8,8 +8,8 @@ from pydantic import ConfigDict, Field, model_validator
 
 from ropewalk.attention.options import Way, row_multiple
 from ropewalk.errors import UsageError
-from ropewalk.training.recipe.options import InitialiseOptions, LoraOptions, PartsOptions, RetentionOptions
-from ropewalk.training.recipe.vocabulary import (
+from ropewalk.training.parts.options import InitialiseOptions, LoraOptions, PartsOptions, RetentionOptions
+from ropewalk.training.vocabulary import (
     Count,
     CountFrom,
     Length,
@@ -154,6 +154,7 @@ class Growth(Strict):
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
+    # `from` is a word of Python's: a recipe writes it, the code cannot.
     from_length: Length = Field(alias="from")
     shape: Literal["linear", "exponential"] = "linear"
     multiple_of: Count = 64
@@ -183,6 +184,7 @@ class Stage(Strict):
         ends = [self.steps, self.epochs, self.tokens, self.until]
         if sum(end is not None for end in ends) != 1:
             raise ValueError("give exactly one of steps, epochs, tokens and until")
+        # Shares such as 0.1, 0.2 and 0.7 do not sum to 1 exactly.
         if sum(self.mix.values()) > 1 + 1e-9:
             raise ValueError(f"the shares of mix sum to {sum(self.mix.values()):g}, more than 1")
         if self.sources is not None and not sum(self.sources.values()) > 0:
@@ -377,8 +379,8 @@ class Recipe(PartsOptions):
                 for part in (self.rope, *(stage.rope for stage in self.stages))
             ),
             "weighting.long_tokens and weighting.easy": self.weighting.needs_losses,
-            "weighting.far_drop": self.weighting.far_drop is not None,
         }
+        refused |= {part.name: part.whole_rows for part in self.changing}
         for name, given in refused.items():
             if given:
                 raise UsageError(
@@ -396,6 +398,11 @@ class Recipe(PartsOptions):
                     "processes",
                     hint=f"use multiples of {multiple_of}",
                 )
+
+    @property
+    def shortest(self) -> int:
+        """The shortest sample of any stage, in tokens."""
+        return min(min((stage.length, *stage.mix)) for stage in self.stages)
 
     @property
     def longest(self) -> int:

@@ -1,27 +1,28 @@
-"""run.json: what a run is (recipe, data, versions, seeds), and whether a resumed one is still the same."""
+"""run.json: what a run is made of (its data by hash, its size), and whether a resumed one is still the same.
+
+The recipe, the versions and the command stand in the run's request, as those of every run do.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import platform
 import re
-import sys
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ropewalk._version import __version__
 from ropewalk.errors import DamagedError, RopewalkError, one_line
 from ropewalk.files import sha256_of
+from ropewalk.runs.documents import read_document
+from ropewalk.runs.store import REQUEST
 from ropewalk.training.recipe.recipe import Recipe
 
-FORMAT = "ropewalk-training/1"
+FORMAT = "ropewalk-training/2"
+# Runs of this format kept their recipe in run.json too, and that one counts: it was written when the run had begun.
+WITH_RECIPE = "ropewalk-training/1"
 BASE = "base weights"
 # What may change between two parts of a run without changing what is computed.
 COSMETIC = ("about", "follows", "name", "checkpoints", "log_every", "report_to", "engine")
-_PACKAGES = ("torch", "transformers", "accelerate", "safetensors", "numpy", "peft", "tokenizers")
 
 
 def describe_run(recipe: Recipe, mixture: Any, model: Any) -> dict[str, Any]:
@@ -29,16 +30,10 @@ def describe_run(recipe: Recipe, mixture: Any, model: Any) -> dict[str, Any]:
     base = {} if recipe.lora is None or recipe.model.path is None else base_hash(recipe.model.path)
     return {
         "format": FORMAT,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "recipe": recipe.to_json(),
         "data": mixture.hashes() | base,
         "data_size": {item.name: item.size for item in mixture.sources},
-        "seed": recipe.seed,
         "parameters": sum(tensor.numel() for tensor in model.parameters()),
         "trainable_parameters": sum(tensor.numel() for tensor in model.parameters() if tensor.requires_grad),
-        "versions": versions(),
-        "hardware": {"machine": platform.machine(), "system": platform.platform()},
-        "command": sys.argv,
     }
 
 
@@ -57,17 +52,6 @@ def base_hash(source: str) -> dict[str, str]:
     return {BASE: digest.hexdigest()}
 
 
-def versions() -> dict[str, str]:
-    """Of this package, of Python and of what computes."""
-    found = {"ropewalk": __version__, "python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
 def read_run(folder: Path) -> dict[str, Any]:
     """run.json of a run folder."""
     path = folder / "run.json"
@@ -80,14 +64,32 @@ def read_run(folder: Path) -> dict[str, Any]:
         ) from error
     except (ValueError, RecursionError) as error:
         raise DamagedError(f"{path} is not JSON", hint="restore it from a copy") from error
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
+    if not isinstance(document, dict) or document.get("format") not in (FORMAT, WITH_RECIPE):
         raise DamagedError(f"{path} is not of the format {FORMAT}", hint="restore it from a copy")
     return document
 
 
-def check_same_run(old: dict[str, Any], new: dict[str, Any], allow_changes: bool) -> list[str]:
+def recipe_of(folder: Path) -> dict[str, Any]:
+    """The recipe under which a run has begun; of one killed before that, the recipe that it was asked for."""
+    if (folder / "run.json").is_file():
+        described = read_run(folder)
+        if described["format"] == WITH_RECIPE:
+            return dict(described["recipe"])
+    elif not (folder / REQUEST).is_file() or not (folder / REQUEST).stat().st_size:
+        # Neither: the message of the file that a reader looks for.
+        read_run(folder)
+    document = read_document(folder / REQUEST)
+    if not isinstance(document, dict) or document.get("kind") != "train":
+        raise RopewalkError(
+            f"{folder} is no training run", hint="give the folder of a run that `ropewalk train` made"
+        )
+    return dict(document["request"]["recipe"])
+
+
+def check_same_run(folder: Path, recipe: Recipe, described: dict[str, Any], allow_changes: bool) -> list[str]:
     """What changed in recipe and data since the run began; any change is an error unless allowed."""
-    changes = recipe_changes(old["recipe"], new["recipe"])
+    changes = recipe_changes(recipe_of(folder), recipe.to_json())
+    old, new = read_run(folder), described
     for name in sorted(set(old["data"]) | set(new["data"])):
         before, after = old["data"].get(name), new["data"].get(name)
         # Runs of before the base was hashed do not say which it was.

@@ -13,6 +13,7 @@ from ropewalk.report.page.content import (
     Tile,
     Tone,
     Verdict,
+    content_of,
     number_cell,
     sentence,
     sentences,
@@ -62,6 +63,7 @@ _UNITS = {"loss": "nats", "window_cost": "nats", "bytes": "bytes", "seconds": "s
 _NESTED = (dict, list, tuple)
 
 
+@content_of("compare")
 def content(view: RunView) -> Content:
     """Verdict, tiles, tables and figures of a comparison."""
     tables = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ropewalk.report.page.content import Content, Table, Tile, Verdict, sentence, shown_number
+from ropewalk.report.page.content import Content, Table, Tile, Verdict, content_of, sentence, shown_number
 from ropewalk.report.page.kinds.measured import (
     cells_table,
     figures,
@@ -19,6 +19,7 @@ from ropewalk.report.views import RunView
 from ropewalk.units import format_length
 
 
+@content_of("eval")
 def content(view: RunView) -> Content:
     """Verdict, tiles, tables and figures of an evaluation."""
     tables = [loss_table(view), tail_table(view), retrieval_table(view), _evidence(view), _long_tokens(view)]

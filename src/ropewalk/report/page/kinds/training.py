@@ -12,6 +12,7 @@ from ropewalk.report.page.content import (
     Table,
     Tile,
     Verdict,
+    content_of,
     key_table,
     length_cell,
     number_cell,
@@ -24,6 +25,7 @@ from ropewalk.report.views import RunView
 from ropewalk.units import format_length
 
 
+@content_of("train")
 def content(view: RunView) -> Content:
     """Verdict, tiles, tables and figures of a training run."""
     final = view.result.get("final")
@@ -49,8 +51,13 @@ def _held_out(view: RunView) -> list[Mapping[str, Any]]:
 
 def _verdict(view: RunView) -> Verdict:
     steps, held_out = _steps(view), _held_out(view)
-    losses = [loss for line in held_out if (loss := number(line.get("loss"))) is not None]
-    if len(losses) > 1:
+    measured = [
+        (line.get("step"), loss) for line in held_out if (loss := number(line.get("loss"))) is not None
+    ]
+    losses, tone = [loss for _, loss in measured], ""
+    # Only the measurement before the first step says what the training changed.
+    from_start = len(losses) > 1 and measured[0][0] == 0
+    if from_start:
         word = "fell" if losses[-1] < losses[0] else "rose"
         headline = f"Held-out loss {word} from {losses[0]:.3f} to {losses[-1]:.3f} nats per token."
         tone = "" if losses[-1] < losses[0] else "bad"
@@ -58,16 +65,18 @@ def _verdict(view: RunView) -> Verdict:
         trained = [loss for line in steps if (loss := number(line.get("loss"))) is not None]
         if not trained:
             return Verdict("No step of this training was recorded.", tone="muted")
-        headline = f"Training loss went from {trained[0]:.3f} to {trained[-1]:.3f} nats per token."
-        tone = ""
+        headline = f"Training loss ended at {trained[-1]:.3f} nats per token."
     lengths = list(dict.fromkeys(int(length) for line in steps if (length := number(line.get("length")))))
     points = (
         [f"Sample lengths: {', '.join(format_length(length) for length in lengths)} tokens."]
         if lengths
         else []
     )
-    if losses and not len(losses) > 1:
+    if losses and not from_start:
         points.append(f"Held-out loss at the end: {losses[-1]:.3f} nats per token.")
+    if view.status in ("running", "unfinished"):
+        reached = steps[-1].get("step") if steps else 0
+        points.append(f"The run has not ended ({view.status}): so it stood at step {reached}.")
     return Verdict(headline, tuple(points), "bad" if tone == "bad" else "")
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ropewalk.report.page.content import Content, Table, Tile, Verdict, key_table, shown_number
+from ropewalk.report.page.content import Content, Table, Tile, Verdict, content_of, key_table, shown_number
 from ropewalk.report.page.kinds.measured import figures, loss_table, retrieval_table
 from ropewalk.report.reading import number
 from ropewalk.report.views import RunView
 
 
+@content_of("tune")
 def content(view: RunView) -> Content:
     """Verdict, tiles, before and after, figures."""
     tables: list[Table | None] = [loss_table(view), retrieval_table(view)]

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ropewalk.report.page.content import Cell, Column, Content, Table, Tile, Tone, Verdict, value_cell
+from ropewalk.report.page.content import (
+    Cell,
+    Column,
+    Content,
+    Table,
+    Tile,
+    Tone,
+    Verdict,
+    content_of,
+    value_cell,
+)
 from ropewalk.report.page.kinds.measured import figures
 from ropewalk.report.reading import mappings
 from ropewalk.report.views import RunView
@@ -14,6 +24,7 @@ _TONES: dict[str, Tone] = {"pass": "good", "fail": "bad", "skip": "muted"}
 _ORDER = {"fail": 0, "skip": 1, "pass": 2}
 
 
+@content_of("verify")
 def content(view: RunView) -> Content:
     """Verdict, tiles, the table of checks and whatever figures a verification can hold."""
     checks = mappings(view.result.get("checks"))

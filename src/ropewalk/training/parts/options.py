@@ -1,6 +1,8 @@
 """What a recipe may say about the parts of training. No torch here, so that a recipe is read and checked in no time.
 
-Every block is optional, strict (an unknown key is an error) and frozen; `None` means unset.
+Options stand beside their code where that code needs no torch at import: positions, and every part of `batch/`. Here
+are those of the parts that are torch through and through (loss kernels, hooks, adapters). Every block is optional,
+strict (an unknown key is an error) and frozen; `None` means unset.
 """
 
 from __future__ import annotations
@@ -10,14 +12,17 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from ropewalk.attention.options import TemperatureOptions
-from ropewalk.training.recipe.vocabulary import (
+from ropewalk.training.parts.batch.far import FarDrop
+from ropewalk.training.parts.batch.noise import InputNoise
+from ropewalk.training.parts.part import Part, PartsByName
+from ropewalk.training.parts.positions import PositionOptions
+from ropewalk.training.vocabulary import (
     Bytes,
     Count,
     Length,
     NotNegative,
     OpenShare,
     Positive,
-    Share,
     Strict,
     Tokens,
     TokensFrom,
@@ -46,16 +51,6 @@ class MemoryOptions(Strict):
     offload_folder: str | None = None
     offload_limit: Bytes | None = None
     offload_smallest: Bytes = 256 * 1024
-
-
-class PositionOptions(Strict):
-    """Position-skip training: positions up to `target_length` inside a shorter window."""
-
-    kind: Literal["plain", "pose", "random"] = "plain"
-    target_length: Tokens | None = None
-    num_chunks: Annotated[int, Field(ge=2, le=1024)] = 2
-    share: Share = 1.0
-    keep_first: bool = True
 
 
 class PackingOptions(Strict):
@@ -127,28 +122,6 @@ class EasyMask(Strict):
         if (self.below is None) == (self.quantile is None):
             raise ValueError("easy takes either below (nats) or quantile, not both")
         return self
-
-
-class InputNoise(Strict):
-    """A share of the input tokens replaced, in spans, by one token or by random ones; the labels stay."""
-
-    share: OpenShare
-    kind: Literal["token", "random"] = "random"
-    token_id: Annotated[int, Field(ge=0)] | None = None
-    span: Count = 1
-
-    @model_validator(mode="after")
-    def _token(self) -> Self:
-        if (self.kind == "token") != (self.token_id is not None):
-            raise ValueError("kind: token needs token_id, and only that kind takes it")
-        return self
-
-
-class FarDrop(Strict):
-    """A share of the tokens more than `near` before the end left out of the row; the rest keep their positions."""
-
-    share: OpenShare
-    near: Tokens
 
 
 class WeightingOptions(Strict):
@@ -234,5 +207,20 @@ class PartsOptions(Strict):
     loss: LossOptions = LossOptions()
     memory: MemoryOptions = MemoryOptions()
     temperature: TemperatureOptions | None = None
+    parts: PartsByName = {}  # noqa: RUF012 - pydantic copies it
     zones: ZonesOptions | None = None
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+
+    @property
+    def changing(self) -> list[Part]:
+        """What changes a micro-batch, in the order in which it acts."""
+        own = [self.weighting.input_noise, self.weighting.far_drop]
+        return [*(part for part in own if part is not None), *self.parts.values()]
+
+    @model_validator(mode="after")
+    def _each_part_once(self) -> Self:
+        names = [part.name for part in self.changing]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"{twice} is asked for twice, under weighting and under parts: keep one")
+        return self

@@ -1,0 +1,1 @@
+"""One file a part that changes micro-batches: its options, its documentation and its deed. No torch at import."""
