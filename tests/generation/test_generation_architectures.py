@@ -62,4 +62,8 @@ def test_inside_the_window_it_is_stock_bit_for_bit(kind):
     assert own_window(facts) >= 16
     with Session(model, ladder_for(model), tokens=16) as session:
         found = [session.read(ids), *(session.read([token]) for token in wanted[:-1])]
+    if session.reads_whole:
+        # RecurrentGemma keeps its state to itself: every step is a fresh reading, with other last bits.
+        assert torch.allclose(torch.stack(found), logits, atol=1e-5)
+        return
     assert torch.equal(torch.stack(found), logits)

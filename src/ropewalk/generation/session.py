@@ -60,6 +60,8 @@ class Session:
         self._device = self.model.get_input_embeddings().weight.device
         self._takes = inspect.signature(type(self.model).forward).parameters
         self._chunkable: bool | None = None
+        # A model that gives no cache back (RecurrentGemma) is read from the beginning at every step.
+        self.reads_whole = False
 
     def __enter__(self) -> Self:
         return self
@@ -152,6 +154,7 @@ class Session:
 
     @torch.inference_mode()
     def _forward(self, ids: Sequence[int], each: Callable[[int, Tensor], None] | None = None) -> Tensor:
+        ids = self.ids if self.reads_whole else ids
         self.forwarded += len(ids)
         row_BT = torch.tensor([list(ids)], dtype=torch.long, device=self._device)
         begin, step = len(self.ids) - len(ids), self._step(row_BT)
@@ -170,7 +173,9 @@ class Session:
                     output = self.model(
                         input_ids=piece_BT, past_key_values=self._cache, use_cache=True, **options
                     )
-                    self._cache, logits_BTV = output.past_key_values, output.logits
+                    logits_BTV = output.logits
+                    self._cache = getattr(output, "past_key_values", None)
+                    self.reads_whole = not hasattr(output, "past_key_values")
                     if each is not None:
                         each(first, logits_BTV)
         except torch.OutOfMemoryError as error:
@@ -191,7 +196,7 @@ class Session:
         """Tokens of one forward. The model as it was loaded reads a prompt in one, as stock software does."""
         length = row_BT.shape[1]
         assert self.rung is not None
-        if self.kind.whole_prompt:
+        if self.kind.whole_prompt or self.reads_whole:
             return length
         step = self.chunk or (length if self.rung.is_own else CHUNK)
         if self.kind.piece is not None:
