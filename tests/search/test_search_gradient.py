@@ -58,7 +58,7 @@ def test_gradient_equals_finite_differences(kind: str, changes: dict, checkpoint
     with Reader(make_model(kind, **changes), checkpointing=checkpointing) as reader:
         geometry = reader.rotation.geometry
         family = Family.through([ropewalk.schedule("yarn", geometry, factor=f) for f in (2, 4)])
-        slope = reader.slope(family, 3.0, rows)
+        slope = reader.slopes(family, 3.0, [rows])[0]
 
         def value(moved: Family) -> float:
             return sum(reader.terms(moved.schedule(3.0), rows).by_row)
@@ -151,7 +151,7 @@ def test_reader_leaves_the_model_as_it_was() -> None:
     before = model(input_ids=torch.as_tensor(ids_of(80))[None]).logits
     with Reader(model, checkpointing=True) as reader:
         family = Family.through([ropewalk.schedule("yarn", reader.rotation.geometry, factor=4)])
-        reader.slope(family, 4.0, some_rows())
+        reader.slopes(family, 4.0, [some_rows()])
         assert not any(tensor.requires_grad for tensor in model.parameters())
     assert all(tensor.requires_grad and tensor.grad is None for tensor in model.parameters())
     assert not any(module.training for module in model.modules())

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +126,8 @@ def test_another_request_is_not_continued(model_folder: Path, text_folder: Path,
 
 
 def test_a_claim_without_a_request_is_taken_over(tmp_path: Path) -> None:
-    from ropewalk.search import request as module
+    from ropewalk.evaluation.work.processes import Processes
+    from ropewalk.search.folder import opened
 
     class Asked:
         seed = 0
@@ -131,7 +137,7 @@ def test_a_claim_without_a_request_is_taken_over(tmp_path: Path) -> None:
 
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "request.json").touch()
-    with module.opened(Asked(), tmp_path / "run") as run:  # type: ignore[arg-type]
+    with opened(Asked(), tmp_path / "run", Processes()) as run:  # type: ignore[arg-type]
         assert json.loads((run.path / "request.json").read_text())["request"] == {"model": "another"}
 
 
@@ -362,3 +368,103 @@ def test_compare_measures_the_tuned_row(model_folder: Path, text_folder: Path, t
     assert rows["tuned"]["attention_factor"] == made.schedule.attention_factor
     # A finished search is read, not repeated.
     assert (run / "schedule.json").read_bytes() == before
+
+
+def test_one_file_is_what_eval_compare_train_and_extend_compute(
+    model_folder: Path, text_folder: Path, tmp_path: Path
+) -> None:
+    from ropewalk.search.family import tuned_schedule
+
+    geometry = ropewalk.read_geometry(model_folder)
+    made = tuned_schedule(geometry, 4.0, np.linspace(0.0, 1.0, geometry.half_dim) ** 2, 1.07)
+    file = tmp_path / "schedule.json"
+    file.write_text(json.dumps(made.to_json() | {"fitted": {"by": "a test"}}))
+    ropewalk.extend(model_folder, schedule=file, out=tmp_path / "out")
+    asked = {"lengths": [64, 256], "tasks": "ppl", "text": text_folder, "max_segments": 3, "device": "cpu"}
+    written = ropewalk.evaluate(tmp_path / "out", **asked)
+    named = ropewalk.evaluate(model_folder, schedule=file, output=tmp_path / "run", **asked)
+    assert [row.loss for row in named.loss] == [row.loss for row in written.loss]
+    assert named.controls.unmodified_is == "the same weights without the scaling"
+    assert [row.loss for row in named.controls.unmodified] == [
+        row.loss for row in written.controls.unmodified
+    ]
+    assert named.request.model == str(model_folder)
+    compared = ropewalk.compare(
+        model_folder, target="4x", methods="none", schedules=[file], tasks="ppl", text=text_folder,
+        max_segments=3, device="cpu", output=tmp_path / "compared",
+    )  # fmt: skip
+    row = next(row for row in compared.methods if row.file == str(file))
+    plain = ropewalk.evaluate(tmp_path / "out", **(asked | {"lengths": row_lengths(row)}))
+    assert [item.loss for item in row.loss] == pytest.approx([item.loss for item in plain.loss], abs=1e-6)
+    model = ropewalk.load_model(str(model_folder), device="cpu")
+    with pytest.raises(UsageError, match="by its name"):
+        ropewalk.evaluate(model, tokenizer=str(model_folder), schedule=file, **asked)
+    with pytest.raises(UsageError, match="computes its own schedule"):
+        ropewalk.evaluate("http://localhost:1/v1", schedule=file, lengths=[64])
+
+
+def row_lengths(row: Any) -> list[int]:
+    """At which a comparison read."""
+    return [item.length for item in row.loss]
+
+
+def test_a_model_or_text_changed_in_place_is_not_gone_on_with(
+    model_folder: Path, text_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopping(*given: Any) -> Any:
+        raise KeyboardInterrupt
+
+    texts = tmp_path / "texts"
+    shutil.copytree(text_folder, texts)
+    monkeypatch.setattr(loop, "step_slope", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        quick(model_folder, texts, tmp_path / "run")
+    monkeypatch.undo()
+    (texts / "03.txt").write_text("another text altogether, " * 100, encoding="utf-8")
+    with pytest.raises(UsageError, match=r"changed in place: text and questions:"):
+        quick(model_folder, texts, tmp_path / "run")
+
+
+TWO = """
+import json, sys
+import ropewalk
+from ropewalk.search.rows import Amounts
+
+model, text, output = sys.argv[1:]
+found = ropewalk.tune(model, target="4x", text=text, start="yarn", tasks=(), budget=3, amounts=Amounts(6, 4, 3, 4),
+                      output=output, device="cpu")
+print(json.dumps(found.to_json()))
+"""
+
+
+def test_two_processes_go_the_way_of_one(model_folder: Path, text_folder: Path, tmp_path: Path) -> None:
+    one = quick(model_folder, text_folder, tmp_path / "one").to_json()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWO, str(model_folder), str(text_folder), str(tmp_path / "two")],
+            env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank), "ACCELERATE_USE_CPU": "true"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [process.communicate(timeout=240) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    two, other = (json.loads(text) for text, _ in said)
+    assert {key: two[key] for key in two if key != "seconds"} == {
+        key: other[key] for key in two if key != "seconds"
+    }
+    assert (two["steps"], two["passes"]) == (one["steps"], one["passes"])
+    assert two["forward_equivalents"] == pytest.approx(one["forward_equivalents"], rel=1e-9)
+    for part, name in (("before", "loss_at_target"), ("after", "loss"), ("controls", "cropped")):
+        assert two[part][name] == pytest.approx(one[part][name], abs=1e-6)
+    files = [json.loads((tmp_path / name / "schedule.json").read_text()) for name in ("one", "two")]
+    made = [ropewalk.FrequencySchedule.from_json(file) for file in files]
+    np.testing.assert_allclose(made[1].inv_freq, made[0].inv_freq, rtol=1e-6)
+    states = [json.loads((tmp_path / name / "progress.json").read_text()) for name in ("one", "two")]
+    np.testing.assert_allclose(states[1]["state"]["first"], states[0]["state"]["first"], rtol=1e-3, atol=1e-8)

@@ -48,6 +48,11 @@ from ropewalk.cli.measuring import grid_option, measuring_options, tasks_option
     help="Cropped context and the unmodified model.",
 )
 @click.option("--base", metavar="MODEL", help="The unmodified model, for the controls.")
+@click.option(
+    "--schedule",
+    metavar="FILE",
+    help="Measure MODEL as `extend --schedule FILE` would write it, without writing it.",
+)
 @click.option("--original-length", help="Window before the stretch. Default: as the config says.")
 @grid_option("shared")
 @click.option(

@@ -110,6 +110,8 @@ def command(
             trust_remote_code=trust_remote_code,
             on_told=bar.tuned,
         )
+    if not bar.main:
+        return
     if as_json:
         emit_json(result.to_json())
         return

@@ -6,9 +6,11 @@ questions; cells are kept under its name.
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ropewalk.errors import RopewalkError, UsageError
@@ -73,6 +75,8 @@ class Local:
         self.request, self.cells, self.processes, self.watcher = request, cells, processes, watcher
         self.remarks: list[str] = []
         given, tokenizer = parts["model"], parts["tokenizer"]
+        if request.schedule is not None:
+            given = self._stretched(given)
         self.tokenizer = (
             load_tokenizer(request.tokenizer or request.model) if tokenizer is None else tokenizer
         )
@@ -86,6 +90,25 @@ class Local:
         self.model = self.loaded(request.model) if given is None else given
         self.budget_bytes: int | None = None
         self.hashes = self._bound(given)
+
+    def _stretched(self, given: Any | None) -> Any:
+        """The model as `extend --schedule` writes it, from a folder of links that is gone as soon as it is loaded."""
+        from ropewalk.models.extend import extend
+
+        if given is not None:
+            raise UsageError(
+                "a schedule file is put on a model by its name", hint="apply it to the loaded model instead"
+            )
+        with tempfile.TemporaryDirectory(prefix="ropewalk-") as place:
+            request, folder = self.request, Path(place) / "stretched"
+            extend(
+                request.model,
+                output=folder,
+                schedule=request.schedule,
+                weights="symlink",
+                trust_remote_code=request.trust_remote_code,
+            )
+            return self.loaded(str(folder))
 
     def loaded(self, source: str) -> Any:
         """A model on this process's device, or spread over all of them."""

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -40,6 +41,7 @@ class EvalRequest(BaseModel):
     controls: bool = True
     base: str | None = None
     original_length: int | None = Field(None, ge=2)
+    schedule: str | None = None
     crop_stride: int | None = Field(None, ge=1)
     reference: str | None = None
     key_gain: float = Field(2.0, gt=0)
@@ -74,6 +76,11 @@ class EvalRequest(BaseModel):
         if isinstance(value, str):
             return parse_lengths(value) if value.strip() else []
         return sorted({parse_length(length) for length in value or []})
+
+    @field_validator("schedule", mode="before")
+    @classmethod
+    def _place(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, Path) else value
 
     @field_validator("cache", "temperatures", mode="before")
     @classmethod
@@ -165,6 +172,12 @@ def _check(request: EvalRequest) -> None:
     if any(length < 8 for length in request.lengths):
         raise UsageError(
             f"length {min(request.lengths)} is too short to measure", hint="use 8 tokens or more"
+        )
+    if request.schedule is not None and isinstance(request, CompareRequest):
+        raise UsageError("compare takes several schedule files", hint="write schedules=[...]")
+    if request.schedule is not None and request.model.startswith(("http://", "https://")):
+        raise UsageError(
+            "a served model computes its own schedule", hint="give the checkpoint, or leave --schedule out"
         )
     if request.window_mean and request.protocol != "sliding":
         raise UsageError("--window-mean averages sliding windows", hint="add --protocol sliding")

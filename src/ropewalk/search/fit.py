@@ -166,18 +166,23 @@ def step_slope(
     """The gradients of J over a step's pairs of rows, one a pair, and how many rows they took.
 
     `text` and `planted` are the rows of the step in order, `most_pairs` of each at most; planted ones may be missing.
+    Processes that would have nothing to do read the next pairs at once; what counts is the same as with one.
     """
+    pairs = [
+        pair
+        for number in range(settings.most_pairs)
+        if (pair := [*text[number : number + 1], *planted[number : number + 1]])
+    ]
     slopes: list[Slope] = []
-    rows = 0
-    for number in range(settings.most_pairs):
-        pair = [*text[number : number + 1], *planted[number : number + 1]]
-        if not pair:
+    read: list[Slope] = []
+    while len(slopes) < len(pairs):
+        if len(slopes) == len(read):
+            least = max(1, settings.pairs - len(read), reader.processes.world // 2)
+            read += reader.slopes(family, factor, pairs[len(read) : len(read) + least])
+        slopes.append(read[len(slopes)])
+        if len(slopes) >= settings.pairs and agree(slopes):
             break
-        slopes.append(reader.slope(family, factor, pair))
-        rows += len(pair)
-        if number + 1 >= settings.pairs and agree(slopes):
-            break
-    return slopes, rows
+    return slopes, sum(len(pair) for pair in pairs[: len(slopes)])
 
 
 def agree(slopes: Sequence[Slope]) -> bool:

@@ -119,7 +119,7 @@ def run_fit(
             slopes, rows = step_slope(job.reader, progress.state.family, rung.factor, text, planted, settings)
             progress.state = advance(progress.state, start, slopes, share, settings)
             progress.passes += rows
-            progress.seconds = time.monotonic() - began
+            progress.seconds = seconds_since(job, began)
             value = sum(slope.value for slope in slopes) / len(slopes)
             _tell(progress, "step", value, job.reader.tokens / top, on_point, factor=rung.factor)
             if _due(progress, budget):
@@ -133,6 +133,11 @@ def run_fit(
             _validate(job, progress, began, on_point)
         keep(progress)
     return progress
+
+
+def seconds_since(job: Job, began: float) -> float:
+    """The main process's clock in all of them, or a budget of time would end them at different steps."""
+    return job.reader.processes.gather(time.monotonic() - began)[0]
 
 
 def _due(progress: Progress, budget: Budget) -> bool:
@@ -162,7 +167,7 @@ def _validate(job: Job, progress: Progress, began: float, on_point: OnPoint) -> 
     else:
         progress.state = progress.state.back_to(progress.best)
     progress.bad = 0 if better else progress.bad + 1
-    progress.seconds = time.monotonic() - began
+    progress.seconds = seconds_since(job, began)
     _tell(
         progress,
         "validation",

@@ -13,8 +13,9 @@ from ropewalk.search.budget import Budget
 from ropewalk.search.cma import Study, schedule_at, search_cma
 from ropewalk.search.evolution import EvolutionSettings, Population, evolve, schedule_of
 from ropewalk.search.family import Family
+from ropewalk.search.folder import Folder
 from ropewalk.search.job import Job
-from ropewalk.search.loop import OnPoint, Point, Progress, keeps_answers
+from ropewalk.search.loop import OnPoint, Point, Progress, keeps_answers, seconds_since
 from ropewalk.search.objective import Terms
 from ropewalk.search.request import Request
 
@@ -22,7 +23,7 @@ from ropewalk.search.request import Request
 FINALISTS = 3
 
 
-def run_opponent(request: Request, job: Job, progress: Progress, run: Any, on_point: OnPoint) -> None:
+def run_opponent(request: Request, job: Job, progress: Progress, run: Folder, on_point: OnPoint) -> None:
     """CMA-ES or LongRoPE's evolution on the one rung of a job; the best on validation ends in `progress`."""
     if len(job.rungs) > 1:
         raise UsageError(f"search={request.search} has no ladder", hint="use --search fit, or one --target")
@@ -58,19 +59,19 @@ def _point(
     on_point(point)
 
 
-def _counting(progress: Progress, budget: Budget) -> Callable[[int], bool]:
+def _counting(job: Job, progress: Progress, budget: Budget) -> Callable[[int], bool]:
     began = time.monotonic() - progress.seconds
 
     def enough(count: int) -> bool:
         progress.state.step = count
-        progress.seconds = time.monotonic() - began
+        progress.seconds = seconds_since(job, began)
         return budget.share(count, progress.seconds) >= 1.0
 
     return enough
 
 
 def _cma(
-    request: Request, job: Job, progress: Progress, run: Any, on_point: OnPoint
+    request: Request, job: Job, progress: Progress, run: Folder, on_point: OnPoint
 ) -> list[FrequencySchedule]:
     top, rows = job.top, job.top.sweep_rows()
 
@@ -78,24 +79,27 @@ def _cma(
         progress.state.step, progress.passes = number, progress.passes + len(rows)
         _point(job, progress, "step", math.inf if terms is None else terms.value, on_point, {})
 
-    storage = request.storage or f"sqlite:///{run.file('trials.sqlite')}"
+    if job.reader.processes.world > 1:
+        raise UsageError(
+            "search=cma does not share rows between the processes of one launch",
+            hint="start several workers by hand with the same --storage URL",
+        )
+    storage = request.storage or f"sqlite:///{run.path / 'trials.sqlite'}"
     study = Study(f"ropewalk-{request.seed}-{top.length}", storage, request.seed)
-    enough = _counting(progress, request.budget)
+    enough = _counting(job, progress, request.budget)
     points = search_cma(job.reader, top.factor, rows, study, enough, on_trial)
     geometry = job.reader.rotation.geometry
     return [schedule_at(geometry, top.factor, point.numbers) for point in points[:FINALISTS]]
 
 
 def _evolution(
-    request: Request, job: Job, progress: Progress, run: Any, on_point: OnPoint
+    request: Request, job: Job, progress: Progress, run: Folder, on_point: OnPoint
 ) -> list[FrequencySchedule]:
-    from ropewalk.runs.documents import read_document
-
     if request.storage is not None:
         raise UsageError("search=evolution has no workers to share a storage", hint="use --search cma")
     top, settings = job.top, EvolutionSettings(seed=request.seed)
-    path = run.file("population.json")
-    begun = Population.from_json(read_document(path)) if run.resumed and path.is_file() else None
+    left = run.read("population.json")
+    begun = None if left is None else Population.from_json(left)
 
     def keep(population: Population) -> None:
         run.write_json("population.json", population.to_json())
@@ -106,7 +110,7 @@ def _evolution(
         _point(job, progress, "step", math.inf if loss is None else loss, on_point, detail)
 
     texts = [item.row for item in top.text]
-    enough = _counting(progress, request.budget)
+    enough = _counting(job, progress, request.budget)
     found = evolve(job.reader, texts, top.factor, settings, keep, begun, enough)
     ranked = sorted(found.individuals, key=lambda item: math.inf if item.loss is None else item.loss)
     geometry = job.reader.rotation.geometry

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from ropewalk.attention.maps import applied
 from ropewalk.errors import RopewalkError, one_line
 from ropewalk.evaluation.forward.engine import NoRoomError, free_bytes
 from ropewalk.evaluation.forward.scored import token_loss
+from ropewalk.evaluation.work.processes import Processes
 from ropewalk.geometry import FloatArray
 from ropewalk.models.live.heads import decoder_of, logits_from, split_works
 from ropewalk.position_maps import Zones
@@ -37,6 +38,8 @@ _KEPT_HIDDEN, _KEPT_INNER = 16, 4
 _LOGIT_BYTES = 256 << 20
 _TOKENS_AT_ONCE = {"cpu": 8192, "cuda": 65536}
 TAIL_SPAN = 256
+
+Read = TypeVar("Read")
 
 
 class NonFiniteLossError(RopewalkError):
@@ -58,12 +61,28 @@ class Slope:
         """All derivatives as one vector."""
         return np.concatenate([self.low, self.top, [self.cool, self.heat]])
 
+    def __add__(self, other: Slope) -> Slope:
+        """Of the rows of both."""
+        return Slope(
+            self.value + other.value,
+            self.low + other.low,
+            self.top + other.top,
+            self.cool + other.cool,
+            self.heat + other.heat,
+        )
+
 
 class Reader:
-    """One frozen model. `tokens` counts what was read, a backward pass as what it costs beside a forward one."""
+    """One frozen model. `tokens` counts what was read, a backward pass as what it costs beside a forward one.
 
-    def __init__(self, model: Any, *, checkpointing: bool | None = None) -> None:
+    Several processes share out the rows, and each has what all of them read: their searches go the same way.
+    """
+
+    def __init__(
+        self, model: Any, *, checkpointing: bool | None = None, processes: Processes | None = None
+    ) -> None:
         self.model = model
+        self.processes = processes or Processes()
         self.rotation = Rotation(model)
         self.device = model.get_input_embeddings().weight.device
         self.tokens = 0.0
@@ -118,22 +137,60 @@ class Reader:
         answers: Sequence[tuple[int, ...]] | None = None,
     ) -> tuple[list[FloatArray], list[bool]]:
         """For each row the loss of every token (entry 0 is 0), and whether greedy decoding would write its answer."""
-        losses: list[FloatArray] = [np.zeros(0)] * len(rows)
-        right = [False] * len(rows)
+        mine = [number for number in range(len(rows)) if self.processes.mine(number)]
+
+        def work() -> dict[int, tuple[FloatArray, bool]]:
+            return self._read(schedule, rows, kept_first, answers, mine)
+
+        every = self._shared(work)
+        return [every[number][0] for number in range(len(rows))], [
+            every[number][1] for number in range(len(rows))
+        ]
+
+    def _read(
+        self,
+        schedule: FrequencySchedule | Zones | None,
+        rows: Sequence[Any],
+        kept_first: int,
+        answers: Sequence[tuple[int, ...]] | None,
+        mine: Sequence[int],
+    ) -> dict[int, tuple[FloatArray, bool]]:
+        """This process's rows by their numbers, those of one length together."""
+        found: dict[int, tuple[FloatArray, bool]] = {}
         by_length: dict[int, list[int]] = {}
-        for number, row in enumerate(rows):
-            by_length.setdefault(len(row), []).append(number)
+        for number in mine:
+            by_length.setdefault(len(rows[number]), []).append(number)
         with self._turned(schedule, kept_first):
             for length, numbers in by_length.items():
                 step = max(1, _TOKENS_AT_ONCE["cpu" if self.device.type == "cpu" else "cuda"] // length)
                 for start in range(0, len(numbers), step):
                     part = numbers[start : start + step]
-                    found, greedy = self._forward(np.stack([rows[number] for number in part]))
+                    losses, greedy = self._forward(np.stack([rows[number] for number in part]))
                     for place, number in enumerate(part):
-                        losses[number] = found[place]
                         marked = list(answers[number]) if answers else []
-                        right[number] = bool(marked) and bool(greedy[place][marked].all())
-        return losses, right
+                        found[number] = losses[place], bool(marked) and bool(greedy[place][marked].all())
+        return found
+
+    def _shared(self, work: Callable[[], dict[int, Read]]) -> dict[int, Read]:
+        """The union of every process's part, and of what they counted; what fails in one fails in all."""
+        if self.processes.world == 1:
+            return work()
+        before, part, failure = self.tokens, dict[int, Read](), None
+        try:
+            part = work()
+        except RopewalkError as error:
+            failure = error
+        told = (
+            None
+            if failure is None
+            else (isinstance(failure, NonFiniteLossError), failure.message, failure.hint)
+        )
+        every = self.processes.gather((part, self.tokens - before, told))
+        self.tokens = before + sum(tokens for _, tokens, _ in every)
+        for _, _, found in every:
+            if found is not None:
+                raise (NonFiniteLossError if found[0] else RopewalkError)(found[1], hint=found[2])
+        return {number: value for values, _, _ in every for number, value in values.items()}
 
     def _forward(self, ids: Any) -> tuple[FloatArray, Any]:
         """Losses (B, T) and whether each token is the likeliest, the first column empty."""
@@ -186,24 +243,42 @@ class Reader:
 
     def slope(self, family: Family, factor: float, rows: Sequence[Weighed]) -> Slope:
         """The sum over rows of their parts of J at a factor, and its gradient in the family's numbers."""
+        return self.slopes(family, factor, [rows])[0]
+
+    def slopes(self, family: Family, factor: float, groups: Sequence[Sequence[Weighed]]) -> list[Slope]:
+        """The slopes of several groups of rows, which all processes share out."""
+        rows = [(place, item) for place, group in enumerate(groups) for item in group]
+        every = self._shared(
+            lambda: {
+                number: self._slope(family, factor, item)
+                for number, (_, item) in enumerate(rows)
+                if self.processes.mine(number)
+            }
+        )
+        sums: dict[int, Slope] = {}
+        for number, (place, _) in enumerate(rows):
+            sums[place] = sums[place] + every[number] if place in sums else every[number]
+        return [sums[place] for place in range(len(groups))]
+
+    def _slope(self, family: Family, factor: float, item: Weighed) -> Slope:
         if isinstance(family, ZoneFamily):
-            slope = self._zones_slope(family, rows)
+            slope = self._zones_slope(family, item)
         else:
-            slope = self._schedule_slope(family, factor, rows)
+            slope = self._schedule_slope(family, factor, item)
         if not math.isfinite(slope.value) or not np.isfinite(slope.flat).all():
             raise NonFiniteLossError(
                 "the loss or its gradient is not a finite number", hint="try --dtype float32 and --attn eager"
             )
         return slope
 
-    def _zones_slope(self, family: ZoneFamily, rows: Sequence[Weighed]) -> Slope:
+    def _zones_slope(self, family: ZoneFamily, item: Weighed) -> Slope:
         leaves = family.leaves()
         plan = family.zones()
-        total = sum(self._backward(item, lambda: applied(self.model, plan, leaves.far)) for item in rows)
+        total = self._backward(item, lambda: applied(self.model, plan, leaves.far))
         top, cool, heat = leaves.gradients()
         return Slope(total, np.zeros_like(top), top, cool, heat)
 
-    def _schedule_slope(self, family: Family, factor: float, rows: Sequence[Weighed]) -> Slope:
+    def _schedule_slope(self, family: Family, factor: float, item: Weighed) -> Slope:
         numbers = {
             name: torch.tensor(getattr(family, name), dtype=torch.float64, requires_grad=True)
             for name in ("low", "top", "cool", "heat")
@@ -221,7 +296,7 @@ class Reader:
         def under() -> AbstractContextManager[None]:
             return self.rotation.turning(leaves[0], leaves[1].to(device=self.device, dtype=torch.float32))
 
-        total = sum(self._backward(item, under) for item in rows)
+        total = self._backward(item, under)
         if leaves[0].grad is None or leaves[1].grad is None:
             raise RopewalkError(
                 f"no gradient reaches the frequencies of {type(self.model).__name__}",

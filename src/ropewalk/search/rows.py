@@ -5,6 +5,7 @@ Fitting and validation never share a document, nor the seed of a planted row.
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -58,6 +59,16 @@ class Material:
     source: str
     documents: tuple[list[str], list[str]]
     remarks: list[str] = field(default_factory=list)
+
+    @property
+    def sha256(self) -> str:
+        """Over the tokens of every row: the same files may hold another text the next time."""
+        digest = hashlib.sha256()
+        for part in (self.fit, self.validation):
+            for rows in part.values():
+                for row in (*rows.text, *rows.planted):
+                    digest.update(row.ids.astype("<i8").tobytes())
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -9,20 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.errors import UsageError
+from ropewalk.evaluation.work import fingerprints
+from ropewalk.evaluation.work.processes import Processes
 from ropewalk.schedule import FrequencySchedule
 from ropewalk.search.budget import DEFAULT, Budget, parse_budget
 from ropewalk.search.family import Family
 from ropewalk.search.fit import Settings, State
+from ropewalk.search.folder import Folder, opened
 from ropewalk.search.job import Job, Rung, add_keys, make_rungs, skilled_tasks
 from ropewalk.search.loop import Point, Progress, measure, reason_to_keep_start, run_fit
 from ropewalk.search.objective import Objective, Terms
 from ropewalk.search.opponents import run_opponent
 from ropewalk.search.reading import Reader
-from ropewalk.search.request import Request, opened
+from ropewalk.search.request import Request
 from ropewalk.search.result import RungResult, TuneResult
 from ropewalk.search.rows import TASKS, Amounts, gather
 from ropewalk.search.sweep import Measured, at_factor, best_that_finds, candidates, finalists, sweep
-from ropewalk.search.writing import point_words, read_kept, start_of, write_for_report
+from ropewalk.search.writing import point_words, start_of, write_for_report
 from ropewalk.units import parse_target
 
 SEARCHES = ("fit", "sweep", "zones", "cma", "evolution")
@@ -79,12 +82,15 @@ def tune(
 
     if search not in SEARCHES:
         raise UsageError(f"search={search!r} is unknown", hint=f"use one of {', '.join(SEARCHES)}")
+    processes = Processes.join(device)
     facts = read_facts(source)
     factors = _factors(target, ladder, facts.original_length)
     if search == "zones" and len(factors) > 1:
         raise UsageError("zones are fitted for one target", hint="give --target in the place of --ladder")
     lengths = [round(factor * facts.original_length) for factor in factors]
-    model = load_model(source, device=device, dtype=dtype, attn=attn, trust_remote_code=trust_remote_code)
+    model = load_model(
+        source, device=processes.device(device), dtype=dtype, attn=attn, trust_remote_code=trust_remote_code
+    )
     request = Request(
         model=str(source),
         target_length=lengths[-1],
@@ -101,7 +107,10 @@ def tune(
         amounts=amounts or Amounts(),
     )
     tell = on_told or (lambda told: None)
-    with Reader(model, checkpointing=checkpointing) as reader, opened(request, output) as run:
+    with (
+        Reader(model, checkpointing=checkpointing, processes=processes) as reader,
+        opened(request, output, processes) as run,
+    ):
         return _tuned(request, run, reader, load_tokenizer(source), settings or Settings(), tell)
 
 
@@ -119,7 +128,7 @@ def _factors(target: str | int, ladder: Sequence[float] | None, original: int) -
 
 
 def _tuned(
-    request: Request, run: Any, reader: Reader, tokenizer: Any, settings: Settings, tell: OnTold
+    request: Request, run: Folder, reader: Reader, tokenizer: Any, settings: Settings, tell: OnTold
 ) -> TuneResult:
     began = time.monotonic()
     remarks: list[str] = []
@@ -128,9 +137,10 @@ def _tuned(
     lengths = [round(factor * reader.original_length) for factor in request.factors]
     material = gather(tokenizer, request.text, lengths, tasks, request.seed, request.amounts)
     remarks += material.remarks
+    run.bind({"weights": fingerprints.of_weights(request.model), "text and questions": material.sha256})
     rungs = make_rungs(reader, material, request.factors, request.objective, inside)
     job = Job(reader, rungs, tasks, request.objective, remarks)
-    kept = read_kept(run, "progress.json")
+    kept = run.read("progress.json")
     swept = choose_start(job, request, run, tell)
     facts = _Facts(request, run, material.source, swept, began)
     if request.search == "zones":
@@ -155,6 +165,9 @@ def _tuned(
         else:
             run_opponent(request, job, progress, run, on_point)
     except KeyboardInterrupt:
+        if reader.processes.world > 1:
+            # Each process stops where it stands, so nothing can be measured together; what was kept goes on.
+            raise
         tell(Told("stop", "interrupted: measuring the best so far"))
         progress.stopped = "interrupted"
         _finished(job, facts, progress, family, complete=False)
@@ -206,17 +219,17 @@ class _Facts:
     """What the result says beside the figures."""
 
     request: Request
-    run: Any
+    run: Folder
     text: str
     sweep: list[dict[str, Any]]
     began: float
 
 
-def choose_start(job: Job, request: Request, run: Any, tell: OnTold) -> list[dict[str, Any]]:
+def choose_start(job: Job, request: Request, run: Folder, tell: OnTold) -> list[dict[str, Any]]:
     """Sweep on the highest rung, validate the best few, and give every rung its start; what was swept, best first."""
     top = job.top
     geometry = job.reader.rotation.geometry
-    kept = read_kept(run, "sweep.json")
+    kept = run.read("sweep.json")
     if kept is None:
         if request.start is not None:
             from ropewalk.methods import schedule

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
-from ropewalk.errors import DamagedError
 from ropewalk.schedule import FrequencySchedule
+from ropewalk.search.folder import Folder
 from ropewalk.search.job import Rung
 from ropewalk.search.loop import Point
 from ropewalk.search.result import TuneResult
@@ -18,7 +17,7 @@ def start_of(rung: Rung) -> FrequencySchedule:
     return rung.start
 
 
-def write_for_report(start: FrequencySchedule, run: Any, result: TuneResult) -> None:
+def write_for_report(start: FrequencySchedule, run: Folder, result: TuneResult) -> None:
     """What the report draws: both schedules for the profile, and the fit's curve."""
     top = result.rungs[-1]
     named = {top.start: start}
@@ -38,19 +37,6 @@ def write_for_report(start: FrequencySchedule, run: Any, result: TuneResult) -> 
         for point in result.curve
     ]
     run.write_text("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
-
-
-def read_kept(run: Any, name: str) -> dict[str, Any] | None:
-    """A document that an interrupted call left in the run."""
-    from ropewalk.runs.documents import read_document
-
-    path = run.file(name)
-    if not run.resumed or not path.is_file():
-        return None
-    document = read_document(path)
-    if not isinstance(document, dict):
-        raise DamagedError(f"{path} is not what tune wrote", hint="delete the run and start it again")
-    return document
 
 
 def point_words(point: Point) -> str:

@@ -1,0 +1,97 @@
+"""The run folder of a search in every process: the main one writes, and all of them go by what it reads."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ropewalk.errors import DamagedError, RopewalkError, UsageError
+from ropewalk.evaluation.work.cells import Cells
+from ropewalk.evaluation.work.processes import Processes
+from ropewalk.runs import Run, create_run
+from ropewalk.runs.documents import read_document
+from ropewalk.search.request import Request
+
+Done = TypeVar("Done")
+
+
+class Folder:
+    """A run folder; without a run of its own (in every process but the main one) it only reads along."""
+
+    def __init__(self, run: Run | None, processes: Processes) -> None:
+        self.run, self.processes = run, processes
+        self.path: Path = processes.gather(None if run is None else run.path)[0]  # type: ignore[assignment]
+        self.resumed: bool = processes.gather(run is not None and run.resumed)[0]
+
+    def write_json(self, name: str, document: Any) -> None:
+        """One document, written whole, by the main process."""
+        if self.run is not None:
+            self.run.write_json(name, document)
+
+    def write_text(self, name: str, content: str) -> None:
+        """A text file, written whole, by the main process."""
+        if self.run is not None:
+            self.run.write_text(name, content)
+
+    def read(self, name: str) -> dict[str, Any] | None:
+        """A document that an interrupted call left in the run, None where there is none."""
+        return self._of_main(lambda run: self._left(run, name))
+
+    def bind(self, hashes: dict[str, str]) -> None:
+        """Remember what the names stood for, or refuse to go on after a text or weights changed in place."""
+        self._of_main(lambda run: Cells(run.path).bind_contents(hashes))
+
+    def _left(self, run: Run, name: str) -> dict[str, Any] | None:
+        path = run.file(name)
+        if not run.resumed or not path.is_file():
+            return None
+        document = read_document(path)
+        if not isinstance(document, dict):
+            raise DamagedError(f"{path} is not what tune wrote", hint="delete the run and start it again")
+        return document
+
+    def _of_main(self, work: Callable[[Run], Done]) -> Done:
+        """What the main process finds, in all of them; so is its failure."""
+        found, failure = None, None
+        if self.run is not None:
+            try:
+                found = work(self.run)
+            except RopewalkError as error:
+                failure = error
+        self.processes.agree(failure)
+        return self.processes.gather(found)[0]  # type: ignore[return-value]
+
+
+@contextlib.contextmanager
+def opened(request: Request, output: str | Path | None, processes: Processes) -> Iterator[Folder]:
+    """A new run folder, or an unfinished one of the same request, in every process."""
+    with contextlib.ExitStack() as stack:
+        run, failure = None, None
+        if processes.main:
+            try:
+                _same_request(request, output)
+                made = create_run("tune", request.to_json(), path=output, seed=request.seed, resume=True)
+                run = stack.enter_context(made)
+            except RopewalkError as error:
+                failure = error
+        processes.agree(failure)
+        yield Folder(run, processes)
+
+
+def _same_request(request: Request, output: str | Path | None) -> None:
+    # An empty file is the claim of a process that was killed before it wrote a word: nothing was asked.
+    if output is None or not (path := Path(output) / "request.json").is_file() or not path.stat().st_size:
+        return
+    before = read_document(path)
+    before = before.get("request") if isinstance(before, dict) else None
+    if not isinstance(before, dict):
+        raise DamagedError(f"{path} has no request", hint="choose another output")
+    asked = request.to_json()
+    changed = sorted(key for key in asked if before.get(key) != asked[key])
+    if changed:
+        raise UsageError(
+            f"the run in {output} was asked for something else ({', '.join(changed)} differ)",
+            hint="repeat the first call to complete it, or choose another output",
+        )
