@@ -186,7 +186,7 @@ def test_a_long_complaint_keeps_its_beginning_and_its_end(tmp_path, monkeypatch)
 
 def test_each_type_has_a_tolerance_at_the_worst_place_and_on_average():
     yarn = exported("yarn", "mlx")
-    for dtype, largest, mean in (("float32", 1e-3, 1e-3), ("float16", 0.15, 0.015), ("bfloat16", 0.8, 0.08)):
+    for dtype, largest, mean in (("float32", 1e-3, 1e-3), ("float16", 0.3, 0.015), ("bfloat16", 0.8, 0.08)):
         wanted = np.zeros(1000)
         one = np.zeros(1000)
         one[500] = 0.99 * largest

@@ -43,12 +43,12 @@ class Tolerance:
 
 
 # float32: where programs compute the same they differ by 1e-6 to 4e-4, a wrong field costs 0.3 and more. The others are
-# three to four times the largest that rounding did to the bundled model, unscaled, in any of transformers, mlx and
+# four to seven times the largest that rounding did to the bundled model, unscaled, in any of transformers, mlx and
 # llama.cpp against transformers in float32: 0.044 and 0.0033 on average in float16, 0.22 and 0.022 in bfloat16
-# (stretched 8 times, bfloat16 comes to 0.41 in transformers and vllm, 0.51 in mlx; docs/log.md).
+# (stretched 8 times up to 0.51 in bfloat16 and 0.13 in float16, both in mlx; docs/log.md).
 TOLERANCES = {
     "float32": Tolerance(TOLERANCE, TOLERANCE),
-    "float16": Tolerance(0.15, 0.015),
+    "float16": Tolerance(0.3, 0.015),
     "bfloat16": Tolerance(0.8, 0.08),
 }
 
