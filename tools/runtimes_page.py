@@ -32,7 +32,6 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "yarn, truncate false": ("yarn", {"truncate": False}),
 }
 FACTOR = 8.0
-_SLOW = {"vllm": ("yarn", "mrrope-pro")}
 
 
 def run(place: Path) -> list[dict[str, Any]]:
@@ -41,9 +40,7 @@ def run(place: Path) -> list[dict[str, Any]]:
     for case, (method, parameters) in CASES.items():
         out = place / case.replace(" ", "-").replace(",", "")
         ropewalk.extend("hemp", output=out, factor=FACTOR, method=method, params=parameters)
-        names = [
-            name for name in RUNNABLE if interpreter(name) is not None and case in _SLOW.get(name, (case,))
-        ]
+        names = [name for name in RUNNABLE if interpreter(name) is not None]
         for check in verify_runtimes(out, names) if names else ():
             row = {"case": case, "program": check.runtime, "status": check.status, "expected": check.expected}
             rows.append(

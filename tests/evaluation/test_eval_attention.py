@@ -93,6 +93,16 @@ def test_rows_of_a_comparison(made: tuple[Path, Path], tmp_path: Path) -> None:
     again = compare(folder, methods="none", schedules=[file], **(given | {"output": tmp_path / "again"}))
     assert [(row.name, row.kind, row.file) for row in again.methods] == [("mine", "zones", str(file))]
     assert again.methods[0].loss_at_target == losses["zones"]
+    asked = {"text": text, "tasks": "ppl", "max_segments": 3}
+    alone = evaluate(folder, schedule=file, **asked)
+    assert alone.lengths[-1] == 256
+    assert alone.loss[-1].tail_loss == pytest.approx(losses["zones"], abs=1e-6)
+    assert alone.controls.unmodified_is == "the same model without the map"
+    plain = result.controls["unmodified"].loss_at_target
+    assert alone.controls.unmodified[-1].tail_loss == pytest.approx(plain, abs=1e-6)
+    assert abs(plain - losses["zones"]) > 1e-3
+    with pytest.raises(UsageError, match="measured without a map"):
+        evaluate(folder, schedule=file, cache="q8", **asked)
 
 
 def test_temperatures_beside_the_models_own(made: tuple[Path, Path]) -> None:

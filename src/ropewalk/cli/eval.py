@@ -51,7 +51,7 @@ from ropewalk.cli.measuring import grid_option, measuring_options, tasks_option
 @click.option(
     "--schedule",
     metavar="FILE",
-    help="Measure MODEL as `extend --schedule FILE` would write it, without writing it.",
+    help="Measure MODEL under a schedule file, as `extend` would write it, or under a map file.",
 )
 @click.option("--original-length", help="Window before the stretch. Default: as the config says.")
 @grid_option("shared")

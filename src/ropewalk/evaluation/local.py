@@ -41,6 +41,7 @@ from ropewalk.evaluation.retrieval.scores import SampleScore
 from ropewalk.evaluation.work.cells import Cells
 from ropewalk.evaluation.work.processes import Processes
 from ropewalk.evaluation.work.watch import Watcher
+from ropewalk.map_files import is_map, read_map
 from ropewalk.text.corpus import read_documents
 from ropewalk.text.segments import Segments, cut
 
@@ -75,7 +76,8 @@ class Local:
         self.request, self.cells, self.processes, self.watcher = request, cells, processes, watcher
         self.remarks: list[str] = []
         given, tokenizer = parts["model"], parts["tokenizer"]
-        if request.schedule is not None:
+        self.map_file = request.schedule if request.schedule and is_map(request.schedule) else None
+        if request.schedule is not None and self.map_file is None:
             given = self._stretched(given)
         self.tokenizer = (
             load_tokenizer(request.tokenizer or request.model) if tokenizer is None else tokenizer
@@ -150,6 +152,8 @@ class Local:
     def _default_lengths(self) -> list[int]:
         assert self.original_length is not None
         longest = self.original_length if self.facts is None else self.facts.max_position_embeddings
+        if self.map_file is not None:
+            longest = read_map(self.map_file).target_length
         lengths, length = [], max(8, self.original_length // 2)
         while length < longest:
             lengths.append(length)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from ropewalk.errors import RopewalkError, UsageError
+from ropewalk.evaluation.candidates.attended import from_map_file
 from ropewalk.evaluation.candidates.candidate import Candidate
 from ropewalk.evaluation.candidates.controls import is_scaled, unmodified
 from ropewalk.evaluation.local import Local, Measured
@@ -35,8 +37,25 @@ class One:
         self.unmodified: Reading | None = None
         self.cropped_unmodified: Reading | None = None
         self.unmodified_is: str | None = None
+        self.reader = self._reader()
         self.caches: list[dict[str, Any]] = []
         self.temperatures: list[dict[str, Any]] = []
+
+    def _reader(self) -> Candidate:
+        """The model; under a position map where a file of one was given, which is code and no configuration."""
+        local = self.local
+        if local.map_file is None:
+            return MODEL
+        if local.facts is None:
+            raise UsageError(
+                "a map belongs to a rotation, and this model has none", hint="leave --schedule out"
+            )
+        if self.request.cache or self.request.temperatures or self.request.health:
+            raise UsageError(
+                "caches, temperatures and health are measured without a map",
+                hint="leave --cache and --health out, or use compare",
+            )
+        return replace(from_map_file(local.map_file, local.facts), name=MODEL.name)
 
     @property
     def _owners(self) -> list[int] | None:
@@ -47,11 +66,11 @@ class One:
         local = self.local
         self._say_regime()
         cropped = None
-        text = local.measure(MODEL, ask=False)
+        text = local.measure(self.reader, ask=False)
         if text.reading is not None and local.crop is not None:
             cropped = local.measure(CROPPED, ask=False).reading
         self._read_unmodified(text.reading)
-        asked = local.answers(MODEL)
+        asked = local.answers(self.reader)
         self.caches = measured_caches(local, self.request.cache, text.reading)
         self.temperatures = measured_temperatures(local, self.request.temperatures, text.reading)
         health = self._health() if self.request.health else None
@@ -82,7 +101,10 @@ class One:
         if reading is None or not self.request.controls or based:
             return
         scaling = self._own_scaling()
-        if scaling is None:
+        if self.local.map_file is not None:
+            self.unmodified_is = "the same model without the map"
+            self._read_controls(unmodified(self.local.facts), None)
+        elif scaling is None:
             self.unmodified_is = "not known: give the unmodified model with --base"
         elif not scaling:
             self.unmodified, self.unmodified_is = reading, "the model itself: nothing scales its rotation"
