@@ -88,6 +88,12 @@ def test_exact_scans_and_short_windows_are_scanned_anyway():
     assert math.isinf(scan_base_bound(4, 2000))
 
 
+def test_scanning_ends_at_1024_tokens():
+    assert base_bound_within(48, 1024) == pytest.approx(1.005, abs=1e-4)
+    assert base_bound_within(48, 1025) == 6.0
+    assert base_bound_within(48, (1 << 22) + 1) == 10.0
+
+
 def test_base_bound_refuses_odd_heads():
     with pytest.raises(UsageError, match="rotary_dim=7"):
         base_bound(7, 100)
