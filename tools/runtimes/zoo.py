@@ -72,8 +72,8 @@ _CHANGES: dict[str, dict[str, Any]] = {
         "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "llama_4_scaling_beta": 0.1,
                             "original_max_position_embeddings": WINDOW}
     },
-    # Its class takes the head's width from hidden_size.
-    "falcon": {"alibi": False},
+    # Its class takes the head's width from hidden_size; vLLM takes the width between from it too.
+    "falcon": {"alibi": False, "ffn_hidden_size": 512},
 }  # fmt: skip
 
 

@@ -78,7 +78,7 @@ def load_model(
 
 
 def _empty(config: Any, folder: Path, *, dtype: Any, attn: str) -> Any:
-    from accelerate import init_empty_weights  # type: ignore[import-untyped]
+    from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM, GenerationConfig
     from transformers.initialization import no_init_weights
 
