@@ -126,6 +126,7 @@ def test_the_table_of_rules():
     [
         lambda: temperature.constant(2, value=math.inf),
         lambda: temperature.log_n([math.inf], 512),
+        lambda: temperature.log_n([3.0, math.inf, 5.0], 512),
         lambda: temperature.entropy_matched(8, [1.0, math.inf]),
         lambda: temperature.entropy_matched(8, [1.0, 0.0]),
         lambda: temperature.step_log([1], period=math.nan),

@@ -8,8 +8,8 @@
 What each room holds and which tests must notice stands in `mutant_rooms.py`. A mutant is one edit of one file: an
 operator exchanged (+ and -, * and /, < and <=, and, or, ==), a number changed, a condition turned, an `and` half
 dropped, a default or a returned value replaced, a call of min, max, floor or ceil exchanged. Docstrings, annotations,
-messages of errors and `to_json` are not mutated. Each mutant runs in a process of its own. One that the tests do not
-finish with within the limit is counted apart: neither noticed nor lived.
+decorators, messages of errors and `to_json` are not mutated. Each mutant runs in a process of its own. One that the
+tests do not finish with within the limit is counted apart: neither noticed nor lived.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import sys
 import time
 import types
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 # Imported before the children are made, so that a mutant costs its tests alone.
@@ -46,7 +46,7 @@ SOURCE = ROOT / "src" / "ropewalk"
 _PRELOADED = "ignore::pytest.PytestAssertRewriteWarning"
 # Tests that cost more than all the others together and see nothing that those do not.
 _DEAR = ("transformers_own", "table_holds_what", "recipe_is_one", "parity")
-# Mutants that change nothing anybody can see, with the reason; `file:line text` as printed, without the line number.
+# Mutants that change nothing anybody can see: their key, which outlives moved lines, and the reason.
 EQUIVALENT_FILE = ROOT / "tools" / "mutants_equivalent.json"
 _ARITHMETIC = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult,
@@ -68,20 +68,22 @@ class Mutant:
     line: int
     before: str
     after: str
+    text: str = ""
 
     @property
     def key(self) -> str:
         """The same edit after lines have moved."""
-        return f"{self.file}: {self.before} -> {self.after}"
+        return f"{self.file}: {self.before} -> {self.after} in: {self.text}"
 
 
 def mutants_of(room: str) -> Iterator[tuple[Mutant, ast.Module]]:
     """Every mutant of a room with its tree."""
     for name in (file for part in ROOMS[room] for file in part.files):
         source = (SOURCE / name).read_text(encoding="utf-8")
-        tree = ast.parse(source)
+        tree, lines = ast.parse(source), source.splitlines()
         for place in _places(tree):
-            yield from _edits(room, name, tree, place)
+            for mutant, changed in _edits(room, name, tree, place):
+                yield replace(mutant, text=lines[mutant.line - 1].strip()), changed
 
 
 def _places(tree: ast.Module) -> list[int]:
@@ -97,6 +99,8 @@ def _places(tree: ast.Module) -> list[int]:
         elif isinstance(node, ast.FunctionDef):
             hidden = [*node.decorator_list, *([node.returns] if node.returns else [])]
             hidden += [arg.annotation for arg in [*node.args.args, *node.args.kwonlyargs] if arg.annotation]
+        elif isinstance(node, ast.ClassDef):
+            hidden = [*node.decorator_list]
         elif isinstance(node, ast.JoinedStr | ast.ImportFrom | ast.Import):
             hidden = [node]
         for root in hidden:
@@ -324,7 +328,7 @@ def main() -> None:
         import torch  # noqa: F401
         import transformers.models.llama.modeling_llama  # noqa: F401
     found = json.loads(given.again.read_text(encoding="utf-8")) if given.again else []
-    again = {f"{one['file']}: {one['before']} -> {one['after']}" for one in found}
+    again = {Mutant(**one).key for one in found}
     lived: list[Mutant] = []
     for room in rooms:
         all_of_them = [

@@ -88,6 +88,20 @@ def test_exact_scans_and_short_windows_are_scanned_anyway():
     assert math.isinf(scan_base_bound(4, 2000))
 
 
+def test_the_last_two_rows_have_their_own_line_too():
+    """Three million tokens: 0.52 of the way from two to four million, on a logarithmic scale."""
+    low, high = BASE_BOUNDS[128, 1 << 21], BASE_BOUNDS[128, 1 << 22]
+    share = math.log2(3_000_000 / (1 << 21))
+    assert base_bound(128, 3_000_000) == pytest.approx(low ** (1 - share) * high**share, rel=1e-9)
+    assert low < base_bound(128, 3_000_000) < high
+
+
+def test_scanning_ends_at_1024_tokens():
+    assert base_bound_within(48, 1024) == pytest.approx(1.005, abs=1e-4)
+    assert base_bound_within(48, 1025) == 6.0
+    assert base_bound_within(48, (1 << 22) + 1) == 10.0
+
+
 def test_base_bound_refuses_odd_heads():
     with pytest.raises(UsageError, match="rotary_dim=7"):
         base_bound(7, 100)

@@ -74,3 +74,21 @@ def test_what_is_not_installed_is_no_fault_of_the_file(monkeypatch):
     assert frequencies(config).status == "skip"
     with pytest.raises(NotHereError, match="no class for"):
         stock_model(config | {"model_type": "kimi_k2"})
+
+
+@pytest.mark.parametrize(("apart", "agrees"), [(2e-6, True), (5e-5, False), (5e-4, False)])
+@pytest.mark.parametrize("name", ["factor", "attention_factor"])
+def test_a_class_that_computes_slightly_other_values_disagrees(name, apart, agrees):
+    """Float32 leaves about 1e-7: frequencies, or an attention factor, that miss by more than 1e-5 are others."""
+    scaling = {
+        "rope_type": "yarn", "factor": 4.0, "attention_factor": 1.2, "original_max_position_embeddings": 64,
+    }  # fmt: skip
+    config = {
+        "model_type": "llama", "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "vocab_size": 64, "max_position_embeddings": 256, "rope_theta": 10000.0,
+    }  # fmt: skip
+    facts = read_facts(config | {"rope_scaling": scaling})
+    other = scaling | {name: scaling[name] * (1 + apart)}
+    found = disagreement(config | {"rope_scaling": other}, facts)
+    assert (found is None) is agrees
+    assert agrees or f"off by {apart:.2g}" in found

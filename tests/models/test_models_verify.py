@@ -6,6 +6,7 @@ import json
 import shutil
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -228,6 +229,35 @@ def test_stock_logits_are_compared_by_bits() -> None:
         check = compare_runs(outcome)["stock-parity"]
         assert check.status == status, check
     assert check.detail == "stock logits differ from in-memory application by up to 9.09e-13"
+
+
+@pytest.mark.parametrize(
+    ("experts", "apart", "status"),
+    [
+        (0, 0.0, "pass"),
+        (0, 1e-6, "fail"),
+        (8, 1e-6, "pass"),
+        (8, 3e-3, "pass"),
+        (8, 5e-3, "fail"),
+        (8, 0.1, "fail"),
+    ],
+)
+def test_the_first_token_is_the_bases_to_the_bit_or_to_rounding_with_experts(
+    experts: int, apart: float, status: str
+) -> None:
+    """A thousandth of the base's largest logit, 4 here, is what the order of additions may do."""
+    facts = replace(read_facts(PLAIN), experts={"num_experts": experts} if experts else None)
+    schedule = ropewalk.schedule("linear", facts.geometry, factor=4.0)
+    base = [np.array([[4.0, -1.0, 0.5]]), np.array([[4.0, -1.0, 0.5]] * 3)]
+    ours = [base[0] + np.array([[0.0, apart, 0.0]]), base[1] + 1.0]
+    probes = [probe.Probe("short", (1,), None, 0, 1), probe.Probe("contiguous", (1, 2, 3), None, 0, 1)]
+    outcome = Outcome(facts, schedule, probes, "cpu", "float32")
+    outcome.base = outcome.after = outcome.identity = base
+    outcome.applied = ours
+    outcome.stock = StockRun(ours, {}, (), "5")
+    check = compare_runs(outcome)["identity"]
+    assert check.status == status, check
+    assert ("to rounding" in check.detail) is (status == "pass" and apart > 0)
 
 
 def test_inputs_reach_past_the_window_and_stay_affordable(llama: Path) -> None:

@@ -115,6 +115,23 @@ def test_plan_reads_a_configuration_without_torch():
     assert ropewalk.plan(LLAMA_2, "8x").fits(1) is None
 
 
+def test_nothing_is_left_out_of_a_plain_model_and_one_device_trains_it():
+    made = ropewalk.plan(LLAMA_2, "8x")
+    assert made.notes == ()
+    assert (made.gpus, made.launch()) == (1, "ropewalk train recipe.yaml")
+    assert "engine" not in made.recipe()
+    assert made.inference.weights == made.shape.num_parameters * 2
+    rough = ropewalk.plan(LLAMA_2 | {"model_type": "doge"}, "8x", despite_errors=True)
+    assert "rough estimate" in " ".join(rough.notes)
+
+
+def test_the_recipe_names_the_model_where_it_lies(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_2), encoding="utf-8")
+    made = ropewalk.plan(tmp_path, "8x")
+    assert made.source == made.recipe()["model"]["path"] == str(tmp_path)
+    assert ropewalk.plan(LLAMA_2, "8x").to_json()["model"] == "config"
+
+
 def test_a_model_that_is_stretched_already_is_a_row_and_an_answer():
     made = ropewalk.plan(LLAMA_31, "64k")
     assert made.options[0].label == "present"
@@ -156,6 +173,10 @@ def test_a_wrong_configuration_is_not_planned_unless_told(name):
         ropewalk.plan(WRONG[name], "16k")
     assert "ropewalk inspect" in str(caught.value)
     assert "--despite-errors" in str(caught.value)
+    # Only what `extend --repair` can mend is said to be mended by it: a float for a whole number.
+    assert ("`ropewalk extend llama --repair -o OUT` mends it" in str(caught.value)) is (
+        name == "float window"
+    )
     made = ropewalk.plan(WRONG[name], "16k", despite_errors=True)
     if name != "factor beyond use":
         assert made.to_json()["findings"][0]["severity"] == "error"

@@ -21,6 +21,7 @@ from ropewalk.planning import (
 )
 from ropewalk.planning.cost import mean_keys, training_flops
 from ropewalk.planning.memory import lora_parameters
+from ropewalk.planning.setups import setups
 
 GIB = 1 << 30
 LLAMA_2_7B = ModelShape(32, 4096, 11008, 32000, 32, 32, 128)
@@ -217,3 +218,38 @@ def test_cost_of_the_published_budget():
     assert published.flops == training_flops(LLAMA_2_7B, published.tokens, 32768)
     assert fine_tune_cost(LLAMA_2_7B, 1 << 20)[1].tokens == 400 << 20
     assert published.to_json()["flops"] == published.flops
+
+
+def test_set_ups_are_as_their_names_say():
+    """(checkpointed, chunked loss, rank, where activations go), from the plainest to the leanest."""
+    made = setups(SMALL, 64, dtype="bfloat16", devices=1)
+    held = {
+        name: (each.checkpointing, each.chunked_loss, each.lora_rank, each.offload)
+        for name, each in ((name, setup.memory.setting) for name, setup in made.items())
+    }
+    assert held == {
+        "full, plain": (False, False, 0, "none"),
+        "full, checkpointed": (True, False, 0, "none"),
+        "full, checkpointed, chunked loss": (True, True, 0, "none"),
+        "full, chunked loss, offloaded": (True, True, 0, "cpu"),
+        "LoRA 16, checkpointed, chunked loss": (True, True, 16, "none"),
+        "LoRA 16, chunked loss, offloaded": (True, True, 16, "cpu"),
+    }
+
+
+def test_what_is_usual_where_nothing_is_said():
+    """bfloat16 with a float32 master copy, checkpoints, 1,024 tokens' logits at a time, one device."""
+    usual = TrainingSetting()
+    assert (usual.dtype, usual.master, usual.checkpointing, usual.offload) == (
+        "bfloat16",
+        "float32",
+        True,
+        "none",
+    )
+    assert (usual.chunked_loss, usual.loss_chunk) == (True, 1024)
+    assert (usual.lora_rank, usual.shards, usual.sharing) == (0, 1, 1)
+    assert training_memory(SMALL, 3000).loss == 1024 * 1000 * (2 + 4 + 4) + 3000 * 48 * 2
+    memory = inference_memory(SMALL, 10_000)
+    assert (memory.batch, memory.chunk) == (1, 2048)
+    assert memory.kv_cache == {"bfloat16": 7 * 10_000 * 64, "int8": 7 * 10_000 * 32, "int4": 7 * 10_000 * 18}
+    assert memory.kv_cache_expanded == 7 * 10_000 * 64

@@ -76,6 +76,51 @@ def test_every_matrix_is_counted_once(tied, matrices, value_dim, experts, latent
     assert shape.active_parameters == counted - lookup - idle
 
 
+@pytest.mark.parametrize("active", [0, 1, 2, 5])
+def test_a_token_passes_at_least_one_expert(active):
+    routed = replace(PLAIN, experts=Experts(count=5, active=active, size=20))
+    idle = 7 * (5 - max(active, 1)) * 3 * 48 * 20
+    assert routed.active_parameters == routed.num_parameters - 48_000 - idle
+
+
+def test_dbrx_keeps_its_feed_forward_apart():
+    config = {
+        "model_type": "dbrx", "d_model": 48, "n_heads": 6, "n_layers": 7, "max_seq_len": 64, "vocab_size": 1000,
+        "attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0},
+    }  # fmt: skip
+    given = {"ffn_hidden_size": 20, "moe_num_experts": 5, "moe_top_k": 2}
+    shape = _shape(config | {"ffn_config": given})
+    assert shape.experts == Experts(count=5, active=2, size=20, shared=0, layers=7)
+    assert (shape.intermediate_size, shape.mlp_projections) == (20, 3)
+    # What DbrxFFNConfig has where nothing is given.
+    assert _shape(config).experts == Experts(count=4, active=1, size=3584, shared=0, layers=7)
+
+
+@pytest.mark.parametrize(
+    ("given", "layers"),
+    [
+        ({}, 7),
+        ({"moe_layers": []}, 7),
+        ({"moe_layers": [1, 4, 5]}, 3),
+        ({"interleave_moe_layer_step": 2}, 3),
+        ({"decoder_sparse_step": 3}, 2),
+        ({"mlp_only_layers": [0, 6]}, 5),
+        ({"decoder_sparse_step": 2, "mlp_only_layers": [0, 1]}, 2),
+        ({"first_k_dense_replace": 2}, 5),
+    ],
+)
+def test_layers_with_experts_are_counted(given, layers):
+    config = {
+        "model_type": "deepseek_v3" if "first_k_dense_replace" in given else "qwen3_moe", "hidden_size": 48,
+        "num_attention_heads": 6, "num_key_value_heads": 6, "num_hidden_layers": 7, "vocab_size": 1000,
+        "intermediate_size": 112, "moe_intermediate_size": 20, "num_experts": 5, "n_routed_experts": 5,
+        "num_experts_per_tok": 2, "max_position_embeddings": 64, "rope_theta": 10000.0,
+    }  # fmt: skip
+    if "first_k_dense_replace" in given:
+        config |= {"kv_lora_rank": 12, "qk_nope_head_dim": 4, "qk_rope_head_dim": 4, "v_head_dim": 8}
+    assert _shape(config | given).expert_layers == layers
+
+
 def test_an_exact_count_wins():
     assert replace(PLAIN, parameters=12345).num_parameters == 12345
     assert replace(PLAIN, parameters=100_000).active_parameters == 100_000 - 48_000
@@ -119,6 +164,38 @@ QUANTISED = [
     ),
     ({"quant_method": "bitsandbytes", "load_in_8bit": True}, 8.0, "projections"),
     ({"quant_method": "fbgemm_fp8"}, 8.0, "projections"),
+    ({"quant_method": "eetq"}, 8.0, "projections"),
+    ({"quant_method": "AQLM"}, 2.0, "projections"),
+    ({"quantization_method": "mxfp4"}, 4.25, "experts"),
+    ({"quant_method": "fp8", "weight_block_size": [128]}, 8.0, "projections"),
+    ({"quant_method": "fp8", "weight_block_size": [64, 32]}, 8 + 32 / 2048, "projections"),
+    ({"quant_method": "hqq", "nbits": 3, "group_size": 32}, 3 + 19 / 32, "projections"),
+    ({"quant_method": "auto-round"}, 4 + 20 / 128, "projections"),
+    ({"quant_method": "gptq", "bits": 4, "group_size": 0}, 4.0, "projections"),
+    ({"quant_method": "gptq", "bits": 4, "group_size": 1}, 24.0, "projections"),
+    ({"quant_method": "bitsandbytes_4bit", "_load_in_4bit": True}, 4.5, "projections"),
+    ({"quant_method": "gguf", "bits": 4.85}, 4.85, "projections"),
+    ({"quant_method": "quanto", "weights": "int8"}, 8.0, "projections"),
+    ({"quant_method": "quanto", "weights": "float8"}, 8.0, "projections"),
+    ({"quant_method": "quanto", "weights": "int2"}, 2.0, "projections"),
+    ({"quant_method": "modelopt", "quant_algo": "fp8"}, 8.0, "projections"),
+    (
+        {"quant_method": "compressed-tensors", "config_groups": {"a": {"weights": {"num_bits": 8}}}},
+        8.0,
+        "projections",
+    ),
+    (
+        {
+            "quant_method": "compressed-tensors",
+            "config_groups": {
+                "a": {},
+                "b": {"weights": {"num_bits": 4, "group_size": 16, "symmetric": False}},
+            },
+            "ignored_layers": ["lm_head", 7],
+        },
+        4 + 20 / 16,
+        "projections",
+    ),
     ({"quant_method": "quanto", "weights": "int4"}, 4.0, "projections"),
     ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, 4.5, "projections"),
     (
@@ -144,7 +221,15 @@ def test_bits_of_each_quantisation(entry, bits, part):
 
 
 @pytest.mark.parametrize(
-    "entry", [{"quant_method": "brand-new"}, {}, {"quant_method": "gptq", "bits": "four"}]
+    "entry",
+    [
+        {"quant_method": "brand-new"},
+        {},
+        {"quant_method": "gptq", "bits": "four"},
+        {"quant_method": "gguf"},
+        {"quant_method": "quanto", "weights": "int3"},
+        {"quant_method": "compressed-tensors", "config_groups": ["a"]},
+    ],
 )
 def test_an_unknown_quantisation_is_counted_whole_and_said(entry):
     import ropewalk

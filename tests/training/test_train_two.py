@@ -70,6 +70,15 @@ def save_loaded(folder: Path, tokenizer: Path) -> None:
     AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)
 
 
+def save_short(folder: Path) -> Path:
+    """Documents of 4 to 23 tokens: several in each row of 32, with borders inside both processes' slices."""
+    folder.mkdir()
+    for number in range(60):
+        text = "hemp twist pull lane spin"[: 3 + number * 7 % 20]
+        (folder / f"{number:02d}.txt").write_text(text, encoding="utf-8")
+    return folder
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, byte_tokenizer: Path, text_folder: Path) -> Any:
     """(folder of the runs of two processes, folder of the same runs in one), made once for all workers of a session."""
@@ -103,9 +112,12 @@ def train_all(folder: Path, byte_tokenizer: Path, text_folder: Path) -> None:
     }
     save_loaded(folder / "loaded", byte_tokenizer)
     recipes = {name: recipe_of(name, base) for name in CHANGES}
+    short = save_short(folder / "short")
+    for name in ("context", "sequence"):
+        recipes[name]["data"]["sources"][0]["paths"] = [str(short)]
     for name in LOADED:
         recipes[name]["model"] = {"path": str(folder / "loaded")}
-    dropping = recipe_of("ddp", base)
+    dropping = recipe_of("ddp", base, checkpoints={"every": 1, "keep_last": None})
     dropping["model"]["init"]["attention_dropout"] = 0.2
     path = folder / "recipes.json"
     path.write_text(json.dumps(recipes | {"dropping": dropping}))
@@ -145,9 +157,16 @@ def test_two_processes_are_one(runs: Any, name: str) -> None:
 
 
 def test_dropout_differs_between_processes(runs: Any) -> None:
-    [file] = runs[0].glob("dropping/checkpoints/*/training/random.safetensors")
+    file = runs[0] / "dropping/checkpoints/step-000002/training/random.safetensors"
     states = load_file(file)
     assert not torch.equal(states["0/torch"], states["1/torch"])
+
+
+def test_a_resumed_process_goes_on_with_its_own_random_state(runs: Any) -> None:
+    """Taken up after step 1, dropout in step 2 falls where it fell: in the second process as in the first."""
+    file = "checkpoints/step-000002/model.safetensors"
+    whole, resumed = (load_file(runs[0] / name / file) for name in ("dropping", "resumed"))
+    assert all(torch.equal(resumed[key], tensor) for key, tensor in whole.items())
 
 
 def test_parts_go_on_in_one_process(runs: Any, tmp_path: Path) -> None:
