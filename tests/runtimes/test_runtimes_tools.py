@@ -141,6 +141,10 @@ def test_one_prompt_at_a_time_does_not_tell_what_a_batch_does_with_two_sets():
     assert collect.better(compiled, refused) is refused
     wrong = fact("longrope-two-sets", "ignored", "measured")
     assert collect.better(read, wrong) is wrong
+    # A run that confirms what was read keeps its words for why.
+    why = Fact("x", ("linear",), "ignored", "its factor is dropped", Evidence("source", {"file": "f"}))
+    both = collect.better(why, fact("linear", "ignored", "measured"))
+    assert (both.difference, both.known_by.kind) == ("its factor is dropped", "measured")
     assert (
         collect.better(
             fact("longrope", "approximate", "source"), plain := fact("longrope", "exact", "measured")

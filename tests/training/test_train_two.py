@@ -164,9 +164,12 @@ def test_dropout_differs_between_processes(runs: Any) -> None:
 
 def test_a_resumed_process_goes_on_with_its_own_random_state(runs: Any) -> None:
     """Taken up after step 1, dropout in step 2 falls where it fell: in the second process as in the first."""
-    file = "checkpoints/step-000002/model.safetensors"
-    whole, resumed = (load_file(runs[0] / name / file) for name in ("dropping", "resumed"))
-    assert all(torch.equal(resumed[key], tensor) for key, tensor in whole.items())
+    for kind in ("model", "training/optimizer", "training/random"):
+        file = f"checkpoints/step-000002/{kind}.safetensors"
+        whole, resumed = (load_file(runs[0] / name / file) for name in ("dropping", "resumed"))
+        assert whole.keys() == resumed.keys()
+        for key, tensor in whole.items():
+            assert torch.equal(resumed[key], tensor), f"{kind}: {key}"
 
 
 def test_parts_go_on_in_one_process(runs: Any, tmp_path: Path) -> None:

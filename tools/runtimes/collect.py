@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,9 @@ def better(known: Fact | None, fresh: Fact) -> Fact:
     alone = fresh.outcome == "exact" and fresh.forms[0].endswith("-two-sets")
     if alone and known is not None and known.outcome == "approximate" and known.known_by.kind == "source":
         return known
+    if known is not None and known.outcome == fresh.outcome and known.difference:
+        # A run that confirms what was read knows less about why.
+        return replace(fresh, difference=known.difference)
     return fresh
 
 
