@@ -98,7 +98,11 @@ def read_map(path: str | Path) -> MapFile:
 def _plan(document: Mapping[str, Any]) -> PositionMap | DualChunk:
     kind = _KINDS[document["name"]]
     # Numbers of single heads came later than the format: a file without them means none.
-    given = {item.name: document[item.name] for item in fields(kind) if item.name in document or item.name not in _HEADS}
+    given = {
+        item.name: document[item.name]
+        for item in fields(kind)
+        if item.name in document or item.name not in _HEADS
+    }
     for name in ("far_inv_freq", *_HEADS):
         if given.get(name) is not None:
             given[name] = np.asarray(given[name], dtype=np.float64)

@@ -127,7 +127,9 @@ class TwoZones:
         if heads is None:
             offsets_BHT = plan.offset(places_BT)[:, None]
         else:
-            offsets_BHT = float(plan.discount) - of_heads(heads, call)[:, None] * plan.growth(places_BT)[:, None]
+            offsets_BHT = (
+                float(plan.discount) - of_heads(heads, call)[:, None] * plan.growth(places_BT)[:, None]
+            )
         return torch.as_tensor(offsets_BHT, dtype=torch.float32, device=call.query_BHTD.device)
 
     def _masked(self, call: Call, scale: float) -> Tensor:
@@ -143,7 +145,9 @@ class TwoZones:
         near = _additive(allowed & near_BTK).to(query.dtype)
         far = _additive(allowed & ~near_BTK).to(query.dtype)
         near_part = attend(query, key, value, scale, mask_TK=near)
-        out, lse = attend(self._far_query(call, query, first), self._far_keys(call), value, scale, mask_TK=far)
+        out, lse = attend(
+            self._far_query(call, query, first), self._far_keys(call), value, scale, mask_TK=far
+        )
         return merge(near_part, (out, lse + self._offset(call, first, total)))[0]
 
 
@@ -189,7 +193,9 @@ class FittedZones(TwoZones):
         growth = self.plan.growth(_places(call, first, total))
         growth_B1T = torch.as_tensor(growth, dtype=torch.float32, device=call.query_BHTD.device)[:, None]
         cool = self._far.log_discount.to(growth_B1T)
-        return float(self.plan.discount) - (of_heads(cool, call)[:, None] if cool.dim() else cool) * growth_B1T
+        return (
+            float(self.plan.discount) - (of_heads(cool, call)[:, None] if cool.dim() else cool) * growth_B1T
+        )
 
     def _turned(self, states_BHTD: Tensor, first: int) -> Tensor:
         own_P = self.rotation.inv_freq.to(self._far.inv_freq)
