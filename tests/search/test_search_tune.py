@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import socket
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from launched import in_two
 
 import ropewalk
 from ropewalk.errors import RopewalkError, UsageError
@@ -439,23 +437,8 @@ print(json.dumps(found.to_json()))
 
 def test_two_processes_go_the_way_of_one(model_folder: Path, text_folder: Path, tmp_path: Path) -> None:
     one = quick(model_folder, text_folder, tmp_path / "one").to_json()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    common = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-c", TWO, str(model_folder), str(text_folder), str(tmp_path / "two")],
-            env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank), "ACCELERATE_USE_CPU": "true"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    said = [process.communicate(timeout=240) for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
-    two, other = (json.loads(text) for text, _ in said)
+    words = [sys.executable, "-c", TWO, str(model_folder), str(text_folder), str(tmp_path / "two")]
+    two, other = (json.loads(text) for text in in_two(words))
     assert {key: two[key] for key in two if key != "seconds"} == {
         key: other[key] for key in two if key != "seconds"
     }
