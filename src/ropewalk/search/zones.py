@@ -4,9 +4,9 @@
     far logits of head h, query p >= L: exp(heat + heat_h) * logits - (cool + cool_h) * ln((p + 1) / L)
 
 m is non-decreasing. A head that looks things up needs the far zone, one that reads its neighbours only loses by it:
-with one number for all, text and answers are traded against each other, with one for each head both get better. The numbers
-ride in a `Family` of one rung (its factor is s, `top` is m), so that steps, noise, validation and the way on after an
-interruption are those of every other fit.
+with one number for all, text and answers are traded against each other, with one for each head both get better. The
+numbers ride in a `Family` of one rung (its factor is s, `top` is m), so that steps, noise, validation and the way on
+after an interruption are those of every other fit.
 """
 
 from __future__ import annotations
