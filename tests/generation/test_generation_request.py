@@ -140,7 +140,11 @@ def test_sampling_depends_on_the_seed_of_the_row_alone():
     [
         ({"max_new_tokens": 0}, "writes nothing"),
         ({"max_new_tokens": None}, "needs to know where it ends"),
-        ({"max_new_tokens": None, "dynamic": True}, "end token"),
+        ({"max_new_tokens": None, "dynamic": True}, "nor its tokenizer has an end token, so nothing"),
+        (
+            {"max_new_tokens": None, "dynamic": True, "stop_at_end": False},
+            "end tokens are ignored and there is no limit: nothing",
+        ),
         ({"cheap": True}, "a way of dynamic"),
         ({"temperature": -1.0}, "temperature=-1.0"),
         ({"top_p": 0.0}, "top_p=0.0"),
