@@ -144,6 +144,8 @@ def test_every_spelling_of_the_same_scaling(change):
         ({"model_type": "falcon", "hidden_size": 64, "num_attention_heads": 4, "head_dim": 99}, 16, 8),
         ({"model_type": "my-own", "rotary_pct": 0.5, "hidden_size": 64, "num_attention_heads": 4,
           "num_hidden_layers": 2, "max_position_embeddings": 99}, 8, 4),
+        ({"model_type": "my-own", "rotary_dim": 12, "head_dim": 32, "hidden_size": 64, "num_attention_heads": 4,
+          "num_hidden_layers": 2, "max_position_embeddings": 99}, 12, 6),
     ],
 )  # fmt: skip
 def test_which_dimensions_rotate(config, rotary_dim, half_dim):
@@ -168,6 +170,19 @@ def test_a_proportional_entry_has_a_zero_tail():
         ({"model_type": "gpt_oss", "num_hidden_layers": 4}, 2, 0, 2),
         ({"model_type": "mistral", "num_hidden_layers": 4}, 0, 0, 4),
         ({"model_type": "mistral", "num_hidden_layers": 4, "sliding_window": None}, 4, 0, 0),
+        (LLAMA | {"model_type": "my-own", "num_hidden_layers": 4, "sliding_window": 99}, 0, 0, 4),
+        (
+            LLAMA
+            | {
+                "model_type": "my-own",
+                "num_hidden_layers": 4,
+                "sliding_window": 99,
+                "use_sliding_window": False,
+            },
+            4,
+            0,
+            0,
+        ),
         ({"model_type": "qwen3_next", "num_hidden_layers": 8}, 2, 0, 0),
         ({"model_type": "gemma3_text", "num_hidden_layers": 8, "sliding_window_pattern": 2}, 4, 0, 4),
         (

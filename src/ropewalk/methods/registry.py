@@ -231,6 +231,14 @@ def _coerce(where: str, value: Any, hint: Any) -> Any:
     raise UsageError(f"{where}={one_line(value, 60)!r} does not fit", hint=f"it takes {wanted}")
 
 
+def _fits_float(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        # An integer of hundreds of digits, which JSON and YAML let through.
+        return False
+
+
 def _try_type(value: Any, option: Any) -> tuple[bool, Any]:
     """Whether a value is of a type, and the value as that type. Booleans are no numbers, NaN is no number at all."""
     if option is type(None):
@@ -249,7 +257,7 @@ def _try_type(value: Any, option: Any) -> tuple[bool, Any]:
         if not isinstance(value, list | tuple) or not all(_try_type(item, float)[0] for item in value):
             return False, None
         return True, [float(item) for item in value]
-    if not isinstance(value, int | float) or not math.isfinite(value):
+    if not isinstance(value, int | float) or not _fits_float(value):
         return False, None
     if option is int:
         return value == int(value), int(value)

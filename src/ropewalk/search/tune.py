@@ -111,7 +111,8 @@ def tune(
         Reader(model, checkpointing=checkpointing, processes=processes) as reader,
         opened(request, output, processes) as run,
     ):
-        return _tuned(request, run, reader, load_tokenizer(source), settings or Settings(), tell)
+        tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
+        return _tuned(request, run, reader, tokenizer, settings or Settings(), tell)
 
 
 def _factors(target: str | int, ladder: Sequence[float] | None, original: int) -> list[float]:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from ropewalk.errors import RopewalkError, UsageError
+from ropewalk.errors import UsageError
 from ropewalk.evaluation.candidates.attended import from_map_file
 from ropewalk.evaluation.candidates.candidate import Candidate
 from ropewalk.evaluation.candidates.controls import is_scaled, unmodified
@@ -159,20 +159,17 @@ class One:
         local.watcher.begin("health")
         if local.segments is None:
             raise UsageError("health is measured on text", hint="add ppl to --tasks")
-        document: dict[str, Any] | None = None
-        failure: RopewalkError | None = None
-        if local.processes.main:
+
+        def look() -> dict[str, Any]:
+            assert local.segments is not None
             engine, ids = local.engine(local.model), [item.ids for item in local.segments.items[:2]]
-            try:
-                document = {
-                    "attention": attention_health(engine, ids, local.lengths),
-                    "output": output_spread(engine, ids[0], local.lengths),
-                    "gradient": gradient_norms(engine, ids[0], local.lengths),
-                }
-            except RopewalkError as error:
-                failure = error
-        local.processes.agree(failure)
-        return local.processes.gather(document)[0]
+            return {
+                "attention": attention_health(engine, ids, local.lengths),
+                "output": output_spread(engine, ids[0], local.lengths),
+                "gradient": gradient_norms(engine, ids[0], local.lengths),
+            }
+
+        return local.processes.of_main(look)
 
     def _result(
         self, text: Measured, cropped: Reading | None, asked: list[Any], health: dict[str, Any] | None

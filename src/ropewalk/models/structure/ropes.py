@@ -237,7 +237,7 @@ def _share(view: TextView, entry: Mapping[str, Any], default: Mapping[str, Any])
     if (
         value is None
         and rotary_dim is not None
-        and (quirk(view.model_type, "rotary_dim") or not view.model_type)
+        and (quirk(view.model_type, "rotary_dim") or view.row is None)
     ):
         value = number("rotary_dim", rotary_dim) / view.head_dim
     if value is None:
