@@ -92,7 +92,9 @@ def test_the_rules_by_hand():
     assert logit_std_for(64, "variance", sigma_0=0.02) == pytest.approx(0.02)
     # sqrt(12.25 - ln 8) = 3.19 would be beyond the critical sqrt(2 ln 64).
     assert logit_std_for(64, "variance", sigma_0=3.5) == pytest.approx(2.88405, rel=1e-4)
-    assert logit_std_for(4, "critical", sigma_0=3.5) == pytest.approx(3.5 * math.sqrt(1.38629 / 6.23832), rel=1e-4)
+    assert logit_std_for(4, "critical", sigma_0=3.5) == pytest.approx(
+        3.5 * math.sqrt(1.38629 / 6.23832), rel=1e-4
+    )
     with pytest.raises(UsageError, match=r"beyond the critical sqrt\(2 ln T0\) = 2.88"):
         logit_std_for(8192, "critical", sigma_0=2.9, reference_length=64)
 
