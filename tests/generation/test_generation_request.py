@@ -147,6 +147,11 @@ def test_sampling_depends_on_the_seed_of_the_row_alone():
         ({"method": "yarm"}, "yarm"),
         ({"chunk": 0}, "chunk=0"),
         ({"max_tokens": 5}, "no setting 'max_tokens'"),
+        ({"max_factor": 0.5}, "max_factor=0.5 leaves no window"),
+        ({"max_factor": float("nan")}, "max_factor=nan leaves no window"),
+        ({"max_factor": float("inf")}, "max_factor=inf leaves no window"),
+        ({"growth": 1.0, "method": "zones"}, "growth=1 lets no epoch end"),
+        ({"growth": float("nan"), "method": "self-extend"}, "growth=nan lets no epoch end"),
         ({"max_factor": 2.0, "max_new_tokens": 64}, "65 tokens are more than the widest window here, 64"),
     ],
 )

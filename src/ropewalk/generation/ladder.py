@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -78,6 +79,12 @@ def ladder_for(
     own rotation depends on the length (longrope's two sets, dynamic scaling) climbs by its own rule where no method is
     given. Factors count from the original window, and only windows beyond the model's own are stretched.
     """
+    if not (math.isfinite(growth) and growth > 1.0):
+        raise UsageError(f"growth={growth:g} lets no epoch end", hint="use growth > 1; 2 doubles each time")
+    if not (math.isfinite(max_factor) and max_factor >= 1.0):
+        raise UsageError(
+            f"max_factor={max_factor:g} leaves no window", hint="use 1 (the model's own window alone) or more"
+        )
     facts = read_facts(bare(model).config.to_dict())
     if schedule is not None:
         if method is not None or parameters:
