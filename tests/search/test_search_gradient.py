@@ -13,7 +13,7 @@ from search_models import WINDOW, make_model
 import ropewalk
 from ropewalk.errors import RopewalkError
 from ropewalk.search.family import Family, tuned_schedule
-from ropewalk.search.objective import Objective, weigh, usual
+from ropewalk.search.objective import Objective, usual, weigh
 from ropewalk.search.reading import NonFiniteLossError, Reader
 from ropewalk.search.rotation import Rotation
 from ropewalk.search.rows import Row
