@@ -132,6 +132,19 @@ def test_no_modules_import_each_other():
     assert _circle(ARROWS) == []
 
 
+def test_no_rooms_import_each_other_not_even_inside_functions():
+    arrows: dict[str, set[str]] = {}
+    for path in FILES:
+        here = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+        there = {
+            parts[1]
+            for name in _imports(path)
+            if len(parts := name.split(".")) > 1 and parts[0] == "ropewalk"
+        }
+        arrows.setdefault(here, set()).update((there & RANK.keys()) - {here})
+    assert _circle(arrows) == []
+
+
 @pytest.mark.parametrize("room", sorted({path.relative_to(SOURCE).parts[0] for path in SUBROOMS}))
 def test_the_folders_of_a_room_import_one_way(room):
     """A folder inside a room stands below or above its neighbour, never both. Files beside the folders are their users
