@@ -80,8 +80,11 @@ class PositionMap:
 
     def offset(self, positions_T: FloatArray) -> FloatArray:
         """What is added to the far logits of queries at these positions, in nats."""
-        growth = np.log(np.maximum((positions_T + 1) / self.original_length, 1.0))
-        return np.asarray(float(self.discount) - self.log_discount * growth)
+        return np.asarray(float(self.discount) - self.log_discount * self.growth(positions_T))
+
+    def growth(self, positions_T: FloatArray) -> FloatArray:
+        """ln((p + 1) / original_length), 0 inside the window."""
+        return np.asarray(np.log(np.maximum((positions_T + 1) / self.original_length, 1.0)))
 
     def to_json(self) -> dict[str, Any]:
         """What identifies the map in a result."""
@@ -98,11 +101,16 @@ class Zones(PositionMap):
     The far angle is near * theta + (d - near) * theta'. `far_factor` is the factor of `far_method`, whose frequencies
     are `far_inv_freq`. A query inside the original window has no far zone: all that it sees is at distances that
     training showed, so a text that fits the window costs nothing, whatever follows it.
+
+    `head_log_discount` and `head_far_logits` (layers, heads), where they are given, stand for `log_discount` and
+    `far_logits` with a number for each head: those that look things up need the far zone whole, others only lose by it.
     """
 
     far_inv_freq: FloatArray | None = None
     far_method: str = ""
     far_factor: float = 1.0
+    head_log_discount: FloatArray | None = None
+    head_far_logits: FloatArray | None = None
 
     name = "zones"
 

@@ -140,7 +140,7 @@ def _show_one(method: Method) -> None:
     screen.print(f"written as    {written_as(method.name)}")
     screen.print("on a Llama    (other architectures: `ropewalk plan MODEL --target 32k`)", markup=False)
     for name, answer in in_general(method.name).items():
-        screen.print(f"  {name:<14}{answer.describe()}", markup=False, soft_wrap=True)
+        screen.print(f"  {name:<16}{answer.describe()}", markup=False, soft_wrap=True)
     if method.parameters:
         rows = [
             [
