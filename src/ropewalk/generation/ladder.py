@@ -15,13 +15,14 @@ from ropewalk.attention.tempers import parse_temper
 from ropewalk.dynamic import DynamicRule
 from ropewalk.errors import UsageError
 from ropewalk.map_files import is_map
+from ropewalk.map_table import MAPS
 from ropewalk.methods import find_method
 from ropewalk.models.apply import apply
 from ropewalk.models.facts import ModelFacts, read_facts
 from ropewalk.models.live.regimes import Regime, find_regime, fixed_length
 from ropewalk.models.live.rotary import bare
 from ropewalk.models.stretch import kept_parameters, map_for_model, own_window, read_schedules
-from ropewalk.position_maps import MAPS, DualChunk, PositionMap, map_for
+from ropewalk.position_maps import DualChunk, PositionMap, map_for
 from ropewalk.schedule import FrequencySchedule
 
 MAX_FACTOR = 64.0

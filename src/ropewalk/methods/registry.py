@@ -14,6 +14,7 @@ from typing import Any, Literal, Union
 
 from ropewalk.errors import UsageError, near_miss, one_line
 from ropewalk.geometry import RopeGeometry, check_factor
+from ropewalk.map_table import MAPS
 from ropewalk.registry import Registry
 from ropewalk.schedule import FrequencySchedule
 
@@ -156,9 +157,6 @@ def find_method(name: str) -> Method:
             f"{one_line(name, 60)!r} is a rule that picks a schedule for each length, not a schedule",
             hint="use ropewalk.dynamic(METHOD, geometry), or a static method for a checkpoint",
         )
-    # Imported here: maps are made of methods.
-    from ropewalk.position_maps import MAPS
-
     if name in MAPS and name not in METHODS:
         raise UsageError(
             f"{name} is a position map, code at attention time that no table of frequencies and no checkpoint carries",
