@@ -154,6 +154,7 @@ def test_tune_writes_zones_and_the_single_table_beside_them(
     show(screen, "MODEL", found)
     shown = screen.export_text()
     assert f"generate MODEL --prompt-file FILE --schedule {found.zones}" in shown
+    assert f"compare MODEL --target 256 --schedule {found.zones}" in shown
     assert f"extend MODEL --schedule {found.schedule} -o OUT" in shown
     assert [row["name"] for row in found.rows()] == ["zones", "yarn"]
     assert kept.plan.head_log_discount.shape == kept.plan.head_far_logits.shape == (2, 4)

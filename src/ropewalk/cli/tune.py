@@ -155,7 +155,7 @@ def show(screen: Console, model: str, result: TuneResult) -> None:
     file = result.ladder or result.schedule
     line = shown_command("extend", model, schedule=file, o="OUT")
     if result.zones is not None:
-        measured = shown_command("compare", model, target=str(result.target_length), schedules=result.zones)
+        measured = shown_command("compare", model, target=str(result.target_length), schedule=result.zones)
         screen.print(f"Measured with intervals: {measured}", markup=False, soft_wrap=True)
         run = shown_command("generate", model, prompt_file="FILE", schedule=result.zones)
         screen.print(f"Zones are Ropewalk's own: {run}", markup=False, soft_wrap=True)
