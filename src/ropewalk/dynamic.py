@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ropewalk.errors import UsageError
-from ropewalk.geometry import RopeGeometry
+from ropewalk.geometry import RopeGeometry, whole_tokens
 from ropewalk.methods import find_method, schedule
 from ropewalk.schedule import FrequencySchedule
 
@@ -79,7 +79,7 @@ class DynamicRule:
         return self._scaled(self.epoch_of(length).factor)
 
     def _reach(self, factor: float) -> int:
-        return math.floor(factor * self.geometry.original_length + 1e-9)
+        return whole_tokens(factor * self.geometry.original_length, math.floor)
 
     def _scaled(self, factor: float) -> FrequencySchedule:
         if factor == 1.0:

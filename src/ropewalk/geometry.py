@@ -6,6 +6,7 @@ Pairs are counted i = 0 .. half_dim-1 and theta_i = rope_theta ** (-2i/d) radian
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated, Any
@@ -81,6 +82,11 @@ class RopeGeometry:
                 f"rotary_dim={rotary_dim} (head_dim={head_dim} * partial_rotary_factor={share:g}) is not a positive "
                 "even number",
                 hint="rotation works on pairs of dimensions: correct head_dim or partial_rotary_factor",
+            )
+        if not self.num_rotating:
+            raise UsageError(
+                f"partial_rotary_factor={share:g} of head_dim={head_dim} leaves no pair that rotates",
+                hint=f"it takes {2 / head_dim:g} for the first",
             )
 
     @property
@@ -187,6 +193,17 @@ def _real(name: str, value: object) -> float:
     if not math.isfinite(number):
         raise UsageError(f"{name}={number} is not finite", hint=f"give {name} as a finite number")
     return number
+
+
+def whole_tokens(tokens: float, rounded: Callable[[float], int]) -> int:
+    """A product of a factor and a length as tokens, `rounded` up or down unless it is whole but for its rounding.
+
+    >>> whole_tokens(1048576000 / 28 * 28, math.ceil), whole_tokens(10.2, math.ceil)
+    (1048576000, 11)
+    """
+    nearest = round(tokens)
+    # The fixed part is for powers of a growth, the other for windows so long that one rounding is more than that.
+    return nearest if abs(tokens - nearest) <= max(1e-9, 4 * math.ulp(tokens)) else rounded(tokens)
 
 
 def check_factor(factor: object) -> float:

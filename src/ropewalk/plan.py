@@ -88,7 +88,8 @@ class Plan:
         fitting = [
             length
             for power in range(7, 25)
-            if inference_memory(self.shape, length := 1 << power).total() <= self.memory_bytes
+            if inference_memory(self.shape, length := 1 << power, dtype=self.inference.dtype).total()
+            <= self.memory_bytes
         ]
         return max(fitting, default=0)
 
@@ -169,9 +170,9 @@ def plan(
     """The options, memory and cost of taking a model to `target` (tokens, `32k` or `8x`).
 
     `memory` is that of one device (`24GB`), `gpus` how many train together. Reads config.json and, where weights lie
-    beside it, the sizes in their headers. A configuration with findings of the gravest kind is refused, since every
-    figure would rest on it, unless `despite_errors`. `exact_bound` scans for the base bound, which takes long for
-    long targets, instead of reading it off a table.
+    beside it, the sizes in their headers. `dtype` is the type that weights and cache are held in. A configuration with
+    findings of the gravest kind is refused, since every figure would rest on it, unless `despite_errors`.
+    `exact_bound` scans for the base bound, which takes long for long targets, instead of reading it off a table.
     """
     looked = inspect(source)
     facts = looked.facts

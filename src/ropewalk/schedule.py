@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ropewalk.errors import RopewalkError, UsageError, one_line
-from ropewalk.geometry import FloatArray, PerPair, RopeGeometry, check_factor
+from ropewalk.geometry import FloatArray, PerPair, RopeGeometry, check_factor, whole_tokens
 
 FORMAT = "ropewalk-schedule/1"
 
@@ -64,8 +64,8 @@ class FrequencySchedule:
 
     @property
     def target_length(self) -> int:
-        """Tokens that the schedule is nominally for: factor * original_length."""
-        return math.ceil(self.factor * self.geometry.original_length - 1e-9)
+        """Tokens that the schedule is nominally for: factor * original_length, rounded up."""
+        return whole_tokens(self.factor * self.geometry.original_length, math.ceil)
 
     @property
     def stretch(self) -> PerPair:

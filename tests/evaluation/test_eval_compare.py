@@ -22,8 +22,8 @@ from ropewalk.evaluation.candidates.candidate import Candidate
 from ropewalk.evaluation.compare import Step, compare
 from ropewalk.evaluation.evaluate import evaluate
 from ropewalk.evaluation.request import CompareRequest, EvalRequest
-from ropewalk.hemp.tokenizer import VOCAB_SIZE, write_tokenizer
 from ropewalk.runs import open_run
+from ropewalk.training.hemp.tokenizer import VOCAB_SIZE, write_tokenizer
 
 WINDOW, TARGET = 64, 320
 TEXT = "".join(

@@ -80,8 +80,8 @@ def test_rows_may_be_strings_with_unicode(tmp_path: Path) -> None:
 
 def test_segments_say_how_much_text_there_is() -> None:
     """Encoding stops when there is enough; the rest is estimated at the rate so far. Here a token is a byte."""
-    from ropewalk.hemp.tokenizer import build_tokenizer
     from ropewalk.text.segments import cut
+    from ropewalk.training.hemp.tokenizer import build_tokenizer
 
     documents = [Document(str(number), "abcdefghij" * 10) for number in range(6)]
     found = cut(documents, build_tokenizer(), 40, limit=2)

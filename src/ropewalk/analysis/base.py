@@ -44,7 +44,7 @@ def base_bound(rotary_dim: int, length: int, *, exact: bool = False) -> float:
         )
     if (rotary_dim, length) in BASE_BOUNDS:
         return BASE_BOUNDS[rotary_dim, length]
-    if exact or length <= _SCANNED:
+    if exact or _is_scanned(rotary_dim, length):
         return scan_base_bound(rotary_dim, length)
     low, high, share = _neighbours(rotary_dim)
     estimate = math.exp((1.0 - share) * _log_bound(low, length) + share * _log_bound(high, length))
@@ -57,7 +57,7 @@ def base_bound_within(rotary_dim: int, length: int) -> float:
     Between two lengths of the table it is proven, since the bound never falls with the length; for other heads, and
     beyond the longest length, it is what leaving the table's own rows out showed.
     """
-    if (rotary_dim, length) in BASE_BOUNDS or length <= _SCANNED:
+    if (rotary_dim, length) in BASE_BOUNDS or _is_scanned(rotary_dim, length):
         return math.exp(_SCAN_STEP)
     if length > _LENGTHS[-1]:
         return _BEYOND_TABLE
@@ -68,6 +68,11 @@ def base_bound_within(rotary_dim: int, length: int) -> float:
     if math.isinf(BASE_BOUNDS[rotary_dim, after]):
         return _OTHER_HEAD
     return max(value / BASE_BOUNDS[rotary_dim, before], BASE_BOUNDS[rotary_dim, after] / value)
+
+
+def _is_scanned(rotary_dim: int, length: int) -> bool:
+    # Heads below the table's fail every base in a short window already, so that their scan ends early at any length.
+    return length <= _SCANNED or rotary_dim < _DIMS[0]
 
 
 def _around(length: int) -> tuple[int, int]:

@@ -80,7 +80,9 @@ class Local:
         if request.schedule is not None and self.map_file is None:
             given = self._stretched(given)
         self.tokenizer = (
-            load_tokenizer(request.tokenizer or request.model) if tokenizer is None else tokenizer
+            load_tokenizer(request.tokenizer or request.model, trust_remote_code=request.trust_remote_code)
+            if tokenizer is None
+            else tokenizer
         )
         self.facts, self.original_length = self._facts(given)
         self.lengths = request.lengths or self._default_lengths()

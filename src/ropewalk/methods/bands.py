@@ -61,7 +61,7 @@ def mrrope_uni(
 def mrrope_pro(
     geometry: RopeGeometry, *, factor: float, fast: float = 32.0, slow: float = 1.0
 ) -> FrequencySchedule:
-    """m = q(q+1)/(n(n+1)) inside the same band: the stretch grows progressively towards the slow pairs.
+    """m = q(q+1)/(n(n+1)) inside the band of `mrrope-uni`: the stretch grows progressively towards the slow pairs.
 
     q = clip(i-l, 0, n), n = h-l; attention factor as yarn's.
 
@@ -81,7 +81,7 @@ def mrrope_pro(
 def tailspline(
     geometry: RopeGeometry, *, factor: float, fast: float = 32.0, slow: float = 1.0
 ) -> FrequencySchedule:
-    """m = q(3n^2 + 3n + 1 - q^2) / (n(n+1)(2n+1)) inside the same band.
+    """m = q(3n^2 + 3n + 1 - q^2) / (n(n+1)(2n+1)) inside the band of `mrrope-uni`.
 
     q = clip(i-l, 0, n), n = h-l; attention factor as yarn's. Contributed and unreviewed.
 

@@ -107,7 +107,7 @@ def ntk_power(
 ) -> FrequencySchedule:
     """theta'_i = rope_theta**(-(2i/d) * p), p = 1 + ln(s)/ln(rope_theta) unless `power` (p) or `scale` (p-1) is given.
 
-    The default p is `ntk-d` to the last bit of the exponent. p below 1 would speed pairs up and is refused.
+    The default p is `ntk-d` again. p below 1 would speed pairs up and is refused.
 
     Parameters:
         power: p itself.

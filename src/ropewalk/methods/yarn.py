@@ -107,7 +107,7 @@ def yarn(
     Parameters:
         beta_fast: rotations in the original window at which a pair is left alone.
         beta_slow: rotations at which a pair is interpolated fully.
-        ramp: `index` is the shipped code's; `rotations` is the paper's own, up to 3x away.
+        ramp: `index` is the shipped code's; `rotations` the paper's, up to 2.3x away at factor 8, 4x at 32.
         truncate: round the ends of the ramp outwards to whole pairs; off for gpt-oss.
         attention_factor: what multiplies cos and sin; wins over everything else.
         mscale: DeepSeek's first coefficient.

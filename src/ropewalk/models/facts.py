@@ -172,7 +172,7 @@ def _facts(config: Mapping[str, Any]) -> ModelFacts:
         intermediate_size=optional_whole(view.get("intermediate_size")),
         vocab_size=optional_whole(view.get("vocab_size")),
         num_attention_heads=heads,
-        num_kv_heads=optional_whole(view.get("num_key_value_heads")) or _kv_heads(view, heads),
+        num_kv_heads=_kv_heads(view, heads),
         head_dim=_attention_dim(view),
         value_dim=optional_whole(view.get("v_head_dim")) or _attention_dim(view),
         tie_embeddings=bool(config.get("tie_word_embeddings", view.get("tie_word_embeddings"))),
@@ -304,6 +304,7 @@ def _attention_dim(view: TextView) -> int:
 
 
 def _kv_heads(view: TextView, heads: int) -> int:
+    # Falcon's class goes by multi_query, whatever number its config.json gives besides.
     if (
         quirk(view.model_type, "multi_query")
         and view.text.get("multi_query", True)
@@ -312,7 +313,7 @@ def _kv_heads(view: TextView, heads: int) -> int:
         return 1
     attention = view.text.get("attn_config")
     inner = attention.get("kv_n_heads") if isinstance(attention, Mapping) else None
-    return optional_whole(inner) or heads
+    return optional_whole(view.get("num_key_value_heads")) or optional_whole(inner) or heads
 
 
 def _names(value: Any) -> tuple[str, ...]:

@@ -12,6 +12,8 @@ from ropewalk.models.structure.values import shown
 
 CONFIG_NAME = "config.json"
 HEMP = "hemp"
+# Tokenizers without a limit write a number like 1e30 as model_max_length, which is no length and must stay.
+NO_LIMIT = 10**12
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?$")
 # What a reader of configurations wants; weights come only on request.
 _SMALL_FILES = ["config.json", "generation_config.json", "tokenizer_config.json"]

@@ -12,7 +12,7 @@ from typing import Any
 from ropewalk.errors import DamagedError, RopewalkError, UsageError, one_line
 from ropewalk.models.checkpoint.companions import CONFIG
 from ropewalk.models.checkpoint.manifest import read_manifest
-from ropewalk.models.checkpoint.weights import check_shard, find_weights
+from ropewalk.models.checkpoint.weights import find_weights
 from ropewalk.models.config import read_config
 from ropewalk.models.facts import read_facts
 from ropewalk.models.live.long_positions import AngleError, angle_errors
@@ -29,7 +29,6 @@ from ropewalk.models.proof.checks import (
 from ropewalk.models.proof.original import Original, original_of
 from ropewalk.models.proof.probe import (
     dtype_that_fits,
-    number_of_parameters,
     probes_for,
     run,
     takes_positions,
@@ -159,8 +158,7 @@ def _run(
                 original.problem or "its scaling cannot be read", hint="`ropewalk inspect` says why"
             )
         device = pick_device(device_name)
-        headers = {shard: check_shard(shard, folder) for shard in found.shards}
-        parameters = number_of_parameters(headers)
+        parameters = found.num_parameters
         chosen = dtype_that_fits(parameters, found.total_bytes, device) if dtype == "auto" else dtype
     except DamagedError:
         raise

@@ -29,10 +29,12 @@ class InferenceMemory:
     logits_whole: int
     logits_last: int
     kv_kinds: dict[str, int]
+    dtype: str = "bfloat16"
 
-    def total(self, kv_dtype: str = "bfloat16") -> int:
-        """Weights, cache, one prefill chunk and the logits of the last token."""
-        return self.weights + self.kv_cache[kv_dtype] + self.prefill_chunk + self.logits_last
+    def total(self, kv_dtype: str | None = None) -> int:
+        """Weights, cache (in the model's own type unless `kv_dtype` names another), one prefill chunk and the logits
+        of the last token."""
+        return self.weights + self.kv_cache[kv_dtype or self.dtype] + self.prefill_chunk + self.logits_last
 
     def to_json(self) -> dict[str, Any]:
         """For `plan --json`."""
@@ -81,17 +83,19 @@ def inference_memory(
         batch=batch,
         weights=shape.weight_bytes(dtype),
         kv_cache={
-            kind: kv_cache_bytes(shape, length, kind, batch=batch) for kind in ("bfloat16", "int8", "int4")
+            kind: kv_cache_bytes(shape, length, kind, batch=batch)
+            for kind in dict.fromkeys(("bfloat16", "int8", "int4", dtype))
         },
-        kv_cache_expanded=kv_cache_bytes(shape, length, batch=batch, expanded=True),
+        kv_cache_expanded=kv_cache_bytes(shape, length, dtype, batch=batch, expanded=True),
         chunk=chunk,
         prefill_chunk=int(batch * chunk * _live_elements(shape) * BYTES[dtype]),
         logits_whole=batch * length * shape.vocab_size * 4,
         logits_last=batch * shape.vocab_size * 4,
         kv_kinds={
             kind: batch * size
-            for kind, size in kept_bytes(shape, length, stream_window=stream_window).items()
+            for kind, size in kept_bytes(shape, length, dtype=dtype, stream_window=stream_window).items()
         },
+        dtype=dtype,
     )
 
 

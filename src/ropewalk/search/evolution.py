@@ -17,6 +17,7 @@ import numpy as np
 
 from ropewalk.geometry import FloatArray, RopeGeometry
 from ropewalk.methods import schedule as make_schedule
+from ropewalk.methods.longrope import longrope_attention_factor
 from ropewalk.schedule import FrequencySchedule
 from ropewalk.search.family import tuned_schedule
 from ropewalk.search.reading import NonFiniteLossError, Reader
@@ -143,7 +144,7 @@ def _note(population: Population, reader: Reader, rows: Sequence[Row]) -> None:
 def schedule_of(geometry: RopeGeometry, factor: float, individual: Individual) -> FrequencySchedule:
     """An individual's frequencies, with LongRoPE's attention factor; its kept tokens have no place in a schedule."""
     stretch = np.asarray(individual.factors, dtype=np.float64)
-    attention = math.sqrt(1 + math.log(factor) / math.log(geometry.original_length))
+    attention = longrope_attention_factor(factor, geometry.original_length)
     return tuned_schedule(
         geometry, factor, np.log(stretch) / math.log(factor), attention, {"kept_first": individual.kept_first}
     )

@@ -88,6 +88,20 @@ class Family:
             heat=float(np.clip(heat, COLDEST, HOTTEST)),
         )
 
+    @property
+    def extra(self) -> FloatArray:
+        """Numbers of its own that a kind of family adds to these, as one vector."""
+        return np.zeros(0)
+
+    @property
+    def extra_rates(self) -> FloatArray:
+        """By how much each of them may move in a step at the full rate."""
+        return np.zeros(0)
+
+    def with_extra(self, values: FloatArray) -> Family:
+        """The family with others of them."""
+        return self
+
     def to_json(self) -> dict[str, Any]:
         """For a ladder file and for going on after an interruption."""
         return {

@@ -9,7 +9,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
@@ -55,11 +55,12 @@ class Slope:
     top: FloatArray
     cool: float
     heat: float
+    extra: FloatArray = field(default_factory=lambda: np.zeros(0))
 
     @property
     def flat(self) -> FloatArray:
         """All derivatives as one vector."""
-        return np.concatenate([self.low, self.top, [self.cool, self.heat]])
+        return np.concatenate([self.low, self.top, self.extra, [self.cool, self.heat]])
 
     def __add__(self, other: Slope) -> Slope:
         """Of the rows of both."""
@@ -69,6 +70,7 @@ class Slope:
             self.top + other.top,
             self.cool + other.cool,
             self.heat + other.heat,
+            self.extra + other.extra,
         )
 
 
@@ -275,8 +277,8 @@ class Reader:
         leaves = family.leaves()
         plan = family.zones()
         total = self._backward(item, lambda: applied(self.model, plan, leaves.far))
-        top, cool, heat = leaves.gradients()
-        return Slope(total, np.zeros_like(top), top, cool, heat)
+        top, cool, heat, extra = leaves.gradients()
+        return Slope(total, np.zeros_like(top), top, cool, heat, extra)
 
     def _schedule_slope(self, family: Family, factor: float, item: Weighed) -> Slope:
         numbers = {

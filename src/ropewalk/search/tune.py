@@ -18,7 +18,7 @@ from ropewalk.search.fit import Settings, State
 from ropewalk.search.folder import Folder, opened
 from ropewalk.search.job import Job, Rung, add_keys, make_rungs, skilled_tasks
 from ropewalk.search.loop import Point, Progress, measure, reason_to_keep_start, run_fit
-from ropewalk.search.objective import Objective, Terms
+from ropewalk.search.objective import Objective, Terms, usual
 from ropewalk.search.opponents import run_opponent
 from ropewalk.search.reading import Reader
 from ropewalk.search.request import Request
@@ -103,7 +103,7 @@ def tune(
         dtype=str(model.dtype).removeprefix("torch."),
         start=start,
         storage=storage,
-        objective=objective or Objective(),
+        objective=objective or usual(search),
         amounts=amounts or Amounts(),
     )
     tell = on_told or (lambda told: None)
@@ -111,7 +111,8 @@ def tune(
         Reader(model, checkpointing=checkpointing, processes=processes) as reader,
         opened(request, output, processes) as run,
     ):
-        return _tuned(request, run, reader, load_tokenizer(source), settings or Settings(), tell)
+        tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
+        return _tuned(request, run, reader, tokenizer, settings or Settings(), tell)
 
 
 def _factors(target: str | int, ladder: Sequence[float] | None, original: int) -> list[float]:

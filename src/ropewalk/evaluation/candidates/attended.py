@@ -13,8 +13,9 @@ from ropewalk.evaluation.candidates.candidate import Candidate
 from ropewalk.evaluation.candidates.choose import LeftOut, choose, merged
 from ropewalk.evaluation.candidates.controls import UNMODIFIED, unmodified
 from ropewalk.map_files import nearest_table
+from ropewalk.map_table import MAPS
 from ropewalk.models.facts import ModelFacts
-from ropewalk.position_maps import MAPS, DualChunk, PositionMap, map_for
+from ropewalk.position_maps import DualChunk, PositionMap, map_for
 from ropewalk.schedule import FrequencySchedule
 
 WITH = "+"

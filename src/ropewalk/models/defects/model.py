@@ -9,13 +9,12 @@ from typing import Any
 from ropewalk.models.defects.finding import Finding
 from ropewalk.models.defects.tidy import REPAIR
 from ropewalk.models.facts import ModelFacts
+from ropewalk.models.source import NO_LIMIT
 from ropewalk.models.structure.table import row_of
 from ropewalk.models.structure.values import is_number, is_whole, shown
 from ropewalk.units import format_length
 
 _CRASH_ON_NONE = ("yarn", "longrope", "dynamic")
-# Tokenizers without a limit store this instead of null.
-_NO_LIMIT = 10**15
 
 
 def model_rules(
@@ -186,7 +185,7 @@ def _code(facts: ModelFacts) -> Iterator[Finding]:
 def _tokenizer(facts: ModelFacts, tokenizer: Mapping[str, Any]) -> Iterator[Finding]:
     limit = tokenizer.get("model_max_length")
     window = facts.max_position_embeddings
-    if not is_number(limit) or limit <= 0 or limit >= _NO_LIMIT or limit == window:
+    if not is_number(limit) or limit <= 0 or limit >= NO_LIMIT or limit == window:
         return
     short = limit < window
     yield Finding(

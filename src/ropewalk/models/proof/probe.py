@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,16 +90,6 @@ def run(model: Any, probe: Probe) -> np.ndarray:
             hint="check this model by hand",
         ) from error
     return np.asarray(logits.float().cpu().numpy())
-
-
-def number_of_parameters(headers: Mapping[Path, Mapping[str, Any]]) -> int:
-    """Weights in a checkpoint, counted from the headers of its shards."""
-    count = 0
-    for header in headers.values():
-        for name, entry in header.items():
-            if name != "__metadata__":
-                count += int(np.prod(entry["shape"], dtype=np.int64))
-    return count
 
 
 def dtype_that_fits(parameters: int, stored_bytes: int, device: Any) -> str:

@@ -99,7 +99,10 @@ def _types(view: TextView, count: int) -> tuple[str, ...]:
     if isinstance(indices, list):
         return tuple("full_attention" if i in indices else "linear_attention" for i in range(count))
     if quirk(view.model_type, "uniform_sliding") or (
-        view.row is None and optional_whole(view.text.get("sliding_window"))
+        # Of an unknown class only the file speaks, and Qwen's kin keep a window in it that they switch off.
+        view.row is None
+        and optional_whole(view.text.get("sliding_window"))
+        and view.text.get("use_sliding_window") is not False
     ):
         kind = "sliding_attention" if _window(view) else "full_attention"
         return (kind,) * count

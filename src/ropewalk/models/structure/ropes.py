@@ -40,6 +40,11 @@ def rope_entries(view: TextView) -> dict[str, dict[str, Any] | None]:
     return {DEFAULT: _completed(view, dict(raw), default or {}, theta_names=("rope_theta",))}
 
 
+def silent_entries(view: TextView) -> dict[str, None]:
+    """The layer types that never rotate: stock code looks for their names too, and dies where one is missing."""
+    return {label: None for label, entry in rope_entries(view).items() if entry is None}
+
+
 def is_nested_type(view: TextView) -> bool:
     """Whether the class of this model keeps one entry for each layer type."""
     default = (view.row or {}).get("rope_parameters")
@@ -237,7 +242,7 @@ def _share(view: TextView, entry: Mapping[str, Any], default: Mapping[str, Any])
     if (
         value is None
         and rotary_dim is not None
-        and (quirk(view.model_type, "rotary_dim") or not view.model_type)
+        and (quirk(view.model_type, "rotary_dim") or view.row is None)
     ):
         value = number("rotary_dim", rotary_dim) / view.head_dim
     if value is None:

@@ -36,6 +36,16 @@ def plain(text: str, limit: int = 80) -> str:
     return shown(text, limit + 2).strip("'\"") if text else ""
 
 
+def exact(value: float) -> str:
+    """A number as a person is told to write it: short where that is the same number, in full otherwise.
+
+    >>> exact(1048576), exact(1e7), exact(1234567.5)
+    ('1048576', '1e+07', '1234567.5')
+    """
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
+
+
 def is_number(value: object) -> TypeGuard[float]:
     """A finite number that fits a float; booleans are none."""
     if isinstance(value, bool) or not isinstance(value, int | float):

@@ -12,7 +12,7 @@ from ropewalk.methods import schedule as make_schedule
 from ropewalk.models.facts import ModelFacts, RopeFacts, read_facts
 from ropewalk.models.structure.layers import is_sliding
 from ropewalk.models.structure.record import RECORD, make_record
-from ropewalk.models.structure.ropes import DEFAULT
+from ropewalk.models.structure.ropes import DEFAULT, silent_entries
 from ropewalk.models.structure.table import quirk, row_of
 from ropewalk.models.structure.values import is_whole, shown
 from ropewalk.models.structure.view import BASE_SPELLINGS, view_of
@@ -209,11 +209,8 @@ def _write_base(text: dict[str, Any], facts: ModelFacts, rope_theta: float) -> N
 
 def _write_nested(text: dict[str, Any], facts: ModelFacts, entries: Mapping[str, Entry]) -> bool:
     """The nested dictionary with the given entries replaced, and the old keys where this class ever had any."""
-    nested: dict[str, Any] = {}
-    given = text.get("rope_parameters")
-    if isinstance(given, dict):
-        # A layer type that never rotates is written as null, and stays so.
-        nested |= {label: None for label, value in given.items() if value is None}
+    # From the file or from its class: a dictionary of ours replaces the class's whole.
+    nested: dict[str, Any] = dict(silent_entries(view_of(facts.config)))
     nested |= {label: dict(rope.parameters) for label, rope in facts.ropes.items()}
     nested |= {label: dict(entry.values) for label, entry in entries.items()}
     text["rope_parameters"] = nested
