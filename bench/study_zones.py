@@ -67,11 +67,13 @@ def candidates(model: Any, target: int) -> dict[str, Any]:
 
 
 def chosen(found: dict[str, Any], only: str) -> dict[str, Any]:
-    """Those whose name starts with one of the words of `only`; all where it is empty."""
+    """Those that the words of `only` name, or whose names begin with one that names none; all where it is empty."""
     words = [word.strip() for word in only.split(",") if word.strip()]
-    return {
-        name: enter for name, enter in found.items() if not words or any(name.startswith(w) for w in words)
-    }
+
+    def asked(name: str) -> bool:
+        return any(name == word or (word not in found and name.startswith(word)) for word in words)
+
+    return {name: enter for name, enter in found.items() if not words or asked(name)}
 
 
 def interval(differences: np.ndarray[Any, Any]) -> str:

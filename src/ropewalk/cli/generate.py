@@ -172,6 +172,8 @@ def _stream(model: str, options: dict[str, Any]) -> int | None:
     """Lines from stdin, an opening prompt first where one is given; answers to stdout, figures at the end."""
     from itertools import chain
 
+    if options["params"]:
+        raise UsageError("--stream keeps one window for ever, -p changes it", hint="give one of them")
     for name in ("dynamic", "cheap", "method", "schedule", "attention_temperature"):
         if options[name]:
             raise UsageError(
