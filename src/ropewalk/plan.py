@@ -95,6 +95,7 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """The `plan --json` document."""
+        # No base up to 1e12: JSON has no word for infinity.
         bound = self.base_bound if math.isfinite(self.base_bound) else None
         return {
             "model": self.source,
@@ -132,6 +133,7 @@ class Plan:
         """A fine-tuning recipe to begin with: a doubling curriculum to the target, short samples mixed in."""
         target, original = self.target_length, self.facts.original_length
         lengths = [original * 2**step for step in range(1, 32) if original * 2**step < target] + [target]
+        # 400 steps in all, as YaRN, shared out over the lengths.
         steps = max(1, 400 // len(lengths))
         # A model that stays as it is trains under its own frequencies.
         rope = {} if self.advice.keep else {"rope": self._rope()}
@@ -143,6 +145,7 @@ class Plan:
             **rope,
             "data": {"sources": [{"name": "text", "kind": "corpus"}]},
             "stages": [{"length": length, "steps": steps, "mix": {original: 0.25}} for length in lengths],
+            # The step of the small budget, so that the cost printed is that of this recipe.
             "tokens_per_step": max(1 << 18, target),
             "micro_batch_tokens": target,
         }

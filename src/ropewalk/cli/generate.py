@@ -129,9 +129,11 @@ def _ended(document: dict[str, Any] | None, stop: KeyboardInterrupt | None) -> i
 
 
 def _writing(model: str, options: dict[str, Any]) -> Writing:
+    # Before torch is imported: a missing prompt is told at once.
     text = _prompt(options["prompt"], options["prompt_file"])
     limit = options["max_new_tokens"]
     if limit is None and not options["dynamic"]:
+        # Without an end token the text would go on for ever; with --dynamic that is what is asked for.
         limit = 256
     from ropewalk.generation.request import Settings, Writing, prompt_rows
     from ropewalk.models.load import load_model, load_tokenizer
@@ -172,6 +174,8 @@ def _stream(model: str, options: dict[str, Any]) -> int | None:
     """Lines from stdin, an opening prompt first where one is given; answers to stdout, figures at the end."""
     from itertools import chain
 
+    if options["params"]:
+        raise UsageError("--stream keeps one window for ever, -p changes it", hint="give one of them")
     for name in ("dynamic", "cheap", "method", "schedule", "attention_temperature"):
         if options[name]:
             raise UsageError(

@@ -146,6 +146,7 @@ def method(name: str, *, paper: str, **traits: Any) -> Callable[[Callable[..., F
 
 def methods() -> dict[str, Method]:
     """Every method by name, plug-ins included: those that need training and contrib last."""
+    # False sorts before True, and the sort keeps the order inside each kind.
     ranked = sorted(METHODS.values(), key=lambda known: (known.contrib, known.needs_training))
     return {known.name: known for known in ranked}
 
@@ -191,6 +192,7 @@ def schedule(
     factor = check_factor(factor)
     given = found.checked(parameters)
     if factor == 1.0 and not given:
+        # For every method, those that stop or damp pairs too: who asks for no stretch gets the model.
         return FrequencySchedule(name, geometry, 1.0, geometry.inv_freq, native={"type": "none"})
     return found.function(geometry, factor=factor, **given)
 
@@ -252,6 +254,7 @@ def _try_type(value: Any, option: Any) -> tuple[bool, Any]:
     if hasattr(value, "tolist"):
         value = value.tolist()
     if typing.get_origin(option) is list:
+        # A list of parameters is always numbers: one a pair.
         if not isinstance(value, list | tuple) or not all(_try_type(item, float)[0] for item in value):
             return False, None
         return True, [float(item) for item in value]

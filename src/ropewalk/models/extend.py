@@ -199,6 +199,7 @@ def _find_weights(folder: Path, request: Request) -> weight_files.WeightFiles | 
         return None
     found = weight_files.find_weights(folder)
     if request.weights == "copy":
+        # A dry run has no output: the room of the present folder counts.
         parent = next(path for path in (request.out or Path("x")).absolute().parents if path.exists())
         free = shutil.disk_usage(parent).free
         if found.total_bytes > free:
@@ -276,6 +277,7 @@ def _stretch(request: Request, facts: ModelFacts) -> tuple[Stretch | None, tuple
 def _check_carried(config: Mapping[str, Any], made: FrequencySchedule) -> None:
     """Read the written configuration as stock software will, and compare: what was written must be what was meant."""
     rope = read_facts(config).rope
+    # Not to the bit: the carrier's factors are quotients, and reading them divides again.
     same = rope.schedule is not None and np.allclose(
         rope.schedule.inv_freq, made.inv_freq, rtol=1e-9, atol=1e-25
     )

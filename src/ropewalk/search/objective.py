@@ -59,6 +59,7 @@ def token_weights(
         far = 1.0 + objective.tail * np.linspace(0.0, 1.0, row.length - original_length)
         weights[original_length:] = far / far.sum()
     else:
+        # No token lies beyond: the whole row stands for the text.
         weights[1:inside] += 1.0 / max(1, inside - 1)
     if keys is not None and keys.any():
         weights += objective.keys * keys / keys.sum()
@@ -198,6 +199,7 @@ def gains_over(before: Terms, after: Terms, rows: Sequence[Weighed]) -> dict[str
             if item.planted == planted
         ]
         if differences:
+            # A single row shows no noise to stand above.
             spread = float(np.std(differences, ddof=1)) if len(differences) > 1 else float("inf")
             found[kind] = Gain(float(np.mean(differences)), spread / len(differences) ** 0.5)
     return found

@@ -187,6 +187,7 @@ class Reader:
             if failure is None
             else (isinstance(failure, NonFiniteLossError), failure.message, failure.hint)
         )
+        # Failures as plain values: an exception of another process need not unpickle here.
         every = self.processes.gather((part, self.tokens - before, told))
         self.tokens = before + sum(tokens for _, tokens, _ in every)
         for _, _, found in every:
@@ -293,6 +294,8 @@ class Reader:
         still = torch.zeros(geometry.half_dim - geometry.num_rotating, dtype=torch.float64)
         heat = 1.0 + log * ((1 - share) * numbers["cool"] + share * numbers["heat"])
         inv_freq = torch.cat([turned, still])
+        # The model's graph ends at these; the small one from the family's numbers is gone through once, after
+        # it.
         leaves = inv_freq.detach().requires_grad_(True), heat.detach().requires_grad_(True)
 
         def under() -> AbstractContextManager[None]:

@@ -149,6 +149,7 @@ def _tuned(
     family = Family.through([start_of(rung) for rung in rungs])
     if kept is not None:
         progress = Progress.from_json(family, kept)
+        # What the interrupted call read counts too.
         reader.tokens += progress.curve[-1]["forward_equivalents"] * job.top.length if progress.curve else 0
     else:
         progress = Progress(State.at(family), family, start_value(job))
@@ -260,6 +261,7 @@ def choose_start(job: Job, request: Request, run: Folder, tell: OnTold) -> list[
     name, chosen = _validated(job, best, request, tell)
     for rung in job.rungs:
         rung.start_name = name
+        # The top has its start from the validation above.
         if rung is not top:
             rung.start = at_factor(Measured(name, chosen, rung_terms(top)), rung.factor)
             add_keys(job.reader, rung, request.objective)

@@ -240,6 +240,8 @@ def _proportional(entry: dict[str, Any], facts: ModelFacts, rope: RopeFacts) -> 
         entry.setdefault("partial_rotary_factor", own.get("partial_rotary_factor", 1.0))
 
 
+# In this order: a factor before the window that follows from it, and both dialects last, from what was
+# mended.
 _MENDS: dict[str, Mend] = {
     "scaling-ignored": _drop_scaling,
     "flat-rope-on-nested": _nest,
@@ -275,6 +277,7 @@ def _rewritten(config: dict[str, Any], facts: ModelFacts) -> dict[str, Any]:
     return write_schedules(config, facts, schedules, facts.max_position_embeddings, note=False)
 
 
+# Dynamic is missing: it has no single schedule to write.
 _KNOWN = ("default", "linear", "yarn", "llama3", "longrope", "proportional")
 
 

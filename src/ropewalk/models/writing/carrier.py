@@ -204,6 +204,7 @@ def _write_base(text: dict[str, Any], facts: ModelFacts, rope_theta: float) -> N
     by_layer = text.get("layer_rope_theta")
     if isinstance(by_layer, list):
         old = facts.rope.parameters["rope_theta"]
+        # Layers on the common base follow it; those on another and those that never rotate (0) stay.
         text["layer_rope_theta"] = [rope_theta if value == old else value for value in by_layer]
 
 
@@ -235,6 +236,7 @@ def _write_lengths(root: dict[str, Any], text: dict[str, Any], facts: ModelFacts
     standard = row.get("aliases", {}).get("max_position_embeddings", "max_position_embeddings")
     for name in {standard, *(name for name in _LENGTH_SPELLINGS if name in text)}:
         text[name] = target
+    # Some composites say it a second time at the root.
     if root is not text and is_whole(root.get("max_position_embeddings")):
         root["max_position_embeddings"] = target
     beside = quirk(facts.text_type, "original_at_root")
