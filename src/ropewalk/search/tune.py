@@ -181,15 +181,10 @@ def _tuned_zones(
     job: Job, facts: _Facts, kept: dict[str, Any] | None, settings: Settings, tell: OnTold
 ) -> TuneResult:
     """Zones beside the best single table, which stays in schedule.json for stock programs."""
-    from ropewalk.search.zone_fit import FILE, fit_zones
-
-    def resumed(family: Family) -> Progress | None:
-        if kept is not None and kept.get("stopped") == "the budget is used up":
-            kept["stopped"] = None
-        return None if kept is None else Progress.from_json(family, kept)
+    from ropewalk.search.zone_fit import FILE, INTERRUPTED, fit_zones
 
     tell(Told("sweep", "zones of several widths"))
-    found, progress = fit_zones(job, facts.request, settings, resumed, *_told(facts, tell))
+    found, progress = fit_zones(job, facts.request, settings, kept, *_told(facts, tell))
     facts.run.write_json(FILE, found.file.to_json())
     top = job.top
     rung = RungResult(
@@ -203,7 +198,11 @@ def _tuned_zones(
     )
     if found.kept_start:
         job.remarks.append(f"{found.start} is kept: {found.kept_start}")
-    return _written(job, facts, progress, [rung], complete=True)
+    complete = progress.stopped != INTERRUPTED
+    result = _written(job, facts, progress, [rung], complete=complete)
+    if not complete:
+        raise KeyboardInterrupt
+    return result
 
 
 def _told(facts: _Facts, tell: OnTold) -> tuple[Callable[[Point], None], Callable[[Progress], None]]:
