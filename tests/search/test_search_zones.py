@@ -154,8 +154,13 @@ def test_tune_writes_zones_and_the_single_table_beside_them(
     show(screen, "MODEL", found)
     shown = screen.export_text()
     assert f"generate MODEL --prompt-file FILE --schedule {found.zones}" in shown
+    assert f"compare MODEL --target 256 --schedule {found.zones}" in shown
     assert f"extend MODEL --schedule {found.schedule} -o OUT" in shown
     assert [row["name"] for row in found.rows()] == ["zones", "yarn"]
+    assert kept.fitted["start"] in {item.name for item in offered(kept.geometry, 256)}
+    assert kept.fitted["after"]["objective"] <= kept.fitted["before"]["objective"]
+    assert kept.fitted["single_table"]["name"] == "yarn"
+    assert kept.fitted["objective"] == Objective(window=0.0, tail=0.0).to_json()
     assert kept.plan.head_log_discount.shape == kept.plan.head_far_logits.shape == (2, 4)
     # What is in the file is what was measured.
     model = ropewalk.load_model(str(model_folder), device="cpu")
