@@ -63,9 +63,7 @@ def run(asked: dict[str, Any], texts: HeldOut) -> list[Found]:
     found: list[Found] = []
 
     def measure(model: Any, _step: int) -> dict[str, float]:
-        each = {
-            length: texts.by_text(model, rows, shift_labels(rows)) for length, rows in texts.rows.items()
-        }
+        each = {length: texts.by_text(model, rows, shift_labels(rows)) for length, rows in texts.rows.items()}
         found.append({length: [loss / count for loss, count in sums] for length, sums in each.items()})
         return {}
 
@@ -93,9 +91,7 @@ def study(model: str, given: argparse.Namespace) -> list[dict[str, Any]]:
     plain: list[list[Found]] = []
     for name in given.ways:
         start = time.process_time()
-        seeds = [
-            run(recipe(model, WAYS[name], given, seed, window), texts) for seed in range(given.seeds)
-        ]
+        seeds = [run(recipe(model, WAYS[name], given, seed, window), texts) for seed in range(given.seeds)]
         plain = plain or seeds
         row: dict[str, Any] = {"model": Path(model).name, "way": name}
         for kind, length in (("short", window), ("long", 4 * window)):
@@ -104,7 +100,9 @@ def study(model: str, given: argparse.Namespace) -> list[dict[str, Any]]:
             row[f"{kind} before"] = f"{sum(before) / len(before):.3f}"
             row[f"{kind} after"] = f"{sum(after) / len(after):.3f}"
             row[f"{kind} by seed"] = [round(sum(pair[1][length]) / len(base), 4) for pair in seeds]
-            row[f"{kind} less mixing"] = "" if seeds is plain else shown(paired_interval(after, base, texts.owners))
+            row[f"{kind} less mixing"] = (
+                "" if seeds is plain else shown(paired_interval(after, base, texts.owners))
+            )
         row["texts"], row["documents"] = len(texts.texts), len(texts.names)
         row["cpu_s"] = round(time.process_time() - start)
         rows.append(row)
@@ -126,7 +124,9 @@ def main() -> None:
     given = parser.parse_args()
     found = [row for model in given.models for row in study(model, given)]
     if given.out is not None:
-        given.out.write_text(json.dumps({"asked": vars(given) | {"out": None}, "rows": found}, indent=2) + "\n")
+        given.out.write_text(
+            json.dumps({"asked": vars(given) | {"out": None}, "rows": found}, indent=2) + "\n"
+        )
 
 
 if __name__ == "__main__":

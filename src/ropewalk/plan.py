@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ropewalk.analysis import base_bound, base_bound_within
 from ropewalk.errors import RopewalkError, shown_command
@@ -15,7 +15,7 @@ from ropewalk.models.facts import ModelFacts
 from ropewalk.models.feedforward import ROUGH, feed_forward
 from ropewalk.models.inspection import inspect
 from ropewalk.models.observations import Observation
-from ropewalk.models.quantised import stored_bits, unknown_note
+from ropewalk.models.quantised import TRAINED_PACKED, stored_bits, unknown_note
 from ropewalk.models.sizes import parameters_of
 from ropewalk.models.stretch import already_reaches, kept_parameters
 from ropewalk.models.structure.values import shown
@@ -138,7 +138,7 @@ class Plan:
             "format": "ropewalk-recipe/1",
             "name": f"extend-{format_length(target)}",
             "about": f"{original} to {target} tokens with {self.advice.label}; 400 steps, as YaRN's paper.",
-            "model": {"path": self.source} | ({"dtype": "bfloat16"} if self.setup.lora else {}),
+            "model": {"path": self.source} | self.setup.model(),
             **rope,
             "data": {"sources": [{"name": "text", "kind": "corpus"}]},
             "stages": [{"length": length, "steps": steps, "mix": {original: 0.25}} for length in lengths],
@@ -302,4 +302,5 @@ def _latent(mla: Mapping[str, int | None]) -> Latent:
 def _stored(found: tuple[str, float | None, bool] | None) -> Stored | None:
     if found is None or found[1] is None:
         return None
-    return Stored(found[0], found[1], "experts" if found[2] else "projections")
+    part: Literal["projections", "experts"] = "experts" if found[2] else "projections"
+    return Stored(found[0], found[1], part, found[0] in TRAINED_PACKED)

@@ -52,7 +52,9 @@ def quick(tiny: Tiny, path: Path, **changes: Any) -> dict[str, Any]:
 def plain(tmp_path_factory: pytest.TempPathFactory, byte_tokenizer: Path) -> Path:
     """A model of two layers in float32, with its tokenizer."""
     folder = tmp_path_factory.mktemp("plain")
-    small_model(vocab_size=257, hidden_size=64, intermediate_size=64, max_position_embeddings=32).save_pretrained(folder)
+    small_model(
+        vocab_size=257, hidden_size=64, intermediate_size=64, max_position_embeddings=32
+    ).save_pretrained(folder)
     for file in byte_tokenizer.iterdir():
         shutil.copyfile(file, folder / file.name)
     return folder
@@ -152,9 +154,7 @@ def test_an_adapter_over_widened_weights_has_them_as_its_base(
     tiny: Tiny, tmp_path: Path, fp8: Path, text_folder: Path
 ) -> None:
     asked: list[torch.Tensor] = []
-    recipe = quick(
-        tiny, fp8, lora={"rank": 2, "save": "adapter"}, evaluation=evaluated(text_folder)
-    )
+    recipe = quick(tiny, fp8, lora={"rank": 2, "save": "adapter"}, evaluation=evaluated(text_folder))
     result = train(recipe, output=tmp_path / "run", evaluate=asking(asked), quiet=True)
     adapter = Path(result.final["path"]) / "adapter"
     base = Path(config_of_adapter(adapter)["base_model_name_or_path"])
@@ -346,7 +346,9 @@ def test_a_packed_folder_trains_as_it_is_and_resumes_to_the_bit(
     folder = tmp_path / "packed"
     shutil.copytree(plain, folder, ignore=shutil.ignore_patterns("*.safetensors"))
     told = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
-    AutoModelForCausalLM.from_pretrained(plain, quantization_config=told, dtype=torch.float32).save_pretrained(folder)
+    AutoModelForCausalLM.from_pretrained(
+        plain, quantization_config=told, dtype=torch.float32
+    ).save_pretrained(folder)
     recipe = quick(tiny, folder, lora={"rank": 2, "save": "adapter"})
     whole = train(recipe, output=tmp_path / "whole", quiet=True)
     stopped_run(recipe, tmp_path / "parts", 3)
@@ -360,3 +362,29 @@ def test_a_packed_folder_trains_as_it_is_and_resumes_to_the_bit(
         rtol=1e-4,
         atol=1e-4,
     )
+
+
+def test_packed_bytes_are_those_of_the_plan(plain: Path, bitsandbytes: Any) -> None:
+    """Parameters and the states of their packing, adapters in float32: what `plan` counts, less its widened matrix."""
+    from ropewalk.models.facts import read_facts
+    from ropewalk.models.load import load_model
+    from ropewalk.plan import shape_of
+    from ropewalk.planning.memory import TrainingSetting, lora_parameters, training_memory
+    from ropewalk.planning.setups import NF4
+    from ropewalk.training.model.quantised import QUANTISED
+
+    told = {"quant_method": "bitsandbytes"} | QUANTISED["nf4"]
+    model = load_model(plain, device="cpu", dtype="bfloat16", quantisation=told)
+    wrapped = add_lora(model, LoraOptions(rank=16))
+    held = sum(tensor.numel() * tensor.element_size() for tensor in wrapped.parameters())
+    for module in wrapped.modules():
+        if is_packed(module):
+            held += module.weight.quant_state.absmax.numel() * 4
+    shape = shape_of(read_facts(config_of(plain)))
+    counted = training_memory(shape, 64, TrainingSetting(lora_rank=16, stored=NF4))
+    adapters = sum(tensor.numel() for tensor in wrapped.parameters() if tensor.requires_grad)
+    assert adapters == lora_parameters(shape, 16)
+    # The five norms are kept in bfloat16 and counted as packed.
+    norms = int(5 * 64 * (2 - 4.5 / 8))
+    assert held == counted.weights - 64 * 64 * 2 + norms
+    assert (counted.gradients, counted.optimiser) == (adapters * 4, adapters * 8)

@@ -33,8 +33,9 @@ def load_model(
 
     `device="auto"` is CUDA, then MPS, then CPU. `dtype="auto"` is the checkpoint's own type on an accelerator and
     float32 on a CPU. An architecture without `attn="sdpa"` runs eager and says so; any other wish that cannot be
-    met is refused. An `empty` one has its buffers and none of its weights: they are on the meta device. `quantisation` is
-    what transformers is told beside the file's quantization_config, or in its place where the weights are plain.
+    met is refused. An `empty` one has its buffers and none of its weights: they are on the meta device.
+    `quantisation` is what transformers is told beside the file's quantization_config, or in its place where the weights
+    are plain.
     """
     from ropewalk.models.source import locate
 
@@ -73,7 +74,7 @@ def load_model(
                 # Widened while it was loaded, it comes out of transformers in two types.
                 model = model.to(kind)
             if packed:
-                # Saving would undo what loading did to the weights; without these it undoes what the architecture needs.
+                # Saving would undo what loading did to the weights; without these it undoes the architecture's part.
                 model._weight_conversions = None
             return (model if packed else model.to(wanted)).eval()
         except torch.OutOfMemoryError as error:

@@ -120,7 +120,7 @@ def merged_weights(model: Any) -> dict[str, Tensor]:
         owner = name.removesuffix(".base_layer")
         weight = widened(module, kept).float()
         if owner != name:
-            weight += layers[owner].get_delta_weight("default").float()
+            weight += _delta(layers[owner])
         merged[f"{owner}.weight"] = weight.to(kept)
         bias = getattr(module, "bias", None)
         if bias is not None:
@@ -133,11 +133,17 @@ def merged_weights(model: Any) -> dict[str, Tensor]:
             # What was trained in float32 is written in the type of the rest.
             merged[name] = tensor.to(kept) if tensor.is_floating_point() else tensor
         elif last == "weight":
-            delta = layers[owner].get_delta_weight("default")
-            merged[f"{owner}.weight"] = (tensor.float() + delta.float()).to(tensor.dtype)
+            merged[f"{owner}.weight"] = (tensor.float() + _delta(layers[owner])).to(tensor.dtype)
         else:
             merged[f"{owner}.{last}"] = tensor
     return merged
+
+
+def _delta(layer: Any) -> Tensor:
+    """(alpha / rank) B A, (outputs, inputs): peft gives it for plain layers only."""
+    down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    product: Tensor = layer.scaling["default"] * (up.float() @ down.float())
+    return product
 
 
 def _owner(name: str, modules: Mapping[str, nn.Module]) -> bool:
@@ -201,9 +207,7 @@ def _trained(model: nn.Module) -> dict[str, Tensor]:
 
 def _targets(model: Any, options: LoraOptions) -> list[str]:
     head = model.get_output_embeddings()
-    linear = {
-        name: item for name, item in model.named_modules() if is_linear(item) and item is not head
-    }
+    linear = {name: item for name, item in model.named_modules() if is_linear(item) and item is not head}
     if options.targets == "all-linear":
         found = list(linear)
     elif options.targets == "attention":

@@ -17,8 +17,13 @@ from torch import Tensor, nn
 
 from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.models.quantised import TRAINED_PACKED, WIDENED, stored_bits
-from ropewalk.training.recipe.recipe import QUANTISED, Recipe
+from ropewalk.training.recipe.recipe import Recipe
 
+# What `model.quantise` stands for, in bitsandbytes' words.
+QUANTISED: dict[str, dict[str, Any]] = {
+    "nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
+    "nf4-double": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
+}
 # What reads a method's packed weights, as `import` names it.
 _NEEDS = {"bitsandbytes": ("bitsandbytes",), "gptq": ("gptqmodel", "optimum"), "awq": ("gptqmodel",)}
 # The type of a packed weight in bitsandbytes; gptqmodel's layers are known by their buffer.
@@ -43,7 +48,7 @@ class Quantisation:
         return self.packed and not self.by_recipe
 
     def told(self, device: str) -> dict[str, Any]:
-        """`settings`, and for gptqmodel's layers the kernel: the one with a gradient, on a CPU the one in plain torch."""
+        """`settings`, and for gptqmodel's layers the kernel: one with a gradient, on a CPU the one in plain torch."""
         if self.method not in ("gptq", "awq"):
             return self.settings
         plain = {"gptq": "torch", "awq": "torch_awq"}[self.method]
@@ -103,7 +108,7 @@ def _check_packed(recipe: Recipe, method: str, named: str, config: Mapping[str, 
         )
     if config is not None and (config.get("load_in_8bit") or config.get("_load_in_8bit")):
         raise UsageError(
-            f"{named}: 8-bit weights of bitsandbytes are not trained on here, their gradients failed when they were tried",
+            f"{named}: 8-bit weights of bitsandbytes are not trained on here: their gradients failed when tried",
             hint="start from the unquantised model, with model.quantise: nf4 where memory is short",
         )
     if recipe.lora is None:
@@ -143,8 +148,11 @@ def is_linear(module: nn.Module) -> bool:
 
 
 def keep_layout(model: nn.Module) -> None:
-    """Keep 4-bit weights as they are packed: on some CPUs bitsandbytes packs them anew in an evaluation's first forward,
-    with coarser scales, and what trains or merges afterwards reads the old layout."""
+    """Keep 4-bit weights as they are packed.
+
+    On some CPUs bitsandbytes packs them anew in an evaluation's first forward, with coarser scales, and what trains or
+    merges afterwards would read the old layout.
+    """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False

@@ -22,13 +22,6 @@ from ropewalk.training.vocabulary import (
 )
 
 
-# What `model.quantise` stands for, in bitsandbytes' words.
-QUANTISED: dict[str, dict[str, Any]] = {
-    "nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
-    "nf4-double": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
-}
-
-
 class ModelPart(Strict):
     """What is trained: a checkpoint (`path`), or a new model of an architecture (`init`: the fields of its config).
 
