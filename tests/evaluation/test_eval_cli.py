@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from eval_models import plain_loss, save, tiny
+from launched import in_two
 
 import ropewalk
 from ropewalk.errors import UsageError
@@ -228,12 +226,6 @@ def test_the_base_model_is_the_unmodified_control(
     )
 
 
-def free_port() -> str:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return str(listener.getsockname()[1])
-
-
 def test_two_processes_give_the_same_document(
     tmp_path: Path, model_folder: Path, text_folder: Path, document: dict[str, Any]
 ) -> None:
@@ -249,21 +241,9 @@ def test_two_processes_give_the_same_document(
     ]
     words += ["--samples", "2", "--depths", "2", "--max-segments", "5", "--device", "cpu", "--json"]
     words += ["-o", str(tmp_path / "run")]
-    common = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": "2"}
-    both = [
-        subprocess.Popen(
-            words,
-            env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank), "ACCELERATE_USE_CPU": "true"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    outputs = [process.communicate(timeout=240) for process in both]
-    assert [process.returncode for process in both] == [0, 0], outputs
-    assert outputs[1][0] == ""
-    shared = json.loads(outputs[0][0])
+    outputs = in_two(words)
+    assert outputs[1] == ""
+    shared = json.loads(outputs[0])
     assert shared["processes"] == 2
     same = ("loss", "loss_by_position", "controls", "retrieval", "effective_length", "long_tokens", "verdict")
     assert {key: shared[key] for key in same} == {key: document[key] for key in same}

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import socket
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from launched import in_two
 
 import ropewalk
 from ropewalk.errors import RopewalkError, UsageError
@@ -34,6 +32,17 @@ def quick(model: Path, text: Path, output: Path, **changes: Any) -> Any:
     """Two steps from yarn at 4 times, no planted answers: a random model finds none."""
     settings = {"target": "4x", "text": text, "start": "yarn", "tasks": (), "budget": 3, "amounts": FEW}
     return ropewalk.tune(model, output=output, device="cpu", **(settings | changes))
+
+
+def test_trusted_code_is_trusted_for_the_tokenizer_too(
+    model_folder: Path, text_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(model_folder, tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    config["auto_map"] = {"AutoModelForSeq2SeqLM": "own.Model"}
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    found = quick(tmp_path / "model", text_folder, tmp_path / "run", search="sweep", trust_remote_code=True)
+    assert found.start == "yarn"
 
 
 def test_the_file_extends_and_stock_software_computes_the_same(
@@ -439,23 +448,8 @@ print(json.dumps(found.to_json()))
 
 def test_two_processes_go_the_way_of_one(model_folder: Path, text_folder: Path, tmp_path: Path) -> None:
     one = quick(model_folder, text_folder, tmp_path / "one").to_json()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    common = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-c", TWO, str(model_folder), str(text_folder), str(tmp_path / "two")],
-            env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank), "ACCELERATE_USE_CPU": "true"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    said = [process.communicate(timeout=240) for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
-    two, other = (json.loads(text) for text, _ in said)
+    words = [sys.executable, "-c", TWO, str(model_folder), str(text_folder), str(tmp_path / "two")]
+    two, other = (json.loads(text) for text in in_two(words))
     assert {key: two[key] for key in two if key != "seconds"} == {
         key: other[key] for key in two if key != "seconds"
     }

@@ -105,6 +105,8 @@ def _planned(
                 "way": way.name,
                 "forms": list(way.forms),
                 "reference": case["reference"],
+                # With the rounding of the program's own kernels, where that is more than the tolerance.
+                "rounded": case.get(f"reference_{runtime.name}"),
             }
             item = {"name": name, "prompts": document["prompts"], "max_length": FACTOR * WINDOW}
             item["cache_bytes"] = _CACHE_BYTES
@@ -128,11 +130,7 @@ def write(runtime: Runtime, job: Job, way: Way, base: Path, out: Path) -> dict[s
 def _write_gguf(runtime: Runtime, job: Job, way: Way, base: Path, out: Path) -> dict[str, Any]:
     """The model as a GGUF file; one request a place, so only some are asked."""
     content = runtime.fragment(job, way).content
-    if not (base / "tokenizer.json").exists():
-        vocabulary = {char: at for at, char in enumerate(sorted(ByteLevel.alphabet())[:_TOKENS])}
-        plain = Tokenizer(BPE(vocab=vocabulary, merges=[]))
-        plain.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=True)
-        PreTrainedTokenizerFast(tokenizer_object=plain).save_pretrained(base)
+    give_tokenizer(base)
     target = out / "model.gguf"
     if not target.exists():
         convert(base, target, job.facts, content["metadata"], content["tensors"], dtype="float32")
@@ -147,6 +145,16 @@ def _write_gguf(runtime: Runtime, job: Job, way: Way, base: Path, out: Path) -> 
         "plain_token": _PLAIN,
         "flags": flags,
     }
+
+
+def give_tokenizer(base: Path) -> None:
+    """A tokenizer of single bytes beside a model that has none: a GGUF file wants one."""
+    if (base / "tokenizer.json").exists():
+        return
+    vocabulary = {char: at for at, char in enumerate(sorted(ByteLevel.alphabet())[:_TOKENS])}
+    plain = Tokenizer(BPE(vocab=vocabulary, merges=[]))
+    plain.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=True)
+    PreTrainedTokenizerFast(tokenizer_object=plain).save_pretrained(base)
 
 
 def _flags(job: Job, way: Way) -> list[tuple[str, Any]]:
@@ -166,16 +174,22 @@ def _laid_over(config: dict[str, Any], content: Any) -> dict[str, Any]:
 
 def _row(about: dict[str, Any], answer: dict[str, Any], plain: list[list[float]]) -> dict[str, Any]:
     """Differences by length; `from_plain` tells a program that rotates unscaled, `scale` that the case shows at all."""
-    reference = about.pop("reference")
+    reference, rounded = about.pop("reference"), about.pop("rounded")
     row = about | {"versions": answer.get("versions", {}), "scale": _largest(plain, reference)}
     if "error" in answer:
         return row | {"error": answer["error"]}
-    return row | {
-        "differences": [
-            _largest([told], [wanted]) for told, wanted in zip(answer["logprobs"], reference, strict=True)
-        ],
+    row |= {
+        "differences": _by_length(answer["logprobs"], reference),
         "from_plain": _largest(answer["logprobs"], plain),
     }
+    if rounded is None:
+        return row
+    return row | {"from_stock": row["differences"], "differences": _by_length(answer["logprobs"], rounded)}
+
+
+def _by_length(told: list[list[float]], wanted: list[list[float]]) -> list[float]:
+    """The largest difference of each prompt."""
+    return [_largest([one], [other]) for one, other in zip(told, wanted, strict=True)]
 
 
 def _largest(told: list[list[float]], wanted: list[list[float]]) -> float:

@@ -3,7 +3,7 @@
     python tools/runtimes/zoo.py OUT [ARCHITECTURE ...]
 
 OUT/ARCHITECTURE/base holds the model; OUT/ARCHITECTURE/cases.json every schedule, and for each the log probabilities of
-transformers in float32 for prompts of 1, 2 and 4 times the original window.
+transformers in float32 for prompts of 1, 2 and 4 times the original window. A name may carry a variant behind a hyphen.
 """
 
 from __future__ import annotations
@@ -50,22 +50,39 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 ARCHITECTURES = (
     "llama", "qwen3", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3_moe", "qwen3_5_text", "qwen3_5_moe_text",
-    "gemma", "gemma2", "gemma3_text", "gemma4_text", "phi", "phi3", "phimoe", "olmo", "olmo2", "olmo3", "olmoe",
+    "gemma", "gemma2", "gemma3_text", "gemma3", "gemma4_text", "phi", "phi3", "phimoe", "olmo",
+    "olmo2", "olmo3", "olmoe",
     "cohere", "cohere2", "deepseek_v2", "deepseek_v3", "gpt_oss", "glm4", "glm4_moe", "granite", "granitemoe",
     "smollm3", "falcon", "gpt_neox", "starcoder2", "minicpm3", "stablelm", "nemotron", "seed_oss", "exaone4",
     "ernie4_5", "hunyuan_v1_dense", "qwen3_next", "apertus", "arcee", "ministral", "ministral3",
+    "llama-tied", "cohere2-window", "gemma2-window", "falcon-grouped", "deepseek_v2-lite", "gpt_neox-serial",
+    "stablelm-parallel",
 )  # fmt: skip
 _CHANGES: dict[str, dict[str, Any]] = {
     # Fewer layers than its pattern of local and global ones would make mlx-lm fail for another reason.
-    "gemma3_text": {"num_hidden_layers": 6, "layer_types": ["sliding_attention"] * 5 + ["full_attention"]},
+    "gemma3_text": {"num_hidden_layers": 6, "layer_types": ["sliding_attention"] * 5 + ["full_attention"],
+                    "query_pre_attn_scalar": 32},
     # vLLM lets its sliding layers see one token more than transformers does.
     "cohere2": {"sliding_window": 8192},
     # mlx-lm leaves their sliding window out: within it the rotation alone is compared.
-    "gemma2": {"sliding_window": 8192},
+    "gemma2": {"sliding_window": 8192, "query_pre_attn_scalar": 32},
+    "gemma3": {"query_pre_attn_scalar": 32},
+    "gemma2-window": {"query_pre_attn_scalar": 32},
     "mistral": {"sliding_window": None},
     # Its default of 1 makes attention so sharp that rounding alone moves log probabilities by 2e-3.
-    "granite": {"attention_multiplier": 32**-0.5},
-    "granitemoe": {"attention_multiplier": 32**-0.5},
+    "granite": {"attention_multiplier": 32**-0.5, "embedding_multiplier": 2.0, "residual_multiplier": 0.5,
+                "logits_scaling": 4.0},
+    "granitemoe": {"attention_multiplier": 32**-0.5, "embedding_multiplier": 2.0, "residual_multiplier": 0.5,
+                   "logits_scaling": 4.0},
+    # As in the published ones; the class's default is another.
+    "qwen3_moe": {"norm_topk_prob": True},
+    "deepseek_v2": {"first_k_dense_replace": 1},
+    "deepseek_v3": {"first_k_dense_replace": 1, "qk_rope_head_dim": 32, "qk_nope_head_dim": 32, "v_head_dim": 32,
+                    "n_routed_experts": 8, "n_group": 2, "topk_group": 1},
+    # llama.cpp tells this one by its number of layers.
+    "deepseek_v2-lite": {"first_k_dense_replace": 1, "q_lora_rank": None, "routed_scaling_factor": 2.5,
+                         "num_hidden_layers": 26},
+    "exaone4": {"sliding_window": None, "layer_types": ["full_attention"] * 4},
     "gpt_oss": {"rope_parameters": {"rope_type": "default", "rope_theta": 150000.0}},
     "apertus": {"rope_parameters": {"rope_type": "default", "rope_theta": 12000000.0}},
     "ministral3": {
@@ -74,6 +91,10 @@ _CHANGES: dict[str, dict[str, Any]] = {
     },
     # Its class takes the head's width from hidden_size; vLLM takes the width between from it too.
     "falcon": {"alibi": False, "ffn_hidden_size": 512},
+    "falcon-grouped": {"alibi": False, "ffn_hidden_size": 512, "new_decoder_architecture": True, "num_kv_heads": 2},
+    "llama-tied": {"tie_word_embeddings": True},
+    "gpt_neox-serial": {"use_parallel_residual": False},
+    "stablelm-parallel": {"use_parallel_residual": True},
 }  # fmt: skip
 
 
@@ -111,6 +132,9 @@ def make(name: str, folder: Path) -> int:
         else:
             case["config"] = carried.config
             case["reference"] = reference(folder / "base", carried.config)
+            text = read_facts(config).text
+            if any("gelu" in str(text.get(key)) for key in ("hidden_act", "hidden_activation", "activation")):
+                case["reference_llama.cpp"] = reference(folder / "base", carried.config, HalfGelu)
         cases.append(case)
     document = {"architecture": config["model_type"], "prompts": prompts(), "cases": cases}
     (folder / "cases.json").write_text(json.dumps(document), encoding="utf-8")
@@ -132,10 +156,21 @@ def _as_published(config: dict[str, Any]) -> dict[str, Any]:
 
 def tiny_model(name: str) -> Any:
     """Attention sharp enough for positions to matter, heads of 32 as every program's kernels take them."""
+    kind = name.partition("-")[0]
     wanted = {"hidden_size": 128, "head_dim": 32, "max_position_embeddings": WINDOW} | _CHANGES.get(name, {})
-    if name == "falcon":
+    if kind == "falcon":
         wanted.pop("head_dim")
-    return tiny.tiny_model(name, **wanted)
+    return uneven(tiny.tiny_model(kind, **wanted))
+
+
+def uneven(model: Any) -> Any:
+    """Norms, biases and sinks away from what they start with: otherwise two in each other's place would not show."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for value in model.state_dict().values():
+            if value.dim() == 1 and value.is_floating_point():
+                value.add_(0.2 * torch.randn(value.shape, generator=generator))
+    return model
 
 
 def schedules(config: dict[str, Any]) -> Iterator[tuple[str, FrequencySchedule, str]]:
@@ -162,8 +197,17 @@ def prompts() -> list[list[int]]:
     return [longest[:length] for length in LENGTHS]
 
 
-def reference(folder: Path, config: dict[str, Any]) -> list[list[float]]:
-    """Stock transformers on that configuration, float32, one forward a prompt."""
+class HalfGelu(torch.nn.Module):
+    """What ggml's CPU kernel computes for every gelu: the tanh form, looked up for float16 and rounded to it."""
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """That, and the ends that it does not look up."""
+        looked_up = torch.nn.functional.gelu(values.half().float(), approximate="tanh").half().float()
+        return torch.where(values <= -10, 0.0, torch.where(values >= 10, values, looked_up))
+
+
+def reference(folder: Path, config: dict[str, Any], gelu: type | None = None) -> list[list[float]]:
+    """Stock transformers on that configuration, float32, one forward a prompt; with another gelu where one is given."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     plain = {key: value for key, value in config.items() if key != "architectures"}
@@ -172,6 +216,10 @@ def reference(folder: Path, config: dict[str, Any]) -> list[list[float]]:
         folder, config=made, dtype=torch.float32, attn_implementation="eager"
     )
     model.eval()
+    if gelu is not None:
+        for module in model.modules():
+            for name in [name for name in ("act_fn", "act", "activation_fn") if name in module._modules]:
+                module._modules[name] = gelu()
     found = []
     for prompt in prompts():
         ids = torch.tensor([prompt])

@@ -11,7 +11,7 @@ from ropewalk.cli.common import console, contract, emit_json
 from ropewalk.errors import shown_command
 
 root_option = click.option(
-    "--root", type=click.Path(file_okay=False), help="Folder of runs. [default: $ROPEWALK_RUNS, or ./runs]"
+    "--root", type=click.Path(file_okay=False), help="Folder of runs. Default: $ROPEWALK_RUNS, or ./runs."
 )
 
 
@@ -125,6 +125,7 @@ def diff_(first: str, second: str, root: str | None, as_json: bool) -> None:
     from ropewalk.runs.diff import diff
     from ropewalk.runs.index import find_run
 
+    # Whole runs alone: what is not finished would differ in everything that is still to come.
     one, two = (open_run(find_run(Path(name), root)) for name in (first, second))
     found = diff(one, two)
     if as_json:

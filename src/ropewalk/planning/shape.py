@@ -184,6 +184,7 @@ class ModelShape:
             return int(self.num_parameters * BYTES[dtype])
         part = self.expert_parameters
         if stored.part == "projections":
+            # Quantisers leave embeddings and the output layer as they are.
             part = self.num_parameters - self.embedding_parameters
         return int(part * stored.bits / 8 + (self.num_parameters - part) * BYTES[dtype])
 

@@ -50,6 +50,7 @@ class Family:
         if len(ordered) == 1:
             return cls(geometry, highest, top, top, heat, heat)
         share = math.log(first.factor) / math.log(highest)
+        # The other end of the line on which the lowest rung lies at `share`.
         low = monotone((first.profile[:count] - share * top) / (1 - share))
         cool = (temperature_of(first) - share * heat) / (1 - share)
         return cls(geometry, highest, low, top, cool, heat)
@@ -87,6 +88,20 @@ class Family:
             cool=float(np.clip(cool, COLDEST, HOTTEST)),
             heat=float(np.clip(heat, COLDEST, HOTTEST)),
         )
+
+    @property
+    def extra(self) -> FloatArray:
+        """Numbers of its own that a kind of family adds to these, as one vector."""
+        return np.zeros(0)
+
+    @property
+    def extra_rates(self) -> FloatArray:
+        """By how much each of them may move in a step at the full rate."""
+        return np.zeros(0)
+
+    def with_extra(self, values: FloatArray) -> Family:
+        """The family with others of them."""
+        return self
 
     def to_json(self) -> dict[str, Any]:
         """For a ladder file and for going on after an interruption."""
@@ -144,6 +159,7 @@ def monotone(values: FloatArray) -> FloatArray:
     """
     means: list[float] = []
     sizes: list[int] = []
+    # Not to 0 .. HIGHEST yet: a value beyond still weighs in its pool, only no wild one outweighs it.
     for value in np.clip(np.asarray(values, dtype=np.float64), -HIGHEST, 2 * HIGHEST):
         means.append(float(value))
         sizes.append(1)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ropewalk.errors import DamagedError, RopewalkError, UsageError
+from ropewalk.errors import DamagedError, UsageError
 from ropewalk.evaluation.work.cells import Cells
+from ropewalk.evaluation.work.folder import main_run
 from ropewalk.evaluation.work.processes import Processes
 from ropewalk.runs import Run, create_run
 from ropewalk.runs.documents import read_document
@@ -20,10 +22,10 @@ Done = TypeVar("Done")
 class Folder:
     """A run folder; without a run of its own (in every process but the main one) it only reads along."""
 
-    def __init__(self, run: Run | None, processes: Processes) -> None:
+    def __init__(self, run: Run | None, path: Path, processes: Processes) -> None:
         self.run, self.processes = run, processes
-        self.path: Path = processes.gather(None if run is None else run.path)[0]  # type: ignore[assignment]
-        self.resumed: bool = processes.gather(run is not None and run.resumed)[0]
+        self.path = path
+        self.resumed = processes.of_main(lambda: run is not None and run.resumed)
 
     def write_json(self, name: str, document: Any) -> None:
         """One document, written whole, by the main process."""
@@ -53,31 +55,23 @@ class Folder:
         return document
 
     def _of_main(self, work: Callable[[Run], Done]) -> Done:
-        """What the main process finds, in all of them; so is its failure."""
-        found, failure = None, None
-        if self.run is not None:
-            try:
-                found = work(self.run)
-            except RopewalkError as error:
-                failure = error
-        self.processes.agree(failure)
-        return self.processes.gather(found)[0]  # type: ignore[return-value]
+        def found() -> Done:
+            assert self.run is not None
+            return work(self.run)
+
+        return self.processes.of_main(found)
 
 
 @contextlib.contextmanager
 def opened(request: Request, output: str | Path | None, processes: Processes) -> Iterator[Folder]:
     """A new run folder, or an unfinished one of the same request, in every process."""
-    with contextlib.ExitStack() as stack:
-        run, failure = None, None
-        if processes.main:
-            try:
-                _same_request(request, output)
-                made = create_run("tune", request.to_json(), path=output, seed=request.seed, resume=True)
-                run = stack.enter_context(made)
-            except RopewalkError as error:
-                failure = error
-        processes.agree(failure)
-        yield Folder(run, processes)
+
+    def begin() -> AbstractContextManager[Run]:
+        _same_request(request, output)
+        return create_run("tune", request.to_json(), path=output, seed=request.seed, resume=True)
+
+    with main_run(processes, begin) as (run, path):
+        yield Folder(run, path, processes)
 
 
 def _same_request(request: Request, output: str | Path | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -27,7 +27,7 @@ class Processes:
             return cls()
         from accelerate import PartialState
 
-        state = PartialState(cpu=device == "cpu") if device == "cpu" else PartialState()
+        state = PartialState(cpu=True) if device == "cpu" else PartialState()
         return cls(state.process_index, state.num_processes, state.local_process_index)
 
     @property
@@ -60,6 +60,17 @@ class Processes:
     def merged(self, value: Mapping[str, Value]) -> dict[str, Value]:
         """The union of every process's mapping."""
         return {key: item for part in self.gather(dict(value)) for key, item in part.items()}
+
+    def of_main(self, work: Callable[[], Value]) -> Value:
+        """What the main process finds, in all of them; what fails there fails everywhere. All must come here."""
+        found, failure = None, None
+        if self.main:
+            try:
+                found = work()
+            except RopewalkError as error:
+                failure = error
+        self.agree(failure)
+        return self.gather(found)[0]  # type: ignore[return-value]
 
     def agree(self, failure: RopewalkError | None) -> None:
         """Raise in every process what failed in one, so that none waits for another that is gone."""
