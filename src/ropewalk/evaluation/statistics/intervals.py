@@ -40,10 +40,9 @@ class Interval:
         return None if self.low is None or self.high is None else [self.low, self.high]
 
     def floored(self, least: float = 0.0) -> Interval:
-        """The same with an interval that ends at a value below which the quantity cannot be."""
-        return Interval(
-            self.mean, None if self.low is None else max(least, self.low), self.high, self.units, self.p
-        )
+        """The same with both ends at or above a value below which the quantity cannot be."""
+        low, high = (None if end is None else max(least, end) for end in (self.low, self.high))
+        return Interval(self.mean, low, high, self.units, self.p)
 
 
 def mean_interval(values: Sequence[float], owners: Sequence[Hashable] | None = None) -> Interval:
