@@ -72,7 +72,7 @@ ROOMS: dict[str, tuple[Part, ...]] = {
         _training("data/stages", "test_train_stages"),
         _training("step objective model/optimisers", "test_train_step test_train_optimisers"),
         _training("held_out", "test_train_held_out"),
-        _training("parts/losses parts/head", "test_train_losses"),
+        _training("parts/losses parts/head", "test_train_losses test_train_parts"),
         _training("parts/packing", "test_train_packing"),
         _training("parts/positions parts/borders", "test_train_positions test_train_packing"),
         _training("parts/weighting", "test_train_weighting"),

@@ -182,7 +182,7 @@ def test_growth_stays_between_its_ends() -> None:
 
 
 def test_shares_by_hand() -> None:
-    """The first sample to the largest share; then 512 (first of equals), then what is behind and fits, then the rest."""
+    """The first to the largest share; then 512 (first of equals), then what is behind and fits, then the rest."""
     stage = {"length": 2048, "steps": 3, "mix": {512: 0.25, 1024: 0.25}}
     walked = curriculum([stage])
     assert walked.plan(0) == [2048, 1024, 512, 512]
