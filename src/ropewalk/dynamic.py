@@ -39,7 +39,7 @@ class DynamicRule:
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        find_method(self.method)
+        find_method(self.method).checked(self.parameters)
         if not math.isfinite(self.growth) or self.growth <= 1.0:
             raise UsageError(
                 f"growth={self.growth} lets no epoch end", hint="use growth > 1; 2 doubles each time"
@@ -58,10 +58,12 @@ class DynamicRule:
     def epoch_of(self, length: int) -> Epoch:
         """The epoch that serves a length while decoding: the smallest g**k with g**k * L >= length."""
         number, factor, first = 0, 1.0, 1
+        # For its check alone.
         self.factor_at(length)
         while self._reach(factor) < length:
             first = self._reach(factor) + 1
             number += 1
+            # A power, not a running product, whose roundings would move the ends of late epochs.
             factor = self.growth**number
         return Epoch(factor, first, self._reach(factor))
 
@@ -83,6 +85,8 @@ class DynamicRule:
 
     def _scaled(self, factor: float) -> FrequencySchedule:
         if factor == 1.0:
+            # Not the method at factor 1: with parameters given it may act there, and inside the window
+            # nothing shall.
             return schedule("none", self.geometry, factor=1.0)
         return schedule(self.method, self.geometry, factor=factor, **self.parameters)
 

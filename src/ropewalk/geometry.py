@@ -69,6 +69,8 @@ class RopeGeometry:
                 f"partial_rotary_factor={share:g} is not a share",
                 hint="it lies in (0, 1]; 1 rotates the whole head",
             )
+        # The values as checked, past the frozen door: 4096.0 is 4096 from here on, numpy's numbers are
+        # Python's.
         for name, value in (
             ("head_dim", head_dim),
             ("rope_theta", rope_theta),
@@ -92,6 +94,7 @@ class RopeGeometry:
     @property
     def rotary_dim(self) -> int:
         """Dimensions of a head that carry a frequency, zero ones of a proportional tail included."""
+        # Cut off, not rounded, as transformers does: the odd numbers that come of it are refused above.
         return self.head_dim if self.proportional else int(self.head_dim * self.partial_rotary_factor)
 
     @property
@@ -104,6 +107,7 @@ class RopeGeometry:
         """Pairs that really turn: `half_dim` less a proportional tail."""
         if not self.proportional:
             return self.half_dim
+        # In this order, as transformers: the product first, then the floor.
         return int(self.partial_rotary_factor * self.head_dim // 2)
 
     @cached_property
@@ -116,6 +120,7 @@ class RopeGeometry:
         """A vector over the rotating pairs with the zero tail of a proportional geometry added; read-only."""
         full = np.zeros(self.half_dim, dtype=np.float64)
         full[: self.num_rotating] = rotating
+        # Every schedule of this geometry refers to the one array: a write would reach them all.
         full.setflags(write=False)
         return full
 

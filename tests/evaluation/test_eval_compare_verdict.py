@@ -462,3 +462,8 @@ def test_what_training_can_bring_by_hand() -> None:
     assert two is not None
     assert "from the one before" not in worth_words(two, 1.0)
     assert (contexts_of(512), contexts_of(63), contexts_of(64)) == ([128, 256, 512], [31, 63], [16, 32, 64])
+
+
+def test_a_gain_that_is_counted_as_none_has_no_interval_that_runs_backwards() -> None:
+    found = comparison({"row": Reader(inside=1.0, far=1.0, keys=1.0, noise=0.001)}).verdict.fine_tuning
+    assert (found.loss_gain, found.loss_gain_ci) == (0.0, [0.0, 0.0])

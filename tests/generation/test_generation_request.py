@@ -111,6 +111,9 @@ def test_a_ladder_file_gives_its_rungs(tmp_path):
     assert [ladder.rung_for(tokens).factor for tokens in (1, 32, 33, 96, 97)] == [1.0, 1.0, 3.0, 3.0, 6.0]
     done = generate(model, some_tokens(90), max_new_tokens=4, schedule=path)
     assert (done.factor, done.ladder) == (3.0, str(path))
+    with pytest.raises(UsageError, match="193 tokens are more than the widest window here, 192") as refusal:
+        ladder.rung_for(193)
+    assert refusal.value.hint.endswith("give a file that was made for a longer target")
     with pytest.raises(UsageError, match="another geometry"):
         generate(model_of("llama", max_position_embeddings=64), [5], schedule=path)
 
@@ -140,7 +143,11 @@ def test_sampling_depends_on_the_seed_of_the_row_alone():
     [
         ({"max_new_tokens": 0}, "writes nothing"),
         ({"max_new_tokens": None}, "needs to know where it ends"),
-        ({"max_new_tokens": None, "dynamic": True}, "end token"),
+        ({"max_new_tokens": None, "dynamic": True}, "nor its tokenizer has an end token, so nothing"),
+        (
+            {"max_new_tokens": None, "dynamic": True, "stop_at_end": False},
+            "end tokens are ignored and there is no limit: nothing",
+        ),
         ({"cheap": True}, "a way of dynamic"),
         ({"temperature": -1.0}, "temperature=-1.0"),
         ({"top_p": 0.0}, "top_p=0.0"),

@@ -629,3 +629,12 @@ def test_the_command_of_a_schedule_in_memory_names_the_manifest_that_holds_it(
     assert cli(*words, tmp_path / "again").code == 0
     assert _json(tmp_path / "again" / "config.json") == _json(tmp_path / "out" / "config.json")
     assert "--schedule OUT/ropewalk.json" in ropewalk.extend(llama, schedule=made, dry_run=True).command
+
+
+def test_force_replaces_an_output_with_its_draft(llama: Path, tmp_path: Path, cli: Call) -> None:
+    out = tmp_path / "out"
+    for factor in ("4", "8"):
+        done = cli("extend", llama, "--factor", factor, "--draft", llama, "-o", out, "--force")
+        assert done.code == 0, done.err
+    assert _json(out / "draft" / "config.json")["max_position_embeddings"] == 512
+    assert cli("extend", llama, "--factor", "8", "--draft", llama, "-o", out).code == 1

@@ -121,6 +121,11 @@ CHECKPOINTS = {
                WHOLE | layered(ATTENTION | GATED | GEMMA2)),
     "gemma3_text": (GEMMA | SLIDING | {"rope_local_base_freq": 777.0},
                     WHOLE | layered(ATTENTION | GATED | GEMMA2 | EACH)),
+    # As published: the text model inside a composite, and a tower beside it that is no part of the file.
+    "gemma3": (GEMMA | SLIDING | {"rope_local_base_freq": 777.0}, {
+        "vision_tower.vision_model.embeddings.weight": (4, 4), "multi_modal_projector.mm_norm.weight": (4,)}
+        | {f"language_model.{name}": shape
+           for name, shape in (WHOLE | layered(ATTENTION | GATED | GEMMA2 | EACH)).items()}),
     "phi": ({"num_key_value_heads": HEADS, "partial_rotary_factor": 0.5, "hidden_act": "gelu_new"},
             {"model.embed_tokens.weight": (VOCABULARY, HIDDEN), "lm_head.weight": (VOCABULARY, HIDDEN),
              "lm_head.bias": (VOCABULARY,), "model.final_layernorm.weight": NORM, "model.final_layernorm.bias": NORM}
@@ -180,6 +185,8 @@ def config_of(name: str) -> dict:
     config = BASE | {"model_type": name} | CHECKPOINTS[name][0]
     if name == "falcon":
         del config["intermediate_size"], config["num_key_value_heads"]
+    if name == "gemma3":
+        return {"model_type": name, "text_config": config | {"model_type": "gemma3_text"}} | TIED
     return config
 
 
@@ -271,13 +278,13 @@ def expected(name: str, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]
         found["exp_probs_b.bias"] = here["mlp.gate.e_score_correction_bias"]
     if name.startswith("gemma"):
         found |= {"attn_norm.weight": here["input_layernorm.weight"] + np.float32(1)}
-    if name in ("gemma2", "gemma3_text"):
+    if name in ("gemma2", "gemma3_text", "gemma3"):
         olds = {"post_attention_norm": "post_attention", "ffn_norm": "pre_feedforward"}
         olds["post_ffw_norm"] = "post_feedforward"
         found |= {
             f"{new}.weight": here[f"{old}_layernorm.weight"] + np.float32(1) for new, old in olds.items()
         }
-    if name == "gemma3_text":
+    if name in ("gemma3_text", "gemma3"):
         found |= {
             f"attn_{which}_norm.weight": here[f"self_attn.{which}_norm.weight"] + np.float32(1)
             for which in "qk"
@@ -351,6 +358,7 @@ KEYS = {
     "olmoe": {RMS: 1e-5, "feed_forward_length": 7, **MOE_KEYS}, "gemma": {RMS: 1e-6},
     "gemma2": {RMS: 1e-6, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, **ONE_OF_TWO},
     "gemma3_text": {RMS: 1e-6, "rope.freq_base_swa": 777.0, **THREE_OF_FOUR},
+    "gemma3": {RMS: 1e-6, "rope.freq_base_swa": 777.0, **THREE_OF_FOUR},
     "phi": {LAYER: 1e-5, "rope.dimension_count": HEAD // 2, **ALL_HEADS}, "phi3": {RMS: 1e-5},
     "olmo2": {RMS: 1e-5}, "olmo3": {RMS: 1e-5, **THREE_OF_FOUR}, "exaone4": {RMS: 1e-5}, "seed_oss": {RMS: 1e-6},
     "cohere": {LAYER: 1e-5, "logit_scale": 0.25}, "cohere2": {LAYER: 1e-5, "logit_scale": 0.0625, **THREE_OF_FOUR},

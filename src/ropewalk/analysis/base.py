@@ -14,6 +14,7 @@ from ropewalk.geometry import FloatArray
 
 _SCAN_STEP = 0.005
 _FIRST_WINDOW = 512
+# Distances at once: 2 MiB of kernel.
 _SCAN_BLOCK = 1 << 18
 _LARGEST_BASE = 1e12
 # A scan up to here takes about a tenth of a second, so that it needs no table.
@@ -65,6 +66,7 @@ def base_bound_within(rotary_dim: int, length: int) -> float:
         return _OTHER_HEAD
     before, after = _around(length)
     value = base_bound(rotary_dim, length)
+    # No finite row above, so that nothing is proven between the two.
     if math.isinf(BASE_BOUNDS[rotary_dim, after]):
         return _OTHER_HEAD
     return max(value / BASE_BOUNDS[rotary_dim, before], BASE_BOUNDS[rotary_dim, after] / value)
@@ -110,6 +112,7 @@ def scan_base_bound(rotary_dim: int, length: int, *, least: float = 2.0) -> floa
     windows = [length]
     while windows[-1] > _FIRST_WINDOW:
         windows.append(-(-windows[-1] // 4))
+    # `least` lies on the grid itself; its logarithm may come out a hair below its step.
     step = max(0, math.floor(math.log(least / 2.0) / _SCAN_STEP + 1e-3))
     worst: int | None = None
     for window in reversed(windows):
@@ -131,6 +134,7 @@ def _negative_distance(inv_freq: FloatArray, length: int, hint: int | None) -> i
     """A distance below `length` at which the kernel is negative, or None. The last base's distance is tried first:
     the next base mostly fails right beside it."""
     if hint is not None:
+        # A step of half a per cent in the base moves a distance by no more than that.
         reach = max(64, hint // 200)
         near = np.unique(
             np.clip(np.linspace(hint - reach, hint + reach, 129).astype(np.int64), 0, length - 1)

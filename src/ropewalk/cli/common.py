@@ -22,6 +22,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 # Columns of a table in a file or a pipe, where COLUMNS says nothing.
 _WITHOUT_TERMINAL = 140
+# A stack, since `demo` runs commands inside a command.
 _real_stdout: list[TextIO] = []
 
 
@@ -74,6 +75,12 @@ def keeping(what: str | None) -> Iterator[None]:
         if what is not None:
             stop.add_note(what)
         raise
+
+
+def interrupted(stop: BaseException) -> RopewalkError:
+    """What an interrupt means for the user: it keeps what the command says that it keeps, and otherwise nothing."""
+    kept = getattr(stop, "__notes__", [])
+    return RopewalkError("interrupted", hint="; ".join(kept) or "nothing was kept; run the same line again")
 
 
 def show_error(error: RopewalkError) -> None:
@@ -160,6 +167,7 @@ def parse_params(pairs: tuple[str, ...]) -> dict[str, Any]:
         if not separator or not name.strip():
             raise UsageError(f"--param {pair!r} is not NAME=VALUE", hint="write -p beta_fast=16")
         try:
+            # Methods name their parameters as Python does; a shell's users write dashes.
             parameters[name.strip().replace("-", "_")] = json.loads(text.strip())
         except json.JSONDecodeError:
             parameters[name.strip().replace("-", "_")] = text.strip()

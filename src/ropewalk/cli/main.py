@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import click
 
 from ropewalk._version import __version__
-from ropewalk.cli.common import emit_json, json_mode, show_error
+from ropewalk.cli.common import emit_json, interrupted, json_mode, show_error
 from ropewalk.errors import RopewalkError, UsageError, near_miss, one_line
 
 # A full disk says so of the terminal's end and of files alike, and never names the file.
@@ -64,6 +64,7 @@ class LazyGroup(click.Group):
             raise UsageError(f"no command {one_line(args[0], 60)!r}", hint=hint) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        # click would import every command to ask it for its help.
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
@@ -105,6 +106,7 @@ def ropewalk() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code: 0 done, 1 failed, 2 usage, 3 damaged, 4 gate, 130 interrupted."""
+    # Both flags are looked for by hand: a line that click cannot parse is answered in the form it asked for, too.
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     with json_mode("--json" in words) as as_json:
@@ -126,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise
             error, code = _handled(caught)
         except KeyboardInterrupt as stop:
-            error, code = _interrupted(stop), 130
+            error, code = interrupted(stop), 130
         if as_json:
             try:
                 emit_json({"error": error.to_json(), "exit_code": code})
@@ -139,7 +141,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _handled(caught: Exception) -> tuple[RopewalkError, int]:
     """What any exception means for the user: one error, one exit code."""
     if isinstance(caught, click.exceptions.Abort):
-        return _interrupted(caught.__cause__ or caught), 130
+        # click turns an interrupt into Abort; what is kept was noted on the interrupt.
+        return interrupted(caught.__cause__ or caught), 130
     if isinstance(caught, click.ClickException):
         context = getattr(caught, "ctx", None)
         where = f"`{context.command_path} --help` shows the usage" if context else "`ropewalk --help`"
@@ -155,12 +158,7 @@ def _handled(caught: Exception) -> tuple[RopewalkError, int]:
     return RopewalkError(text, hint="unexpected; --debug shows the traceback"), 1
 
 
-def _interrupted(stop: BaseException) -> RopewalkError:
-    """An interrupt keeps what the command says that it keeps (`common.keeping`), and otherwise nothing."""
-    kept = getattr(stop, "__notes__", [])
-    return RopewalkError("interrupted", hint="; ".join(kept) or "nothing was kept; run the same line again")
-
-
 def _silence_stdout() -> None:
     with contextlib.suppress(OSError, ValueError):
+        # On the descriptor: at its exit Python flushes the object, whatever `sys.stdout` has become.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

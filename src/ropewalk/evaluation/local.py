@@ -20,7 +20,6 @@ from ropewalk.evaluation.forward.engine import Engine
 from ropewalk.evaluation.forward.spread import ALL, own_dtype, spread
 from ropewalk.evaluation.loss.controls import Crop
 from ropewalk.evaluation.loss.reading import Reading
-from ropewalk.evaluation.loss.sliding import LossArray
 from ropewalk.evaluation.loss.units import (
     Unit,
     crop_cell,
@@ -38,7 +37,7 @@ from ropewalk.evaluation.retrieval.forms import Forms
 from ropewalk.evaluation.retrieval.inputs import asking_of
 from ropewalk.evaluation.retrieval.run import Course, Plan, plan_tasks, run_cropped, run_plan
 from ropewalk.evaluation.retrieval.scores import SampleScore
-from ropewalk.evaluation.work.cells import Cells
+from ropewalk.evaluation.work.cells import Cells, LossArray
 from ropewalk.evaluation.work.processes import Processes
 from ropewalk.evaluation.work.watch import Watcher
 from ropewalk.map_files import is_map, read_map
@@ -91,6 +90,7 @@ class Local:
         self.not_asked: list[LeftOut] = []
         self.plan = self._plan(asked)
         self.forms = None if self.plan is None else self._forms(self.plan, asked)
+        # After all that can be refused: loading is what takes minutes.
         self.model = self.loaded(request.model) if given is None else given
         self.budget_bytes: int | None = None
         self.hashes = self._bound(given)
@@ -109,6 +109,7 @@ class Local:
                 request.model,
                 output=folder,
                 schedule=request.schedule,
+                # Hard links would need the folder's own disk, and copies its space; this is read once and gone.
                 weights="symlink",
                 trust_remote_code=request.trust_remote_code,
             )
@@ -135,6 +136,7 @@ class Local:
         """An engine as every reader of this run has it: the same chunks and batches, so the same last bits."""
         engine = Engine(model, chunk=self.request.chunk)
         if self.budget_bytes is None:
+            # The poorest process decides, so that all of them cut the same batches.
             self.budget_bytes = min(self.processes.gather(engine.budget_bytes))
         engine.budget_bytes = self.budget_bytes
         return engine
@@ -156,6 +158,7 @@ class Local:
         longest = self.original_length if self.facts is None else self.facts.max_position_embeddings
         if self.map_file is not None:
             longest = read_map(self.map_file).target_length
+        # From half the window: what a model does inside it is what longer lengths are held against.
         lengths, length = [], max(8, self.original_length // 2)
         while length < longest:
             lengths.append(length)
@@ -195,6 +198,7 @@ class Local:
 
     def _questions(self, lengths: Sequence[int]) -> Plan:
         request = self.request
+        # Written answers first; `Forms` turns those tasks to choice of which the first reader writes none.
         scoring = "teacher-forced" if request.scoring == AUTO else request.scoring
         return plan_tasks(self.tokenizer, asking_of(request, lengths), scoring=scoring, style=request.style)
 

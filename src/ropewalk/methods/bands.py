@@ -16,9 +16,11 @@ def _band(geometry: RopeGeometry, fast: float, slow: float) -> tuple[PerTurningP
     positive("slow", slow)
     above("fast", fast, "slow", slow)
     turns = geometry.rotations[: geometry.num_rotating]
+    # Rotations fall with the index, so that counting pairs is finding one.
     last_fast = int(np.sum(turns > fast)) - 1
     first_slow = int(np.sum(turns >= slow))
-    width = max(first_slow - last_fast, 1)
+    # At least 1: a pair that turns more than `fast` times turns `slow` times, too.
+    width = first_slow - last_fast
     index = np.arange(geometry.num_rotating, dtype=np.float64)
     return np.clip(index - last_fast, 0.0, float(width)), width
 

@@ -14,10 +14,13 @@ from typing import Any, Literal, Union
 
 from ropewalk.errors import UsageError, near_miss, one_line
 from ropewalk.geometry import RopeGeometry, check_factor
+from ropewalk.map_table import MAPS
 from ropewalk.registry import Registry
 from ropewalk.schedule import FrequencySchedule
 
 _NOT_PARAMETERS = ("geometry", "factor", "return")
+# What `schedule` is told by itself: among a method's parameters these would be a second answer.
+_OF_THE_STRETCH = ("name", "geometry", "factor", "target_length")
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,11 @@ class Method:
         for name, value in given.items():
             if name in known:
                 values[name] = _coerce(f"{self.name}: {name}", value, self._hints[name])
+            elif name in _OF_THE_STRETCH:
+                raise UsageError(
+                    f"{name} is no parameter of method {self.name!r}",
+                    hint="the stretch is given by itself: a factor, or a target",
+                )
             elif self.passes_on:
                 values[name] = value
             else:
@@ -145,6 +153,7 @@ def method(name: str, *, paper: str, **traits: Any) -> Callable[[Callable[..., F
 
 def methods() -> dict[str, Method]:
     """Every method by name, plug-ins included: those that need training and contrib last."""
+    # False sorts before True, and the sort keeps the order inside each kind.
     ranked = sorted(METHODS.values(), key=lambda known: (known.contrib, known.needs_training))
     return {known.name: known for known in ranked}
 
@@ -156,9 +165,6 @@ def find_method(name: str) -> Method:
             f"{one_line(name, 60)!r} is a rule that picks a schedule for each length, not a schedule",
             hint="use ropewalk.dynamic(METHOD, geometry), or a static method for a checkpoint",
         )
-    # Imported here: maps are made of methods.
-    from ropewalk.position_maps import MAPS
-
     if name in MAPS and name not in METHODS:
         raise UsageError(
             f"{name} is a position map, code at attention time that no table of frequencies and no checkpoint carries",
@@ -193,6 +199,7 @@ def schedule(
     factor = check_factor(factor)
     given = found.checked(parameters)
     if factor == 1.0 and not given:
+        # For every method, those that stop or damp pairs too: who asks for no stretch gets the model.
         return FrequencySchedule(name, geometry, 1.0, geometry.inv_freq, native={"type": "none"})
     return found.function(geometry, factor=factor, **given)
 
@@ -254,6 +261,7 @@ def _try_type(value: Any, option: Any) -> tuple[bool, Any]:
     if hasattr(value, "tolist"):
         value = value.tolist()
     if typing.get_origin(option) is list:
+        # A list of parameters is always numbers: one a pair.
         if not isinstance(value, list | tuple) or not all(_try_type(item, float)[0] for item in value):
             return False, None
         return True, [float(item) for item in value]

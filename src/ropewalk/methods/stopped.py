@@ -52,6 +52,7 @@ def p_rope(geometry: RopeGeometry, *, factor: float, share: float = 0.25) -> Fre
     share_of("p-rope: share", share)
     inv_freq = rotating(geometry).copy()
     stopped = round(share * inv_freq.size)
+    # Not [-stopped:], which would be every pair where none is to stop.
     inv_freq[inv_freq.size - stopped :] = 0.0
     return from_frequencies("p-rope", geometry, factor, inv_freq, parameters={"share": share})
 

@@ -35,6 +35,8 @@ def index_ramp(geometry: RopeGeometry, beta_fast: float, beta_slow: float, trunc
     low, high = geometry.pair_at(beta_fast), geometry.pair_at(beta_slow)
     if truncate:
         low, high = math.floor(low), math.ceil(high)
+    # d - 1, not the last pair d/2 - 1, as the paper's code and transformers clip; a port that clips at the pair
+    # computes another ramp.
     low, high = max(low, 0), min(high, geometry.rotary_dim - 1)
     if low == high:
         high += _DEGENERATE
@@ -134,6 +136,7 @@ def yarn(
         _by_ramp(geometry, factor, blend),
         attention_factor=yarn_attention_factor(factor, attention_factor, mscale, mscale_all_dim),
         parameters=parameters | ({"ramp": ramp} if ramp != "index" else {}),
+        # The ramp over rotations is the paper's alone: no stock code has a name for it.
         native={"type": "yarn"} | parameters if ramp == "index" else None,
     )
 

@@ -139,6 +139,7 @@ def _in_cache(name: str, revision: str) -> Path | None:
         commit = reference.read_text(encoding="ascii").strip() if reference.is_file() else revision
     except (OSError, UnicodeDecodeError):
         return None
+    # Foreign text that becomes a path: no slash gets in.
     if not re.fullmatch(r"[\w.-]+", commit):
         return None
     snapshot = folder / "snapshots" / commit
@@ -146,6 +147,7 @@ def _in_cache(name: str, revision: str) -> Path | None:
 
 
 def _cache_folder() -> Path:
+    # In the order of precedence of the Hub's own client.
     if os.environ.get("HF_HUB_CACHE"):
         return Path(os.environ["HF_HUB_CACHE"]).expanduser()
     if os.environ.get("HF_HOME"):

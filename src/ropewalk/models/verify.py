@@ -119,6 +119,7 @@ def verify(
     config = read_config(folder)
     manifest = read_manifest(folder)
     original = original_of(folder, config, manifest, base)
+    # First what needs no forward, so that a machine too small for the model still answers half.
     checks = {"frequencies": frequencies(config), "dialects": dialects(config)}
     checks["weights"] = weights_of(folder, original, (manifest or {}).get("temperature"))
     used = "no forward was run"
@@ -181,6 +182,7 @@ def _run(
         outcome.persistent, outcome.reason = applied.persistent, applied.reason
         outcome.applied = [run(model, probe) for probe in probes]
     outcome.after = [run(model, probe) for probe in probes]
+    # The base's own scaling applied to it must change nothing.
     own = facts.rope.schedule
     if own is not None:
         with apply(model, own, layers=original.layers, target_length=facts.max_position_embeddings):

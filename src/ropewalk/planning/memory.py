@@ -179,6 +179,7 @@ def training_memory(shape: ModelShape, tokens: int, setting: TrainingSetting | N
     gradient_width = 4.0 if lora else width
     weights = (parameters * width + (trained * 4.0 if lora else 0.0)) / setting.shards
     if setting.shards > 1:
+        # What is gathered whole at a time: a layer, or the embeddings, which are a part of their own.
         weights += max(shape.layer_parameters, shape.embedding_parameters) * width
     moments = trained * (8.0 + (4.0 if keeps_master and not lora else 0.0))
     share = -(-tokens // setting.sharing)
@@ -211,6 +212,7 @@ def _attention_elements(shape: ModelShape) -> int:
 def _live_elements(shape: ModelShape) -> int:
     """Elements a token that are alive at once in one layer's forward: residual, normed input, q, k, v, output, MLP."""
     mlp = shape.mlp_projections * _mlp_width(shape)
+    # Attention and feed-forward run one after the other and are never alive together.
     return 3 * shape.hidden_size + max(_attention_elements(shape), mlp)
 
 
@@ -230,6 +232,7 @@ def _mlp_width(shape: ModelShape) -> int:
     if shape.experts is None:
         return shape.intermediate_size
     routed = max(shape.experts.active, 1) * shape.experts.size + shape.experts.shared
+    # The widest layer counts: a model may have dense ones between those with experts.
     return routed if shape.expert_layers == shape.num_layers else max(routed, shape.intermediate_size)
 
 

@@ -34,7 +34,9 @@ RESULT = "result.json"
 AGAIN = "run its command again, or restore the file"
 ANOTHER = "a run never changes: choose another folder"
 LISTED = "`ropewalk runs ls` lists the runs"
-_REQUIRED = {"kind": str, "status": str, "request": dict, "files": dict, "created": str}
+# What request.json holds of a run from its first moment on; the manifest adds how it ended.
+OPENING = {"kind": str, "request": dict, "created": str}
+_REQUIRED = OPENING | {"status": str, "files": dict}
 _OPTIONAL: dict[str, tuple[type, ...]] = {
     "command": (str,),
     "seed": (int,),
@@ -186,6 +188,7 @@ def _held(run: Run) -> Iterator[Run]:
     except (KeyboardInterrupt, GeneratorExit):
         status = "interrupted"
         raise
+    # Told apart from a failure: everything was measured, and the answer is no.
     except GateMissedError as missed:
         failure = missed.to_json()
         raise
@@ -237,6 +240,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _enter(kind: str, path: Path | str | None, root: Path | str | None, resume: bool) -> Run:
+    # In UTC: ids are sorted as text, and a clock that is set back in autumn would put runs out of order.
     created = datetime.now(UTC)
     stamp = created.isoformat(timespec="seconds").replace("+00:00", "Z")
     if path is None:
@@ -314,6 +318,8 @@ def _resumed(folder: Path, kind: str, stamp: str) -> Run:
         found, stamp, seconds = manifest["kind"], manifest["created"], float(manifest.get("seconds") or 0)
     elif (folder / REQUEST).exists():
         opening = read_document(folder / REQUEST)
+        if not isinstance(opening, dict):
+            raise DamagedError(f"{folder / REQUEST} is not what a run writes", hint=ANOTHER)
         found, stamp = opening.get("kind"), opening.get("created") or stamp
     else:
         raise RopewalkError(f"{folder} exists and is no run", hint=ANOTHER)
@@ -343,4 +349,5 @@ def _failure(error: BaseException) -> dict[str, Any]:
     if isinstance(error, RopewalkError):
         return error.to_json()
     text = "".join(traceback.format_exception(error))
+    # The end of a traceback is where it happened.
     return {"type": type(error).__name__, "message": str(error), "hint": None, "traceback": text[-8000:]}

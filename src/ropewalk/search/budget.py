@@ -22,6 +22,7 @@ class Budget:
     def share(self, steps: int, seconds: float) -> float:
         """How much of it is used up, 0 to 1 and beyond."""
         used = 0.0 if self.steps is None else steps / self.steps
+        # Whichever end comes first.
         return used if self.seconds is None else max(used, seconds / self.seconds)
 
 

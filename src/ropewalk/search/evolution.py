@@ -110,6 +110,7 @@ def evolve(
         keep(population)
     while population.iteration < settings.iterations and not enough(population.iteration):
         number = population.iteration + 1
+        # One generator an iteration: a search that goes on draws what it would have drawn.
         rng = np.random.default_rng([settings.seed, number])
         ranked = sorted(population.individuals, key=lambda item: math.inf if item.loss is None else item.loss)
         parents = ranked[: settings.parents]
@@ -156,6 +157,7 @@ def _measured(reader: Reader, rows: Sequence[Row], factor: float, item: Individu
         losses, _ = reader.read(made, [row.ids for row in rows], item.kept_first)
     except NonFiniteLossError:
         return Individual(item.factors, item.kept_first, None)
+    # Nothing predicts the first token.
     mean = float(np.mean([loss[1:].mean() for loss in losses]))
     return Individual(item.factors, item.kept_first, mean)
 

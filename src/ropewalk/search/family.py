@@ -50,6 +50,7 @@ class Family:
         if len(ordered) == 1:
             return cls(geometry, highest, top, top, heat, heat)
         share = math.log(first.factor) / math.log(highest)
+        # The other end of the line on which the lowest rung lies at `share`.
         low = monotone((first.profile[:count] - share * top) / (1 - share))
         cool = (temperature_of(first) - share * heat) / (1 - share)
         return cls(geometry, highest, low, top, cool, heat)
@@ -158,6 +159,7 @@ def monotone(values: FloatArray) -> FloatArray:
     """
     means: list[float] = []
     sizes: list[int] = []
+    # Not to 0 .. HIGHEST yet: a value beyond still weighs in its pool, only no wild one outweighs it.
     for value in np.clip(np.asarray(values, dtype=np.float64), -HIGHEST, 2 * HIGHEST):
         means.append(float(value))
         sizes.append(1)

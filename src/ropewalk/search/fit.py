@@ -120,6 +120,7 @@ def advance(state: State, start: Family, slopes: Sequence[Slope], share: float, 
         first = FIRST_MOMENT * first + (1 - FIRST_MOMENT) * gradient
         second = SECOND_MOMENT * second + (1 - SECOND_MOMENT) * gradient**2
         seen += 1
+    # Both moments began at zero (Adam's correction).
     mean = first / (1 - FIRST_MOMENT**seen)
     square = second / (1 - SECOND_MOMENT**seen)
     scaled = shrinkage(mean, square, seen) * mean / (np.sqrt(square) + FLOOR)
@@ -151,6 +152,7 @@ def _steps(family: Family, scaled: FloatArray, settings: Settings) -> FloatArray
     rate = settings.learning_rate / (1.0 + (turns / HALF_RATE) ** 2)
     parts = []
     for values in (scaled[:count], scaled[count : 2 * count]):
+        # The outermost pairs share with themselves.
         padded = np.concatenate([values[:1], values, values[-1:]])
         parts.append(rate * np.convolve(padded, SHARED, mode="valid"))
     extra = family.extra_rates * scaled[2 * count : -2]

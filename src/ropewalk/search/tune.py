@@ -18,7 +18,7 @@ from ropewalk.search.fit import Settings, State
 from ropewalk.search.folder import Folder, opened
 from ropewalk.search.job import Job, Rung, add_keys, make_rungs, skilled_tasks
 from ropewalk.search.loop import Point, Progress, measure, reason_to_keep_start, run_fit
-from ropewalk.search.objective import Objective, Terms
+from ropewalk.search.objective import Objective, Terms, usual
 from ropewalk.search.opponents import run_opponent
 from ropewalk.search.reading import Reader
 from ropewalk.search.request import Request
@@ -103,7 +103,7 @@ def tune(
         dtype=str(model.dtype).removeprefix("torch."),
         start=start,
         storage=storage,
-        objective=objective or Objective(),
+        objective=objective or usual(search),
         amounts=amounts or Amounts(),
     )
     tell = on_told or (lambda told: None)
@@ -149,6 +149,7 @@ def _tuned(
     family = Family.through([start_of(rung) for rung in rungs])
     if kept is not None:
         progress = Progress.from_json(family, kept)
+        # What the interrupted call read counts too.
         reader.tokens += progress.curve[-1]["forward_equivalents"] * job.top.length if progress.curve else 0
     else:
         progress = Progress(State.at(family), family, start_value(job))
@@ -260,6 +261,7 @@ def choose_start(job: Job, request: Request, run: Folder, tell: OnTold) -> list[
     name, chosen = _validated(job, best, request, tell)
     for rung in job.rungs:
         rung.start_name = name
+        # The top has its start from the validation above.
         if rung is not top:
             rung.start = at_factor(Measured(name, chosen, rung_terms(top)), rung.factor)
             add_keys(job.reader, rung, request.objective)
@@ -329,13 +331,10 @@ def _finished(
     return _written(job, facts, progress, rungs, complete)
 
 
-def _written(
-    job: Job, facts: _Facts, progress: Progress, rungs: list[RungResult], complete: bool
-) -> TuneResult:
-    from ropewalk.models.stretch import ladder_document
-
-    request, run, top = facts.request, facts.run, rungs[-1]
-    fitted = {
+def _fitted(job: Job, facts: _Facts, progress: Progress, top: RungResult) -> dict[str, Any]:
+    """What a schedule file says about where it comes from."""
+    request = facts.request
+    return {
         "by": "ropewalk tune",
         "model": request.model,
         "search": request.search,
@@ -351,6 +350,15 @@ def _written(
         "after": dict(top.after),
         "controls": dict(top.controls),
     }
+
+
+def _written(
+    job: Job, facts: _Facts, progress: Progress, rungs: list[RungResult], complete: bool
+) -> TuneResult:
+    from ropewalk.models.stretch import ladder_document
+
+    request, run, top = facts.request, facts.run, rungs[-1]
+    fitted = _fitted(job, facts, progress, top)
     run.write_json("schedule.json", top.schedule.to_json() | {"fitted": fitted})
     if len(rungs) > 1:
         family = None if any(rung.kept_start for rung in rungs) else progress.best.to_json()

@@ -38,12 +38,14 @@ def token_loss(logits_BTV: torch.Tensor, targets_BT: torch.Tensor) -> torch.Tens
 
 def token_loss_in_place(logits_BTV: torch.Tensor, targets_BT: torch.Tensor) -> torch.Tensor:
     """`token_loss` that spends the logits instead of making a second array of their size. Not for gradients."""
+    # Half types are summed in float32, which is a second array in any case.
     if logits_BTV.dtype != torch.float32:
         return token_loss(logits_BTV, targets_BT)
     return losses_in_place(logits_BTV, targets_BT)[0]
 
 
 def check_finite(values_BT: torch.Tensor, first_position: int) -> None:
+    """Refuse what is no number at the position where it first occurs: a mean would only say that there was one."""
     finite_BT = torch.isfinite(values_BT)
     if bool(finite_BT.all()):
         return

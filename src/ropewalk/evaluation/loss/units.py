@@ -11,8 +11,8 @@ from ropewalk.errors import RopewalkError
 from ropewalk.evaluation.forward.engine import Engine
 from ropewalk.evaluation.loss.controls import Crop, read_cropped
 from ropewalk.evaluation.loss.reading import Reading, forwards_needed, read_prefix
-from ropewalk.evaluation.loss.sliding import LossArray, plan_windows, window_mean, windows_loss
-from ropewalk.evaluation.work.cells import Cells
+from ropewalk.evaluation.loss.sliding import plan_windows, window_mean, windows_loss
+from ropewalk.evaluation.work.cells import Cells, LossArray
 from ropewalk.evaluation.work.processes import Processes
 from ropewalk.text.segments import Segment, Segments
 
@@ -42,6 +42,7 @@ def prefix_units(engine: Engine, segments: Segments, lengths: Sequence[int], lab
     return units
 
 
+# Functions of their own, so that each unit holds its own batch: a lambda in the loop would hold the last one.
 def _prefix(engine: Engine, batch: Sequence[Segment], length: int) -> Callable[[], Sequence[LossArray]]:
     return lambda: read_prefix(engine, batch, length)
 

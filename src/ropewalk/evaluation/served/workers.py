@@ -9,6 +9,7 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+_DONE = StopIteration("a worker is done")
 
 
 def in_parallel(function: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[Result]:
@@ -31,6 +32,7 @@ def in_parallel(function: Callable[[Item], Result], items: Sequence[Item], worke
                 break
             try:
                 ready.put((function(item), None))
+            # Nobody above a thread would hear of it: whatever it is, the reader of the results raises it.
             except BaseException as error:
                 stop.set()
                 ready.put((None, error))
@@ -59,6 +61,3 @@ def _delivered(
             yield result  # type: ignore[misc]
     if failure is not None:
         raise failure
-
-
-_DONE = StopIteration("a worker is done")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ropewalk.evaluation.statistics.student import quantile, two_sided
 
+Values = Sequence[float] | NDArray[np.float64]
 LEAST_UNITS = 3
 LEVEL = 0.95
 # The normal distribution's 97.5 % point.
@@ -40,12 +41,14 @@ class Interval:
         return None if self.low is None or self.high is None else [self.low, self.high]
 
     def floored(self, least: float = 0.0) -> Interval:
-        """The same with both ends at or above a value below which the quantity cannot be."""
-        low, high = (None if end is None else max(least, end) for end in (self.low, self.high))
-        return Interval(self.mean, low, high, self.units, self.p)
+        """The same with an interval that ends at a value below which the quantity cannot be: for no differences."""
+        if self.low is None or self.high is None:
+            return self
+        # Both ends: a gain that is counted as none where it is below zero has no interval that runs backwards.
+        return Interval(self.mean, max(least, self.low), max(least, self.high), self.units, self.p)
 
 
-def mean_interval(values: Sequence[float], owners: Sequence[Hashable] | None = None) -> Interval:
+def mean_interval(values: Values, owners: Sequence[Hashable] | None = None) -> Interval:
     """Mean over all values, interval over documents (`owners[i]` is the document of value i).
 
     Values of one document are not independent, so documents are the units; with one document only, its values
@@ -60,7 +63,7 @@ def mean_interval(values: Sequence[float], owners: Sequence[Hashable] | None = N
     return weighted_interval(units, weights)
 
 
-def weighted_interval(units: Sequence[float], weights: Sequence[float]) -> Interval:
+def weighted_interval(units: Values, weights: Values) -> Interval:
     """Weighted mean of independent units; the variance is that of its linearisation, s^2/n for equal weights."""
     values, shares = np.asarray(units, dtype=np.float64), np.asarray(weights, dtype=np.float64)
     values, shares = values[shares > 0], shares[shares > 0] / shares.sum()
@@ -86,16 +89,12 @@ def _groups(owners: Sequence[Hashable] | None, count: int) -> NDArray[np.int64]:
     return np.array([places.setdefault(owner, len(places)) for owner in owners], dtype=np.int64)
 
 
-def paired_interval(
-    first: Sequence[float], second: Sequence[float], owners: Sequence[Hashable] | None = None
-) -> Interval:
+def paired_interval(first: Values, second: Values, owners: Sequence[Hashable] | None = None) -> Interval:
     """Interval of `first - second`, value by value: what both have in common cancels."""
     return mean_interval(np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64), owners)
 
 
-def paired_shares(
-    first: Sequence[float], second: Sequence[float], owners: Sequence[Hashable] | None = None
-) -> Interval:
+def paired_shares(first: Values, second: Values, owners: Sequence[Hashable] | None = None) -> Interval:
     """`paired_interval` for credits between 0 and 1, never of no width.
 
     Four texts in which every answer is right have no spread, and Student's interval would be a point. So the error is
@@ -109,6 +108,7 @@ def paired_shares(
     count = len(differences) + 2
     middle = float(differences.sum()) / count
     error = math.sqrt((float((differences**2).sum()) + 2) / count - middle**2) / math.sqrt(count)
+    # Normal, as Bonett and Price have it: the added pairs make up for the few questions.
     low, high = middle - _Z * error, middle + _Z * error
     p = math.erfc(abs(middle) / error / math.sqrt(2))
     return Interval(
@@ -120,9 +120,7 @@ def paired_shares(
     )
 
 
-def ratio_interval(
-    over: Sequence[float], under: Sequence[float], owners: Sequence[Hashable] | None = None
-) -> Interval:
+def ratio_interval(over: Values, under: Values, owners: Sequence[Hashable] | None = None) -> Interval:
     """sum(over) / sum(under) with its interval by linearisation, over documents. `under` must not sum to zero.
 
     >>> ratio_interval([1, 1, 0.0], [1, 1, 1.0]).mean

@@ -12,6 +12,7 @@ from ropewalk.evaluation.local import Local, Measured
 from ropewalk.evaluation.loss import key_tokens
 from ropewalk.evaluation.loss.key_tokens import KeyTokens
 from ropewalk.evaluation.loss.reading import Reading, by_length, means, tail_start
+from ropewalk.evaluation.request import CompareRequest
 from ropewalk.evaluation.result import CompareResult, FineTuning, LeftOut, LossRow, Paired, Row, Verdict
 from ropewalk.evaluation.retrieval.scores import SampleScore, rows_of, tasks_at_chance
 from ropewalk.evaluation.statistics.intervals import Interval
@@ -53,6 +54,7 @@ class Many:
         """`reference` are the whole and the cropped reading of `--reference`."""
         self.reference = reference
         self.local, self.queue, self.measured, self.contexts = local, queue, measured, contexts
+        assert isinstance(local.request, CompareRequest)
         self.request = local.request
         self.original, self.target = queue.facts.original_length, queue.target
         self.controls = [control.name for control in queue.controls]
@@ -76,6 +78,7 @@ class Many:
         """The scores that count at a length, in one order for every row."""
         out = {item.name for item in self.unable}
         found = [score for score in scores if score.length == length and score.task not in out]
+        # As text, since a depth is a number or None.
         return sorted(found, key=lambda score: repr(score.key))
 
     def _strongest(self) -> str:
@@ -139,6 +142,7 @@ class Many:
 
     def _figures(self, found: Measured) -> Figures:
         reading = found.reading
+        # In the order of `_counted`, which is the same for every row: differences are taken pair by pair.
         credits = [score.credit for score in self._counted(found.scores, self.target)]
         keys = (
             None

@@ -180,6 +180,7 @@ def bring(source: Path, target: Path, mode: Mode) -> None:
         except OSError as error:
             if error.errno not in (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP):
                 raise
+            # Only what speaks of links: a full disk or a missing folder is raised as it is.
             why = "another file system" if error.errno == errno.EXDEV else one_line(error.strerror or error)
             raise LinkRefusedError(
                 f"cannot hard-link {real.name} ({why})",
@@ -200,6 +201,7 @@ def bring_all(found: WeightFiles, target: Path, mode: Mode) -> tuple[list[str], 
         except LinkRefusedError as refusal:
             if found.total_bytes > MAX_COPIED_UNASKED:
                 raise
+            # For the rest as well: the refusal is the file system's, not this file's.
             mode, remarks = (
                 "copy",
                 (f"{refusal.message}: copied {format_bytes(found.total_bytes)} of weights instead",),

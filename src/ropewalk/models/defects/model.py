@@ -6,10 +6,12 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ropewalk.analysis import base_bound
 from ropewalk.models.defects.finding import Finding
 from ropewalk.models.defects.tidy import REPAIR
 from ropewalk.models.facts import ModelFacts
 from ropewalk.models.source import NO_LIMIT
+from ropewalk.models.structure.record import RECORD
 from ropewalk.models.structure.table import row_of
 from ropewalk.models.structure.values import is_number, is_whole, shown
 from ropewalk.units import format_length
@@ -76,7 +78,11 @@ def _layers(facts: ModelFacts, target: int | None) -> Iterator[Finding]:
     if window is not None and window >= reach:
         # A window at least as long as the text hides nothing (Phi-3's is 262144, beside 131072).
         return
-    if window is not None and layers.sliding and not layers.full_rope and not layers.no_rope:
+    all_slide = bool(layers.sliding) and not layers.full_rope and not layers.no_rope
+    if window is not None and all_slide and window > facts.original_length:
+        # Distances up to the window are met, and training showed fewer: a stretch has something to do.
+        return
+    if window is not None and all_slide:
         yield Finding(
             "all-layers-slide",
             "warning",
@@ -120,7 +126,7 @@ def _without_rope(facts: ModelFacts) -> Iterator[Finding]:
 
 def _serving(facts: ModelFacts) -> Iterator[Finding]:
     rope = facts.rope
-    if rope.rope_type != "linear" or not facts.config.get("ropewalk") or rope.factor <= 1:
+    if rope.rope_type != "linear" or not facts.config.get(RECORD) or rope.factor <= 1:
         return
     window = facts.max_position_embeddings
     yield Finding(
@@ -134,7 +140,7 @@ def _serving(facts: ModelFacts) -> Iterator[Finding]:
 
 def _linear_original(facts: ModelFacts) -> Iterator[Finding]:
     rope = facts.rope
-    if rope.rope_type != "linear" or facts.config.get("ropewalk") or rope.factor <= 1:
+    if rope.rope_type != "linear" or facts.config.get(RECORD) or rope.factor <= 1:
         return
     if is_whole(rope.parameters.get("original_max_position_embeddings")):
         return
@@ -203,8 +209,6 @@ def _tokenizer(facts: ModelFacts, tokenizer: Mapping[str, Any]) -> Iterator[Find
 
 
 def _base_for(facts: ModelFacts, target: int, bound: float | None) -> Iterator[Finding]:
-    from ropewalk.analysis import base_bound
-
     geometry = facts.geometry
     if geometry.proportional or target <= facts.original_length:
         return

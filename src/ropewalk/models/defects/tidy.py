@@ -126,6 +126,7 @@ def _moved(config: dict[str, Any], view: TextView) -> Iterator[Finding]:
             return
     for name in _ROPE_KEYS:
         value = config.get(name)
+        # The text model's own entry is the one that is read: nothing has to be moved over it.
         if not isinstance(value, dict) or not value or name in here:
             continue
         here[name] = config.pop(name)

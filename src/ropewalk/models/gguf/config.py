@@ -62,6 +62,7 @@ def config_of(path: Path) -> dict[str, Any]:
             "the whole rotation",
             hint=_OTHERWISE,
         )
+    # llama.cpp has one name for both.
     if model_type == "llama" and found.own("expert_count"):
         model_type = "mixtral"
     config = {"model_type": model_type} | _shape(found) | _experts(found)
@@ -101,6 +102,7 @@ def _shape(found: GgufFile) -> dict[str, Any]:
     head_dim = _whole(found, "attention.key_length", needed=False) or hidden // heads
     rotary = _whole(found, "rope.dimension_count", needed=False) or head_dim
     tokens = next((key for key in found.keys if key.name == "tokenizer.ggml.tokens"), None)
+    # An array's bytes: four for its type, four for that of its entries, eight for how many there are.
     listed = int.from_bytes(tokens.raw[8:16], "little") if tokens is not None and tokens.kind == ARRAY else 0
     made = {
         "hidden_size": hidden,
@@ -149,6 +151,7 @@ def _scaling(found: GgufFile, config: Mapping[str, Any]) -> dict[str, Any] | Non
             # llama.cpp multiplies what the file says by YaRN's own temperature.
             made["attention_factor"] = attention * temperature(factor)
     elif single or long:
+        # A tensor of factors alone does not say from which window it stretches.
         window = original or config["max_position_embeddings"]
         made = {
             "type": "longrope",
@@ -186,6 +189,7 @@ def _stored(found: GgufFile) -> dict[str, Any]:
     kinds = {tensor.kind for tensor in matrices}
     if len(kinds) == 1 and (kind := next(iter(kinds))) in _FULL_WIDTH:
         return {"dtype": _FULL_WIDTH[kind]}
+    # Python's integers: dimensions of a hostile file multiply beyond 64 bits.
     count = sum(int(np.prod(tensor.dims, dtype=object)) for tensor in matrices)
     if not count:
         return {}

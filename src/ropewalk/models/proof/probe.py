@@ -61,6 +61,7 @@ def probes_for(
 
 
 def _ids(count: int, vocabulary: int) -> tuple[int, ...]:
+    # Past the first ids, which most vocabularies give to special tokens.
     low = min(3, vocabulary - 1)
     drawn = np.random.default_rng(0).integers(low, min(vocabulary, 50_000), size=count)
     return tuple(int(value) for value in drawn)
@@ -95,6 +96,7 @@ def run(model: Any, probe: Probe) -> np.ndarray:
 def dtype_that_fits(parameters: int, stored_bytes: int, device: Any) -> str:
     """float32 where the memory allows, otherwise bfloat16; RopewalkError where neither fits."""
     free = _free_memory(device)
+    # Activations and buffers beside the weights.
     spare = 1.3
     if free is None or 4 * parameters * spare <= free:
         return "float32"

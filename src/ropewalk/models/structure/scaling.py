@@ -57,6 +57,7 @@ def _build(kind: str, entry: Mapping[str, Any], geometry: RopeGeometry, max_leng
     if kind == "default":
         return schedule("none", geometry, factor=1.0)
     if kind in ("linear", "proportional"):
+        # A proportional entry's factor divides like linear's; its zero tail belongs to the geometry.
         return schedule("linear", geometry, factor=factor)
     if kind == "llama3":
         names: dict[str, Any] = {
@@ -92,10 +93,14 @@ def _longrope(entry: Mapping[str, Any], geometry: RopeGeometry, factor: float) -
         if given is None
         else number("attention_factor", given)
     )
-    lists = {f"{name}_factors": _factors_given(entry, name) for name in ("long", "short")}
+    lists = {
+        f"{name}_factors": [float(value) for value in entry[f"{name}_factor"]] for name in ("long", "short")
+    }
     return FrequencySchedule(
         method="longrope",
         geometry=geometry,
+        # Stock code uses the factor for the attention factor alone and takes any; below 1 nothing is
+        # stretched.
         factor=max(factor, 1.0),
         inv_freq=geometry.inv_freq / long,
         # Two equal lists are one set, and nothing switches.
@@ -118,10 +123,6 @@ def _factors(entry: Mapping[str, Any], name: str, count: int) -> np.ndarray:
     # What the carrier writes for a pair that stands still reads back as one.
     factors[factors >= STOPPED_FACTOR] = np.inf
     return factors
-
-
-def _factors_given(entry: Mapping[str, Any], name: str) -> list[float]:
-    return [float(value) for value in entry[f"{name}_factor"]]
 
 
 def _required(entry: Mapping[str, Any], name: str) -> float:

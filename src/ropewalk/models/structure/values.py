@@ -19,6 +19,7 @@ def shown(value: object, limit: int = 60) -> str:
     >>> shown("a\\x1b[2Jb")
     "'a\\\\x1b[2Jb'"
     """
+    # Python refuses to print integers of thousands of digits, and JSON may hold them.
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**18:
         return f"an integer of about {int(value.bit_length() * math.log10(2)) + 1} digits"
     if isinstance(value, Mapping) and set(value) == {"__float__"}:

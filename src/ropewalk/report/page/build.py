@@ -17,6 +17,7 @@ from ropewalk.report.page.content import (
     Column,
     Content,
     Table,
+    Tone,
     Verdict,
     flattened,
     key_table,
@@ -27,9 +28,10 @@ from ropewalk.report.sources import view_of_run
 from ropewalk.report.views import RunView
 from ropewalk.runs import StoredRun
 from ropewalk.runs.index import find_run
-from ropewalk.runs.unfinished import look_at_run
+from ropewalk.runs.unfinished import RUNNING, UNFINISHED, look_at_run
 from ropewalk.units import format_bytes, format_duration
 
+# Curves can be laid over each other; a grid of one run cannot be read through that of another.
 _TOGETHER = ("loss-length", "loss-position", "training")
 
 
@@ -108,6 +110,7 @@ def _title(parts: Sequence[RunPart]) -> str:
 
 def _part(run: StoredRun) -> RunPart:
     view = view_of_run(run)
+    # A folder may come from a newer version: what cannot be told is named, and the rest of the page is made.
     make = CONTENT.get(run.kind)
     if make is None:
         raise DamagedError(
@@ -145,14 +148,19 @@ def _asked(run: StoredRun) -> Table:
 
 
 def _unfinished(run: StoredRun, content: Content, error: Mapping[str, Any]) -> Content:
-    """A failed or interrupted run says so before what it still measured."""
+    """A run that did not come to its end says so before what it still measured."""
     message = sentence(error.get("message") or "") or "It did not say why."
-    headline = f"This run {'was interrupted' if run.status == 'interrupted' else 'failed'}"
-    headline += "." if run.status == "interrupted" and not error else f": {message}"
+    # A run without a manifest has not failed as far as anybody knows: a process holds its lock, or none does.
+    open_ended = {RUNNING: "This run is still going on.", UNFINISHED: "This run never ended."}
+    headline = open_ended.get(run.status, "")
+    if not headline:
+        headline = f"This run {'was interrupted' if run.status == 'interrupted' else 'failed'}"
+        headline += "." if run.status == "interrupted" and not error else f": {message}"
     hint = sentence(error["hint"]) if error.get("hint") else ""
     kept = () if content.verdict.tone == "muted" else (content.verdict.headline, *content.verdict.points)
     points = tuple(point for point in (hint, *kept) if point)
-    return Content(Verdict(headline, points, "bad"), content.tiles, content.tables, content.figures)
+    tone: Tone = "" if run.status == RUNNING else "bad"
+    return Content(Verdict(headline, points, tone), content.tiles, content.tables, content.figures)
 
 
 def _command(run: StoredRun) -> str:
@@ -268,6 +276,7 @@ def _together(views: Sequence[RunView]) -> tuple[Figure, ...]:
             figure = KINDS[name].build(tuple(view for view in views if view.kind in KINDS[name].run_kinds))
         except NoDataError:
             continue
+        # A curve of one run alone stands with that run already.
         if len({source.partition("/")[0] for source in figure.sources}) > 1:
             found.append(figure)
     return tuple(found)

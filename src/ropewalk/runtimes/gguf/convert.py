@@ -39,7 +39,7 @@ def convert(
     family = family_of(facts)
     check_needs(family, facts, int(metadata.get("context_length", facts.max_position_embeddings)))
     own = model_keys(family, facts)
-    sources = read_sources(folder)
+    sources = read_sources(folder, family)
     wanted = main_type(sources) if dtype == "auto" else _NAMED[dtype]
     steps = _steps(family, facts, sources, int(own.get("expert_count", 0)))
     _check_names(family, facts, own, [name for step in steps for name in step.targets])
