@@ -232,7 +232,8 @@ def _advised(facts: ModelFacts, target_length: int) -> tuple[list[Option], Advic
         return answers(job_for(facts, made, target_length=target_length))
 
     options = options_for(facts.geometry, target_length, kept=kept_parameters(facts), ask=ask)
-    if not facts.layers.full_rope:
+    # A window longer than the trained one (Phi-3's 262144) lets distances be met that training never showed.
+    if not facts.layers.full_rope and (facts.layers.sliding_window or 0) <= facts.original_length:
         reason = (
             f"no rotating layer sees more than {format_length(facts.layers.sliding_window or 0)} tokens, so that no "
             "distance beyond is ever met: a longer text needs no other frequencies, only a larger "
@@ -290,7 +291,10 @@ def shape_of(facts: ModelFacts, parameters: int | None = None) -> ModelShape:
         experts=None if widths.experts is None else Experts(**widths.experts),
         # Packed weights hold several values an element, so that their count says nothing.
         parameters=parameters if stored is None else None,
-        stored=_stored(stored),
+        # Without bits nothing can be counted, and `_notes` says so.
+        stored=None
+        if stored is None or stored[1] is None
+        else Stored(stored[0], stored[1], "experts" if stored[2] else "projections"),
     )
 
 
@@ -301,9 +305,3 @@ def _latent(mla: Mapping[str, int | None]) -> Latent:
         plain=mla["qk_nope_head_dim"] or 0,
         q_rank=mla["q_lora_rank"],
     )
-
-
-def _stored(found: tuple[str, float | None, bool] | None) -> Stored | None:
-    if found is None or found[1] is None:
-        return None
-    return Stored(found[0], found[1], "experts" if found[2] else "projections")

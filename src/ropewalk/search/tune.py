@@ -331,13 +331,10 @@ def _finished(
     return _written(job, facts, progress, rungs, complete)
 
 
-def _written(
-    job: Job, facts: _Facts, progress: Progress, rungs: list[RungResult], complete: bool
-) -> TuneResult:
-    from ropewalk.models.stretch import ladder_document
-
-    request, run, top = facts.request, facts.run, rungs[-1]
-    fitted = {
+def _fitted(job: Job, facts: _Facts, progress: Progress, top: RungResult) -> dict[str, Any]:
+    """What a schedule file says about where it comes from."""
+    request = facts.request
+    return {
         "by": "ropewalk tune",
         "model": request.model,
         "search": request.search,
@@ -353,6 +350,15 @@ def _written(
         "after": dict(top.after),
         "controls": dict(top.controls),
     }
+
+
+def _written(
+    job: Job, facts: _Facts, progress: Progress, rungs: list[RungResult], complete: bool
+) -> TuneResult:
+    from ropewalk.models.stretch import ladder_document
+
+    request, run, top = facts.request, facts.run, rungs[-1]
+    fitted = _fitted(job, facts, progress, top)
     run.write_json("schedule.json", top.schedule.to_json() | {"fitted": fitted})
     if len(rungs) > 1:
         family = None if any(rung.kept_start for rung in rungs) else progress.best.to_json()
