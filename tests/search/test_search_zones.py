@@ -71,7 +71,7 @@ def test_the_gradient_is_the_slope_of_the_objective() -> None:
     family = the_family(model, (config.num_hidden_layers, config.num_attention_heads))
     rows = weigh([Row(np.random.default_rng(3).integers(0, 200, 150))], WINDOW, Objective())
     with Reader(model, checkpointing=False) as reader:
-        slope = reader.slope(family, family.highest, rows)
+        slope = reader.slopes(family, family.highest, [rows])[0]
 
         def value(other: ZoneFamily) -> float:
             return reader.terms(other.zones(), rows).value
@@ -93,7 +93,7 @@ def test_the_gradient_is_the_slope_of_the_objective() -> None:
         assert slope.extra.reshape(2, -1).sum(1) == pytest.approx([slope.cool, slope.heat], rel=1e-6)
     assert not slope.low.any()
     with Reader(make_model().double(), checkpointing=True) as again:
-        assert np.allclose(again.slope(family, family.highest, rows).flat, slope.flat, rtol=1e-4)
+        assert np.allclose(again.slopes(family, family.highest, [rows])[0].flat, slope.flat, rtol=1e-4)
 
 
 def test_heads_are_kept_in_bounds_and_on_disk() -> None:

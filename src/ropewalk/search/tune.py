@@ -25,7 +25,7 @@ from ropewalk.search.request import Request
 from ropewalk.search.result import RungResult, TuneResult
 from ropewalk.search.rows import TASKS, Amounts, gather
 from ropewalk.search.sweep import Measured, at_factor, best_that_finds, candidates, finalists, sweep
-from ropewalk.search.writing import point_words, start_of, write_for_report
+from ropewalk.search.writing import point_words, provenance, start_of, write_for_report
 from ropewalk.units import parse_target
 
 SEARCHES = ("fit", "sweep", "zones", "cma", "evolution")
@@ -131,6 +131,7 @@ def _factors(target: str | int, ladder: Sequence[float] | None, original: int) -
 def _tuned(
     request: Request, run: Folder, reader: Reader, tokenizer: Any, settings: Settings, tell: OnTold
 ) -> TuneResult:
+    # Loading the model is not the search's time.
     began = time.monotonic()
     remarks: list[str] = []
     tell(Told("prepare", "reading text and making questions"))
@@ -336,22 +337,7 @@ def _written(
     from ropewalk.models.stretch import ladder_document
 
     request, run, top = facts.request, facts.run, rungs[-1]
-    fitted = {
-        "by": "ropewalk tune",
-        "model": request.model,
-        "search": request.search,
-        "start": top.start,
-        "kept_start": top.kept_start,
-        "text": facts.text,
-        "tasks": job.tasks,
-        "objective": request.objective.to_json(),
-        "seed": request.seed,
-        "steps": progress.state.step,
-        "best_step": progress.best_step,
-        "before": dict(top.before),
-        "after": dict(top.after),
-        "controls": dict(top.controls),
-    }
+    fitted = provenance(job, request, facts.text, progress, top)
     run.write_json("schedule.json", top.schedule.to_json() | {"fitted": fitted})
     if len(rungs) > 1:
         family = None if any(rung.kept_start for rung in rungs) else progress.best.to_json()
