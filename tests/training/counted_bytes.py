@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 
@@ -27,6 +29,16 @@ def whole_gradients(model: Any) -> int:
                     if item.unsharded_accumulated_grad is not None:
                         found += local_bytes([item.unsharded_accumulated_grad])
     return found
+
+
+def live_bytes() -> int:
+    """Bytes of every tensor of this process, whoever holds it."""
+    sizes = {}
+    for item in gc.get_objects():
+        if type(item) in (torch.Tensor, torch.nn.Parameter) and item.device.type == "cpu":
+            storage = item.untyped_storage()
+            sizes[storage.data_ptr()] = storage.nbytes()
+    return sum(sizes.values())
 
 
 class Counting:
@@ -55,6 +67,7 @@ class Counting:
                 "parameters": local_bytes(tensors),
                 "gradients": local_bytes([tensor.grad for tensor in tensors]),
                 "optimiser": local_bytes(states),
+                "live": live_bytes(),
             }
 
         engine.Engine.gradient_sync = gradient_sync  # type: ignore[method-assign]
