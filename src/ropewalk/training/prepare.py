@@ -92,8 +92,10 @@ def prepare(settings: Settings, engine: Engine, folder: Path, take_up: Callable[
     # A split model is there already, and moving it would split again what is gathered for them.
     if not straight and (quantisation is None or not quantisation.packed):
         model.to(device)
-    # Where layers travel in bfloat16 they are asked under mixed precision alone, as they will be trained.
-    with engine.accelerator.autocast() if straight else contextlib.nullcontext():
+    # Where layers travel in bfloat16 they are asked under mixed precision alone, as they will be trained; and
+    # FlashAttention has no float32.
+    mixed = straight or recipe.model.attention == "flash_attention_2"
+    with engine.accelerator.autocast() if mixed else contextlib.nullcontext():
         parts = _parts(settings, folder, model, mixture, checkpoint)
     if engine.sharing is not None:
         share_attention(bare(model), engine.sharing)
