@@ -277,7 +277,7 @@ def test_the_plainest_set_up_that_fits_is_chosen():
     assert shared.recipe()["engine"] == {"name": "fsdp2", "context_parallel": shared.sharing}
     assert shared.memory.total <= 24e9
     assert chosen["1GB", 1].memory.total > 1e9
-    assert chosen["1GB", 1].name == "LoRA 16, chunked loss, offloaded"
+    assert chosen["1GB", 1].name == "LoRA 16 on NF4, chunked loss, offloaded"
     assert chosen["1GB", 1].recipe()["memory"] == {"checkpointing": True, "offload": "cpu"}
 
 

@@ -25,7 +25,7 @@ from ropewalk.search.request import Request
 from ropewalk.search.result import RungResult, TuneResult
 from ropewalk.search.rows import TASKS, Amounts, gather
 from ropewalk.search.sweep import Measured, at_factor, best_that_finds, candidates, finalists, sweep
-from ropewalk.search.writing import point_words, start_of, write_for_report
+from ropewalk.search.writing import point_words, provenance, start_of, write_for_report
 from ropewalk.units import parse_target
 
 SEARCHES = ("fit", "sweep", "zones", "cma", "evolution")
@@ -131,6 +131,7 @@ def _factors(target: str | int, ladder: Sequence[float] | None, original: int) -
 def _tuned(
     request: Request, run: Folder, reader: Reader, tokenizer: Any, settings: Settings, tell: OnTold
 ) -> TuneResult:
+    # Loading the model is not the search's time.
     began = time.monotonic()
     remarks: list[str] = []
     tell(Told("prepare", "reading text and making questions"))
@@ -181,15 +182,10 @@ def _tuned_zones(
     job: Job, facts: _Facts, kept: dict[str, Any] | None, settings: Settings, tell: OnTold
 ) -> TuneResult:
     """Zones beside the best single table, which stays in schedule.json for stock programs."""
-    from ropewalk.search.zone_fit import FILE, fit_zones
-
-    def resumed(family: Family) -> Progress | None:
-        if kept is not None and kept.get("stopped") == "the budget is used up":
-            kept["stopped"] = None
-        return None if kept is None else Progress.from_json(family, kept)
+    from ropewalk.search.zone_fit import FILE, INTERRUPTED, fit_zones
 
     tell(Told("sweep", "zones of several widths"))
-    found, progress = fit_zones(job, facts.request, settings, resumed, *_told(facts, tell))
+    found, progress = fit_zones(job, facts.request, settings, kept, *_told(facts, tell))
     facts.run.write_json(FILE, found.file.to_json())
     top = job.top
     rung = RungResult(
@@ -203,7 +199,11 @@ def _tuned_zones(
     )
     if found.kept_start:
         job.remarks.append(f"{found.start} is kept: {found.kept_start}")
-    return _written(job, facts, progress, [rung], complete=True)
+    complete = progress.stopped != INTERRUPTED
+    result = _written(job, facts, progress, [rung], complete=complete)
+    if not complete:
+        raise KeyboardInterrupt
+    return result
 
 
 def _told(facts: _Facts, tell: OnTold) -> tuple[Callable[[Point], None], Callable[[Progress], None]]:
@@ -331,34 +331,13 @@ def _finished(
     return _written(job, facts, progress, rungs, complete)
 
 
-def _fitted(job: Job, facts: _Facts, progress: Progress, top: RungResult) -> dict[str, Any]:
-    """What a schedule file says about where it comes from."""
-    request = facts.request
-    return {
-        "by": "ropewalk tune",
-        "model": request.model,
-        "search": request.search,
-        "start": top.start,
-        "kept_start": top.kept_start,
-        "text": facts.text,
-        "tasks": job.tasks,
-        "objective": request.objective.to_json(),
-        "seed": request.seed,
-        "steps": progress.state.step,
-        "best_step": progress.best_step,
-        "before": dict(top.before),
-        "after": dict(top.after),
-        "controls": dict(top.controls),
-    }
-
-
 def _written(
     job: Job, facts: _Facts, progress: Progress, rungs: list[RungResult], complete: bool
 ) -> TuneResult:
     from ropewalk.models.stretch import ladder_document
 
     request, run, top = facts.request, facts.run, rungs[-1]
-    fitted = _fitted(job, facts, progress, top)
+    fitted = provenance(job, request, facts.text, progress, top)
     run.write_json("schedule.json", top.schedule.to_json() | {"fitted": fitted})
     if len(rungs) > 1:
         family = None if any(rung.kept_start for rung in rungs) else progress.best.to_json()

@@ -3,18 +3,40 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from ropewalk.schedule import FrequencySchedule
 from ropewalk.search.folder import Folder
-from ropewalk.search.job import Rung
-from ropewalk.search.loop import Point
-from ropewalk.search.result import TuneResult
+from ropewalk.search.job import Job, Rung
+from ropewalk.search.loop import Point, Progress
+from ropewalk.search.request import Request
+from ropewalk.search.result import RungResult, TuneResult
 
 
 def start_of(rung: Rung) -> FrequencySchedule:
     """What a rung's search starts from, once the sweep has chosen it."""
     assert rung.start is not None
     return rung.start
+
+
+def provenance(job: Job, request: Request, text: str, progress: Progress, top: RungResult) -> dict[str, Any]:
+    """What a schedule file says about where it comes from."""
+    return {
+        "by": "ropewalk tune",
+        "model": request.model,
+        "search": request.search,
+        "start": top.start,
+        "kept_start": top.kept_start,
+        "text": text,
+        "tasks": job.tasks,
+        "objective": request.objective.to_json(),
+        "seed": request.seed,
+        "steps": progress.state.step,
+        "best_step": progress.best_step,
+        "before": dict(top.before),
+        "after": dict(top.after),
+        "controls": dict(top.controls),
+    }
 
 
 def write_for_report(start: FrequencySchedule, run: Folder, result: TuneResult) -> None:
