@@ -15,7 +15,7 @@ from ropewalk.attention.saving import folding
 from ropewalk.attention.temperature import attention_modules
 from ropewalk.attention.tempers import Temper, is_temper, own_text, parse_temper
 from ropewalk.errors import UsageError
-from ropewalk.evaluation.candidates.attended import named
+from ropewalk.evaluation.candidates.rows import named
 from ropewalk.models.facts import read_facts
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "generation"))
