@@ -13,7 +13,7 @@ from ropewalk.errors import RopewalkError, UsageError, renamed
 from ropewalk.evaluation.candidates.rows import Queue
 from ropewalk.evaluation.request import CompareRequest, make_request
 from ropewalk.evaluation.result import CompareResult
-from ropewalk.units import parse_target
+from ropewalk.units import doublings, parse_target
 
 if TYPE_CHECKING:
     from ropewalk.evaluation.candidates.candidate import Candidate
@@ -71,23 +71,12 @@ def compare(
         methods=methods,
         schedules=schedules,
         candidates=[candidate.name for candidate in candidates],
-        lengths=doubling(facts.original_length, length),
+        # The window, its doublings, the target.
+        lengths=doublings(facts.original_length, length),
         **settings,
     )
     _check(request)
     return _in_run(request, parts, Queue.of(request, facts, length, candidates), output, on_step)
-
-
-def doubling(original: int, target: int) -> list[int]:
-    """The window, its doublings, the target.
-
-    >>> doubling(512, 3000)
-    [512, 1024, 2048, 3000]
-    """
-    lengths = [min(original, target)]
-    while lengths[-1] * 2 < target:
-        lengths.append(lengths[-1] * 2)
-    return lengths if lengths[-1] == target else [*lengths, target]
 
 
 def _check(request: CompareRequest) -> None:
