@@ -3,6 +3,7 @@
     u = ln s / ln S                              how far up the ladder, S its highest factor
     m_i(s) = (1 - u) low_i + u top_i             both non-decreasing in i and never below 0, so every blend is
     attention factor = 1 + ln s * ((1 - u) cool + u heat)
+    logits of head h times exp(heads_h)          where temperatures of heads or layers are fitted too, at S alone
 
 At s = 1 that is the model itself, whatever the numbers: 1 ** -m = 1 and ln 1 = 0. With one rung, u is 1 throughout.
 Arithmetic on float64 numpy arrays; nothing here knows of a model.
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ METHOD = "tuned"
 HIGHEST = 1.5
 # Attention factors outside of these ruin a model long before a search could learn anything there.
 COLDEST, HOTTEST = -0.2, 0.5
+# No head's logits are multiplied or divided by more than e.
+FURTHEST = 1.0
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Family:
     top: FloatArray
     cool: float
     heat: float
+    heads: FloatArray = field(default_factory=lambda: np.zeros(0))
 
     @classmethod
     def through(cls, schedules: Sequence[FrequencySchedule]) -> Family:
@@ -76,7 +80,12 @@ class Family:
 
     def reading(self, factor: float) -> Any:
         """What a reader reads the model under at a factor."""
-        return self.schedule(factor)
+        made = self.schedule(factor)
+        return Tempered(made, self.heads) if self.heads.size else made
+
+    def with_heads(self, heads: FloatArray) -> Family:
+        """The same with other temperatures of heads, within bounds."""
+        return replace(self, heads=np.clip(heads, -FURTHEST, FURTHEST)) if heads.size else self
 
     def moved(self, low: FloatArray, top: FloatArray, cool: float, heat: float) -> Family:
         """The family with other numbers, brought back to where profiles are monotone and factors sane."""
@@ -96,6 +105,7 @@ class Family:
             "top": self.top.tolist(),
             "cool": self.cool,
             "heat": self.heat,
+            "heads": self.heads.tolist(),
         }
 
     @classmethod
@@ -108,7 +118,16 @@ class Family:
             np.asarray(document["top"], dtype=np.float64),
             float(document["cool"]),
             float(document["heat"]),
+            np.asarray(document.get("heads", []), dtype=np.float64),
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Tempered:
+    """A schedule with temperatures of heads or layers: what a reader reads a model under. `heads` are logarithms."""
+
+    schedule: FrequencySchedule
+    heads: FloatArray
 
 
 def tuned_schedule(

@@ -42,6 +42,7 @@ class Settings:
 
     learning_rate: float = 0.04
     heat_rate: float = 0.008
+    head_rate: float = 0.03
     final_share: float = 0.1
     temper: float = 0.02
     average: float = 0.8
@@ -64,7 +65,7 @@ class State:
     @classmethod
     def at(cls, family: Family) -> State:
         """The beginning."""
-        size = 2 * len(family.top) + 2
+        size = len(flat_of(family))
         return cls(family, family, first=np.zeros(size), second=np.zeros(size))
 
     def back_to(self, best: Family) -> State:
@@ -99,13 +100,14 @@ class State:
 
 def flat_of(family: Family) -> FloatArray:
     """A family's numbers as one vector, in the order of `Slope.flat`."""
-    return np.concatenate([family.low, family.top, [family.cool, family.heat]])
+    return np.concatenate([family.low, family.top, [family.cool, family.heat], family.heads])
 
 
 def with_flat(family: Family, values: FloatArray) -> Family:
     """The family with the numbers of a vector, made monotone."""
     count = len(family.top)
-    return family.moved(values[:count], values[count : 2 * count], float(values[-2]), float(values[-1]))
+    low, top, (cool, heat) = values[:count], values[count : 2 * count], values[2 * count : 2 * count + 2]
+    return family.moved(low, top, float(cool), float(heat)).with_heads(values[2 * count + 2 :])
 
 
 def advance(state: State, start: Family, slopes: Sequence[Slope], share: float, settings: Settings) -> State:
@@ -152,7 +154,8 @@ def _steps(family: Family, scaled: FloatArray, settings: Settings) -> FloatArray
     for values in (scaled[:count], scaled[count : 2 * count]):
         padded = np.concatenate([values[:1], values, values[-1:]])
         parts.append(rate * np.convolve(padded, SHARED, mode="valid"))
-    return np.concatenate([*parts, settings.heat_rate * scaled[-2:]])
+    heat, heads = scaled[2 * count : 2 * count + 2], scaled[2 * count + 2 :]
+    return np.concatenate([*parts, settings.heat_rate * heat, settings.head_rate * heads])
 
 
 def step_slope(

@@ -9,7 +9,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
@@ -24,7 +24,8 @@ from ropewalk.geometry import FloatArray
 from ropewalk.models.live.heads import decoder_of, logits_from, split_works
 from ropewalk.position_maps import Zones
 from ropewalk.schedule import FrequencySchedule
-from ropewalk.search.family import Family
+from ropewalk.search.family import Family, Tempered
+from ropewalk.search.heads import HeadLayout
 from ropewalk.search.objective import Terms, Weighed, terms_of
 from ropewalk.search.rotation import Rotation
 from ropewalk.search.zones import ZoneFamily
@@ -40,6 +41,7 @@ _TOKENS_AT_ONCE = {"cpu": 8192, "cuda": 65536}
 TAIL_SPAN = 256
 
 Read = TypeVar("Read")
+Reading = FrequencySchedule | Zones | Tempered
 
 
 class NonFiniteLossError(RopewalkError):
@@ -55,11 +57,12 @@ class Slope:
     top: FloatArray
     cool: float
     heat: float
+    heads: FloatArray = field(default_factory=lambda: np.zeros(0))
 
     @property
     def flat(self) -> FloatArray:
         """All derivatives as one vector."""
-        return np.concatenate([self.low, self.top, [self.cool, self.heat]])
+        return np.concatenate([self.low, self.top, [self.cool, self.heat], self.heads])
 
     def __add__(self, other: Slope) -> Slope:
         """Of the rows of both."""
@@ -69,6 +72,7 @@ class Slope:
             self.top + other.top,
             self.cool + other.cool,
             self.heat + other.heat,
+            self.heads + other.heads,
         )
 
 
@@ -79,9 +83,15 @@ class Reader:
     """
 
     def __init__(
-        self, model: Any, *, checkpointing: bool | None = None, processes: Processes | None = None
+        self,
+        model: Any,
+        *,
+        checkpointing: bool | None = None,
+        processes: Processes | None = None,
+        temperatures: str = "one",
     ) -> None:
         self.model = model
+        self.layout = None if temperatures == "one" else HeadLayout.of(model, temperatures)
         self.processes = processes or Processes()
         self.rotation = Rotation(model)
         self.device = model.get_input_embeddings().weight.device
@@ -121,9 +131,7 @@ class Reader:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def terms(
-        self, schedule: FrequencySchedule | Zones | None, rows: Sequence[Weighed], kept_first: int = 0
-    ) -> Terms:
+    def terms(self, schedule: Reading | None, rows: Sequence[Weighed], kept_first: int = 0) -> Terms:
         """What a schedule or zones (None: the model as it is) come to on rows."""
         losses, found = self.read(schedule, [item.row.ids for item in rows], kept_first, _answers(rows))
         return terms_of(rows, losses, found, self.original_length, self.tail)
@@ -131,7 +139,7 @@ class Reader:
     @torch.no_grad()
     def read(
         self,
-        schedule: FrequencySchedule | Zones | None,
+        schedule: Reading | None,
         rows: Sequence[Any],
         kept_first: int = 0,
         answers: Sequence[tuple[int, ...]] | None = None,
@@ -149,7 +157,7 @@ class Reader:
 
     def _read(
         self,
-        schedule: FrequencySchedule | Zones | None,
+        schedule: Reading | None,
         rows: Sequence[Any],
         kept_first: int,
         answers: Sequence[tuple[int, ...]] | None,
@@ -229,12 +237,18 @@ class Reader:
         return losses.double().cpu().numpy(), greedy.cpu().numpy()
 
     @contextlib.contextmanager
-    def _turned(self, schedule: FrequencySchedule | Zones | None, kept_first: int) -> Iterator[None]:
+    def _turned(self, schedule: Reading | None, kept_first: int) -> Iterator[None]:
         if schedule is None:
             yield
             return
         if isinstance(schedule, Zones):
             with applied(self.model, schedule):
+                yield
+            return
+        if isinstance(schedule, Tempered):
+            assert self.layout is not None
+            heads = torch.from_numpy(schedule.heads)
+            with self.layout.applied(self.model, heads), self._turned(schedule.schedule, kept_first):
                 yield
             return
         inv_freq = torch.tensor(schedule.inv_freq, dtype=torch.float64)
@@ -292,9 +306,16 @@ class Reader:
         heat = 1.0 + log * ((1 - share) * numbers["cool"] + share * numbers["heat"])
         inv_freq = torch.cat([turned, still])
         leaves = inv_freq.detach().requires_grad_(True), heat.detach().requires_grad_(True)
+        heads = torch.tensor(family.heads, dtype=torch.float64, requires_grad=True)
 
-        def under() -> AbstractContextManager[None]:
-            return self.rotation.turning(leaves[0], leaves[1].to(device=self.device, dtype=torch.float32))
+        @contextlib.contextmanager
+        def under() -> Iterator[None]:
+            with contextlib.ExitStack() as stack:
+                if self.layout is not None and family.heads.size:
+                    stack.enter_context(self.layout.applied(self.model, heads))
+                factor = leaves[1].to(device=self.device, dtype=torch.float32)
+                stack.enter_context(self.rotation.turning(leaves[0], factor))
+                yield
 
         total = self._backward(item, under)
         if leaves[0].grad is None or leaves[1].grad is None:
@@ -304,7 +325,8 @@ class Reader:
             )
         torch.autograd.backward([inv_freq, heat], [leaves[0].grad, leaves[1].grad])
         grads = {name: tensor.grad.numpy() for name, tensor in numbers.items()}
-        return Slope(total, grads["low"], grads["top"], float(grads["cool"]), float(grads["heat"]))
+        by_head = np.zeros(len(family.heads)) if heads.grad is None else heads.grad.numpy()
+        return Slope(total, grads["low"], grads["top"], float(grads["cool"]), float(grads["heat"]), by_head)
 
     def _backward(self, item: Weighed, under: Callable[[], AbstractContextManager[None]]) -> float:
         """One row's part of J; its gradient is added to whatever leaves the model is read under."""
