@@ -142,7 +142,7 @@ class Bench:
             return
         found.setdefault("seconds", time.monotonic() - began)
         found.setdefault("forward_equivalents", (self.reader.tokens - tokens) / self.length)
-        from ropewalk.search.family import Tempered
+        from ropewalk.search.heads import Tempered
 
         schedule, kept = found.pop("made", None), found.pop("kept_first", 0)
         if schedule is not None:

@@ -1,10 +1,11 @@
 """Zones and position maps beside single tables and the cropped control: text by position, pass keys, time.
 
-    python bench/study_zones.py MODEL --target 4096 --segments 5 [--only yarn,zones] [--keys 4] [--map FILE]
+    python bench/study_zones.py MODEL --segments 24 [--only yarn,zones] [--keys 4] [--tasks passkey,kv] [--map FILE]
 
-Two lines a candidate: mean loss between the edges 0, L/2, L, 2L, 4L, 6L, 8L of held-out text, the share of pass keys
-found at the target, seconds for the text; then the difference to cropping in each band (inside the window to the
-unmodified model) with its 95 % interval over the segments, paired.
+Two lines a candidate: mean loss between the edges 0, L/2, L, 2L, 4L, 6L, 8L of held-out text, the share of answers
+found at the target (8 windows unless --target says another) for each task, at three depths, seconds for the text; then
+the difference to cropping in each band (inside the window to the unmodified model) with its 95 % interval over the
+segments, paired.
 `--map` adds what `ropewalk tune --search zones` wrote.
 """
 
@@ -66,11 +67,13 @@ def candidates(model: Any, target: int) -> dict[str, Any]:
 
 
 def chosen(found: dict[str, Any], only: str) -> dict[str, Any]:
-    """Those whose name starts with one of the words of `only`; all where it is empty."""
+    """Those that the words of `only` name, or whose names begin with one that names none; all where it is empty."""
     words = [word.strip() for word in only.split(",") if word.strip()]
-    return {
-        name: enter for name, enter in found.items() if not words or any(name.startswith(w) for w in words)
-    }
+
+    def asked(name: str) -> bool:
+        return any(name == word or (word not in found and name.startswith(word)) for word in words)
+
+    return {name: enter for name, enter in found.items() if not words or asked(name)}
 
 
 def interval(differences: np.ndarray[Any, Any]) -> str:
@@ -80,12 +83,15 @@ def interval(differences: np.ndarray[Any, Any]) -> str:
     return f"{found.mean:+.3f}±{half:.3f}"
 
 
-def found_keys(engine: Engine, tokenizer: Any, length: int, samples: int) -> str:
-    """The share of pass keys found at a length, three depths."""
+def found_keys(engine: Engine, tokenizer: Any, length: int, tasks: list[str], samples: int) -> str:
+    """The share of answers found at a length, three depths, for each task."""
     if not samples:
         return "-"
-    rows = run_tasks(engine, tokenizer, tasks=["passkey"], lengths=[length], depths=3, samples=samples)
-    return f"{np.mean([row['accuracy'] for row in rows]):.2f}"
+    found = []
+    for task in tasks:
+        rows = run_tasks(engine, tokenizer, tasks=[task], lengths=[length], depths=3, samples=samples)
+        found.append(f"{np.mean([row['accuracy'] for row in rows]):.2f}")
+    return " ".join(found)
 
 
 def bands_of(losses: list[Any], edges: list[int]) -> np.ndarray[Any, Any]:
@@ -104,21 +110,23 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model")
-    parser.add_argument("--target", type=int, default=4096)
+    parser.add_argument("--target", type=int)
     parser.add_argument("--segments", type=int, default=5)
     parser.add_argument("--keys", type=int, default=4)
+    parser.add_argument("--tasks", default="passkey,needle,kv")
     parser.add_argument("--only", default="")
     parser.add_argument("--map", action="append", default=[])
     given = parser.parse_args()
     model, tokenizer = load_model(given.model), load_tokenizer(given.model)
     window = read_facts(model.config.to_dict()).original_length
-    segments = cut(held_out_documents(), tokenizer, given.target, limit=given.segments)
+    target, tasks = given.target or 8 * window, given.tasks.split(",")
+    segments = cut(held_out_documents(), tokenizer, target, limit=given.segments)
     edges = [
         edge
         for edge in (0, window // 2, window, 2 * window, 4 * window, 6 * window, 8 * window)
-        if edge < given.target
+        if edge < target
     ]
-    edges.append(given.target)
+    edges.append(target)
     engine = Engine(model)
 
     began = time.perf_counter()
@@ -135,10 +143,13 @@ def main() -> None:
         if rows is not control:
             print(" " * 29 + " ".join(interval(column) for column in (rows - control).T), flush=True)
 
-    print(f"{given.model}: {len(segments.items)} segments of {given.target}, edges {edges}", flush=True)
-    keys = found_keys(engine, tokenizer, window, given.keys)
+    print(
+        f"{given.model}: {len(segments.items)} segments of {target}, edges {edges}, tasks {given.tasks}",
+        flush=True,
+    )
+    keys = found_keys(engine, tokenizer, window, tasks, given.keys)
     told("unmodified, then cropped", control, began, f"{keys} inside the window")
-    found = chosen(candidates(model, given.target), given.only)
+    found = chosen(candidates(model, target), given.only)
     for path in given.map:
         found[path] = lambda path=path: applied(model, read_map(path).plan)
     for name, enter in found.items():
@@ -147,7 +158,7 @@ def main() -> None:
             began = time.perf_counter()
             losses = [engine.nll(item.ids)[0].numpy() for item in segments.items]
             spent = time.perf_counter()
-            keys = found_keys(engine, tokenizer, given.target, given.keys)
+            keys = found_keys(engine, tokenizer, target, tasks, given.keys)
             told(name, bands_of(losses, edges), began + time.perf_counter() - spent, keys)
 
 

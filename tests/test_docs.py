@@ -83,6 +83,13 @@ def _commands():
     return list(runpy.run_path(str(ROOT / "tools" / "commands_page.py"))["commands"]())
 
 
+def test_the_page_of_commands_is_the_command_line():
+    import runpy
+
+    page = runpy.run_path(str(ROOT / "tools" / "commands_page.py"))["page"]()
+    assert (ROOT / "docs" / "commands.md").read_text(encoding="utf-8") == page
+
+
 @pytest.mark.parametrize(("name", "command"), _commands(), ids=lambda value: str(value)[:24])
 def test_every_command_and_option_is_documented(name, command):
     """`tools/commands_page.py` writes the page."""

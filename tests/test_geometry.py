@@ -68,6 +68,13 @@ def test_bad_values_are_named(field, value, said):
     assert caught.value.hint
 
 
+def test_a_proportional_share_turns_at_least_one_pair():
+    assert RopeGeometry(64, 1e4, 512, partial_rotary_factor=2 / 64, proportional=True).num_rotating == 1
+    with pytest.raises(UsageError, match=r"partial_rotary_factor=0\.03 of head_dim=64") as caught:
+        RopeGeometry(64, 1e4, 512, partial_rotary_factor=0.03, proportional=True)
+    assert caught.value.hint == "it takes 0.03125 for the first"
+
+
 @pytest.mark.parametrize("factor", [0, -3, float("nan"), float("inf"), 0.5, "8", None, True, 1e9])
 def test_bad_factors_are_refused(factor):
     with pytest.raises(UsageError, match="factor="):

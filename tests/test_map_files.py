@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -27,6 +28,21 @@ def test_a_map_comes_back_as_it_was(name, tmp_path):
     assert found.to_json() == made.to_json()
     assert type(found.plan) is type(made.plan)
     assert (found.target_length, found.fitted) == (4096, {"by": "a test"})
+
+
+def test_the_numbers_of_heads_come_back_and_older_files_have_none(tmp_path):
+    path, heads = tmp_path / "map.json", np.arange(6.0).reshape(2, 3) / 7
+    plan = replace(map_for("zones", GEOMETRY, 4096), head_log_discount=heads, head_far_logits=heads + 1)
+    document = map_file(plan, GEOMETRY, 4096).to_json()
+    path.write_text(json.dumps(document))
+    found = read_map(path).plan
+    assert np.array_equal(found.head_log_discount, heads)
+    assert np.array_equal(found.head_far_logits, heads + 1)
+    for name in ("head_log_discount", "head_far_logits"):
+        del document["map"][name]
+    path.write_text(json.dumps(document))
+    old = read_map(path).plan
+    assert (old.head_log_discount, old.head_far_logits, old.near) == (None, None, 256)
 
 
 def test_a_table_given_is_kept_and_a_damaged_file_is_named(tmp_path):

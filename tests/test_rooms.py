@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "ropewalk"
 # Rooms of one row may import each other and every row above.
 ROWS = [
     {"_version", "errors", "units", "files", "manifests", "registry"},
-    {"geometry", "schedule", "notations"},
+    {"geometry", "schedule", "notations", "map_table"},
     {"methods", "temperature", "dynamic", "position_maps", "map_files"},
     {"analysis"},
     {"planning"},
@@ -24,10 +24,9 @@ ROWS = [
     {"text"},
     {"generation"},
     {"evaluation"},
-    {"hemp/text", "runtimes/fingerprint"},
+    {"runtimes/fingerprint"},
     {"training"},
     {"search"},
-    {"hemp/ship"},
     {"report"},
     {"cli", "__main__"},
 ]
@@ -41,30 +40,21 @@ NUMPY_ONLY = {
     "notations",
     "methods",
     "temperature",
+    "map_table",
     "position_maps",
     "map_files",
     "analysis",
     "planning",
 }
-HEMP_LIGHT = {"__init__", "files"}
 HEAVY = {"torch", "transformers", "accelerate", "pydantic", "peft"}
 
 
 def _room(path: Path) -> str:
     inside = path.relative_to(SOURCE)
-    if inside.parts[0] == "hemp" and inside.stem not in HEMP_LIGHT:
-        # Where the bundled model lies is known to all; how its training text is made stands on the rooms it trains for.
-        return "hemp/ship" if inside.stem == "ship" else "hemp/text"
     if inside.parts[0] == "runtimes" and inside.stem.startswith("fingerprint"):
         # What a server computes is asked over HTTP with evaluation's own client; what is written for it needs none.
         return "runtimes/fingerprint"
     return inside.parts[0] if len(inside.parts) > 1 else inside.stem
-
-
-def _imported_room(parts: list[str]) -> str:
-    if parts[1] == "hemp" and len(parts) > 2 and (SOURCE / "hemp" / f"{parts[2]}.py").exists():
-        return "hemp" if parts[2] in HEMP_LIGHT else "hemp/ship" if parts[2] == "ship" else "hemp/text"
-    return parts[1]
 
 
 def _imports(path: Path) -> set[str]:
@@ -87,7 +77,7 @@ def test_imports_point_one_way(path):
     for name in _imports(path):
         parts = name.split(".")
         if parts[0] == "ropewalk" and len(parts) > 1 and parts[1] in RANK:
-            imported = _imported_room(parts)
+            imported = parts[1]
             assert RANK[imported] <= RANK[room], f"{room} imports {imported}"
         if room in NUMPY_ONLY:
             assert parts[0] not in HEAVY, f"{room} imports {parts[0]}"
@@ -140,6 +130,19 @@ SUBROOMS = sorted({path.parent for path in FILES if len(path.relative_to(SOURCE)
 
 def test_no_modules_import_each_other():
     assert _circle(ARROWS) == []
+
+
+def test_no_rooms_import_each_other_not_even_inside_functions():
+    arrows: dict[str, set[str]] = {}
+    for path in FILES:
+        here = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+        there = {
+            parts[1]
+            for name in _imports(path)
+            if len(parts := name.split(".")) > 1 and parts[0] == "ropewalk"
+        }
+        arrows.setdefault(here, set()).update((there & RANK.keys()) - {here})
+    assert _circle(arrows) == []
 
 
 @pytest.mark.parametrize("room", sorted({path.relative_to(SOURCE).parts[0] for path in SUBROOMS}))

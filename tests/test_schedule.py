@@ -27,6 +27,13 @@ def test_target_length_and_factor_say_the_same():
     assert ropewalk.schedule("yarn", GEOMETRY, factor=8).target_length == 4096
 
 
+@pytest.mark.parametrize(("window", "target"), [(73, 28834929), (196470, 26647353), (761419, 30726255)])
+def test_a_long_target_comes_back_from_its_factor(window, target):
+    """target / window * window is a little more than the target in floating point: one token too many, rounded up."""
+    geometry = ropewalk.RopeGeometry(head_dim=64, rope_theta=1e4, original_length=window)
+    assert ropewalk.schedule("linear", geometry, target_length=target).target_length == target
+
+
 @pytest.mark.parametrize("given", [{}, {"factor": 8, "target_length": 4096}])
 def test_exactly_one_stretch_is_needed(given):
     with pytest.raises(UsageError, match="needs a stretch"):

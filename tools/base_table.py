@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ropewalk.analysis.base import scan_base_bound
 
-ROTARY_DIMS = (32, 64, 80, 96, 128, 192, 256)
+ROTARY_DIMS = (8, 16, 32, 64, 80, 96, 128, 192, 256)
 LENGTHS = tuple(1024 * 2**power for power in range(13))
 TARGET = Path(__file__).parents[1] / "src" / "ropewalk" / "analysis" / "base_table.py"
 HEAD = '''"""Base bounds of common heads and lengths, made by `tools/base_table.py`; do not edit by hand."""

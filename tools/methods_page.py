@@ -14,7 +14,8 @@ HEAD = """# The methods
 
 Made from the code by `tools/methods_page.py`; `ropewalk methods NAME` prints the same. Derivations are in
 [the formulas](formulas.md). "Written as" is what config.json holds; which program then computes it depends on the
-architecture: [runtimes](runtimes.md). Every method returns the model's own frequencies at factor 1.
+architecture: [runtimes](runtimes.md). Every method returns the model's own frequencies at factor 1, unless a
+parameter says how far to stretch (a base, a step, a power, given factors).
 
 """
 
@@ -28,7 +29,7 @@ def page() -> str:
         for known in found
     ]
     sections = [_section(known) for known in found]
-    return HEAD + "\n".join(rows) + "\n\n" + "\n".join(sections) + _temperatures()
+    return HEAD + "\n".join(rows) + "\n\n" + "\n".join(sections) + "\n" + _temperatures()
 
 
 def _marks(known: Method) -> str:

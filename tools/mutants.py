@@ -8,8 +8,8 @@
 What each room holds and which tests must notice stands in `mutant_rooms.py`. A mutant is one edit of one file: an
 operator exchanged (+ and -, * and /, < and <=, and, or, ==), a number changed, a condition turned, an `and` half
 dropped, a default or a returned value replaced, a call of min, max, floor or ceil exchanged. Docstrings, annotations,
-decorators, messages of errors and `to_json` are not mutated. Each mutant runs in a process of its own. One that the
-tests do not finish with within the limit is counted apart: neither noticed nor lived.
+decorators, messages of errors, assertions and `to_json` are not mutated. Each mutant runs in a process of its own.
+One that the tests do not finish with within the limit is counted apart: neither noticed nor lived.
 """
 
 from __future__ import annotations
@@ -23,12 +23,11 @@ import importlib.util
 import json
 import os
 import random
-import signal
 import sys
 import time
 import types
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 # Imported before the children are made, so that a mutant costs its tests alone.
@@ -36,14 +35,14 @@ import click  # noqa: F401
 import hypothesis
 import numpy  # noqa: F401
 import pydantic  # noqa: F401
-import pytest
 import rich.console  # noqa: F401
 import yaml  # noqa: F401
 from mutant_rooms import ROOMS, TORCH, Part
+from mutant_tests import SOURCE, Ordered, Seen, function_at, verdict_on, watched
 
 ROOT = Path(__file__).parents[1]
-SOURCE = ROOT / "src" / "ropewalk"
-_PRELOADED = "ignore::pytest.PytestAssertRewriteWarning"
+# Seconds of processor: how long tests may take without a mutant, and with one at the least.
+_PLAIN_LIMIT_S, _LEAST_LIMIT_S, _TIMES_PLAIN = 600.0, 20.0, 3.0
 # Tests that cost more than all the others together and see nothing that those do not.
 _DEAR = ("transformers_own", "table_holds_what", "recipe_is_one", "parity")
 # Mutants that change nothing anybody can see: their key, which outlives moved lines, and the reason.
@@ -76,20 +75,37 @@ class Mutant:
         return f"{self.file}: {self.before} -> {self.after} in: {self.text}"
 
 
-def mutants_of(room: str) -> Iterator[tuple[Mutant, ast.Module]]:
-    """Every mutant of a room with its tree."""
+# A mutant, the walking order of its node, and which of the ways that this node can change it is.
+Found = tuple[Mutant, tuple[int, int]]
+
+
+def mutants_of(room: str) -> Iterator[Found]:
+    """Every mutant of a room, with where it is made."""
     for name in (file for part in ROOMS[room] for file in part.files):
         source = (SOURCE / name).read_text(encoding="utf-8")
         tree, lines = ast.parse(source), source.splitlines()
-        for place in _places(tree):
-            for mutant, changed in _edits(room, name, tree, place):
-                yield replace(mutant, text=lines[mutant.line - 1].strip()), changed
+        nodes = list(ast.walk(tree))
+        for index in _places(nodes):
+            before = ast.unparse(nodes[index])
+            for number in range(_count(nodes[index])):
+                changed = copy.deepcopy(nodes[index])
+                _apply(changed, number)
+                after = ast.unparse(changed)
+                if after != before:
+                    line = getattr(changed, "lineno", 0)
+                    yield Mutant(room, name, line, before, after, lines[line - 1].strip()), (index, number)
 
 
-def _places(tree: ast.Module) -> list[int]:
+def changed_tree(file: str, index: int, number: int) -> ast.Module:
+    """The tree of a file with the node at `index` (in walking order) changed in its way of this number."""
+    tree = ast.parse((SOURCE / file).read_text(encoding="utf-8"))
+    _apply(list(ast.walk(tree))[index], number)
+    return ast.fix_missing_locations(tree)
+
+
+def _places(nodes: list[ast.AST]) -> list[int]:
     """Indices (in walking order) of the nodes that may change; text for people is left out."""
     skipped: set[int] = set()
-    nodes = list(ast.walk(tree))
     for node in nodes:
         hidden: list[ast.AST] = []
         if isinstance(node, ast.Raise) or (isinstance(node, ast.FunctionDef) and node.name == "to_json"):
@@ -103,23 +119,14 @@ def _places(tree: ast.Module) -> list[int]:
             hidden = [*node.decorator_list]
         elif isinstance(node, ast.JoinedStr | ast.ImportFrom | ast.Import):
             hidden = [node]
+        elif isinstance(node, ast.keyword) and node.arg == "strict":
+            # zip(..., strict=True) says what always holds, as an assert does.
+            hidden = [node]
+        elif isinstance(node, ast.Assert):
+            hidden = [node]
         for root in hidden:
             skipped |= {id(inner) for inner in ast.walk(root)}
     return [index for index, node in enumerate(nodes) if id(node) not in skipped]
-
-
-def _edits(room: str, name: str, tree: ast.Module, index: int) -> Iterator[tuple[Mutant, ast.Module]]:
-    nodes = list(ast.walk(tree))
-    node = nodes[index]
-    for number in range(_count(node)):
-        changed = copy.deepcopy(tree)
-        target = list(ast.walk(changed))[index]
-        line = getattr(target, "lineno", 0)
-        before = ast.unparse(target)
-        _apply(target, number)
-        after = ast.unparse(target)
-        if after != before:
-            yield Mutant(room, name, line, before, after), ast.fix_missing_locations(changed)
 
 
 def _count(node: ast.AST) -> int:
@@ -178,9 +185,6 @@ def _called(node: ast.Call) -> str:
     return function.id if isinstance(function, ast.Name) else getattr(function, "attr", "")
 
 
-Changed = tuple[Mutant, ast.Module]
-
-
 class _Mutated(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Gives one module its changed text; everything else is found as always."""
 
@@ -196,56 +200,14 @@ class _Mutated(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         exec(compile(self.tree, f"<mutant of {self.name}>", "exec"), module.__dict__)
 
 
-def verdict_on(
-    put: Callable[[], None],
-    limit_s: float,
-    *,
-    tests: Sequence[str],
-    plugins: Sequence[object] = (),
-) -> str:
-    """ "noticed", "lived" or "late": what the tests say, in a child that has imported nothing of ours yet.
-
-    `put` is called in the child and puts the mutant in place.
-    """
-    child = os.fork()
-    if child == 0:
-        os.setpgid(0, 0)
-        _run_tests(put, tests, plugins)
-    deadline = time.monotonic() + limit_s
-    while time.monotonic() < deadline:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return "lived" if os.waitstatus_to_exitcode(status) == 0 else "noticed"
-        time.sleep(0.02)
-    # With whatever processes the tests have started.
-    os.killpg(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return "late"
-
-
-def _run_tests(put: Callable[[], None], tests: Sequence[str], plugins: Sequence[object]) -> None:
-    """In the child: never returns."""
-    put()
-    silent = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silent, 1)
-    os.dup2(silent, 2)
-    words = ["-x", "-q", "-p", "no:cacheprovider", "-W", _PRELOADED]
-    try:
-        code = int(pytest.main([*words, *tests], plugins=list(plugins)))
-    except BaseException:
-        code = 1
-    os._exit(code)
-
-
 def putting(mutant: Mutant, tree: ast.Module) -> Callable[[], None]:
     """What puts a changed module before the one on disk, in this process alone."""
     name = "ropewalk." + mutant.file.removesuffix(".py").replace("/", ".")
     return lambda: sys.meta_path.insert(0, _Mutated(name, tree))
 
 
-def tests_of(room: str, file: str) -> list[str]:
-    """The words that tell pytest which tests must notice a mutant of a file."""
-    part = next(part for part in ROOMS[room] if file in part.files)
+def tests_of(part: Part) -> list[str]:
+    """The words that tell pytest which tests must notice a mutant of a part."""
     return ["-k", f"not ({' or '.join(_DEAR)})", *part.tests]
 
 
@@ -263,49 +225,54 @@ def quiet_settings() -> None:
     hypothesis.settings.load_profile("mutants")
 
 
-def _drawn(found: list[Changed], count: int | None, seed: int) -> list[Changed]:
+def _drawn(found: list[Found], count: int | None, seed: int) -> list[Found]:
     """So many of them, drawn by a seed, in their order."""
     if count is None or count >= len(found):
         return found
     return [found[place] for place in sorted(random.Random(seed).sample(range(len(found)), count))]
 
 
-def _try_room(room: str, chosen: list[Changed], limit_s: float) -> list[Mutant]:
+def _try_room(room: str, chosen: list[Found], limit_s: float | None, *, quick: bool) -> list[Mutant]:
     """Run a room's mutants, print those that lived or were late and the score; those that lived."""
     equivalent = (
         set(json.loads(EQUIVALENT_FILE.read_text(encoding="utf-8"))) if EQUIVALENT_FILE.exists() else set()
     )
-    concerned = {mutant.file for mutant, _ in chosen if mutant.key not in equivalent}
     began = time.monotonic()
-    for part in ROOMS[room]:
-        if concerned.intersection(part.files):
-            _check_plain(room, part, limit_s)
     told: dict[str, list[Mutant]] = {"noticed": [], "lived": [], "late": [], "equivalent": []}
-    for mutant, tree in chosen:
-        if mutant.key in equivalent:
-            told["equivalent"].append(mutant)
-            continue
-        word = verdict_on(putting(mutant, tree), limit_s, tests=tests_of(room, mutant.file))
-        told[word].append(mutant)
-        if word != "noticed":
-            print(f"{word:5}  {mutant.file}:{mutant.line}: {mutant.before} -> {mutant.after}", flush=True)
-    tried = len(chosen) - len(told["equivalent"])
+    for part in ROOMS[room]:
+        here = [found for found in chosen if found[0].file in part.files]
+        tried = [found for found in here if found[0].key not in equivalent]
+        told["equivalent"] += [mutant for mutant, _ in here if mutant.key in equivalent]
+        seen = _seen(room, part, limit_s) if tried else Seen()
+        for mutant, place in tried:
+            word = _verdict(mutant, changed_tree(mutant.file, *place), part, seen, limit_s, quick=quick)
+            told[word].append(mutant)
+            if word != "noticed":
+                print(f"{word:5}  {mutant.file}:{mutant.line}: {mutant.before} -> {mutant.after}", flush=True)
+    count = len(chosen) - len(told["equivalent"])
     print(
-        f"{room}: {len(told['noticed'])} of {tried} noticed ({100 * len(told['noticed']) / max(tried, 1):.1f} %), "
+        f"{room}: {len(told['noticed'])} of {count} noticed ({100 * len(told['noticed']) / max(count, 1):.1f} %), "
         f"{len(told['late'])} late, {len(told['equivalent'])} equivalent, {time.monotonic() - began:.0f} s",
         flush=True,
     )
     return told["lived"]
 
 
-def _check_plain(room: str, part: Part, limit_s: float) -> None:
-    whole = ast.parse((SOURCE / part.files[0]).read_text(encoding="utf-8"))
-    mutant = Mutant(room, part.files[0], 0, "", "")
-    word = verdict_on(putting(mutant, whole), limit_s, tests=tests_of(room, part.files[0]))
-    if word != "lived":
-        sys.exit(
-            f"{room}: without any mutant {' '.join(part.tests)} {'are late' if word == 'late' else 'fail'}"
-        )
+def _verdict(
+    mutant: Mutant, tree: ast.Module, part: Part, seen: Seen, limit_s: float | None, *, quick: bool
+) -> str:
+    place = function_at(mutant.file, tree, mutant.line)
+    limit_s = limit_s or max(_LEAST_LIMIT_S, _TIMES_PLAIN * seen.cpu_s)
+    order = Ordered(seen.order(place), only_seeing=quick)
+    return verdict_on(putting(mutant, tree), limit_s, tests=tests_of(part), plugins=[order])
+
+
+def _seen(room: str, part: Part, limit_s: float | None) -> Seen:
+    """What the tests of a part call, which must hold without any mutant."""
+    seen = watched(tests_of(part), limit_s or _PLAIN_LIMIT_S)
+    if seen is None:
+        sys.exit(f"{room}: without any mutant {' '.join(part.tests)} fail or are late")
+    return seen
 
 
 def main() -> None:
@@ -317,7 +284,16 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1.0, help="the share of the mutants to try")
     parser.add_argument("--count", type=int, help="try so many of a room, drawn by --seed")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--limit", type=float, default=120.0, help="seconds after which a mutant is late")
+    parser.add_argument(
+        "--limit",
+        type=float,
+        help="seconds of processor after which a mutant is late; default three times the tests without any",
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="ask only the tests that call the changed function: a mutant that others would notice counts as living",
+    )
     parser.add_argument("--write", type=Path, help="a JSON file for the survivors")
     parser.add_argument("--again", type=Path, help="only the mutants of such a file")
     given = parser.parse_args()
@@ -325,6 +301,7 @@ def main() -> None:
     rooms = given.room or list(ROOMS)
     if TORCH.intersection(rooms):
         # Imported before the children are made, so that a mutant costs its tests alone.
+        import accelerate  # noqa: F401
         import torch  # noqa: F401
         import transformers.models.llama.modeling_llama  # noqa: F401
     found = json.loads(given.again.read_text(encoding="utf-8")) if given.again else []
@@ -332,11 +309,11 @@ def main() -> None:
     lived: list[Mutant] = []
     for room in rooms:
         all_of_them = [
-            changed
-            for changed in mutants_of(room)
-            if (changed[0].key in again if given.again else _chosen(changed[0], given.share))
+            one
+            for one in mutants_of(room)
+            if (one[0].key in again if given.again else _chosen(one[0], given.share))
         ]
-        lived += _try_room(room, _drawn(all_of_them, given.count, given.seed), given.limit)
+        lived += _try_room(room, _drawn(all_of_them, given.count, given.seed), given.limit, quick=given.quick)
     if given.write:
         given.write.write_text(json.dumps([asdict(mutant) for mutant in lived], indent=1), encoding="utf-8")
 

@@ -21,7 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from mutants import SOURCE, quiet_settings, verdict_on
+from mutant_tests import SOURCE, verdict_on
+from mutants import quiet_settings
 
 LIST = Path(__file__).with_suffix(".toml")
 

@@ -116,7 +116,7 @@ def start(wanted: argparse.Namespace, name: str) -> subprocess.Popen[bytes]:
 
 def pack(output: Path, name: str) -> None:
     """The newest checkpoint as a folder that stock software loads; a model that is packed stays."""
-    from ropewalk.hemp.ship import ship
+    from ropewalk.training.hemp.ship import ship
     from ropewalk.training.state.checkpoint import list_checkpoints
 
     target = output / "models" / name

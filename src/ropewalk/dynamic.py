@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ropewalk.errors import UsageError
-from ropewalk.geometry import RopeGeometry
+from ropewalk.geometry import RopeGeometry, whole_tokens
 from ropewalk.methods import find_method, schedule
 from ropewalk.schedule import FrequencySchedule
 
@@ -58,10 +58,12 @@ class DynamicRule:
     def epoch_of(self, length: int) -> Epoch:
         """The epoch that serves a length while decoding: the smallest g**k with g**k * L >= length."""
         number, factor, first = 0, 1.0, 1
+        # For its check alone.
         self.factor_at(length)
         while self._reach(factor) < length:
             first = self._reach(factor) + 1
             number += 1
+            # A power, not a running product, whose roundings would move the ends of late epochs.
             factor = self.growth**number
         return Epoch(factor, first, self._reach(factor))
 
@@ -79,10 +81,12 @@ class DynamicRule:
         return self._scaled(self.epoch_of(length).factor)
 
     def _reach(self, factor: float) -> int:
-        return math.floor(factor * self.geometry.original_length + 1e-9)
+        return whole_tokens(factor * self.geometry.original_length, math.floor)
 
     def _scaled(self, factor: float) -> FrequencySchedule:
         if factor == 1.0:
+            # Not the method at factor 1: with parameters given it may act there, and inside the window
+            # nothing shall.
             return schedule("none", self.geometry, factor=1.0)
         return schedule(self.method, self.geometry, factor=factor, **self.parameters)
 

@@ -65,6 +65,7 @@ def near_miss(
     >>> near_miss("yarm", ["yarn", "linear"], otherwise="`ropewalk methods` lists them")
     'did you mean yarn?'
     """
+    # Only where something is wrong: this module loads with every command.
     import difflib
 
     spelled = {_plain_name(name): str(name) for name in known}

@@ -47,11 +47,13 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
+        # mkstemp opens a file for its owner alone.
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
         fsync_folder(path.parent)
     finally:
         with contextlib.suppress(OSError):
+            # After the rename nothing has this name any more; before it, it is half a file.
             os.unlink(temporary)
 
 
@@ -88,7 +90,9 @@ def whole_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
         raise _cannot_write(target, error) from error
     try:
         yield working
+        # mkdtemp, too, makes for the owner alone.
         os.chmod(working, 0o755)
+        # The content first: a name that survives a power cut must not stand over empty files.
         _fsync_tree(working)
         _swap_in(working, target, force)
         fsync_folder(target.parent)
@@ -118,6 +122,7 @@ def _swap_in(working: Path, target: Path, force: bool) -> None:
             _replace(working, target, aside)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
+        # Still there, another writer came in between: once more.
         if not working.exists():
             return
 
@@ -133,6 +138,7 @@ def _replace(working: Path, target: Path, aside: Path) -> None:
     except OSError as error:
         if error.errno in _TAKEN:
             return
+        # The old folder comes back before anybody hears of the failure.
         os.rename(aside / target.name, target)
         raise
 

@@ -6,6 +6,7 @@ Pairs are counted i = 0 .. half_dim-1 and theta_i = rope_theta ** (-2i/d) radian
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated, Any
@@ -68,6 +69,8 @@ class RopeGeometry:
                 f"partial_rotary_factor={share:g} is not a share",
                 hint="it lies in (0, 1]; 1 rotates the whole head",
             )
+        # The values as checked, past the frozen door: 4096.0 is 4096 from here on, numpy's numbers are
+        # Python's.
         for name, value in (
             ("head_dim", head_dim),
             ("rope_theta", rope_theta),
@@ -82,10 +85,16 @@ class RopeGeometry:
                 "even number",
                 hint="rotation works on pairs of dimensions: correct head_dim or partial_rotary_factor",
             )
+        if not self.num_rotating:
+            raise UsageError(
+                f"partial_rotary_factor={share:g} of head_dim={head_dim} leaves no pair that rotates",
+                hint=f"it takes {2 / head_dim:g} for the first",
+            )
 
     @property
     def rotary_dim(self) -> int:
         """Dimensions of a head that carry a frequency, zero ones of a proportional tail included."""
+        # Cut off, not rounded, as transformers does: the odd numbers that come of it are refused above.
         return self.head_dim if self.proportional else int(self.head_dim * self.partial_rotary_factor)
 
     @property
@@ -98,6 +107,7 @@ class RopeGeometry:
         """Pairs that really turn: `half_dim` less a proportional tail."""
         if not self.proportional:
             return self.half_dim
+        # In this order, as transformers: the product first, then the floor.
         return int(self.partial_rotary_factor * self.head_dim // 2)
 
     @cached_property
@@ -110,6 +120,7 @@ class RopeGeometry:
         """A vector over the rotating pairs with the zero tail of a proportional geometry added; read-only."""
         full = np.zeros(self.half_dim, dtype=np.float64)
         full[: self.num_rotating] = rotating
+        # Every schedule of this geometry refers to the one array: a write would reach them all.
         full.setflags(write=False)
         return full
 
@@ -187,6 +198,17 @@ def _real(name: str, value: object) -> float:
     if not math.isfinite(number):
         raise UsageError(f"{name}={number} is not finite", hint=f"give {name} as a finite number")
     return number
+
+
+def whole_tokens(tokens: float, rounded: Callable[[float], int]) -> int:
+    """A product of a factor and a length as tokens, `rounded` up or down unless it is whole but for its rounding.
+
+    >>> whole_tokens(1048576000 / 28 * 28, math.ceil), whole_tokens(10.2, math.ceil)
+    (1048576000, 11)
+    """
+    nearest = round(tokens)
+    # The fixed part is for powers of a growth, the other for windows so long that one rounding is more than that.
+    return nearest if abs(tokens - nearest) <= max(1e-9, 4 * math.ulp(tokens)) else rounded(tokens)
 
 
 def check_factor(factor: object) -> float:

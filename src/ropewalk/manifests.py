@@ -26,6 +26,7 @@ def entries_of(
     files: dict[str, Any] = {}
     for parent, folders, names in os.walk(folder):
         here = Path(parent)
+        # In place: os.walk goes down by this very list, below as well.
         folders.sort()
         nested = here != folder and manifest in names
         for name in [manifest] if nested else sorted(names):
@@ -55,9 +56,11 @@ def check_entry(folder: Path, name: str, expected: Any, *, what: str, hint: str)
         raise DamagedError(f"the manifest of {what} has no size and hash for {name!r}", hint=hint)
     if not path.is_file():
         raise DamagedError(f"{what} has lost {name}", hint=hint)
+    # The name lies inside; a link of that name may still lead to any file of this machine.
     if not path.resolve().is_relative_to(folder.resolve()):
         raise DamagedError(f"{path} is a link that leaves the folder of {what}", hint=hint)
     size = path.stat().st_size
+    # Before the hash: a file that was cut short is told at once, gigabytes take minutes to hash.
     if size != expected["bytes"]:
         raise DamagedError(f"{path} has {size} bytes, the manifest says {expected['bytes']}", hint=hint)
     if sha256_of(path) != expected["sha256"]:

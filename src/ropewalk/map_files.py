@@ -32,6 +32,7 @@ _KINDS: dict[str, type[PositionMap] | type[DualChunk]] = {
     "leaky-rerope": ReRoPE,
     "dual-chunk": DualChunk,
 }
+_HEADS = ("head_log_discount", "head_far_logits")
 # Distances and frequencies that are tried for the nearest table.
 _DISTANCES, _STEPS = 512, 97
 
@@ -96,9 +97,15 @@ def read_map(path: str | Path) -> MapFile:
 
 def _plan(document: Mapping[str, Any]) -> PositionMap | DualChunk:
     kind = _KINDS[document["name"]]
-    given = {item.name: document[item.name] for item in fields(kind)}
-    if "far_inv_freq" in given:
-        given["far_inv_freq"] = np.asarray(given["far_inv_freq"], dtype=np.float64)
+    # Numbers of single heads came later than the format: a file without them means none.
+    given = {
+        item.name: document[item.name]
+        for item in fields(kind)
+        if item.name in document or item.name not in _HEADS
+    }
+    for name in ("far_inv_freq", *_HEADS):
+        if given.get(name) is not None:
+            given[name] = np.asarray(given[name], dtype=np.float64)
     if "groups" in given:
         given["groups"] = tuple(given["groups"])
     return kind(**given)

@@ -34,6 +34,7 @@ def theta_from_factor(rope_theta: float, rotary_dim: int, factor: float) -> floa
 
 def factor_from_step(rotary_dim: int, step: float) -> float:
     """The factor of a per-step lambda."""
+    # d/2 - 1 steps lead from the first pair to the last, which the factor interpolates whole.
     return float(step ** (rotary_dim / (2 * exact_exponent(rotary_dim))))
 
 

@@ -88,12 +88,14 @@ class Plan:
         fitting = [
             length
             for power in range(7, 25)
-            if inference_memory(self.shape, length := 1 << power).total() <= self.memory_bytes
+            if inference_memory(self.shape, length := 1 << power, dtype=self.inference.dtype).total()
+            <= self.memory_bytes
         ]
         return max(fitting, default=0)
 
     def to_json(self) -> dict[str, Any]:
         """The `plan --json` document."""
+        # No base up to 1e12: JSON has no word for infinity.
         bound = self.base_bound if math.isfinite(self.base_bound) else None
         return {
             "model": self.source,
@@ -131,6 +133,7 @@ class Plan:
         """A fine-tuning recipe to begin with: a doubling curriculum to the target, short samples mixed in."""
         target, original = self.target_length, self.facts.original_length
         lengths = [original * 2**step for step in range(1, 32) if original * 2**step < target] + [target]
+        # 400 steps in all, as YaRN, shared out over the lengths.
         steps = max(1, 400 // len(lengths))
         # A model that stays as it is trains under its own frequencies.
         rope = {} if self.advice.keep else {"rope": self._rope()}
@@ -142,6 +145,7 @@ class Plan:
             **rope,
             "data": {"sources": [{"name": "text", "kind": "corpus"}]},
             "stages": [{"length": length, "steps": steps, "mix": {original: 0.25}} for length in lengths],
+            # The step of the small budget, so that the cost printed is that of this recipe.
             "tokens_per_step": max(1 << 18, target),
             "micro_batch_tokens": target,
         }
@@ -169,9 +173,9 @@ def plan(
     """The options, memory and cost of taking a model to `target` (tokens, `32k` or `8x`).
 
     `memory` is that of one device (`24GB`), `gpus` how many train together. Reads config.json and, where weights lie
-    beside it, the sizes in their headers. A configuration with findings of the gravest kind is refused, since every
-    figure would rest on it, unless `despite_errors`. `exact_bound` scans for the base bound, which takes long for
-    long targets, instead of reading it off a table.
+    beside it, the sizes in their headers. `dtype` is the type that weights and cache are held in. A configuration with
+    findings of the gravest kind is refused, since every figure would rest on it, unless `despite_errors`.
+    `exact_bound` scans for the base bound, which takes long for long targets, instead of reading it off a table.
     """
     looked = inspect(source)
     facts = looked.facts

@@ -25,6 +25,7 @@ import numpy as np
 
 from ropewalk.errors import UsageError, near_miss
 from ropewalk.geometry import FloatArray, RopeGeometry
+from ropewalk.map_table import MAPS
 from ropewalk.methods import schedule as make_schedule
 from ropewalk.schedule import FrequencySchedule
 
@@ -79,8 +80,11 @@ class PositionMap:
 
     def offset(self, positions_T: FloatArray) -> FloatArray:
         """What is added to the far logits of queries at these positions, in nats."""
-        growth = np.log(np.maximum((positions_T + 1) / self.original_length, 1.0))
-        return np.asarray(float(self.discount) - self.log_discount * growth)
+        return np.asarray(float(self.discount) - self.log_discount * self.growth(positions_T))
+
+    def growth(self, positions_T: FloatArray) -> FloatArray:
+        """ln((p + 1) / original_length), 0 inside the window."""
+        return np.asarray(np.log(np.maximum((positions_T + 1) / self.original_length, 1.0)))
 
     def to_json(self) -> dict[str, Any]:
         """What identifies the map in a result."""
@@ -97,11 +101,16 @@ class Zones(PositionMap):
     The far angle is near * theta + (d - near) * theta'. `far_factor` is the factor of `far_method`, whose frequencies
     are `far_inv_freq`. A query inside the original window has no far zone: all that it sees is at distances that
     training showed, so a text that fits the window costs nothing, whatever follows it.
+
+    `head_log_discount` and `head_far_logits` (layers, heads), where they are given, stand for `log_discount` and
+    `far_logits` with a number for each head: those that look things up need the far zone whole, others only lose by it.
     """
 
     far_inv_freq: FloatArray | None = None
     far_method: str = ""
     far_factor: float = 1.0
+    head_log_discount: FloatArray | None = None
+    head_far_logits: FloatArray | None = None
 
     name = "zones"
 
@@ -209,70 +218,6 @@ class DualChunk:
     def to_json(self) -> dict[str, Any]:
         """What identifies the map in a result."""
         return {"name": self.name, "chunk": self.chunk, "limit": self.limit}
-
-
-@dataclass(frozen=True)
-class MapInfo:
-    """What `ropewalk methods` says about a map. `parameters` are those that `map_for` takes, with their defaults."""
-
-    name: str
-    summary: str
-    paper: str | None
-    parameters: Mapping[str, Any]
-
-    @property
-    def kind(self) -> str:
-        """What kind of candidate it is in a comparison."""
-        return "zones" if self.name == "zones" else "position-map"
-
-    def to_json(self) -> dict[str, Any]:
-        """For `methods --json`."""
-        return {
-            "name": self.name,
-            "kind": self.kind,
-            "summary": self.summary,
-            "paper": self.paper,
-            "parameters": dict(self.parameters),
-        }
-
-
-_SHARED = {"near": "half the window", "discount": 0.0, "log_discount": 0.0, "far_logits": 1.0}
-MAPS: dict[str, MapInfo] = {
-    item.name: item
-    for item in (
-        MapInfo(
-            "zones",
-            "true distances up to near, beyond it any schedule, continuous where they meet",
-            None,
-            _SHARED | {"discount": "log", "far_method": "linear"},
-        ),
-        MapInfo(
-            "self-extend",
-            "true distances up to near, beyond it positions in groups of one size",
-            "arXiv:2401.01325",
-            _SHARED | {"group": "what reaches the target"},
-        ),
-        MapInfo(
-            "dpe",
-            "self-extend with a group size for each band of pairs",
-            "arXiv:2504.18857",
-            _SHARED | {"groups": "1 for the fast pairs, up to what reaches the target for the slow ones"},
-        ),
-        MapInfo("rerope", "distances stop growing at near", "https://kexue.fm/archives/9708", dict(_SHARED)),
-        MapInfo(
-            "leaky-rerope",
-            "distances grow by 1/slowdown beyond near",
-            "https://kexue.fm/archives/9708",
-            _SHARED | {"slowdown": "what reaches the target"},
-        ),
-        MapInfo(
-            "dual-chunk",
-            "positions by chunks: inside, to the chunk before, to all earlier ones",
-            "arXiv:2402.17463",
-            {"chunk": "three quarters of the window"},
-        ),
-    )
-}
 
 
 def map_for(

@@ -93,6 +93,7 @@ class Registry(Mapping[str, Thing], Generic[Thing]):
         for entry in () if self.group is None else metadata.entry_points(group=self.group):
             try:
                 entry.load()
+            # A refusal of ours (a name taken twice) says more than that the plug-in does not load.
             except RopewalkError:
                 raise
             except Exception as error:

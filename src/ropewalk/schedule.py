@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from ropewalk.errors import RopewalkError, UsageError, one_line
-from ropewalk.geometry import FloatArray, PerPair, RopeGeometry, check_factor
+from ropewalk.geometry import FloatArray, PerPair, RopeGeometry, check_factor, whole_tokens
 
 FORMAT = "ropewalk-schedule/1"
 
 
+# eq=False: arrays have no single answer to ==, so that equality goes by the document below.
 @dataclass(frozen=True, eq=False)
 class FrequencySchedule:
     """New frequencies for a geometry, with the attention factor that goes with them.
@@ -49,6 +50,7 @@ class FrequencySchedule:
         object.__setattr__(self, "attention_factor", attention)
 
     def _checked(self, name: str, values: object) -> FloatArray:
+        # A copy: what the caller does with its own array afterwards is no change of a schedule.
         array = np.array(values, dtype=np.float64)
         if array.shape != (self.geometry.half_dim,):
             raise UsageError(
@@ -64,8 +66,8 @@ class FrequencySchedule:
 
     @property
     def target_length(self) -> int:
-        """Tokens that the schedule is nominally for: factor * original_length."""
-        return math.ceil(self.factor * self.geometry.original_length - 1e-9)
+        """Tokens that the schedule is nominally for: factor * original_length, rounded up."""
+        return whole_tokens(self.factor * self.geometry.original_length, math.ceil)
 
     @property
     def stretch(self) -> PerPair:
@@ -75,6 +77,7 @@ class FrequencySchedule:
     @property
     def profile(self) -> PerPair:
         """The stretch profile m with theta'_i = theta_i * factor ** -m_i; all zero at factor 1."""
+        # ln 1 = 0 is no unit to measure a stretch in.
         if self.factor == 1.0:
             return np.zeros_like(self.inv_freq)
         with np.errstate(divide="ignore"):
@@ -94,6 +97,7 @@ class FrequencySchedule:
     @property
     def is_identity(self) -> bool:
         """True when applying the schedule changes nothing at all."""
+        # By bits: an identity is not applied at all, and what is only close to one must be.
         same = np.array_equal(self.inv_freq, self.geometry.inv_freq)
         same_short = self.short_inv_freq is None or np.array_equal(
             self.short_inv_freq, self.geometry.inv_freq
@@ -154,11 +158,13 @@ class FrequencySchedule:
         return self.to_json() == other.to_json()
 
     def __hash__(self) -> int:
+        # Less than __eq__ compares: parameters may hold lists, which have no hash.
         return hash((self.method, self.geometry, self.factor, self.attention_factor, self.inv_freq.tobytes()))
 
 
 def _ratio(base: FloatArray, new: FloatArray) -> FloatArray:
     ratio = np.ones_like(base)
+    # A tail that never turned is left alone (1); a pair that a method stops is stretched without end.
     moving = base > 0
     with np.errstate(divide="ignore"):
         ratio[moving] = base[moving] / new[moving]

@@ -38,6 +38,7 @@ def log_n(position: ArrayLike, original_length: int) -> PerPosition:
         raise UsageError(
             f"original_length={original_length} has no logarithm to divide by", hint="use 2 or more"
         )
+    # Position p sees p + 1 keys, itself among them.
     return np.maximum(1.0, np.log(_positions(position) + 1.0) / math.log(original_length))
 
 
@@ -85,6 +86,7 @@ def scale_invariant(position: ArrayLike, *, tau: float = 10.0) -> Affine:
     ([1.0], [0.0])
     """
     _positive("tau", tau)
+    # Written out as published; the + 1/2 that remains makes the scale 1 at distance 0.
     squared = 2.0 * (np.log(_positions(position) / tau + 1.0) - 0.5 + 1.0)
     return Affine(scale=np.sqrt(squared), shift=1.0 - squared)
 

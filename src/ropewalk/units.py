@@ -7,6 +7,7 @@ import re
 
 from ropewalk.errors import UsageError
 
+# ASCII: otherwise \d takes the digits of every script, which int() reads and few people can.
 _LENGTH = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kKmM]?)\s*$", re.ASCII)
 _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kKmMgGtT]?)(i?)[bB]?\s*$", re.ASCII)
 _LENGTH_UNIT = {"": 1, "k": 1024, "m": 1024**2}
@@ -72,6 +73,7 @@ def parse_target(text: str | int, original_length: int) -> int:
             multiple = float(written[:-1])
         except ValueError:
             multiple = math.nan
+        # Turned round, so that NaN is refused as well.
         if not multiple > 0:
             raise UsageError(
                 f"target {written[:60]!r} is not a multiple", hint="write 8x, or a length such as 32k"

@@ -145,15 +145,19 @@ def test_names():
 
 
 def test_the_plan_counts_what_the_caches_hold():
-    model, ids = model_of("llama", max_position_embeddings=512), some_tokens(64 * 4 + 127)
+    model = model_of("llama", max_position_embeddings=512, num_hidden_layers=3)
+    ids = some_tokens(64 * 4 + 127)
     shape = shape_of(read_facts(model.config.to_dict()))
     told = kept_bytes(shape, len(ids), dtype="float32", stream_window=100)
     with torch.inference_mode():
-        for name in ("q8", "q4", "q2", "sinks:4+96"):
-            cache = parse_kind(name).make(model)
+        for name in ("q8", "q4", "q2", "sinks:4+96", "static"):
+            cache = parse_kind(name).make(model, len(ids))
             for first in range(0, len(ids), 32):
                 model(input_ids=torch.tensor([ids[first : first + 32]]), past_key_values=cache)
             held = cache_bytes(cache)
             # A group has 64 numbers in the plan; a head of 8 channels has groups of 8 among the values.
-            extra = 0 if name.startswith("sinks") else 2 * 2 * 4 * 64 * (8 // 8 - 8 / 64) * 2 * 4
+            # A static layer counts its tokens in a number of eight bytes.
+            extra = {"static": 3 * 8, "sinks:4+96": 0}.get(name, 3 * 2 * 4 * 64 * (8 // 8 - 8 / 64) * 2 * 4)
             assert held == pytest.approx(told[name] + extra, rel=1e-6), name
+    full = 3 * len(ids) * 2 * shape.num_kv_heads * shape.head_dim * 4
+    assert (told["full"], told["offloaded"], told["kvpress:NAME:0.5"]) == (full, full * 2 // 3, full // 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -106,6 +107,42 @@ def test_two_zones_are_the_matrix_by_definition(name, first):
     wanted = _plain(query, *repeated, angle, offset, plan.far_logits, NEAR, exact)
     found = route_for(plan, ROTATION)(_call(query, key, value, first))[0].transpose(0, 1).numpy()
     assert np.allclose(found, wanted[:, first:], atol=2e-5)
+
+
+@pytest.mark.parametrize("first", [0, 7, 45])
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_head_has_its_own_discount_and_temperature(first, padded):
+    plan, angle = CASES["zones"]
+    discounts, scales = (
+        np.array([[9.0] * 4, [0.0, 1.0, 2.5, -0.5]]),
+        np.array([[9.0] * 4, [1.0, 0.7, 1.3, 1.1]]),
+    )
+    plan = replace(
+        plan, head_log_discount=discounts, head_far_logits=scales, log_discount=5.0, far_logits=5.0
+    )
+    query, key, value = _states(46)
+    repeated = np.repeat(key, 2, axis=0), np.repeat(value, 2, axis=0)
+    wanted = np.concatenate(
+        [
+            _plain(
+                query[[head]],
+                *(item[[head]] for item in repeated),
+                angle,
+                lambda p, head=head: -discounts[1, head] * math.log(max((p + 1) / WINDOW, 1)),
+                scales[1, head],
+                NEAR,
+                WINDOW,
+            )
+            for head in range(4)
+        ]
+    )
+    mask = torch.ones(46 - first, 46, dtype=torch.bool).tril(first)[None, None] if padded else None
+    call = replace(_call(query, key, value, first, mask), module=SimpleNamespace(training=False, layer_idx=1))
+    found = route_for(plan, ROTATION)(call)[0].transpose(0, 1).numpy()
+    assert np.allclose(found, wanted[:, first:], atol=2e-5)
+    few = replace(plan, head_log_discount=discounts[:1], head_far_logits=scales[:1])
+    with pytest.raises(UsageError, match="1 layers of 4 heads on layer 1 of 4 heads"):
+        route_for(few, ROTATION)(call)
 
 
 @pytest.mark.parametrize("first", [0, 5, 30, 45])

@@ -279,6 +279,45 @@ def test_runs_show_names_the_page_of_this_run(here: Path, cli: Callable[..., Any
     assert Path(path).samefile(here / f"{name} run")
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_every_line_of_the_demo_is_what_it_does(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The tour with each stop's work left out: what would have run, beside what is printed, in a narrow terminal."""
+    from types import SimpleNamespace
+
+    from ropewalk.cli import compare_view, demo
+    from ropewalk.evaluation import compare as compare_module
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "40")
+    ran: list[list[str]] = []
+    compared: list[dict[str, Any]] = []
+    row = SimpleNamespace(
+        file=None, method="yarn", variant="fitted betas", parameters={"beta_fast": 8.0}, factor=8.0
+    )
+    verdict = SimpleNamespace(recommended="yarn, fitted betas", model_dump=lambda mode: {})
+    result = SimpleNamespace(target_length=4096, verdict=verdict, row=lambda name: row)
+    monkeypatch.setattr(program, "main", lambda args, **options: ran.append(list(args)))
+    monkeypatch.setattr(compare_view, "show", lambda *given, **options: None)
+    monkeypatch.setattr(
+        compare_module, "compare", lambda model, **given: compared.append({"model": model} | given) or result
+    )
+    demo.Tour(Path(name), "8x", 3, True).run()
+    offered = [line for line in lines_in(capsys.readouterr().out) if "PATH_OR_HUB_ID" not in line]
+    assert [words_of(line)[0] for line in offered] == ["inspect", "compare", "extend", "verify", "report"]
+    assert [words_of(line) for line in offered if words_of(line)[0] != "compare"] == ran
+    values = [parsed(line) for line in offered]
+    # What stands in the line is what was compared.
+    [given] = compared
+    assert {key: str(values[1][key]) for key in (*demo.CHOSEN, "seed", "model", "target")} == {
+        key: str(given[key]) for key in (*demo.CHOSEN, "seed", "model", "target")
+    }
+    assert Path(values[1]["output"]) == given["output"] == Path(name) / "compare"
+    assert Path(values[3]["checkpoint"]) == Path(values[2]["output"]) == Path(name) / "hemp-extended"
+    assert [Path(run) for run in values[4]["runs"]] == [Path(name) / "compare"]
+
+
 def test_a_line_that_the_parser_refuses_is_noticed() -> None:
     """The measure itself: these are refused."""
     for line in ("ropewalk plan", "ropewalk verify -model", "ropewalk compare my model --target 4k"):

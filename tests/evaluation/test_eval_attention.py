@@ -17,6 +17,7 @@ from ropewalk.evaluation.candidates.attended import mapped
 from ropewalk.evaluation.compare import compare
 from ropewalk.evaluation.evaluate import evaluate
 from ropewalk.evaluation.forward.engine import Engine
+from ropewalk.evaluation.local import Local
 from ropewalk.map_files import map_file, nearest_table
 from ropewalk.models.facts import read_facts
 from ropewalk.models.load import load_model, load_tokenizer
@@ -121,6 +122,11 @@ def test_temperatures_beside_the_models_own(made: tuple[Path, Path]) -> None:
     assert abs(rows["log-n"][64]["against_full"]) < 1e-6 < abs(rows["constant:1.2"][64]["against_full"])
     with pytest.raises(UsageError, match="temperature 'warm' is unknown"):
         evaluate(folder, temperatures="warm", **given)
+    # A difference, whose interval stands around it on both sides of zero.
+    three = evaluate(folder, temperatures="constant:0.1", **(given | {"max_segments": 3}))
+    brought = three.temperatures[0]["loss"][-1]
+    assert brought["ci"][0] < 0 < brought["ci"][1]
+    assert sum(brought["ci"]) / 2 == pytest.approx(brought["against_full"], abs=1e-9)
 
 
 def test_caches_beside_the_full_one(made: tuple[Path, Path]) -> None:
@@ -140,3 +146,22 @@ def test_caches_beside_the_full_one(made: tuple[Path, Path]) -> None:
     assert abs(rows["sinks:4+60"][128]["against_full"]) > 1e-3
     with pytest.raises(UsageError, match="cache 'q5' is unknown"):
         evaluate(folder, lengths=[128], tasks="ppl", text=str(text), cache="q5")
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"temperatures": "warm"}, "temperature 'warm' is unknown"),
+        ({"cache": "q8,full-of-holes"}, "full-of-holes"),
+        ({"health": True, "tasks": "passkey"}, "health is measured on text"),
+    ],
+)
+def test_what_is_measured_last_is_refused_before_anything_is_read(
+    made: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, asked: dict[str, object], said: str
+) -> None:
+    read: list[object] = []
+    monkeypatch.setattr(Local, "measure", lambda self, candidate, **how: read.append(candidate))
+    given = {"lengths": [256], "tasks": "ppl", "text": str(made[1]), "max_segments": 1} | asked
+    with pytest.raises(UsageError, match=said):
+        evaluate(made[0], **given)
+    assert read == []

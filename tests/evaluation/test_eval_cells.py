@@ -80,6 +80,13 @@ def test_damage_is_named(tmp_path: Path) -> None:
     (tmp_path / "cells" / "scores-0.jsonl").write_text("{]\n")
     with pytest.raises(DamagedError, match="no score"):
         cells.scores()
+    for line in (b"5\n", b"\xff\n", b'["a"]\n'):
+        (tmp_path / "cells" / "scores-0.jsonl").write_bytes(line)
+        with pytest.raises(DamagedError, match="no score"):
+            cells.scores()
+    (tmp_path / "cells" / "settings.json").write_text("[1]")
+    with pytest.raises(DamagedError, match=r"settings\.json is damaged"):
+        cells.bind({"seed": 0})
 
 
 def test_without_a_run_nothing_is_kept() -> None:

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import math
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,8 +22,8 @@ from ropewalk.evaluation.candidates.candidate import Candidate
 from ropewalk.evaluation.compare import Step, compare
 from ropewalk.evaluation.evaluate import evaluate
 from ropewalk.evaluation.request import CompareRequest, EvalRequest
-from ropewalk.hemp.tokenizer import VOCAB_SIZE, write_tokenizer
 from ropewalk.runs import open_run
+from ropewalk.training.hemp.tokenizer import VOCAB_SIZE, write_tokenizer
 
 WINDOW, TARGET = 64, 320
 TEXT = "".join(
@@ -474,6 +475,18 @@ def test_wrong_usage_names_the_way_out(
     outcome = cli("compare", folder, *words, "-o", tmp_path / "run")
     assert outcome.code == 2
     assert part in outcome.complaint
+
+
+def test_rows_whose_cells_would_have_one_name_are_refused(result, folder: Path, tmp_path: Path) -> None:
+    """`fit.1` and `fit-1` are different names and one file name: the second would be given the first's figures."""
+    for name, row in (("fit.1.json", "linear"), ("fit-1.json", "yarn")):
+        shutil.copy(Path(result.run) / "parts" / f"{row}.json", tmp_path / name)
+    files = [tmp_path / "fit.1.json", tmp_path / "fit-1.json"]
+    with pytest.raises(UsageError, match=r"kept under one name: fit-1, fit\.1"):
+        compare(folder, target=TARGET, methods="none", schedules=files, output=tmp_path / "run")
+    names = [Candidate(name).slug for name in ("模型", "図", "yarn x2")]
+    assert len(set(names)) == 3
+    assert all(re.fullmatch("[a-z0-9-]+", name) for name in names)
 
 
 def test_short_text_is_refused_with_the_numbers(cli, folder: Path, tmp_path: Path) -> None:

@@ -403,3 +403,8 @@ def test_bars() -> None:
     assert bars([0.0, 0.5, 1.0], 0.0, 1.0) == ["▁▄█"]
     assert bars([0.0, 1.0], 0.0, 1.0, height=2) == [" █", "▁█"]
     assert bars([1.0, 1.0], 1.0, 1.0) == ["▁▁"]
+
+
+def test_a_gain_that_is_counted_as_none_has_no_interval_that_runs_backwards() -> None:
+    found = comparison({"row": Reader(inside=1.0, far=1.0, keys=1.0, noise=0.001)}).verdict.fine_tuning
+    assert (found.loss_gain, found.loss_gain_ci) == (0.0, [0.0, 0.0])

@@ -154,6 +154,8 @@ def test_tokens_of_another_vocabulary_are_refused() -> None:
     engine = Engine(tiny())
     with pytest.raises(RopewalkError, match=f"token id 999 is outside the vocabulary of {WORDS}"):
         engine.nll([1, 2, 999])
+    with pytest.raises(RopewalkError, match="token id -1 is outside"):
+        engine.nll([3, -1, 2])
     with pytest.raises(UsageError, match="nothing to score"):
         engine.nll([1, 2, 3], start=3)
 

@@ -289,3 +289,15 @@ def test_far_repeats_are_found_by_the_text_alone() -> None:
         "length": len(ids), "tokens": 1, "loss": 1.0, "perplexity": 0.0, "cropped_loss": 5.0,
         "helped": pytest.approx(1 / (len(ids) - 30)), "hurt": 0.0,
     }  # fmt: skip
+
+
+def test_windows_that_do_not_overlap_leave_a_last_token_out() -> None:
+    """129 tokens in windows of 64 leave one, which has nothing before it to be read with."""
+    assert [(one.begin, one.end, one.first) for one in plan_windows(129, 64, 64)] == [
+        (0, 64, 1),
+        (64, 128, 64),
+    ]
+    assert [(one.begin, one.end) for one in plan_windows(130, 64, 64)] == [(0, 64), (64, 128), (128, 130)]
+    losses = windows_loss(Engine(tiny()), text_ids(129)[0], plan_windows(129, 64, 64))
+    # The first token of a window is not scored either.
+    assert np.flatnonzero(np.isnan(losses)).tolist() == [0, 64, 128]

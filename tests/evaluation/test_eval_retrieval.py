@@ -12,13 +12,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from retrieval_models import ByteTokenizer, CopyModel, UniformModel
+from retrieval_models import ByteTokenizer, CopyModel, UniformModel, byte_level_tokenizer
 from transformers import Lfm2Config, Lfm2ForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from ropewalk.errors import DamagedError, RopewalkError, UsageError
 from ropewalk.evaluation.forward.engine import Engine
 from ropewalk.evaluation.retrieval.grid import Node, common_prefix, tree_of
-from ropewalk.evaluation.retrieval.run import Asking, plan_tasks, run_plan, run_tasks
+from ropewalk.evaluation.retrieval.run import (
+    Asking,
+    cropped_prompt,
+    plan_tasks,
+    run_cropped,
+    run_plan,
+    run_tasks,
+)
 from ropewalk.evaluation.retrieval.scores import SampleScore, by_length, generated, rows_of, wilson
 
 TOKENIZER = ByteTokenizer()
@@ -372,6 +379,37 @@ def test_dynamic_models_read_each_length_by_its_own_rule() -> None:
     ]
     for one, other in zip(together, apart, strict=True):
         assert one["logprob"] == pytest.approx(other["logprob"], abs=1e-4)
+
+
+def test_a_cropped_prompt_of_a_dynamic_model_is_read_inside_its_window() -> None:
+    """Held by a plain forward over 256 tokens: the room kept free behind the answer must not turn the rotation."""
+    torch.manual_seed(0)
+    rope = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4, "original_max_position_embeddings": 256}
+    config = LlamaConfig(
+        vocab_size=256, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=256, rope_parameters=rope, initializer_range=0.2,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).eval()
+    plan = plan_tasks(TOKENIZER, Asking(tasks=["passkey"], lengths=[600], depths=1, samples=1))
+    [[sample]], [found] = plan.groups, run_cropped(model, TOKENIZER, plan, 256)
+    whole = torch.tensor([[*sample.prompt_ids.tolist(), *sample.answer_ids][-256:]])
+    with torch.inference_mode():
+        said = model(input_ids=whole, use_cache=False).logits[0, :-1].log_softmax(-1)
+    answer = len(sample.answer_ids)
+    wanted = said[-answer:].gather(-1, whole[0, -answer:, None]).sum()
+    assert found.logprob == pytest.approx(float(wanted), abs=1e-4)
+
+
+def test_a_cropped_chat_prompt_is_still_a_message() -> None:
+    tokenizer = byte_level_tokenizer()
+    plan = plan_tasks(tokenizer, Asking(tasks=["passkey"], lengths=[500], depths=1, samples=1))
+    [[sample]] = plan.groups
+    assert plan.style == "chat"
+    found, whole = cropped_prompt(sample, 128).tolist(), sample.prompt_ids.tolist()
+    opening = tokenizer.convert_tokens_to_ids(["<s>", "<|user|>"])
+    assert len(found) + len(sample.answer_ids) == 128
+    assert found == [*opening, *whole[-(128 - len(sample.answer_ids) - 2) :]]
+    assert cropped_prompt(sample, 500).tolist() == whole
 
 
 def test_random_seeds_are_not_python_hashes() -> None:

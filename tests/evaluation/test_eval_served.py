@@ -316,6 +316,9 @@ def test_a_proxy_is_not_asked_for_this_machine(monkeypatch: pytest.MonkeyPatch) 
         "http://user:pw@host/v1",
         "http://host/v1?key=1",
         "http://h:x/v1",
+        "http://[::1/v1",
+        "http://host/modèle/v1",
+        f"http://{'a' * 70}.com/v1",
     ],
 )
 def test_addresses_that_cannot_work_are_refused(url: str) -> None:
@@ -333,6 +336,9 @@ def test_the_model_is_found_or_must_be_named() -> None:
         connect(url)
     assert "one, two" in caught.value.hint
     with serving(Behaviour(models=())) as url, pytest.raises(UsageError, match="lists 0 models"):
+        connect(url)
+    strange = Behaviour(misbehave=lambda handler, number: handler.reply(200, {"data": 5}) or True)
+    with serving(strange) as url, pytest.raises(UsageError, match="lists 0 models"):
         connect(url)
 
 
@@ -401,3 +407,16 @@ def test_parallel_work_is_all_done_and_the_first_failure_is_raised_last() -> Non
         got.extend(in_parallel(fails, list(range(50)), 4))
     assert 3 not in got
     assert len(got) < 20
+
+
+def test_a_window_that_is_too_short_for_the_loss_is_told_from_a_text_that_is() -> None:
+    text = "The river runs past the old mill and down to the sea. " * 60
+    with serving(Behaviour(prompt_logprobs="echo", refuse_past=900)) as url:
+        server = connect(url, tries=1)
+        way = find_way(server)
+        assert way is not None
+        with pytest.raises(EndpointError, match=r"loss at 2000 tokens: .*maximum context length") as caught:
+            document_losses(server, way, [Document("a", text)], 2000)
+        assert "shorter --lengths" in str(caught.value.hint)
+        with pytest.raises(RopewalkError, match="has 800 tokens on this server"):
+            document_losses(server, way, [Document("a", text[:300])], 800)

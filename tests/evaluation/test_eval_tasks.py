@@ -32,6 +32,7 @@ from ropewalk.evaluation.tasks import (
     make_groups,
     text_sample,
 )
+from ropewalk.evaluation.tasks.haystack import Filler
 from ropewalk.evaluation.tasks.qa import read_questions
 from ropewalk.evaluation.tasks.registry import PACKED
 from ropewalk.evaluation.tasks.values import FORMS
@@ -375,6 +376,10 @@ def test_question_files_are_read_and_their_faults_named(tmp_path: Path) -> None:
     file.write_text(good[0])
     with pytest.raises(RopewalkError, match="fewer than two different documents"):
         read_questions(file)
+    # A byte-order mark, and line separators inside strings, as other programs write them.
+    strange = '{"question": "Who?", "answer": "Ada", "document": "Ada\u2028did it."}'
+    file.write_text(f"\ufeff{strange}\r\n{good[1]}", encoding="utf-8")
+    assert [row.document for row in read_questions(file)] == ["Ada did it.", "It was in 1843."]
     file.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(RopewalkError, match="not UTF-8"):
         read_questions(file)
@@ -406,3 +411,29 @@ def test_even_depths_run_from_start_to_end() -> None:
     assert even_depths(3) == (0.0, 0.5, 1.0)
     with pytest.raises(UsageError):
         even_depths(0)
+
+
+def test_no_question_is_asked_twice_before_every_one_was_asked() -> None:
+    rows = tuple(Question(f"q{n}", (f"a{n}",), f"document {n}") for n in range(6))
+    encoder = ByteEncoder()
+    asked = {}
+    for seed in (0, 1):
+        setting = Setting(encoder, completion_frame(encoder), seed=seed, questions=rows)
+        asked[seed] = [KINDS["qa"](setting, index).row.question for index in range(12)]
+        assert sorted(asked[seed][:6]) == sorted(asked[seed][6:]) == [f"q{n}" for n in range(6)]
+    assert asked[0] != asked[1]
+
+
+def test_a_sample_of_a_group_asks_which() -> None:
+    with pytest.raises(UsageError, match="'ruler' is a group of tasks") as caught:
+        text_sample("ruler", random.Random(0), budget=900)
+    assert "niah_single_1" in str(caught.value.hint)
+
+
+def test_a_filler_that_runs_out_inside_the_last_words_says_so() -> None:
+    """A sample that is shorter than its length would be a false figure."""
+    filler = Filler(iter(["four", "five!"]), ByteEncoder(), source="my.txt")
+    assert filler.whole_sentences(9) == 2
+    assert filler.cut(1, 5).tolist() == list(b"five!")
+    with pytest.raises(RopewalkError, match=r"my\.txt: 9 tokens in all, this length needs 10"):
+        filler.cut(1, 6)

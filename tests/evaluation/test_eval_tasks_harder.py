@@ -13,6 +13,7 @@ from retrieval_models import ByteTokenizer, UniformModel
 from ropewalk.evaluation.retrieval.run import Asking, plan_tasks, run_tasks
 from ropewalk.evaluation.retrieval.scores import forced_choice, generated, rows_of
 from ropewalk.evaluation.tasks import (
+    KINDS,
     ByteEncoder,
     Sample,
     Setting,
@@ -239,6 +240,15 @@ def test_the_last_room_named_is_not_the_answer() -> None:
     found = samples_of("state", 3000, 60)
     lasts = [re.findall(r"went to the (\w+)", sample.content)[-1] for sample in found]
     assert sum(last == sample.answer_text.strip() for last, sample in zip(lasts, found, strict=True)) < 15
+
+
+def test_the_wrong_rooms_are_the_same_at_every_length() -> None:
+    """Whatever is drawn is drawn once for a sample: lengths are compared pairwise."""
+    encoder = ByteEncoder()
+    task = KINDS["state"](Setting(encoder, completion_frame(encoder), num_choices=4), 0)
+    choices = [[one.text for one in task.samples(length, [0.5])[0].choices] for length in (1200, 2400, 3600)]
+    assert choices[0] == choices[1] == choices[2]
+    assert len(choices[0]) == 3
 
 
 def test_an_evaluation_takes_the_whole_group() -> None:

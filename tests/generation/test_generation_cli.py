@@ -68,11 +68,31 @@ def test_ctrl_c_leaves_what_was_written(cli, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Writing, "__iter__", cut)
-    done = cli("generate", "hemp", "import os\nimport sys\n", "--max-new-tokens", "50", "--ignore-end")
+    words = ("generate", "hemp", "import os\nimport sys\n", "--max-new-tokens", "50", "--ignore-end")
+    done = cli(*words)
     assert done.code == 130
     assert done.out.endswith("\n")
     assert done.out.strip()
     assert "ended by interrupted" in done.err
+    assert "interrupted: what was written stays" in done.err
+    told = cli(*words, "--json")
+    assert told.code == told.json["exit_code"] == 130
+    assert (told.json["text"].strip(), told.json["ended"]) == (done.out.strip(), "interrupted")
+    assert told.json["error"]["hint"] == "what was written stays"
+
+
+def test_ctrl_c_ends_a_stream_and_leaves_what_was_written(cli, monkeypatch):
+    def cut(*asked):
+        yield from ("one", " two\n")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ropewalk.generation.stream.converse", cut)
+    done = cli("generate", "hemp", "x", "--stream")
+    assert (done.code, done.out) == (130, "one two\n")
+    assert "4 sinks and a window of 508" in done.err
+    assert "interrupted: what was written stays" in done.err
+    told = cli("generate", "hemp", "x", "--stream", "--json")
+    assert (told.code, told.json["text"], told.json["exit_code"]) == (130, "one two\n", 130)
 
 
 def test_a_reader_that_goes_away_is_no_traceback():

@@ -98,6 +98,22 @@ def test_the_price_in_tokens(length, price):
     assert price == length + sum(epoch.first_length - 1 for epoch in rule.epochs(length)[1:])
 
 
+@pytest.mark.parametrize(("growth", "most"), [(2.0, 3.0), (4.0, 7 / 3), (6.0, 2.2), (8.0, 15 / 7)])
+def test_no_length_costs_more_than_its_growth_allows(growth, most):
+    """n + L (1 + g + ... + g**(k - 1)) tokens in epoch k: below 1 + g / (g - 1) times n everywhere, and close to it
+    just after a late climb; at growth 2 twice n at most where an epoch ends."""
+    rule = ropewalk.dynamic("linear", ropewalk.RopeGeometry(16, 1e4, 32), growth=growth)
+    epochs = rule.epochs(32 * int(growth) ** 5)
+    read, worst = 0, 0.0
+    for number, epoch in enumerate(epochs):
+        assert read == sum(32 * growth**place for place in range(number))
+        worst = max(worst, (read + epoch.first_length) / epoch.first_length)
+        if growth == 2.0:
+            assert read + epoch.last_length <= 2 * epoch.last_length
+        read += epoch.last_length
+    assert most - 0.11 < worst <= most
+
+
 def test_a_prompt_starts_in_its_own_epoch_and_pays_nothing_for_those_before():
     model = model_of("llama")
     done = generate(model, some_tokens(100), max_new_tokens=10, dynamic=True, method="ntk")

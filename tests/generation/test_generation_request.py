@@ -111,6 +111,9 @@ def test_a_ladder_file_gives_its_rungs(tmp_path):
     assert [ladder.rung_for(tokens).factor for tokens in (1, 32, 33, 96, 97)] == [1.0, 1.0, 3.0, 3.0, 6.0]
     done = generate(model, some_tokens(90), max_new_tokens=4, schedule=path)
     assert (done.factor, done.ladder) == (3.0, str(path))
+    with pytest.raises(UsageError, match="193 tokens are more than the widest window here, 192") as refusal:
+        ladder.rung_for(193)
+    assert refusal.value.hint.endswith("give a file that was made for a longer target")
     with pytest.raises(UsageError, match="another geometry"):
         generate(model_of("llama", max_position_embeddings=64), [5], schedule=path)
 
@@ -140,13 +143,22 @@ def test_sampling_depends_on_the_seed_of_the_row_alone():
     [
         ({"max_new_tokens": 0}, "writes nothing"),
         ({"max_new_tokens": None}, "needs to know where it ends"),
-        ({"max_new_tokens": None, "dynamic": True}, "end token"),
+        ({"max_new_tokens": None, "dynamic": True}, "nor its tokenizer has an end token, so nothing"),
+        (
+            {"max_new_tokens": None, "dynamic": True, "stop_at_end": False},
+            "end tokens are ignored and there is no limit: nothing",
+        ),
         ({"cheap": True}, "a way of dynamic"),
         ({"temperature": -1.0}, "temperature=-1.0"),
         ({"top_p": 0.0}, "top_p=0.0"),
         ({"method": "yarm"}, "yarm"),
         ({"chunk": 0}, "chunk=0"),
         ({"max_tokens": 5}, "no setting 'max_tokens'"),
+        ({"max_factor": 0.5}, "max_factor=0.5 leaves no window"),
+        ({"max_factor": float("nan")}, "max_factor=nan leaves no window"),
+        ({"max_factor": float("inf")}, "max_factor=inf leaves no window"),
+        ({"growth": 1.0, "method": "zones"}, "growth=1 lets no epoch end"),
+        ({"growth": float("nan"), "method": "self-extend"}, "growth=nan lets no epoch end"),
         ({"max_factor": 2.0, "max_new_tokens": 64}, "65 tokens are more than the widest window here, 64"),
     ],
 )

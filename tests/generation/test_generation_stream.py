@@ -124,6 +124,7 @@ def test_the_command(cli, monkeypatch):
     assert (document["text"], document["window"]) == ("", 64)
     assert document["loss"] < 2
     assert cli("generate", "hemp", "--stream", "--dynamic").code == 2
+    assert cli("generate", "hemp", "--stream", "-p", "beta_fast=16").code == 2
 
 
 def test_wrong_numbers_are_refused():

@@ -106,6 +106,7 @@ def test_dynamic_is_told_apart_from_a_schedule():
         ("yarn", {"beta_slow": 0}, "not positive"),
         ("yarn", {"beta_slow": 1e-320}, "no numbers of rotations"),
         ("by-parts", {"beta": 1e300}, "no numbers of rotations"),
+        ("by-parts", {"beta": 10**400}, "it takes number"),
         ("yarn", {"ramp": "spiral"}, "index, rotations"),
         ("yarn", {"truncate": 1}, "flag"),
         ("yarn", {"attention_factor": -1}, "attention_factor"),

@@ -107,3 +107,11 @@ def test_su_reaches_the_factor_at_the_last_pair():
         geometry.inv_freq * np.exp(-a * (np.arange(32) + 1) ** 0.625), rel=1e-12
     )
     assert made.stretch[-1] == pytest.approx(8)
+
+
+@pytest.mark.parametrize(("factor", "apart"), [(8.0, 2.30), (32.0, 3.96)])
+def test_the_code_s_ramp_and_the_paper_s_in_llama_2_s_window(factor, apart):
+    geometry = ropewalk.RopeGeometry(head_dim=128, rope_theta=1e4, original_length=4096)
+    made = [ropewalk.schedule("yarn", geometry, factor=factor, ramp=ramp) for ramp in ("index", "rotations")]
+    ratio = made[0].inv_freq / made[1].inv_freq
+    assert max(ratio.max(), (1 / ratio).max()) == pytest.approx(apart, abs=0.01)

@@ -196,6 +196,32 @@ def test_longrope_by_its_lists():
     assert ropewalk.schedule("longrope", ropewalk.RopeGeometry(8, 1e4, 1), factor=4).attention_factor == 1.0
 
 
+def test_resonance_rounds_both_sets_of_a_method_that_has_two():
+    geometry = ropewalk.RopeGeometry(8, 1e4, 64)
+    made = ropewalk.schedule(
+        "resonance", geometry, factor=4, inner="longrope", long_factors=[1.0, 2.0, 3.0, 4.0]
+    )
+    assert (2 * np.pi / made.inv_freq).round(9).tolist() == [6.0, 126.0, 1885.0, 25133.0]
+    assert (2 * np.pi / made.short_inv_freq).round(9).tolist() == [6.0, 63.0, 628.0, 6283.0]
+
+
+def test_cope_stops_the_last_pair_alone_however_slow_the_others_are():
+    geometry = ropewalk.RopeGeometry(8, 1e32, 64)
+    assert (ropewalk.schedule("cope", geometry, factor=4, share=0.4).inv_freq > 0).tolist() == [
+        True,
+        True,
+        True,
+        False,
+    ]
+
+
+def test_a_proportional_model_keeps_its_own_share_and_the_schedule_says_which():
+    geometry = ropewalk.RopeGeometry(16, 1e4, 64, partial_rotary_factor=0.5, proportional=True)
+    made = ropewalk.schedule("proportional", geometry, factor=4, share=0.25)
+    assert made.stretch[: geometry.num_rotating] == pytest.approx([4.0] * 4)
+    assert made.parameters == {"share": 0.5}
+
+
 def test_resonance_rounds_wavelengths():
     for d, b, L, s in FIXED:
         made = ropewalk.schedule("resonance", ropewalk.RopeGeometry(d, b, L), factor=s)

@@ -37,6 +37,23 @@ def test_a_plain_model():
     assert facts.layers.full_rope == tuple(range(32))
 
 
+@pytest.mark.parametrize(
+    ("given", "heads"),
+    [
+        ({"num_kv_heads": 71, "multi_query": True}, 1),
+        ({}, 1),
+        ({"multi_query": False}, 71),
+        ({"num_kv_heads": 8, "new_decoder_architecture": True}, 8),
+    ],
+)
+def test_falcon_has_one_key_head_where_its_class_has_one(given, heads):
+    config = {
+        "model_type": "falcon", "hidden_size": 4544, "num_attention_heads": 71, "num_hidden_layers": 2,
+        "vocab_size": 65024, "max_position_embeddings": 2048, "alibi": False,
+    }  # fmt: skip
+    assert read_facts(config | given).num_kv_heads == heads
+
+
 def test_a_scaled_model_keeps_its_original_geometry():
     facts = read_facts(example("llama-3.1-8b"))
     assert facts.original_length == 8192
@@ -144,6 +161,8 @@ def test_every_spelling_of_the_same_scaling(change):
         ({"model_type": "falcon", "hidden_size": 64, "num_attention_heads": 4, "head_dim": 99}, 16, 8),
         ({"model_type": "my-own", "rotary_pct": 0.5, "hidden_size": 64, "num_attention_heads": 4,
           "num_hidden_layers": 2, "max_position_embeddings": 99}, 8, 4),
+        ({"model_type": "my-own", "rotary_dim": 12, "head_dim": 32, "hidden_size": 64, "num_attention_heads": 4,
+          "num_hidden_layers": 2, "max_position_embeddings": 99}, 12, 6),
     ],
 )  # fmt: skip
 def test_which_dimensions_rotate(config, rotary_dim, half_dim):
@@ -168,6 +187,19 @@ def test_a_proportional_entry_has_a_zero_tail():
         ({"model_type": "gpt_oss", "num_hidden_layers": 4}, 2, 0, 2),
         ({"model_type": "mistral", "num_hidden_layers": 4}, 0, 0, 4),
         ({"model_type": "mistral", "num_hidden_layers": 4, "sliding_window": None}, 4, 0, 0),
+        (LLAMA | {"model_type": "my-own", "num_hidden_layers": 4, "sliding_window": 99}, 0, 0, 4),
+        (
+            LLAMA
+            | {
+                "model_type": "my-own",
+                "num_hidden_layers": 4,
+                "sliding_window": 99,
+                "use_sliding_window": False,
+            },
+            4,
+            0,
+            0,
+        ),
         ({"model_type": "qwen3_next", "num_hidden_layers": 8}, 2, 0, 0),
         ({"model_type": "gemma3_text", "num_hidden_layers": 8, "sliding_window_pattern": 2}, 4, 0, 4),
         (
@@ -274,10 +306,10 @@ def test_layer_types_without_rotation_are_left_out():
 
 
 def test_the_table_names_its_version():
-    from ropewalk.models.structure.table import known_types, row_of, transformers_version
+    from ropewalk.models.structure.table import row_of, rows, transformers_version
 
     assert transformers_version()[0] == "5"
-    assert len(known_types()) > 300
+    assert len(rows()) > 300
     assert row_of(["llama"]) is None
     assert row_of("llama")["theta"] == 10000.0
 

@@ -461,3 +461,23 @@ def test_models_that_reach_far_without_rotation_are_told_apart():
 def test_softmax_scale_of_mla_is_told():
     config = json.loads((EXAMPLES / "deepseek-v3.json").read_text())
     assert "softmax-scaled" in {finding.id for finding in find(config)}
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "said"),
+    [
+        (
+            {"max_position_embeddings": "1048576"},
+            "number-as-text",
+            "write max_position_embeddings without quotes, 1048576;",
+        ),
+        (
+            {"rope_theta": None, "rope_parameters": {"rope_type": "default", "rope_theta": 1234567.5}},
+            "base-null",
+            "write 1234567.5,",
+        ),
+    ],
+)
+def test_a_value_to_write_is_given_in_full(change, name, said):
+    finding = next(finding for finding in find(LLAMA | change) if finding.id == name)
+    assert finding.fix.startswith(said)

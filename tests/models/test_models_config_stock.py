@@ -311,3 +311,35 @@ def test_a_repaired_configuration_computes_what_it_means(name):
         inv_freq, scale = ROPE_INIT_FUNCTIONS[rope.rope_type](config, **layer)
         np.testing.assert_allclose(inv_freq.double().numpy(), rope.schedule.inv_freq, rtol=1e-5, atol=1e-25)
         assert scale == pytest.approx(rope.schedule.attention_factor, rel=1e-6)
+
+
+@pytest.mark.parametrize("model_type", ["beam", "mimo_v2_flash", "laguna"])
+@pytest.mark.parametrize("key", ["rope_parameters", "rope_scaling"])
+def test_one_entry_for_all_layers_is_mended_into_what_stock_code_builds(model_type, key):
+    """beam's full layers never rotate and are named all the same; mimo's share stands in its class alone."""
+    from ropewalk.models.defects.repair import repaired_config
+    from ropewalk.models.live.built import disagreement
+
+    mended = repaired_config({"model_type": model_type, key: {"rope_type": "linear", "factor": 4.0}})
+    assert read_facts(mended).rope.factor == 4.0
+    assert disagreement(mended, read_facts(mended)) is None
+
+
+def test_a_layer_type_that_never_rotates_is_named_in_what_is_written():
+    from ropewalk.models.live.built import disagreement
+    from ropewalk.models.writing.carrier import config_with
+
+    config = {"model_type": "beam"}
+    made = ropewalk.schedule("linear", ropewalk.read_geometry(config), factor=4.0)
+    written = config_with(config, made, layers="all")
+    assert written["rope_parameters"]["full_attention"] is None
+    assert disagreement(written, read_facts(written)) is None
+
+
+def test_a_share_that_a_class_sets_whatever_the_entry_says():
+    from ropewalk.models.live.built import disagreement
+
+    config = {"model_type": "dots3_note_text", "rope_scaling": {"rope_type": "linear", "factor": 4.0}}
+    facts = read_facts(config)
+    assert (facts.geometry.head_dim, facts.geometry.rotary_dim) == (256, 64)
+    assert disagreement(config, facts) is None

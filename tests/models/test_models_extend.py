@@ -19,6 +19,7 @@ import ropewalk
 from ropewalk.models.checkpoint import weights
 from ropewalk.models.facts import read_facts
 from ropewalk.models.live.built import disagreement
+from ropewalk.models.sizes import parameters_of
 
 Call = Callable[..., Any]
 
@@ -591,3 +592,49 @@ def test_a_mended_file_that_stock_software_refuses_is_not_written(
     done = cli("extend", llama, "--repair", "-o", tmp_path / "out")
     assert done.code == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_of_a_single_file_and_shards_the_single_file_is_taken_as_stock_software_does(
+    llama: Path, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+    from transformers import AutoModelForCausalLM
+
+    tensors = {
+        name: value + 1.0 for shard in llama.glob("*.safetensors") for name, value in load_file(shard).items()
+    }
+    save_file(tensors, llama / weights.SINGLE, metadata={"format": "pt"})
+    # What other software keeps beside them counts for neither.
+    save_file(tensors, llama / "consolidated.safetensors")
+    done = ropewalk.extend(llama, output=tmp_path / "out", factor=2.0)
+    assert [name for name in done.files if "safetensors" in name] == [weights.SINGLE]
+    loaded = AutoModelForCausalLM.from_pretrained(llama).state_dict()
+    assert all(bool((loaded[name] == value).all()) for name, value in tensors.items())
+    assert parameters_of(llama) == sum(value.numel() for value in tensors.values())
+    (llama / weights.SINGLE).unlink()
+    assert parameters_of(llama) == sum(value.numel() for value in tensors.values())
+    next(iter(llama.glob("model-*.safetensors"))).unlink()
+    assert parameters_of(llama) is None
+
+
+def test_the_command_of_a_schedule_in_memory_names_the_manifest_that_holds_it(
+    llama: Path, tmp_path: Path, cli: Call
+) -> None:
+    made = ropewalk.schedule("ntk-su", ropewalk.read_geometry(llama), factor=4.0, b=0.9)
+    done = ropewalk.extend(llama, output=tmp_path / "out", schedule=made)
+    assert (
+        done.command == f"ropewalk extend {llama} --schedule {tmp_path}/out/ropewalk.json -o {tmp_path}/out"
+    )
+    words = done.command.split()[1:-1]
+    assert cli(*words, tmp_path / "again").code == 0
+    assert _json(tmp_path / "again" / "config.json") == _json(tmp_path / "out" / "config.json")
+    assert "--schedule OUT/ropewalk.json" in ropewalk.extend(llama, schedule=made, dry_run=True).command
+
+
+def test_force_replaces_an_output_with_its_draft(llama: Path, tmp_path: Path, cli: Call) -> None:
+    out = tmp_path / "out"
+    for factor in ("4", "8"):
+        done = cli("extend", llama, "--factor", factor, "--draft", llama, "-o", out, "--force")
+        assert done.code == 0, done.err
+    assert _json(out / "draft" / "config.json")["max_position_embeddings"] == 512
+    assert cli("extend", llama, "--factor", "8", "--draft", llama, "-o", out).code == 1

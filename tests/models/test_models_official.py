@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -92,3 +93,72 @@ def test_a_class_that_computes_slightly_other_values_disagrees(name, apart, agre
     found = disagreement(config | {"rope_scaling": other}, facts)
     assert (found is None) is agrees
     assert agrees or f"off by {apart:.2g}" in found
+
+
+# (row of docs/families.md, words in it, the release, what these words say of its configuration)
+SAID = [
+    ("Llama 3", "8k at base 500,000", "llama-3-8b", {"max_position_embeddings": 8192, "rope_theta": 5e5}),
+    (
+        "Llama 3.1, 3.3",
+        "factor 8, low 1, high 4",
+        "llama-3.1-8b",
+        {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+    ),
+    ("Llama 3.2", "the same with factor 32", "llama-3.2-1b", {"factor": 32.0, "rope_type": "llama3"}),
+    (
+        "Llama 4",
+        "`llama3` 16 (low = high = 1) in the chunks and declares 10m",
+        "llama-4-scout",
+        {
+            "factor": 16.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 1.0,
+            "max_position_embeddings": 10485760,
+        },
+    ),
+    ("Llama 4", "chunks of 8,192 tokens", "llama-4-scout", {"attention_chunk_size": 8192}),
+    ("Mistral 7B v0.1", "every layer sees 4,096 tokens", "mistral-7b-v0.1", {"sliding_window": 4096}),
+    ("Mistral Nemo and later", "128k at base 1e6", "mistral-nemo-12b", {"rope_theta": 1e6}),
+    ("Gemma 1, 2", "layers of 4,096 tokens", "gemma-2-9b", {"sliding_window": 4096, "rope_theta": 1e4}),
+    (
+        "Gemma 3",
+        "see 1,024 tokens at base 10,000; the sixth has base 1e6 and `linear` factor 8 to 128k",
+        "gemma-3-27b",
+        {"sliding_window": 1024, "rope_local_base_freq": 1e4, "rope_theta": 1e6, "factor": 8.0},
+    ),
+    ("Phi-4-mini", "LongRoPE on three quarters of each head", "phi-4-mini", {"partial_rotary_factor": 0.75}),
+    ("Phi-4-mini", "4k in the file", "phi-4-mini", {"original_max_position_embeddings": 4096}),
+    (
+        "DeepSeek V2",
+        "YaRN factor 40 (a target of 160k) with mscale 0.707",
+        "deepseek-v2-lite",
+        {"factor": 40, "mscale": 0.707, "max_position_embeddings": 163840},
+    ),
+    ("DeepSeek V3", "YaRN factor 40, mscale 1", "deepseek-v3", {"factor": 40, "mscale": 1.0}),
+    (
+        "gpt-oss",
+        "YaRN factor 32, `truncate: false`, base 150,000, to 128k; every other layer sees 128 tokens",
+        "gpt-oss-20b",
+        {"factor": 32.0, "truncate": False, "rope_theta": 150000, "sliding_window": 128},
+    ),
+    ("GLM-4.5", "base 1e6", "glm-4.5", {"rope_theta": 1e6, "partial_rotary_factor": 0.5}),
+    ("Command R", "base 8e6 (R)", "command-r-v01", {"rope_theta": 8e6, "max_position_embeddings": 8192}),
+    ("Command R7B, Command A", "rotate inside 4,096 tokens", "command-r7b", {"sliding_window": 4096}),
+    (
+        "Kimi K2",
+        "from base 50,000 with `beta_fast = beta_slow = 1`",
+        "kimi-k2",
+        {"rope_theta": 5e4, "beta_fast": 1.0, "beta_slow": 1.0, "factor": 32.0},
+    ),
+]
+
+
+@pytest.mark.parametrize(("row", "words", "release", "values"), SAID, ids=lambda value: str(value)[:24])
+def test_the_page_of_families_says_what_the_files_hold(row, words, release, values):
+    lines = (Path(__file__).parents[2] / "docs" / "families.md").read_text(encoding="utf-8").splitlines()
+    [line] = [line for line in lines if line.startswith(f"| {row} |")]
+    assert words in line
+    config = OFFICIAL[release]
+    held = config | config.get("text_config", {})
+    held |= held.get("rope_scaling") or {}
+    assert {name: held[name] for name in values} == values

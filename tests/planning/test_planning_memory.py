@@ -253,3 +253,12 @@ def test_what_is_usual_where_nothing_is_said():
     assert (memory.batch, memory.chunk) == (1, 2048)
     assert memory.kv_cache == {"bfloat16": 7 * 10_000 * 64, "int8": 7 * 10_000 * 32, "int4": 7 * 10_000 * 18}
     assert memory.kv_cache_expanded == 7 * 10_000 * 64
+
+
+def test_the_cache_is_counted_in_the_type_that_the_model_is_held_in():
+    """float32 takes twice what bfloat16 takes of everything but the logits, which are float32 in any case."""
+    wide, half = (inference_memory(SMALL, 3000, dtype=dtype) for dtype in ("float32", "bfloat16"))
+    assert wide.total() - wide.logits_last == 2 * (half.total() - half.logits_last)
+    assert wide.kv_kinds["full"] == 2 * half.kv_kinds["full"] == wide.kv_cache["float32"]
+    assert wide.kv_cache_expanded == 2 * half.kv_cache_expanded
+    assert wide.total("bfloat16") == wide.total() - wide.kv_cache["bfloat16"]

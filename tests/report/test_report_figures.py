@@ -32,11 +32,13 @@ from ropewalk.report.figure import (
 )
 from ropewalk.report.figures import KINDS, find_kind, kinds_for
 from ropewalk.report.figures.angles import chosen_pairs
+from ropewalk.report.figures.curves import clipped
 from ropewalk.report.palette import DARK, LIGHT
+from ropewalk.report.reading import Curve, Row
 from ropewalk.report.render import matplotlib as drawn
 from ropewalk.report.render import plotly as plots
 from ropewalk.report.sources import view_of_run
-from ropewalk.report.views import ModelView, model_view
+from ropewalk.report.views import ModelView, RunView, model_view
 from ropewalk.runs import open_run
 
 CONFIG = {
@@ -397,3 +399,18 @@ def test_series_stay_apart_without_red_green_vision(colors: dict[str, str]) -> N
             seen.append(np.clip(matrix @ linear, 0, 1) ** (1 / 2.2))
         gaps = [np.linalg.norm(one - two) for index, one in enumerate(seen) for two in seen[:index]]
         assert min(gaps) > 0.08
+
+
+def test_a_curve_that_leaves_the_axis_is_named_whichever_run_it_is_of() -> None:
+    """Two runs of one model: the names of their curves are equal, and one of them breaks."""
+
+    def curve(run: str, last: float) -> Curve:
+        rows = tuple(Row(at, value, None, None, "") for at, value in ((512.0, 2.0), (1024.0, last)))
+        return Curve(RunView(run, "eval", run, {}, {}), "hemp", "measured", rows, "/loss")
+
+    for order in (("a", 9.0), ("b", 2.1)), (("b", 2.1), ("a", 9.0)):
+        limits, said = clipped([curve(*one) for one in order])
+        assert limits is not None
+        assert limits[1] < 3
+        assert "beyond it run hemp (a) (to 9.00)." in said
+    assert clipped([curve("a", 2.2), curve("b", 2.1)]) == (None, "")

@@ -369,6 +369,7 @@ def test_a_training_that_has_not_ended_has_its_page(make: dict[str, Any], tmp_pa
     (run / "result.json").unlink()
     ropewalk.report(run, tmp_path / "killed.html")
     assert "Held-out loss fell from 2.900 to 2.000" in visible(tmp_path / "killed.html")
+    assert "This run never ended." in visible(tmp_path / "killed.html")
     assert "The run has not ended (unfinished): so it stood at step 90." in visible(tmp_path / "killed.html")
     lines = (run / "metrics.jsonl").read_text().splitlines()
     (run / "metrics.jsonl").write_text("\n".join(lines[1:40]) + '\n{"step": 40, "lo')
@@ -378,3 +379,5 @@ def test_a_training_that_has_not_ended_has_its_page(make: dict[str, Any], tmp_pa
     assert "Training loss ended at" in text
     assert "fell from" not in text
     assert "The run has not ended (running): so it stood at step 38." in text
+    assert "This run is still going on." in text
+    assert "failed" not in text

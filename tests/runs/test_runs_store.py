@@ -120,6 +120,9 @@ def test_resuming_another_kind_or_a_strange_folder_is_refused(tmp_path: Path) ->
     with pytest.raises(RopewalkError, match="no run"):
         enter(tmp_path / "home", resume=True)
     assert (tmp_path / "home" / "letter.txt").read_text() == "dear"
+    (tmp_path / "home" / "request.json").write_text("[]")
+    with pytest.raises(DamagedError, match=r"request\.json is not what a run writes"):
+        enter(tmp_path / "home", resume=True)
 
 
 def test_non_finite_numbers_become_null_and_numpy_plain(tmp_path: Path) -> None:
@@ -382,3 +385,19 @@ def test_the_current_folder_and_a_link_have_one_lock(tmp_path: Path, monkeypatch
         ):
             pass
     assert open_run(tmp_path / "run").status == "complete"
+
+
+@pytest.mark.parametrize("missing", ["kind", "request", "created"])
+def test_a_run_without_an_end_is_looked_at_only_where_its_beginning_is_whole(
+    tmp_path: Path, missing: str
+) -> None:
+    from ropewalk.runs.unfinished import look_at_run
+
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    opening = {"format": FORMAT, "kind": "train", "request": {}, "created": "2026-01-01T00:00:00Z"}
+    (tmp_path / "request.json").write_text(json.dumps(opening))
+    assert look_at_run(tmp_path).status == "unfinished"
+    del opening[missing]
+    (tmp_path / "request.json").write_text(json.dumps(opening))
+    with pytest.raises(DamagedError, match="never ended"):
+        look_at_run(tmp_path)

@@ -82,6 +82,9 @@ def test_the_command_line_of_a_ladder(cli):
     for words in (["--to", "vllm,mlx"], ["--to", "vllm", "--factor", "8"]):
         assert cli("export", "hemp", *words, "--method", "yarn", "--ladder", "1,4").code == 2
     assert cli("export", "hemp", "--to", "vllm", "--method", "yarn", "--ladder", "1,x").code == 2
+    for beside in (("--training", "trl"), ("--draft", "hemp")):
+        dropped = cli("export", "hemp", "--to", "vllm", "--method", "yarn", "--ladder", "1,4", *beside)
+        assert (dropped.code, "one model a rung" in dropped.complaint) == (2, True)
 
 
 def target():

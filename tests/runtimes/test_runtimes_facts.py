@@ -36,6 +36,16 @@ def test_a_plain_row_is_read_and_everything_else_is_unknown():
         assert (missing.outcome, missing.known_by.kind) == ("unknown", "unknown")
 
 
+def test_what_a_kernel_rounds_besides_is_told_with_the_difference():
+    rounded = MEASURED | {"stock_difference": 2e-3, "note": "beside one that rounds"}
+    found = read_facts_text(document(known_by={"measured": rounded}), FORMS, "x.json").of("llama", "linear")
+    assert found.known_by.rounding == 2e-3
+    said = "measured (x 1, largest difference 0.0001 beside one that rounds, 0.002 otherwise)"
+    assert found.known_by.describe() == said
+    plain = read_facts_text(document(), FORMS, "x.json").of("llama", "linear")
+    assert plain.known_by.rounding is None
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

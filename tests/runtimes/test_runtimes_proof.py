@@ -18,7 +18,7 @@ import pytest
 import ropewalk
 from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.models.facts import read_facts
-from ropewalk.runtimes import environments, proof
+from ropewalk.runtimes import environments, facts_about, find_runtime, proof
 from ropewalk.runtimes.export import export_config
 from ropewalk.runtimes.runners import answering
 
@@ -139,7 +139,6 @@ def test_a_program_that_is_not_installed_leaves_the_question_open(cli, tmp_path,
 
 
 def test_a_fact_shows_its_age_where_another_release_is_installed(tmp_path, monkeypatch):
-    from ropewalk.runtimes import find_runtime
     from ropewalk.runtimes.ages import installed, stale
 
     monkeypatch.setenv(environments.ENVIRONMENTS, str(tmp_path))
@@ -256,3 +255,26 @@ def test_a_runner_computes_in_the_type_that_was_asked_for(cli, tmp_path, monkeyp
     assert sizes[1] > 1.8 * sizes[0]
     with pytest.raises(UsageError, match="no stated tolerance"):
         proof.verify_runtimes(tmp_path / "out", ["llama.cpp"], "int8")
+
+
+def test_known_rounding_of_a_programs_kernels_is_allowed_three_times_over():
+    made = export_config(
+        LLAMA | {"model_type": "gemma2", "head_dim": 64}, "yarn", factor=8.0, to="llama.cpp"
+    ).exports[0]
+    rounding = facts_about(find_runtime("llama.cpp")).of("gemma2", "yarn").known_by.rounding
+    assert rounding is not None
+    assert 1e-3 < rounding < 5e-3
+    one = np.zeros(100)
+    one[50] = 2.99 * rounding
+    passed = proof.judged(made, np.zeros(100), one, (0, 4), {})
+    assert (passed.status, passed.rounding) == ("pass", rounding)
+    document = passed.to_json()
+    assert document["tolerance"] == pytest.approx(3 * rounding)
+    assert document["mean_tolerance"] == pytest.approx(rounding)
+    assert f"tolerance {3 * rounding:g} and {rounding:g} on average in float32" in passed.detail
+    one[50] = 3.01 * rounding
+    assert proof.judged(made, np.zeros(100), one, (0, 4), {}).status == "fail"
+    assert proof.judged(made, np.zeros(100), np.full(100, 1.01 * rounding), (0, 4), {}).status == "fail"
+    # A type that rounds more than that anyway keeps its own.
+    half = proof.judged(made, np.zeros(100), one, (0, 4), {}, "float16").to_json()
+    assert (half["tolerance"], half["mean_tolerance"]) == (0.3, 0.015)

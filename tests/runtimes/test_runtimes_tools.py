@@ -42,6 +42,44 @@ def facts(*rows):
 PLAIN = row("none", ["default"], [1e-5, 1e-5, 2e-5], scale=0.0, from_plain=2e-5)
 
 
+def test_a_kernel_that_rounds_is_held_to_its_own_rounding_and_the_distance_from_stock_is_kept():
+    near = PLAIN | {"differences": [1e-4, 2e-4, 3e-4], "from_stock": [1e-3, 1.2e-3, 1.1e-3]}
+    far = row("linear", ["linear"], [4e-4, 1e-4, 1e-4]) | {"from_stock": [9e-4, 2.53e-3, 1e-3]}
+    for fact, size in zip(facts(near, far).values(), (3e-4, 4e-4), strict=True):
+        assert (fact.outcome, fact.known_by.difference, fact.known_by.rounding) == ("exact", size, 2.5e-3)
+        assert "gelu in half precision" in fact.known_by.details["note"]
+    inside = PLAIN | {"from_stock": [5e-4, 9e-4, 9e-4]}
+    assert facts(inside)["default",].known_by.rounding is None
+    wrong = row("linear", ["linear"], [2e-3, 1e-4, 1e-4]) | {"from_stock": [2e-3, 1e-3, 1e-3]}
+    assert facts(near, wrong)["linear",].outcome == "approximate"
+
+
+def test_factor_tensors_are_refused_in_words_and_not_in_the_programs():
+    found = facts(
+        PLAIN, row("llama3", ["tensor", "tensor-attention"], error="RuntimeError: check the params")
+    )
+    assert {fact.difference for fact in found.values() if fact.outcome == "refused"} == {
+        "a file with factor tensors is refused at load"
+    }
+
+
+def test_a_row_is_compared_with_the_rounded_reference_where_there_is_one():
+    measure = tool("measure")
+    about = {"case": "x", "reference": [[-1.0, -2.0]], "rounded": [[-1.1, -2.0]]}
+    told = {"logprobs": [[-1.1, -2.25]], "versions": {}}
+    made = measure._row(dict(about), told, [[-3.0, -2.0]])
+    assert made["differences"] == [0.25]
+    assert made["from_stock"] == [0.25]
+    assert made["scale"] == 2.0
+    assert made["from_plain"] == pytest.approx(1.9)
+    told = {"logprobs": [[-1.1, -2.0]], "versions": {}}
+    made = measure._row(dict(about), told, [[-3.0, -2.0]])
+    assert (made["differences"], made["from_stock"]) == ([0.0], [pytest.approx(0.1)])
+    plain = measure._row(about | {"rounded": None}, told, [[-3.0, -2.0]])
+    assert "from_stock" not in plain
+    assert plain["differences"] == [pytest.approx(0.1)]
+
+
 def test_what_agrees_is_exact_with_the_largest_difference_of_all_its_runs():
     found = facts(
         PLAIN, row("linear", ["linear"], [1e-6, 4e-4, 1e-6]), row("y", ["linear", "theta"], [9e-4, 0, 0])

@@ -156,6 +156,6 @@ def test_budgets() -> None:
     assert parse_budget("90s").seconds == 90
     assert Budget(steps=40).share(10, 1e9) == 0.25
     assert Budget(seconds=60).share(10, 30) == 0.5
-    for wrong in ("0steps", "soon", "-3", "5 parsecs"):
+    for wrong in ("0steps", "soon", "-3", "5 parsecs", "0.5steps", "1.5steps", "9" * 400):
         with pytest.raises(UsageError):
             parse_budget(wrong)

@@ -13,7 +13,7 @@ from search_models import WINDOW, make_model
 import ropewalk
 from ropewalk.errors import RopewalkError
 from ropewalk.search.family import Family, tuned_schedule
-from ropewalk.search.objective import Objective, weigh
+from ropewalk.search.objective import Objective, usual, weigh
 from ropewalk.search.reading import NonFiniteLossError, Reader
 from ropewalk.search.rotation import Rotation
 from ropewalk.search.rows import Row
@@ -91,6 +91,14 @@ def test_a_row_weighs_what_its_tokens_say() -> None:
     np.testing.assert_allclose(text.weights[1:WINDOW], objective.window / (WINDOW - 1))
     assert text.weights[WINDOW:].sum() == pytest.approx(1.0)
     assert text.weights[-1] == pytest.approx(3 * text.weights[WINDOW])
+
+
+def test_zones_are_judged_at_every_length_alike_and_not_inside_the_window() -> None:
+    row = some_rows()[0].row
+    [item] = weigh([row], WINDOW, usual("zones"))
+    assert not item.weights[:WINDOW].any()
+    np.testing.assert_allclose(item.weights[WINDOW:], 1 / (row.length - WINDOW))
+    assert usual("fit") == usual("cma") == Objective()
 
 
 def test_terms_are_means_over_the_right_tokens() -> None:

@@ -18,9 +18,9 @@ from ropewalk.attention.saving import folding
 from ropewalk.attention.tempers import is_temper, parse_temper
 from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.models.facts import read_facts
-from ropewalk.search.family import Family, Tempered
+from ropewalk.search.family import Family
 from ropewalk.search.fit import Settings, State, advance, flat_of, with_flat
-from ropewalk.search.heads import HeadLayout
+from ropewalk.search.heads import HeadLayout, Tempered, TemperedFamily
 from ropewalk.search.objective import Objective, weigh
 from ropewalk.search.reading import Reader
 from ropewalk.search.rows import Amounts, Row
@@ -77,35 +77,35 @@ def test_the_gradient_of_a_temperature_is_that_of_small_steps(by: str) -> None:
     with Reader(model, temperatures=by) as reader:
         assert reader.layout is not None
         schedule = ropewalk.schedule("yarn", reader.rotation.geometry, factor=2)
-        family = Family.through([schedule]).with_heads(numbers(reader.layout.count))
+        family = TemperedFamily.at(Family.through([schedule]), reader.layout.count)
+        family = family.with_extra(numbers(reader.layout.count))
         slope = reader.slope(family, 2.0, [row])
-        assert slope.heads.shape == (reader.layout.count,)
+        assert slope.extra.shape == (reader.layout.count,)
         for place in (0, reader.layout.count - 1):
             step = np.zeros(reader.layout.count)
             step[place] = 0.02
             up, down = (
-                reader.terms(family.with_heads(family.heads + sign * step).reading(2.0), [row]).value
+                reader.terms(family.with_extra(family.heads + sign * step).reading(2.0), [row]).value
                 for sign in (1, -1)
             )
-            assert slope.heads[place] == pytest.approx((up - down) / 0.04, rel=2e-2, abs=2e-5)
+            assert slope.extra[place] == pytest.approx((up - down) / 0.04, rel=2e-2, abs=2e-5)
         twice = slope + slope
-        np.testing.assert_array_equal(twice.heads, 2 * slope.heads)
+        np.testing.assert_array_equal(twice.extra, 2 * slope.extra)
 
 
 def test_steps_move_heads_by_their_own_rate_and_keep_them_in_bounds() -> None:
     geometry = read_facts(make_model().config.to_dict()).geometry
-    family = Family.through([ropewalk.schedule("yarn", geometry, factor=2)]).with_heads(np.zeros(3))
+    family = TemperedFamily.at(Family.through([ropewalk.schedule("yarn", geometry, factor=2)]), 3)
     assert len(State.at(family).first) == 2 * geometry.num_rotating + 2 + 3
-    back = with_flat(
-        family, flat_of(family) + np.r_[np.zeros(2 * geometry.num_rotating + 2), [0.5, 3.0, -3.0]]
-    )
+    past = 2 * geometry.num_rotating
+    back = with_flat(family, flat_of(family) + np.r_[np.zeros(past), [0.5, 3.0, -3.0], 0.0, 0.0])
     assert back.heads.tolist() == [0.5, 1.0, -1.0]
     assert back.top.tolist() == family.top.tolist()
     assert (back.cool, back.heat) == (family.cool, family.heat)
-    assert Family.from_json(geometry, back.to_json()).heads.tolist() == back.heads.tolist()
+    assert TemperedFamily.from_json(geometry, back.to_json()).heads.tolist() == back.heads.tolist()
 
     class Steep:
-        flat = np.r_[np.zeros(2 * geometry.num_rotating + 2), [1.0, -1.0, 0.0]]
+        flat = np.r_[np.zeros(past), [1.0, -1.0, 0.0], 0.0, 0.0]
 
     state, still = State.at(family), Settings(learning_rate=0.0, heat_rate=0.0, temper=0.0)
     moved = advance(state, family, [Steep(), Steep()], 0.0, still)  # type: ignore[list-item]
@@ -124,7 +124,6 @@ def fit(model: Path, text: Path, output: Path, **changes: Any) -> Any:
         "budget": 3,
         "amounts": Amounts(6, 4, 3, 4),
         "temperatures": "heads",
-        "settings": Settings(head_rate=0.3),
     }
     return ropewalk.tune(model, output=output, device="cpu", **(settings | changes))
 

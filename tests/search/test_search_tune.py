@@ -34,6 +34,17 @@ def quick(model: Path, text: Path, output: Path, **changes: Any) -> Any:
     return ropewalk.tune(model, output=output, device="cpu", **(settings | changes))
 
 
+def test_trusted_code_is_trusted_for_the_tokenizer_too(
+    model_folder: Path, text_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(model_folder, tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    config["auto_map"] = {"AutoModelForSeq2SeqLM": "own.Model"}
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    found = quick(tmp_path / "model", text_folder, tmp_path / "run", search="sweep", trust_remote_code=True)
+    assert found.start == "yarn"
+
+
 def test_the_file_extends_and_stock_software_computes_the_same(
     model_folder: Path, text_folder: Path, tmp_path: Path
 ) -> None:

@@ -21,24 +21,25 @@ from ropewalk.map_files import read_map
 from ropewalk.models.facts import read_facts
 from ropewalk.position_maps import Zones, map_for
 from ropewalk.search import zone_fit
-from ropewalk.search.fit import Settings
+from ropewalk.search.fit import Settings, State, advance
 from ropewalk.search.objective import Objective, weigh
-from ropewalk.search.reading import Reader
+from ropewalk.search.reading import Reader, Slope
 from ropewalk.search.rows import Amounts, Row
 from ropewalk.search.zones import ZoneFamily, offered
 
 FEW = Amounts(4, 0, 3, 0)
 
 
-def the_family(model: Any) -> ZoneFamily:
+def the_family(model: Any, heads: tuple[int, int] = (0, 0)) -> ZoneFamily:
     """Numbers away from every closed form."""
     geometry = read_facts(model.config.to_dict()).geometry
     plan = map_for(
         "zones", geometry, 4 * WINDOW, near=24, far_method="by-parts", discount=0.0, log_discount=0.6
     )
     assert isinstance(plan, Zones)
-    family = ZoneFamily.at(geometry, plan)
-    return family.moved(family.low, family.top * 0.8, 0.6, 0.1)
+    family = ZoneFamily.at(geometry, plan, heads)
+    apart = np.random.default_rng(9).normal(size=family.extra.shape) * 0.3
+    return family.moved(family.low, family.top * 0.8, 0.6, 0.1).with_extra(apart)
 
 
 def test_a_family_is_the_map_that_it_starts_at() -> None:
@@ -65,7 +66,8 @@ def test_a_family_is_the_map_that_it_starts_at() -> None:
 
 def test_the_gradient_is_the_slope_of_the_objective() -> None:
     model = make_model().double()
-    family = the_family(model)
+    config = model.config
+    family = the_family(model, (config.num_hidden_layers, config.num_attention_heads))
     rows = weigh([Row(np.random.default_rng(3).integers(0, 200, 150))], WINDOW, Objective())
     with Reader(model, checkpointing=False) as reader:
         slope = reader.slope(family, family.highest, rows)
@@ -81,9 +83,45 @@ def test_the_gradient_is_the_slope_of_the_objective() -> None:
         direction = np.random.default_rng(1).normal(size=len(family.top))
         ends = [value(replace(family, top=family.top + way * direction)) for way in (step, -step)]
         assert float(slope.top @ direction) == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=2e-2)
+        # Each head's own numbers, and together they are the shared one's. A wider step: losses are kept in float32.
+        step = 1e-2
+        for place in range(len(family.extra)):
+            one = np.eye(len(family.extra))[place] * step
+            ends = [value(family.with_extra(family.extra + way * one)) for way in (1, -1)]
+            assert slope.extra[place] == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=2e-2, abs=2e-5)
+        assert slope.extra.reshape(2, -1).sum(1) == pytest.approx([slope.cool, slope.heat], rel=1e-6)
     assert not slope.low.any()
     with Reader(make_model().double(), checkpointing=True) as again:
         assert np.allclose(again.slope(family, family.highest, rows).flat, slope.flat, rtol=1e-4)
+
+
+def test_heads_are_kept_in_bounds_and_on_disk() -> None:
+    family = the_family(make_model(), (2, 3))
+    wide = family.with_extra(np.array([5.0, -5.0, 0.5, 0, 0, 0, 5.0, -5.0, 0.5, 0, 0, 0]))
+    plan = wide.zones()
+    np.testing.assert_allclose(plan.head_log_discount, [[3.6, -2.4, 1.1], [0.6, 0.6, 0.6]])
+    np.testing.assert_allclose(np.log(plan.head_far_logits), [[0.8, -0.6, 0.6], [0.1, 0.1, 0.1]])
+    assert wide.extra_rates.tolist() == [0.1] * 6 + [0.04] * 6
+    again = ZoneFamily.from_json(wide.geometry, json.loads(json.dumps(wide.to_json())))
+    assert again.zones().to_json() == plan.to_json()
+    alike = the_family(make_model()).zones()
+    assert alike.head_log_discount is None
+    assert alike.head_far_logits is None
+
+
+def test_a_step_moves_each_head_by_its_own_gradient() -> None:
+    family = ZoneFamily.at(the_family(make_model()).geometry, the_family(make_model()).zones(), (1, 2))
+    count = len(family.top)
+    slope = Slope(0.0, np.zeros(count), np.zeros(count), 0.0, 0.0, np.array([1.0, -0.5, 0.0, 0.02]))
+    state, settings = State.at(family), Settings(temper=0.0)
+    still = advance(state, family, [slope], 0.0, settings)
+    # One gradient cannot be told from noise; of two alike a mean of 0.92 and noise 1 / 24 leave this share.
+    assert not still.family.extra.any()
+    moved = advance(still, family, [slope], 0.0, settings).family
+    share = 1 - (1 / 24) * (1 + 0.92**2) / (1 - 0.92**2)
+    wanted = -share * np.array([0.1 / 1.01, -0.1 * 0.5 / 0.51, 0.0, 0.04 * 0.02 / 0.03])
+    np.testing.assert_allclose(moved.extra, wanted, rtol=1e-6)
+    assert (moved.cool, moved.heat, moved.near) == (family.cool, family.heat, family.near)
 
 
 def test_tune_writes_zones_and_the_single_table_beside_them(
@@ -119,6 +157,7 @@ def test_tune_writes_zones_and_the_single_table_beside_them(
     assert f"generate MODEL --prompt-file FILE --schedule {found.zones}" in shown
     assert f"extend MODEL --schedule {found.schedule} -o OUT" in shown
     assert [row["name"] for row in found.rows()] == ["zones", "yarn"]
+    assert kept.plan.head_log_discount.shape == kept.plan.head_far_logits.shape == (2, 4)
     # What is in the file is what was measured.
     model = ropewalk.load_model(str(model_folder), device="cpu")
     ids = torch.arange(200)[None] % 250

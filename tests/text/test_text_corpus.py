@@ -80,8 +80,8 @@ def test_rows_may_be_strings_with_unicode(tmp_path: Path) -> None:
 
 def test_segments_say_how_much_text_there_is() -> None:
     """Encoding stops when there is enough; the rest is estimated at the rate so far. Here a token is a byte."""
-    from ropewalk.hemp.tokenizer import build_tokenizer
     from ropewalk.text.segments import cut
+    from ropewalk.training.hemp.tokenizer import build_tokenizer
 
     documents = [Document(str(number), "abcdefghij" * 10) for number in range(6)]
     found = cut(documents, build_tokenizer(), 40, limit=2)
@@ -93,3 +93,51 @@ def test_segments_say_how_much_text_there_is() -> None:
     # Two line breaks stand behind each document that is joined.
     assert joined.joined
     assert (joined.tokens_available, joined.segments_available) == (612, 3)
+
+
+def test_a_line_of_jsonl_ends_at_a_line_feed_alone(tmp_path: Path) -> None:
+    """What else Python calls a line break may stand in a JSON string as it is, and in web text often does."""
+    text = "one\u2028two\u2029three\x85four"
+    rows = "".join(json.dumps({"text": text}, ensure_ascii=False) + "\r\n" for _ in range(2))
+    (tmp_path / "a.jsonl").write_bytes(rows.encode())
+    assert [(d.name, d.text) for d in read_documents(tmp_path / "a.jsonl")] == [
+        ("a.jsonl:1", text),
+        ("a.jsonl:2", text),
+    ]
+
+
+def test_a_text_in_the_place_of_its_file_is_said_in_one_line() -> None:
+    with pytest.raises(UsageError, match=r"no text at Once upon .*… \(File name too long\)"):
+        read_documents("Once upon a time there was a window. " * 20)
+
+
+def test_the_remark_on_joined_documents_says_why() -> None:
+    from ropewalk.hemp.tokenizer import build_tokenizer
+
+    from ropewalk.text.segments import cut
+
+    documents = [Document("a", "a" * 100), Document("b", "b" * 100)]
+    said = "the documents were joined into one text"
+    assert cut(documents, build_tokenizer(), 40, join="yes").remarks == (f"{said}, as asked",)
+    short = f"{said}, since no single document is long enough"
+    assert cut(documents, build_tokenizer(), 150).remarks == (short,)
+
+
+class Refusing:
+    """A tokenizer whose chat template wants something else than a lone user message."""
+
+    chat_template = "{{ raise_exception('a system message comes first') }}"
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        return list(text.encode())
+
+    def apply_chat_template(self, *given: object, **options: object) -> str:
+        raise ValueError("a system message\ncomes first")
+
+
+def test_a_chat_template_that_refuses_is_a_failure_of_ours() -> None:
+    from ropewalk.text.encoder import TokenizerEncoder, chat_frame
+
+    with pytest.raises(RopewalkError, match=r"\(a system message comes first\)") as caught:
+        chat_frame(TokenizerEncoder(Refusing()))
+    assert "--style completion" in str(caught.value.hint)

@@ -231,6 +231,22 @@ def test_every_rank_gets_the_same_number_of_batches_and_every_row_counts_once(wo
     assert all(batch["input_ids"].numel() <= 64 for step in steps for batch in step.micro)
 
 
+def test_an_epoch_lasts_until_the_last_source_is_through(tokenizer: Any, tmp_path: Path) -> None:
+    """9 tokens at 3 of 4 last 12 tokens of the mixture, 30 at 1 of 4 last 120; with equal shares 60."""
+    for name, size in (("a", 8), ("b", 29)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "t.txt").write_text("x" * size)
+    digits = {"name": "g", "kind": "generated", "generator": "digits", "share": 4}
+    both = [part(tmp_path / "a", "a", share=3), part(tmp_path / "b", "b", share=1)]
+    assert mixture(tokenizer, *both).tokens_per_epoch == 120
+    assert mixture(tokenizer, *(one | {"share": 1} for one in both)).tokens_per_epoch == 60
+    assert mixture(tokenizer, both[0]).tokens_per_epoch == 9
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(generators.GENERATORS._things, "digits", lambda rng, tokenizer, length: [1])
+        assert mixture(tokenizer, *both, digits).tokens_per_epoch == 240
+        assert mixture(tokenizer, digits).tokens_per_epoch == 0
+
+
 def test_a_stage_gives_the_sources_other_shares(tokenizer: Any, text_folder: Path) -> None:
     mixed = mixture(tokenizer, part(text_folder, "a", share=3), part(text_folder, "b"))
 

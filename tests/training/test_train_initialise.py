@@ -73,6 +73,32 @@ def test_gain_is_one_over_the_spread_of_an_average():
     assert gain_for(10, 0.0, 0.0) == pytest.approx((sum(1 / n for n in range(1, 11)) / 10) ** -0.5)
 
 
+@pytest.mark.parametrize("length", [1, 2, 20, 21, 22, 40, 300])
+@pytest.mark.parametrize(("sigma", "cosine"), [(0.0, 0.0), (0.7, 0.25), (3.0, 0.5), (0.5, -0.2), (0.5, 1.3)])
+def test_the_gain_by_the_sum_itself(length, sigma, cosine):
+    """The sum over positions, also where the closed form stands for it; beyond 0 and 1 a cosine counts as these."""
+    kept = min(1.0, math.exp(sigma * sigma) * sum(1 / n for n in range(1, length + 1)) / length)
+    rho = min(1.0, max(0.0, cosine))
+    assert gain_for(length, sigma, cosine) == pytest.approx(1 / math.sqrt(rho + kept - rho * kept), rel=1e-4)
+
+
+def test_the_rules_by_hand():
+    """ln 512 = 6.2383, ln 8192 = 9.0109, their difference 2.7726; sqrt(2 ln 8192) = 4.2452."""
+    assert logit_std_for(8192, "critical", sigma_0=1.5) == pytest.approx(1.5 * 1.20184, rel=1e-4)
+    assert logit_std_for(8192, "variance", sigma_0=1.5) == pytest.approx(math.sqrt(2.25 + 2.7726), rel=1e-4)
+    assert logit_std_for(8192, "entropy", sigma_0=1.5) == pytest.approx(math.sqrt(2.25 + 5.5452), rel=1e-4)
+    # Shorter than the reference: what is left is never below 0.05, nor below a spread that began smaller.
+    assert logit_std_for(64, "entropy", sigma_0=1.5) == pytest.approx(0.05)
+    assert logit_std_for(64, "variance", sigma_0=0.02) == pytest.approx(0.02)
+    # sqrt(12.25 - ln 8) = 3.19 would be beyond the critical sqrt(2 ln 64).
+    assert logit_std_for(64, "variance", sigma_0=3.5) == pytest.approx(2.88405, rel=1e-4)
+    assert logit_std_for(4, "critical", sigma_0=3.5) == pytest.approx(
+        3.5 * math.sqrt(1.38629 / 6.23832), rel=1e-4
+    )
+    with pytest.raises(UsageError, match=r"beyond the critical sqrt\(2 ln T0\) = 2.88"):
+        logit_std_for(8192, "critical", sigma_0=2.9, reference_length=64)
+
+
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "phi3", "gpt_neox"])
 @pytest.mark.parametrize("rule", ["critical", "entropy"])
 def test_the_models_logits_spread_as_the_rule_says(kind, rule):

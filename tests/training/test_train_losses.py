@@ -134,6 +134,15 @@ def test_token_losses_equal_the_plain_ones():
     torch.testing.assert_close(token_losses(hidden, weight, labels, bias=bias, chunk=4), wanted.detach())
 
 
+def test_losses_are_kept_only_where_the_weights_want_a_gradient():
+    hidden, weight, _, labels, weights = _inputs(bias=False)
+    for wanted in (False, True):
+        summed = chunked_cross_entropy(hidden, weight, labels, token_weights_BT=weights, denominator=1)
+        kept = summed.grad_fn.next_functions[0][0].saved_tensors[3]
+        assert (kept is not None) == wanted
+        weights.requires_grad_()
+
+
 def test_shift_labels():
     assert shift_labels(torch.tensor([[1, 2, 3], [4, IGNORE, 6]])).tolist() == [
         [2, 3, IGNORE],

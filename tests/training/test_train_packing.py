@@ -147,6 +147,39 @@ def test_sliding_windows_are_never_lost_in_packing():
         choose_method(small_model("mistral", sliding_window=64), PackingOptions(method="mask"))
 
 
+class Leaking(torch.nn.Module):
+    """Documents apart but for a share of the logits' own spread: from the first token of the row, or of the place."""
+
+    def __init__(self, *, before: float = 0.0, place: float = 0.0, size: float = 50.0) -> None:
+        super().__init__()
+        self.embedding = torch.nn.Embedding(64, 16)
+        self.before, self.place, self.size = before, place, size
+        self.config = type("Config", (), {"_attn_implementation": "eager"})()
+
+    def get_input_embeddings(self) -> torch.nn.Embedding:
+        return self.embedding
+
+    def forward(self, input_ids: torch.Tensor, **inputs: torch.Tensor) -> object:
+        generator = torch.Generator().manual_seed(0)
+        table = torch.randn(64, 64, generator=generator)
+        logits = self.size * table[input_ids]
+        spread = logits[:, -12:].double().std().float()
+        # The first row of the trial begins with token 3, the changed one with token 7.
+        logits = logits + spread * self.before * (input_ids[:, :1, None] == 7)
+        return type("Output", (), {"logits": logits + spread * self.place * (input_ids.shape[1] > 12)})()
+
+
+@pytest.mark.parametrize("size", [50.0, 0.02])
+def test_a_leak_is_measured_against_the_spread_of_the_logits(size: float) -> None:
+    """A ten-thousandth of it from the document before, a thousandth from being packed; whatever the logits' size."""
+    leaks = [
+        borders._leak(Leaking(size=size, **leak), "none")
+        for leak in ({}, {"before": 0.8e-4}, {"before": 1.2e-4}, {"place": 0.8e-3}, {"place": 1.2e-3})
+    ]
+    changes, alone = "a document changes with the one before it", "a document is not computed as it is alone"
+    assert leaks == [None, None, changes, None, alone]
+
+
 @pytest.mark.parametrize("kind", ["llama", "stablelm", "gpt_neox", "phi3"])
 def test_models_that_heed_skipped_positions_pass(kind):
     check_skips(small_model(kind, num_key_value_heads=4), "none")

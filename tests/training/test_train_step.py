@@ -138,6 +138,23 @@ def test_two_steps_are_the_plain_loop(tiny: Tiny, tmp_path: Path, clip: float) -
         torch.testing.assert_close(tensor, parameters[name].detach(), rtol=1e-4, atol=1e-5)
 
 
+def test_gradients_are_shared_once_a_step_in_its_last_micro_batch(tiny: Tiny, tmp_path: Path) -> None:
+    from ropewalk.training.engine import Engine
+
+    asked: list[bool] = []
+    real = Engine.gradient_sync
+
+    def watch(self: Engine, model: Any, *, last: bool) -> Any:
+        asked.append(last)
+        return real(self, model, last=last)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Engine, "gradient_sync", watch)
+        recipe = tiny(stages=[{"length": 32, "steps": 2}], micro_batch_tokens=32)
+        train(recipe, output=tmp_path / "run", quiet=True, device="cpu")
+    assert asked == [False, False, False, True] * 2
+
+
 def test_norms_and_biases_do_not_decay() -> None:
     model = small_model("qwen2")
     names = {id(tensor): name for name, tensor in model.named_parameters()}

@@ -134,6 +134,65 @@ def test_fitted_rows_cut_only_what_is_longer_than_a_row(sizes: list[int], length
     assert set(counts) == set(range(1, sum(sizes) + 1))
 
 
+def plain_fit(
+    sizes: list[int], key: list[int], lengths: list[int], *, whole: bool, waiting_for: int
+) -> list[tuple[list[int], list[str]]]:
+    """(tokens, names) of fitted rows, by the rule as it is written, on lists of tokens."""
+    starts = np.cumsum([1, *sizes])
+    queue: list[tuple[str, list[int]]] = []
+    coming: list[int] = []
+    rows, epoch = [], 0
+    for taken, length in enumerate(lengths):
+        while len(queue) < min(waiting_for, 2 * len(sizes)):
+            if not coming:
+                coming = np.random.default_rng([*key, epoch]).permutation(np.arange(len(sizes))).tolist()
+                epoch += 1
+            number = coming.pop(0)
+            if sizes[number]:
+                queue.append((f"d{number}", list(range(starts[number], starts[number + 1]))))
+        row: list[int] = []
+        names: list[str] = []
+        fitting = [piece for piece in queue if len(piece[1]) <= length]
+        chosen = fitting[0] if whole and fitting else queue[0]
+        while True:
+            queue.remove(chosen)
+            room = length - len(row)
+            names.append(chosen[0])
+            row += chosen[1][:room]
+            if len(chosen[1]) > room:
+                place = int(np.random.default_rng([*key, taken, 0x1A9E]).integers(len(queue) + 1))
+                queue.insert(place, (chosen[0], chosen[1][room:]))
+                break
+            fitting = [piece for piece in queue if len(piece[1]) <= length - len(row)]
+            if not fitting:
+                break
+            chosen = max(fitting, key=lambda piece: len(piece[1]))
+        rows.append((row, names))
+    return rows
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("width", [1, 3, 256])
+def test_fitted_rows_are_those_of_the_rule(whole: bool, width: int) -> None:
+    rng = np.random.default_rng(5)
+    for case, count in enumerate((1, 4, 9)):
+        sizes = [int(size) for size in rng.integers(0, 40, count)]
+        sizes[0] += 1
+        lengths = [int(length) for length in rng.choice([7, 16, 33, 60], 40)]
+        stream = FittedStream(documents_of(sizes), np.arange(count), (2, case), PAD, whole, width)
+        wanted = plain_fit(sizes, [2, case], lengths, whole=whole, waiting_for=width)
+        for length, (row, names) in zip(lengths, wanted, strict=True):
+            sample = stream.take(length)
+            assert sample.ids.tolist() == row + [PAD] * (length - len(row))
+            assert list(sample.names) == names
+
+
+def test_so_many_documents_wait() -> None:
+    stream = FittedStream(documents_of([5] * 300), np.arange(300), (0,), PAD)
+    stream.take(5)
+    assert len(stream.waiting) == 255
+
+
 def test_fitted_rows_of_long_documents_come_from_many() -> None:
     documents = documents_of([500] * 16)
     stream = FittedStream(documents, np.arange(16), (0,), PAD)

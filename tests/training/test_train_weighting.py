@@ -97,6 +97,13 @@ def test_nothing_left_means_no_loss():
     assert not weights.any()
 
 
+def test_a_row_without_a_scored_token_has_no_weight():
+    labels = torch.full_like(LABELS, IGNORE)
+    losses = torch.ones_like(LABELS, dtype=torch.float32)
+    weights = token_weights(WeightingOptions(easy={"quantile": 0.5}), labels_BT=labels, losses_BT=losses)
+    assert weights.tolist() == [[0.0] * 8]
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.booleans(), st.booleans(), st.booleans(), st.booleans(), st.integers(0, 1000))
 def test_any_combination_keeps_the_sum_of_the_datas_own_weights(shape, near, easy, long, seed):

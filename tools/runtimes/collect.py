@@ -32,10 +32,9 @@ _WORDS = {
     "longrope-attention-by-original": "longrope's attention factor does not follow the given original window",
     "longrope-mscales": "short_mscale and long_mscale do not carry the attention factor",
 }
-_ROUNDED = (
-    "beside transformers with gelu rounded to half precision as the program's CPU kernel does; stock transformers is "
-    "up to {:g} away, unscaled too"
-)
+_ROUNDED = "beside transformers with gelu in half precision, as its CPU kernel has it"
+# llama.cpp's own words stay in its log: it counts tensors that nobody asked for.
+_REFUSED_TENSORS = "a file with factor tensors is refused at load"
 _UNSCALED = "it rotates unscaled, without a word"
 
 
@@ -89,10 +88,14 @@ def measured(rows: list[dict[str, Any]], runtime: Runtime, date: str) -> list[Fa
     exact = {form for row in good for form in row["forms"]}
     found = []
     stock = [max(row["from_stock"]) for row in good if "from_stock" in row]
-    note = _ROUNDED.format(float(f"{max(stock):.1e}")) if stock and max(stock) > TOLERANCE else None
+    rounded = max(stock) if stock and max(stock) > TOLERANCE else None
     for form in sorted(exact):
         size = max(max(row["differences"]) for row in good if form in row["forms"])
-        found.append(Fact(name, (form,), "exact", None, _evidence(rows[0], runtime, date, size, note=note)))
+        evidence = _evidence(rows[0], runtime, date, size)
+        if rounded is not None:
+            about = {"stock_difference": float(f"{rounded:.1e}"), "note": _ROUNDED}
+            evidence = replace(evidence, details=dict(evidence.details) | about)
+        found.append(Fact(name, (form,), "exact", None, evidence))
     blamed: dict[str, dict[str, Any]] = {}
     for row in shown:
         if row in good:
@@ -117,7 +120,9 @@ def _fault(name: str, form: str, row: dict[str, Any], runtime: Runtime, date: st
     if "error" in row:
         said = row["error"].splitlines()[0][:160]
         evidence = _evidence(row, runtime, date, None, note=said)
-        return Fact(name, (form,), "refused", f"the program refuses it at load ({said})", evidence)
+        tensors = form.partition("-")[0] in ("tensor", "factors")
+        words = _REFUSED_TENSORS if tensors else f"the program refuses it at load ({said})"
+        return Fact(name, (form,), "refused", words, evidence)
     size = max(row["differences"])
     evidence = _evidence(row, runtime, date, size)
     if row["from_plain"] <= TOLERANCE:

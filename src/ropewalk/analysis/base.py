@@ -14,6 +14,7 @@ from ropewalk.geometry import FloatArray
 
 _SCAN_STEP = 0.005
 _FIRST_WINDOW = 512
+# Distances at once: 2 MiB of kernel.
 _SCAN_BLOCK = 1 << 18
 _LARGEST_BASE = 1e12
 # A scan up to here takes about a tenth of a second, so that it needs no table.
@@ -44,7 +45,7 @@ def base_bound(rotary_dim: int, length: int, *, exact: bool = False) -> float:
         )
     if (rotary_dim, length) in BASE_BOUNDS:
         return BASE_BOUNDS[rotary_dim, length]
-    if exact or length <= _SCANNED:
+    if exact or _is_scanned(rotary_dim, length):
         return scan_base_bound(rotary_dim, length)
     low, high, share = _neighbours(rotary_dim)
     estimate = math.exp((1.0 - share) * _log_bound(low, length) + share * _log_bound(high, length))
@@ -57,7 +58,7 @@ def base_bound_within(rotary_dim: int, length: int) -> float:
     Between two lengths of the table it is proven, since the bound never falls with the length; for other heads, and
     beyond the longest length, it is what leaving the table's own rows out showed.
     """
-    if (rotary_dim, length) in BASE_BOUNDS or length <= _SCANNED:
+    if (rotary_dim, length) in BASE_BOUNDS or _is_scanned(rotary_dim, length):
         return math.exp(_SCAN_STEP)
     if length > _LENGTHS[-1]:
         return _BEYOND_TABLE
@@ -65,9 +66,15 @@ def base_bound_within(rotary_dim: int, length: int) -> float:
         return _OTHER_HEAD
     before, after = _around(length)
     value = base_bound(rotary_dim, length)
+    # No finite row above, so that nothing is proven between the two.
     if math.isinf(BASE_BOUNDS[rotary_dim, after]):
         return _OTHER_HEAD
     return max(value / BASE_BOUNDS[rotary_dim, before], BASE_BOUNDS[rotary_dim, after] / value)
+
+
+def _is_scanned(rotary_dim: int, length: int) -> bool:
+    # Heads below the table's fail every base in a short window already, so that their scan ends early at any length.
+    return length <= _SCANNED or rotary_dim < _DIMS[0]
 
 
 def _around(length: int) -> tuple[int, int]:
@@ -105,6 +112,7 @@ def scan_base_bound(rotary_dim: int, length: int, *, least: float = 2.0) -> floa
     windows = [length]
     while windows[-1] > _FIRST_WINDOW:
         windows.append(-(-windows[-1] // 4))
+    # `least` lies on the grid itself; its logarithm may come out a hair below its step.
     step = max(0, math.floor(math.log(least / 2.0) / _SCAN_STEP + 1e-3))
     worst: int | None = None
     for window in reversed(windows):
@@ -126,6 +134,7 @@ def _negative_distance(inv_freq: FloatArray, length: int, hint: int | None) -> i
     """A distance below `length` at which the kernel is negative, or None. The last base's distance is tried first:
     the next base mostly fails right beside it."""
     if hint is not None:
+        # A step of half a per cent in the base moves a distance by no more than that.
         reach = max(64, hint // 200)
         near = np.unique(
             np.clip(np.linspace(hint - reach, hint + reach, 129).astype(np.int64), 0, length - 1)

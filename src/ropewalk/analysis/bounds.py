@@ -38,4 +38,5 @@ def suggested_betas(geometry: RopeGeometry) -> tuple[float, float]:
     (4.0, 1.0)
     """
     fast = _REFERENCE_BETA * min(1.0, geometry.original_length / _REFERENCE_LENGTH)
+    # Above beta_slow, or no pair would be left on the ramp.
     return max(fast, 2.0), 1.0

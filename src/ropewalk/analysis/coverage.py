@@ -38,6 +38,7 @@ def coverage(schedule: FrequencySchedule, target_length: int | None = None) -> C
     reached = (target - 1) * schedule.inv_freq / _TURN
     seen, visited = np.minimum(1.0, trained), np.minimum(1.0, reached)
     with np.errstate(divide="ignore", invalid="ignore"):
+        # np.where computes both sides; the 0/0 of a stopped pair is never taken.
         unseen = np.where(visited > seen, (visited - seen) / visited, 0.0)
     weights = [_unseen_weight(arc, freq, target) for arc, freq in zip(seen, schedule.inv_freq, strict=True)]
     return Coverage(seen, np.minimum(1.0, 2.0 * trained), visited, unseen, np.array(weights))
@@ -49,6 +50,7 @@ def _unseen_weight(seen: float, inv_freq: float, target: int) -> float:
         return 0.0
     wavelength = _TURN / inv_freq
     turns = np.arange(np.ceil(target / wavelength))
+    # Each turn goes through the seen arc first and through the rest of the circle after it.
     starts = np.minimum((turns + seen) * wavelength, target)
     ends = np.minimum((turns + 1.0) * wavelength, target)
     # The count of pairs between two distances a < b is the integral of (target - m).
@@ -65,6 +67,7 @@ def star_discrepancy(inv_freq: PerPair, length: int) -> PerPair:
     positions = np.arange(length, dtype=np.float64)
     rank = np.arange(1, length + 1, dtype=np.float64)
     found = np.empty(inv_freq.size)
+    # Pair by pair: all at once would sort length * half_dim numbers in memory.
     for pair, theta in enumerate(inv_freq):
         points = np.sort(np.mod(positions * (theta / _TURN), 1.0))
         found[pair] = max(

@@ -35,6 +35,7 @@ def nominal_factor(name: str, geometry: RopeGeometry, factor: float, **parameter
 
     def reaches(nominal: float) -> bool:
         made = schedule(name, geometry, factor=nominal, **parameters)
+        # linear's own ratio theta / (theta / s) may miss s by a rounding.
         return effective_factor(made) >= wanted * (1.0 - 1e-12)
 
     if reaches(1.0):
@@ -48,6 +49,7 @@ def nominal_factor(name: str, geometry: RopeGeometry, factor: float, **parameter
                 hint="its slow pairs do not follow the factor: use another method, or train",
             )
     while high - low > 1e-9 * high:
+        # Halfway on a logarithmic scale, as the tolerance is relative.
         middle = math.sqrt(low * high)
         low, high = (low, middle) if reaches(middle) else (middle, high)
     return high

@@ -31,7 +31,8 @@ _NEVER = torch.finfo(torch.float32).min / 4
 
 @dataclass(frozen=True, eq=False)
 class FarZone:
-    """The numbers of a far zone as tensors that a gradient reaches: `inv_freq` (P,) float64, the others scalars."""
+    """The numbers of a far zone as tensors that a gradient reaches: `inv_freq` (P,) float64, the others scalars, or
+    (layers, heads)."""
 
     inv_freq: Tensor
     log_discount: Tensor
@@ -96,7 +97,7 @@ class TwoZones:
             return self._masked(call, scale).transpose(1, 2)
         # The first query with a far zone; those before it see everything at its true distance.
         skip = max(0, self.plan.exact_until - first)
-        far_query = self._far_query(query[:, :, skip:], first + skip)
+        far_query = self._far_query(call, query[:, :, skip:], first + skip)
         far_key = self._far_keys(call)[:, :, : total - near]
         far = behind_a_past(far_query, far_key, value[:, :, : total - near], scale)
         far = far[0], far[1] + self._offset(call, first + skip, total)
@@ -108,18 +109,28 @@ class TwoZones:
             )
         return out.transpose(1, 2).contiguous()
 
-    def _far_query(self, query_BHTD: Tensor, first: int) -> Tensor:
+    def _far_query(self, call: Call, query_BHTD: Tensor, first: int) -> Tensor:
         """Queries from index `first` on as the far zone takes them, the multiple of its logits in them."""
         turned = self.rotation.turned(query_BHTD, *self._queries.rows(first, query_BHTD))
+        heads = getattr(self.plan, "head_far_logits", None)
+        if heads is not None:
+            return turned * torch.as_tensor(of_heads(heads, call)[:, None, None]).to(turned)
         return turned if self.plan.far_logits == 1.0 else turned * self.plan.far_logits
 
     def _far_keys(self, call: Call) -> Tensor:
         return self._keys.all(call)
 
     def _offset(self, call: Call, first: int, total: int) -> Tensor:
-        """What the far logits of queries from index `first` on get, (B, 1, T) or (1, 1, T)."""
-        offsets = np.stack([self.plan.offset(row) for row in _places(call, first, total)])
-        return torch.as_tensor(offsets, dtype=torch.float32, device=call.query_BHTD.device)[:, None]
+        """What the far logits of queries from index `first` on get, (B, H, T), with 1 where all are alike."""
+        plan, places_BT = self.plan, _places(call, first, total)
+        heads = getattr(plan, "head_log_discount", None)
+        if heads is None:
+            offsets_BHT = plan.offset(places_BT)[:, None]
+        else:
+            offsets_BHT = (
+                float(plan.discount) - of_heads(heads, call)[:, None] * plan.growth(places_BT)[:, None]
+            )
+        return torch.as_tensor(offsets_BHT, dtype=torch.float32, device=call.query_BHTD.device)
 
     def _masked(self, call: Call, scale: float) -> Tensor:
         """The same behind a mask (padding): both zones with an additive mask of their own."""
@@ -134,8 +145,22 @@ class TwoZones:
         near = _additive(allowed & near_BTK).to(query.dtype)
         far = _additive(allowed & ~near_BTK).to(query.dtype)
         near_part = attend(query, key, value, scale, mask_TK=near)
-        out, lse = attend(self._far_query(query, first), self._far_keys(call), value, scale, mask_TK=far)
+        out, lse = attend(
+            self._far_query(call, query, first), self._far_keys(call), value, scale, mask_TK=far
+        )
         return merge(near_part, (out, lse + self._offset(call, first, total)))[0]
+
+
+def of_heads(values_LH: Any, call: Call) -> Any:
+    """The entries of a call's layer, one for each of its heads; refused where the model has others."""
+    layers, heads = values_LH.shape
+    wanted = call.query_BHTD.shape[1]
+    if call.layer >= layers or heads != wanted:
+        raise UsageError(
+            f"zones for {layers} layers of {heads} heads on layer {call.layer} of {wanted} heads",
+            hint="use the map with the model that it was fitted to",
+        )
+    return values_LH[call.layer]
 
 
 def _places(call: Call, first: int, total: int) -> np.ndarray[Any, Any]:
@@ -156,17 +181,21 @@ class FittedZones(TwoZones):
         super().__init__(plan, rotation)
         self._far = far
 
-    def _far_query(self, query_BHTD: Tensor, first: int) -> Tensor:
+    def _far_query(self, call: Call, query_BHTD: Tensor, first: int) -> Tensor:
         turned = self._turned(query_BHTD, first - self.plan.near)
-        return turned * self._far.far_logits.to(turned)
+        logits = self._far.far_logits.to(turned)
+        return turned * (of_heads(logits, call)[:, None, None] if logits.dim() else logits)
 
     def _far_keys(self, call: Call) -> Tensor:
         return self._turned(call.key_BHKD, 0)
 
     def _offset(self, call: Call, first: int, total: int) -> Tensor:
-        growth = np.log(np.maximum((_places(call, first, total) + 1) / self.plan.original_length, 1.0))
-        growth_BT = torch.as_tensor(growth, dtype=torch.float32, device=call.query_BHTD.device)
-        return (float(self.plan.discount) - self._far.log_discount.to(growth_BT) * growth_BT)[:, None]
+        growth = self.plan.growth(_places(call, first, total))
+        growth_B1T = torch.as_tensor(growth, dtype=torch.float32, device=call.query_BHTD.device)[:, None]
+        cool = self._far.log_discount.to(growth_B1T)
+        return (
+            float(self.plan.discount) - (of_heads(cool, call)[:, None] if cool.dim() else cool) * growth_B1T
+        )
 
     def _turned(self, states_BHTD: Tensor, first: int) -> Tensor:
         own_P = self.rotation.inv_freq.to(self._far.inv_freq)

@@ -76,6 +76,12 @@ def keeping(what: str | None) -> Iterator[None]:
         raise
 
 
+def interrupted(stop: BaseException) -> RopewalkError:
+    """What an interrupt means for the user: it keeps what the command says that it keeps, and otherwise nothing."""
+    kept = getattr(stop, "__notes__", [])
+    return RopewalkError("interrupted", hint="; ".join(kept) or "nothing was kept; run the same line again")
+
+
 def show_error(error: RopewalkError) -> None:
     """One line on stderr, the way out included."""
     click.echo(f"ropewalk: {str(error).strip()}", err=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ropewalk.cli.common import console, contract, emit_json, quiet_option, seed_option
-from ropewalk.errors import GateMissedError, RopewalkError
+from ropewalk.errors import GateMissedError, RopewalkError, shown_command
 
 if TYPE_CHECKING:
     from ropewalk.evaluation.result import CompareResult
@@ -59,11 +59,14 @@ class Tour:
     def run(self) -> dict[str, Any]:
         """The whole tour; the document of `demo --json`."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._call("what is this model's RoPE, and what breaks past its window?", ["inspect", MODEL])
+        self._call(
+            "what is this model's RoPE, and what breaks past its window?", shown_command("inspect", MODEL)
+        )
         result = self._compare()
         extended = self._extend(result)
         if extended is not None:
-            self._call("is the scaling active, and the same in stock software?", ["verify", str(extended)])
+            line = shown_command("verify", extended)
+            self._call("is the scaling active, and the same in stock software?", line)
         page = self._report()
         self._farewell(page)
         return {
@@ -77,17 +80,18 @@ class Tour:
             "seconds": round(time.monotonic() - self.began, 1),
         }
 
-    def _heading(self, about: str, words: list[str]) -> None:
-        line = shlex.join(["ropewalk", *words])
+    def _heading(self, about: str, line: str) -> list[str]:
+        """Show what comes and the line that does it, unbroken so that it can be pasted; the words behind `ropewalk`."""
         self.screen.rule(style="dim")
         self.screen.print(about[0].upper() + about[1:], style="bold", markup=False)
-        self.screen.print(f"$ {line}\n", style="cyan", markup=False)
+        self.screen.print(f"$ {line}\n", style="cyan", markup=False, soft_wrap=True)
+        return shlex.split(line)[1:]
 
-    def _call(self, about: str, words: list[str]) -> None:
+    def _call(self, about: str, line: str) -> None:
         """Run another command in this process. A missed gate is shown and the tour goes on; a failure ends it."""
         from ropewalk.cli.main import ropewalk
 
-        self._heading(about, words)
+        words = self._heading(about, line)
         began = time.monotonic()
         code = 0
         try:
@@ -98,9 +102,7 @@ class Tour:
         except click.exceptions.Exit as left:
             code = left.exit_code
         if code not in (0, GateMissedError.exit_code):
-            raise RopewalkError(
-                f"`ropewalk {' '.join(words)}` ended with code {code}", hint="run it alone to see why"
-            )
+            raise RopewalkError(f"`{line}` ended with code {code}", hint="run it alone to see why")
         self.steps.append({"command": words, "code": code, "seconds": round(time.monotonic() - began, 1)})
 
     def _compare(self) -> CompareResult:
@@ -110,12 +112,8 @@ class Tour:
         from ropewalk.evaluation.compare import compare
 
         run = self.folder / "compare"
-        seed = ["--seed", str(self.seed)] if self.seed else []
-        chosen = [
-            word for name, value in CHOSEN.items() for word in (f"--{name.replace('_', '-')}", str(value))
-        ]
-        words = ["compare", MODEL, "--target", self.target, *chosen, *seed, "-o", str(run)]
-        self._heading("which method stretches it best, and is any worth it?", words)
+        line = shown_command("compare", MODEL, target=self.target, **CHOSEN, seed=self.seed or None, o=run)
+        words = self._heading("which method stretches it best, and is any worth it?", line)
         began = time.monotonic()
         result = _finished(run)
         if result is None:
@@ -141,24 +139,25 @@ class Tour:
             return None
         out = self.folder / f"{MODEL}-extended"
         line = extend_command(MODEL, result.row(name), result.target_length, str(out), force=out.exists())
-        self._call(
-            "write the recommended one into a checkpoint that stock software loads", shlex.split(line)[1:]
-        )
+        self._call("write the recommended one into a checkpoint that stock software loads", line)
         return out
 
     def _report(self) -> Path:
         """The HTML page of the comparison."""
         page = self.folder / "report.html"
-        self._call("all of it on one page", ["report", str(self.folder / "compare"), "-o", str(page)])
+        self._call("all of it on one page", shown_command("report", self.folder / "compare", o=page))
         return page
 
     def _farewell(self, page: Path) -> None:
         seconds = time.monotonic() - self.began
         self.screen.rule(style="dim")
         self.screen.print(
-            f"Done in {seconds:.0f} s. Everything is in {self.folder}.", style="bold", markup=False
+            f"Done in {seconds:.0f} s. Everything is in {self.folder}.",
+            style="bold",
+            markup=False,
+            soft_wrap=True,
         )
-        self.screen.print(f"Open the report: {page.resolve().as_uri()}", markup=False)
+        self.screen.print(f"Open the report: {page.resolve().as_uri()}", markup=False, soft_wrap=True)
         self.screen.print("\nYour own model, one step after the other:", markup=False)
         for line in (
             "inspect PATH_OR_HUB_ID",

@@ -120,7 +120,15 @@ def command(model: str, to: tuple[str, ...], params: tuple[str, ...], as_json: b
     chosen = method if file is None else read_schedules(file)
     ladder, draft, training = (options.pop(name) for name in ("ladder", "draft", "training"))
     if ladder is not None:
-        _ladder(model, chosen, _names(to), ladder, parse_params(params), as_json, options)
+        from ropewalk.cli.export_extras import ladder_of, show_ladder
+
+        if draft is not None or training is not None:
+            raise UsageError("--ladder writes one model a rung", hint="leave out --draft and --training")
+        made = ladder_of(model, chosen, _names(to), ladder, parse_params(params), options)
+        if as_json:
+            emit_json(made.to_json())
+        else:
+            show_ladder(console(), made)
         return
     result = export(model, chosen, to=_names(to) or None, parameters=parse_params(params), **options)
     from ropewalk.cli.export_extras import drafts_of, show_drafts, show_training, training_of
@@ -136,24 +144,6 @@ def command(model: str, to: tuple[str, ...], params: tuple[str, ...], as_json: b
     _show(console(), result)
     show_drafts(console(), drafts)
     show_training(console(), blocks)
-
-
-def _ladder(
-    model: str,
-    chosen: Any,
-    names: list[str],
-    factors: str,
-    parameters: dict[str, Any],
-    as_json: bool,
-    options: dict[str, Any],
-) -> None:
-    from ropewalk.cli.export_extras import ladder_of, show_ladder
-
-    made = ladder_of(model, chosen, names, factors, parameters, options)
-    if as_json:
-        emit_json(made.to_json())
-    else:
-        show_ladder(console(), made)
 
 
 def _names(given: tuple[str, ...]) -> list[str]:

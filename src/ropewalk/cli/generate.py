@@ -15,10 +15,12 @@ from ropewalk.cli.common import (
     device_option,
     dtype_option,
     emit_json,
+    interrupted,
     param_option,
     parse_params,
     quiet_option,
     seed_option,
+    show_error,
     trust_option,
 )
 from ropewalk.errors import RopewalkError, UsageError, one_line
@@ -84,7 +86,7 @@ if TYPE_CHECKING:
 @trust_option
 @quiet_option
 @contract
-def command(model: str, **options: Any) -> None:
+def command(model: str, **options: Any) -> int | None:
     """Continue a prompt under the smallest factor whose window holds it.
 
     A prompt that fits runs on the unmodified model. Text goes to stdout as it comes; speed, window, factor and cache
@@ -92,14 +94,15 @@ def command(model: str, **options: Any) -> None:
     """
     as_json, quiet = options["as_json"], options["quiet"]
     if options["stream"]:
-        _stream(model, options)
-        return
-    writing = _writing(model, options)
+        return _stream(model, options)
+    writing, stop = _writing(model, options), None
     try:
         for piece in writing:
             if not as_json and piece:
                 click.echo(piece, nl=False)
                 sys.stdout.flush()
+    except KeyboardInterrupt as caught:
+        stop = caught
     finally:
         # An interrupted text is ended like a finished one: what was written stays, on a line of its own.
         done = writing.result()
@@ -107,8 +110,22 @@ def command(model: str, **options: Any) -> None:
             click.echo()
         if not quiet and done.forwarded:
             click.echo(_summary(done), err=True)
-    if as_json:
-        emit_json(done.to_json())
+    return _ended(done.to_json() if as_json else None, stop)
+
+
+def _ended(document: dict[str, Any] | None, stop: KeyboardInterrupt | None) -> int | None:
+    """The document, if one is wanted; an interrupted one holds what was written, and the error beside it."""
+    if stop is None:
+        if document is not None:
+            emit_json(document)
+        return None
+    stop.add_note("what was written stays")
+    if document is None:
+        raise stop
+    error = interrupted(stop)
+    emit_json(document | {"error": error.to_json(), "exit_code": 130})
+    show_error(error)
+    return 130
 
 
 def _writing(model: str, options: dict[str, Any]) -> Writing:
@@ -151,10 +168,12 @@ def _writing(model: str, options: dict[str, Any]) -> Writing:
     return writing
 
 
-def _stream(model: str, options: dict[str, Any]) -> None:
+def _stream(model: str, options: dict[str, Any]) -> int | None:
     """Lines from stdin, an opening prompt first where one is given; answers to stdout, figures at the end."""
     from itertools import chain
 
+    if options["params"]:
+        raise UsageError("--stream keeps one window for ever, -p changes it", hint="give one of them")
     for name in ("dynamic", "cheap", "method", "schedule", "attention_temperature"):
         if options[name]:
             raise UsageError(
@@ -183,7 +202,7 @@ def _stream(model: str, options: dict[str, Any]) -> None:
     if isinstance(sys.stdin, io.TextIOWrapper):
         # A log holds what it holds: one broken byte must not end a stream of days.
         sys.stdin.reconfigure(errors="replace")
-    written = []
+    written, stop = [], None
     sizes = {"sinks": options["sinks"], "window": options["window"]}
     with Stream(loaded, **sizes, **({"piece": options["chunk"]} if options["chunk"] else {})) as stream:
         try:
@@ -193,12 +212,14 @@ def _stream(model: str, options: dict[str, Any]) -> None:
                 elif piece:
                     click.echo(piece, nl=False)
                     sys.stdout.flush()
+        except KeyboardInterrupt as caught:
+            stop = caught
         finally:
             if not options["quiet"]:
                 click.echo(_stream_summary(stream), err=True)
-    if options["as_json"]:
-        window = stream.cache.sinks + stream.cache.window
-        emit_json({"text": "".join(written), "factor": 1.0, "window": window} | stream.told.to_json())
+    window = stream.cache.sinks + stream.cache.window
+    document = {"text": "".join(written), "factor": 1.0, "window": window} | stream.told.to_json()
+    return _ended(document if options["as_json"] else None, stop)
 
 
 def _stream_summary(stream: Stream) -> str:

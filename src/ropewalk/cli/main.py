@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import click
 
 from ropewalk._version import __version__
-from ropewalk.cli.common import emit_json, json_mode, show_error
+from ropewalk.cli.common import emit_json, interrupted, json_mode, show_error
 from ropewalk.errors import RopewalkError, UsageError, near_miss, one_line
 
 # A full disk says so of the terminal's end and of files alike, and never names the file.
@@ -126,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise
             error, code = _handled(caught)
         except KeyboardInterrupt as stop:
-            error, code = _interrupted(stop), 130
+            error, code = interrupted(stop), 130
         if as_json:
             try:
                 emit_json({"error": error.to_json(), "exit_code": code})
@@ -139,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _handled(caught: Exception) -> tuple[RopewalkError, int]:
     """What any exception means for the user: one error, one exit code."""
     if isinstance(caught, click.exceptions.Abort):
-        return _interrupted(caught.__cause__ or caught), 130
+        return interrupted(caught.__cause__ or caught), 130
     if isinstance(caught, click.ClickException):
         context = getattr(caught, "ctx", None)
         where = f"`{context.command_path} --help` shows the usage" if context else "`ropewalk --help`"
@@ -153,12 +153,6 @@ def _handled(caught: Exception) -> tuple[RopewalkError, int]:
         ), 1
     text = f"{type(caught).__name__}: {one_line(caught)}"
     return RopewalkError(text, hint="unexpected; --debug shows the traceback"), 1
-
-
-def _interrupted(stop: BaseException) -> RopewalkError:
-    """An interrupt keeps what the command says that it keeps (`common.keeping`), and otherwise nothing."""
-    kept = getattr(stop, "__notes__", [])
-    return RopewalkError("interrupted", hint="; ".join(kept) or "nothing was kept; run the same line again")
 
 
 def _silence_stdout() -> None:

@@ -11,8 +11,8 @@ from ropewalk.cli.common import console, contract, emit_json
 from ropewalk.errors import shown_command
 
 if TYPE_CHECKING:
+    from ropewalk.map_table import MapInfo
     from ropewalk.methods import Method
-    from ropewalk.position_maps import MapInfo
 
 
 @click.command("methods")
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 @contract
 def command(name: str | None, as_json: bool) -> None:
     """The scaling methods, or one of them in full: rule, parameters with types and defaults, paper, runtimes."""
+    from ropewalk.map_table import MAPS
     from ropewalk.methods import find_method, methods
-    from ropewalk.position_maps import MAPS
 
     if name in MAPS and not as_json:
         _show_map(MAPS[str(name)])
@@ -79,7 +79,7 @@ def _marks(method: Method) -> str:
 
 def _show_all(found: list[Method]) -> None:
     from ropewalk.cli.tables import Column, show_table
-    from ropewalk.position_maps import MAPS
+    from ropewalk.map_table import MAPS
     from ropewalk.runtimes.general import in_general, written_as
 
     columns = [
@@ -140,7 +140,7 @@ def _show_one(method: Method) -> None:
     screen.print(f"written as    {written_as(method.name)}")
     screen.print("on a Llama    (other architectures: `ropewalk plan MODEL --target 32k`)", markup=False)
     for name, answer in in_general(method.name).items():
-        screen.print(f"  {name:<14}{answer.describe()}", markup=False, soft_wrap=True)
+        screen.print(f"  {name:<16}{answer.describe()}", markup=False, soft_wrap=True)
     if method.parameters:
         rows = [
             [

@@ -10,9 +10,9 @@ from ropewalk.cli.common import contract, emit_json, param_option, parse_params
 @click.command()
 @click.argument("kind", required=False)
 @click.argument("source", metavar="MODEL|RUN", required=False)
-@click.option("-o", "--output", type=click.Path(), help="FILE.svg, FILE.png or FILE.pdf [default: KIND.svg]")
+@click.option("-o", "--output", type=click.Path(), help="FILE.svg, FILE.png or FILE.pdf. Default: KIND.svg.")
 @click.option("--method", "methods", metavar="NAME,...", help="Methods to draw, separated by commas.")
-@click.option("--target", metavar="LENGTH", help="Target length, 32k or 8x. [default: 8x]")
+@click.option("--target", metavar="LENGTH", help="Target length, 32k or 8x. Default: 8x.")
 @click.option("--dark", is_flag=True, help="Light on dark.")
 @click.option(
     "--dpi", type=click.IntRange(30, 1200), default=200, show_default=True, help="Resolution of a PNG."

@@ -15,9 +15,9 @@ from ropewalk.cli.common import contract, emit_json
     type=click.Path(dir_okay=False),
     default="report.html",
     show_default=True,
-    help="FILE.html",
+    help="The page to write, FILE.html.",
 )
-@click.option("--title", help="Title of the page. [default: what the runs are about]")
+@click.option("--title", help="Title of the page. Default: what the runs are about.")
 @contract
 def command(runs: tuple[str, ...], output: str, title: str | None, as_json: bool) -> None:
     """One self-contained HTML page from one run or several.

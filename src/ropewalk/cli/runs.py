@@ -11,7 +11,7 @@ from ropewalk.cli.common import console, contract, emit_json
 from ropewalk.errors import shown_command
 
 root_option = click.option(
-    "--root", type=click.Path(file_okay=False), help="Folder of runs. [default: $ROPEWALK_RUNS, or ./runs]"
+    "--root", type=click.Path(file_okay=False), help="Folder of runs. Default: $ROPEWALK_RUNS, or ./runs."
 )
 
 

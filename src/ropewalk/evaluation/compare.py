@@ -122,6 +122,7 @@ class Queue:
     def of(cls, request: CompareRequest, facts: ModelFacts, target: int, given: Sequence[Candidate]) -> Queue:
         """Controls first: everything else is held against them."""
         from ropewalk.evaluation.candidates.attended import named
+        from ropewalk.evaluation.candidates.candidate import Candidate
         from ropewalk.evaluation.candidates.choose import from_files, merged
         from ropewalk.evaluation.candidates.controls import REFERENCES, as_is, controls
 
@@ -131,10 +132,13 @@ class Queue:
         rows = merged([*as_is(facts), *found, *from_files(request.schedules, facts, target), *given])
         names = [row.name for row in [*controls(facts), *rows]]
         names += REFERENCES if request.reference is not None else ()
-        twice = sorted({name for name in names if names.count(name) > 1})
+        # Cells are kept under the name as a file has it: `a.b` beside `a-b` would read the other's figures as its own.
+        slugs = [Candidate(name).slug for name in names]
+        twice = sorted({name for name, slug in zip(names, slugs, strict=True) if slugs.count(slug) > 1})
         if twice:
+            called = "called" if len(twice) == 1 else "kept under one name:"
             raise UsageError(
-                f"two rows are called {', '.join(twice)}", hint="rename the file or the candidate"
+                f"two rows are {called} {', '.join(twice)}", hint="rename the file or the candidate"
             )
         return cls(controls(facts), rows, [LeftOut(name=i.name, why=i.why) for i in left_out], facts, target)
 
@@ -162,6 +166,7 @@ def _in_run(
     quiet = quiet_transformers() if parts["model"] is None else nullcontext()
     with quiet, run_folder("compare", request, run, processes) as (writing, folder):
         cells = bound_cells(request, folder, processes)
+        # Questions at the window and at the target alone: what lies between decides nothing and costs as much to read.
         asked = [queue.facts.original_length, queue.target]
         local = Local(request, parts, cells, processes, Watcher(), asked=list(dict.fromkeys(asked)))
         made = Comparison(local, queue, str(folder), on_step or (lambda step: None))
@@ -220,6 +225,7 @@ class Comparison:
         from ropewalk.evaluation.work.watch import Watcher
 
         total = len(self.queue.all)
+        # Text and questions count as half a row each: what one of them costs is not known before it is done.
         parts = 1 + (self.local.plan is not None and self.local.segments is not None)
         begun = [""]
 
@@ -243,6 +249,7 @@ class Comparison:
         first = tail_start(self.queue.target)
         plain = self.queue.controls[1]
         self._listen(plain.name, number)
+        # Without the last, all of the window: that is what the control itself has read.
         for context in contexts_of(self.queue.facts.original_length)[:-1]:
             self.contexts[context] = local.cropped_tail(plain, Crop.of(context), first)
 

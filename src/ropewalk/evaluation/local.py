@@ -80,7 +80,9 @@ class Local:
         if request.schedule is not None and self.map_file is None:
             given = self._stretched(given)
         self.tokenizer = (
-            load_tokenizer(request.tokenizer or request.model) if tokenizer is None else tokenizer
+            load_tokenizer(request.tokenizer or request.model, trust_remote_code=request.trust_remote_code)
+            if tokenizer is None
+            else tokenizer
         )
         self.facts, self.original_length = self._facts(given)
         self.lengths = request.lengths or self._default_lengths()
@@ -89,6 +91,7 @@ class Local:
         self.not_asked: list[LeftOut] = []
         self.plan = self._plan(asked)
         self.forms = None if self.plan is None else self._forms(self.plan, asked)
+        # After all that can be refused: loading is what takes minutes.
         self.model = self.loaded(request.model) if given is None else given
         self.budget_bytes: int | None = None
         self.hashes = self._bound(given)
@@ -107,6 +110,7 @@ class Local:
                 request.model,
                 output=folder,
                 schedule=request.schedule,
+                # Hard links would need the folder's own disk, and copies its space; this is read once and gone.
                 weights="symlink",
                 trust_remote_code=request.trust_remote_code,
             )
@@ -133,6 +137,7 @@ class Local:
         """An engine as every reader of this run has it: the same chunks and batches, so the same last bits."""
         engine = Engine(model, chunk=self.request.chunk)
         if self.budget_bytes is None:
+            # The poorest process decides, so that all of them cut the same batches.
             self.budget_bytes = min(self.processes.gather(engine.budget_bytes))
         engine.budget_bytes = self.budget_bytes
         return engine
@@ -154,6 +159,7 @@ class Local:
         longest = self.original_length if self.facts is None else self.facts.max_position_embeddings
         if self.map_file is not None:
             longest = read_map(self.map_file).target_length
+        # From half the window: what a model does inside it is what longer lengths are held against.
         lengths, length = [], max(8, self.original_length // 2)
         while length < longest:
             lengths.append(length)
@@ -193,6 +199,7 @@ class Local:
 
     def _questions(self, lengths: Sequence[int]) -> Plan:
         request = self.request
+        # Written answers first; `Forms` turns those tasks to choice of which the first reader writes none.
         scoring = "teacher-forced" if request.scoring == AUTO else request.scoring
         return plan_tasks(self.tokenizer, asking_of(request, lengths), scoring=scoring, style=request.style)
 

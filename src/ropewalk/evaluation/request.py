@@ -109,6 +109,7 @@ class EvalRequest(BaseModel):
 
     def settings(self) -> dict[str, Any]:
         """What must be the same for finished cells to count; hashes are held against each other by name."""
+        # Left out is what changes no cell: how a server is asked, what is looked at afterwards, how rows are judged.
         return self.model_dump(
             mode="json", exclude={"workers", "timeout_s", "health", "hashes", "threshold", "rank"}
         )
@@ -141,7 +142,7 @@ class CompareRequest(EvalRequest):
     @field_validator("schedules", mode="before")
     @classmethod
     def _schedules(cls, value: Any) -> list[str]:
-        return [str(path) for path in ([value] if isinstance(value, str) else value or [])]
+        return [str(path) for path in ([value] if isinstance(value, str | Path) else value or [])]
 
 
 def names_of(value: Any) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -14,13 +15,14 @@ from ropewalk.attention.tempers import parse_temper
 from ropewalk.dynamic import DynamicRule
 from ropewalk.errors import UsageError
 from ropewalk.map_files import is_map
+from ropewalk.map_table import MAPS
 from ropewalk.methods import find_method
 from ropewalk.models.apply import apply
 from ropewalk.models.facts import ModelFacts, read_facts
 from ropewalk.models.live.regimes import Regime, find_regime, fixed_length
 from ropewalk.models.live.rotary import bare
 from ropewalk.models.stretch import kept_parameters, map_for_model, own_window, read_schedules
-from ropewalk.position_maps import MAPS, DualChunk, PositionMap, map_for
+from ropewalk.position_maps import DualChunk, PositionMap, map_for
 from ropewalk.schedule import FrequencySchedule
 
 MAX_FACTOR = 64.0
@@ -45,10 +47,12 @@ class Rung:
 
 @dataclass(frozen=True)
 class Ladder:
-    """Rungs by rising window. `name` says where they come from: a method, a file, the model's own rule."""
+    """Rungs by rising window. `name` says where they come from: a method, a file, the model's own rule; `wider` what
+    makes one that reaches further."""
 
     name: str
     rungs: tuple[Rung, ...]
+    wider: str = "raise max-factor"
 
     def rung_for(self, tokens: int) -> Rung:
         """The lowest rung whose window holds that many tokens; UsageError where none does."""
@@ -58,7 +62,7 @@ class Ladder:
             raise UsageError(
                 f"{tokens} tokens are more than the widest window here, {last.window} (factor {last.factor:g} of "
                 f"{self.name})",
-                hint="shorten the prompt or max-new-tokens, or raise max-factor",
+                hint=f"shorten the prompt or max-new-tokens, or {self.wider}",
             )
         return found
 
@@ -78,14 +82,22 @@ def ladder_for(
     own rotation depends on the length (longrope's two sets, dynamic scaling) climbs by its own rule where no method is
     given. Factors count from the original window, and only windows beyond the model's own are stretched.
     """
+    if not (math.isfinite(growth) and growth > 1.0):
+        raise UsageError(f"growth={growth:g} lets no epoch end", hint="use growth > 1; 2 doubles each time")
+    if not (math.isfinite(max_factor) and max_factor >= 1.0):
+        raise UsageError(
+            f"max_factor={max_factor:g} leaves no window", hint="use 1 (the model's own window alone) or more"
+        )
     facts = read_facts(bare(model).config.to_dict())
     if schedule is not None:
         if method is not None or parameters:
             raise UsageError("a finished ladder leaves no method to choose", hint="give one or the other")
         own = [Rung(_own_factor(facts), own_window(facts))]
-        if is_map(schedule):
-            return _above(str(schedule), own, [_from_map(facts, Path(schedule))])
-        return _above(str(schedule), own, _from_file(facts, Path(schedule)))
+        path = Path(schedule)
+        made = [_from_map(facts, path)] if is_map(path) else _from_file(facts, path)
+        return replace(
+            _above(str(schedule), own, made), wider="give a file that was made for a longer target"
+        )
     regime = find_regime(bare(model))
     if regime is not None and method is None:
         return _own_rule(facts, regime, growth, max_factor)
@@ -128,7 +140,7 @@ def tempered(ladder: Ladder, name: str, original_length: int) -> Ladder:
 
         return rung if rung.is_own and rung is ladder.rungs[0] else replace(rung, temper=put)
 
-    return Ladder(f"{ladder.name} at {name}", tuple(at(rung) for rung in ladder.rungs))
+    return replace(ladder, name=f"{ladder.name} at {name}", rungs=tuple(at(rung) for rung in ladder.rungs))
 
 
 def _own_factor(facts: ModelFacts) -> float:
@@ -183,7 +195,8 @@ def _own_rule(facts: ModelFacts, regime: Regime, growth: float, max_factor: floa
     first = Rung(1.0, regime.length)
     if regime.kind == "switch":
         window = own_window(facts)
-        return Ladder("the model's own switch", (first, Rung(window / regime.length, window)))
+        own = first, Rung(window / regime.length, window)
+        return Ladder("the model's own switch", own, "give a method")
     rungs, factor = [first], growth
     while factor <= max_factor:
         rungs.append(Rung(factor, int(factor * regime.length)))

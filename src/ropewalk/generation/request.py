@@ -120,8 +120,10 @@ class Writing:
             raise UsageError("the prompt is empty", hint="give it one token or more")
         self.ends = end_tokens(model, tokenizer) if settings.stop_at_end else set()
         if settings.max_new_tokens is None and not self.ends:
+            none = "neither the model nor its tokenizer has an end token, so"
             raise UsageError(
-                "neither the model nor its tokenizer has an end token, so nothing would end the text",
+                f"{none if settings.stop_at_end else 'end tokens are ignored and there is no limit:'} "
+                "nothing would end the text",
                 hint="give max-new-tokens",
             )
         self.ladder: Ladder = ladder_for(

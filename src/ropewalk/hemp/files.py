@@ -6,6 +6,8 @@ from pathlib import Path
 
 from ropewalk.errors import RopewalkError
 
+FOLDER = Path(__file__).parent / "model"
+
 
 def folder() -> Path:
     """The folder of the bundled model, as `transformers` reads it.
@@ -13,10 +15,9 @@ def folder() -> Path:
     >>> folder().name
     'model'
     """
-    path = Path(__file__).parent / "model"
-    if not (path / "config.json").is_file():
+    if not (FOLDER / "config.json").is_file():
         raise RopewalkError(
-            f"the bundled model is missing from this installation ({path})",
+            f"the bundled model is missing from this installation ({FOLDER})",
             hint="install ropewalk again, or train it: ropewalk train hemp",
         )
-    return path
+    return FOLDER

@@ -16,9 +16,11 @@ def _band(geometry: RopeGeometry, fast: float, slow: float) -> tuple[PerTurningP
     positive("slow", slow)
     above("fast", fast, "slow", slow)
     turns = geometry.rotations[: geometry.num_rotating]
+    # Rotations fall with the index, so that counting pairs is finding one.
     last_fast = int(np.sum(turns > fast)) - 1
     first_slow = int(np.sum(turns >= slow))
-    width = max(first_slow - last_fast, 1)
+    # At least 1: a pair that turns more than `fast` times turns `slow` times, too.
+    width = first_slow - last_fast
     index = np.arange(geometry.num_rotating, dtype=np.float64)
     return np.clip(index - last_fast, 0.0, float(width)), width
 
@@ -61,7 +63,7 @@ def mrrope_uni(
 def mrrope_pro(
     geometry: RopeGeometry, *, factor: float, fast: float = 32.0, slow: float = 1.0
 ) -> FrequencySchedule:
-    """m = q(q+1)/(n(n+1)) inside the same band: the stretch grows progressively towards the slow pairs.
+    """m = q(q+1)/(n(n+1)) inside the band of `mrrope-uni`: the stretch grows progressively towards the slow pairs.
 
     q = clip(i-l, 0, n), n = h-l; attention factor as yarn's.
 
@@ -81,7 +83,7 @@ def mrrope_pro(
 def tailspline(
     geometry: RopeGeometry, *, factor: float, fast: float = 32.0, slow: float = 1.0
 ) -> FrequencySchedule:
-    """m = q(3n^2 + 3n + 1 - q^2) / (n(n+1)(2n+1)) inside the same band.
+    """m = q(3n^2 + 3n + 1 - q^2) / (n(n+1)(2n+1)) inside the band of `mrrope-uni`.
 
     q = clip(i-l, 0, n), n = h-l; attention factor as yarn's. Contributed and unreviewed.
 

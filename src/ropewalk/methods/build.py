@@ -10,6 +10,7 @@ from ropewalk.errors import UsageError
 from ropewalk.geometry import PerTurningPair, RopeGeometry
 from ropewalk.schedule import FrequencySchedule
 
+# The other stock types make a vector without the tail, on whose shape the first forward fails.
 _KNOWS_ZERO_TAIL = ("none", "theta", "proportional")
 
 

@@ -107,7 +107,7 @@ def ntk_power(
 ) -> FrequencySchedule:
     """theta'_i = rope_theta**(-(2i/d) * p), p = 1 + ln(s)/ln(rope_theta) unless `power` (p) or `scale` (p-1) is given.
 
-    The default p is `ntk-d` to the last bit of the exponent. p below 1 would speed pairs up and is refused.
+    The default p is `ntk-d` again. p below 1 would speed pairs up and is refused.
 
     Parameters:
         power: p itself.
@@ -158,8 +158,10 @@ def ntk_mixed(geometry: RopeGeometry, *, factor: float, share: float = 0.5) -> F
     [2.0, 2.52, 3.175, 4.0]
     """
     share_of("ntk-mixed: share", share)
+    # For its refusal: one pair alone has no base to change.
     notations.exact_exponent(geometry.rotary_dim)
     count = geometry.num_rotating
+    # count is 1 where a proportional share leaves one pair that turns.
     ramp = np.arange(count) / max(count - 1, 1)
     return from_profile(
         "ntk-mixed", geometry, factor, share * ramp + (1.0 - share), parameters={"share": share}
@@ -181,6 +183,7 @@ def ntk_su(geometry: RopeGeometry, *, factor: float, b: float = 0.625) -> Freque
     """
     positive("ntk-su: b", b)
     count = geometry.num_rotating
+    # Over the pairs that turn: a zero tail is at no place of the ramp.
     profile = ((np.arange(count) + 1) / count) ** b
     return from_profile("ntk-su", geometry, factor, profile, parameters={"b": b})
 

@@ -14,6 +14,7 @@ from typing import Any, Literal, Union
 
 from ropewalk.errors import UsageError, near_miss, one_line
 from ropewalk.geometry import RopeGeometry, check_factor
+from ropewalk.map_table import MAPS
 from ropewalk.registry import Registry
 from ropewalk.schedule import FrequencySchedule
 
@@ -145,6 +146,7 @@ def method(name: str, *, paper: str, **traits: Any) -> Callable[[Callable[..., F
 
 def methods() -> dict[str, Method]:
     """Every method by name, plug-ins included: those that need training and contrib last."""
+    # False sorts before True, and the sort keeps the order inside each kind.
     ranked = sorted(METHODS.values(), key=lambda known: (known.contrib, known.needs_training))
     return {known.name: known for known in ranked}
 
@@ -156,9 +158,6 @@ def find_method(name: str) -> Method:
             f"{one_line(name, 60)!r} is a rule that picks a schedule for each length, not a schedule",
             hint="use ropewalk.dynamic(METHOD, geometry), or a static method for a checkpoint",
         )
-    # Imported here: maps are made of methods.
-    from ropewalk.position_maps import MAPS
-
     if name in MAPS and name not in METHODS:
         raise UsageError(
             f"{name} is a position map, code at attention time that no table of frequencies and no checkpoint carries",
@@ -193,6 +192,7 @@ def schedule(
     factor = check_factor(factor)
     given = found.checked(parameters)
     if factor == 1.0 and not given:
+        # For every method, those that stop or damp pairs too: who asks for no stretch gets the model.
         return FrequencySchedule(name, geometry, 1.0, geometry.inv_freq, native={"type": "none"})
     return found.function(geometry, factor=factor, **given)
 
@@ -231,6 +231,14 @@ def _coerce(where: str, value: Any, hint: Any) -> Any:
     raise UsageError(f"{where}={one_line(value, 60)!r} does not fit", hint=f"it takes {wanted}")
 
 
+def _fits_float(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        # An integer of hundreds of digits, which JSON and YAML let through.
+        return False
+
+
 def _try_type(value: Any, option: Any) -> tuple[bool, Any]:
     """Whether a value is of a type, and the value as that type. Booleans are no numbers, NaN is no number at all."""
     if option is type(None):
@@ -246,10 +254,11 @@ def _try_type(value: Any, option: Any) -> tuple[bool, Any]:
     if hasattr(value, "tolist"):
         value = value.tolist()
     if typing.get_origin(option) is list:
+        # A list of parameters is always numbers: one a pair.
         if not isinstance(value, list | tuple) or not all(_try_type(item, float)[0] for item in value):
             return False, None
         return True, [float(item) for item in value]
-    if not isinstance(value, int | float) or not math.isfinite(value):
+    if not isinstance(value, int | float) or not _fits_float(value):
         return False, None
     if option is int:
         return value == int(value), int(value)

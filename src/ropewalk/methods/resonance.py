@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ropewalk.errors import UsageError
-from ropewalk.geometry import RopeGeometry
+from ropewalk.geometry import PerTurningPair, RopeGeometry
 from ropewalk.methods.build import from_frequencies
 from ropewalk.methods.registry import method, schedule
 from ropewalk.schedule import FrequencySchedule
@@ -19,7 +19,8 @@ def resonance(
 ) -> FrequencySchedule:
     """wavelength' = round(wavelength) of the `inner` method's schedule; its attention factor is kept.
 
-    Rounding down may turn a pair a little faster than before. Other parameters go to the inner method.
+    Rounding down may turn a pair a little faster than before. Of a method with two sets both are rounded. Other
+    parameters go to the inner method.
 
     Parameters:
         inner: the method whose wavelengths are rounded.
@@ -31,16 +32,23 @@ def resonance(
     if inner == "resonance":
         raise UsageError("resonance of resonance changes nothing more", hint="give another inner method")
     made = schedule(inner, geometry, factor=factor, **parameters)
-    turning = made.inv_freq[: geometry.num_rotating]
-    rounded = np.zeros_like(turning)
-    moving = turning > 0
-    rounded[moving] = 2 * np.pi / np.round(2 * np.pi / turning[moving])
+    turning = geometry.num_rotating
+    short = made.short_inv_freq
     return from_frequencies(
         "resonance",
         geometry,
         factor,
-        rounded,
+        _rounded(made.inv_freq[:turning]),
+        short_inv_freq=None if short is None else _rounded(short[:turning]),
         attention_factor=made.attention_factor,
         parameters={"inner": inner} | dict(made.parameters),
         notes=made.notes,
     )
+
+
+def _rounded(inv_freq: PerTurningPair) -> PerTurningPair:
+    rounded = np.zeros_like(inv_freq)
+    # A pair that the inner method stopped has no wavelength, and stays as it is.
+    moving = inv_freq > 0
+    rounded[moving] = 2 * np.pi / np.round(2 * np.pi / inv_freq[moving])
+    return rounded

@@ -28,13 +28,11 @@ def cope(geometry: RopeGeometry, *, factor: float, share: float = 0.75) -> Frequ
     count = round(share * int(np.sum(geometry.rotations[: geometry.num_rotating] < 1.0)))
     notes: tuple[str, ...] = ()
     if count:
-        # A single pair is the last one, which stops.
+        # A single pair is the last one, which stops. numpy's cos(pi) is -1 exactly, so that the last is a true zero.
         phase = np.linspace(0.0, np.pi, count) if count > 1 else np.array([np.pi])
         inv_freq[-count:] *= (1.0 + np.cos(phase)) / 2.0
     else:
         notes = ("every pair completes a turn in the window: nothing to damp",)
-    # cos(pi) + 1 leaves a rounding crumb where the rule says exactly zero.
-    inv_freq[inv_freq < 1e-15] = 0.0
     return from_frequencies("cope", geometry, factor, inv_freq, parameters={"share": share}, notes=notes)
 
 
@@ -54,6 +52,7 @@ def p_rope(geometry: RopeGeometry, *, factor: float, share: float = 0.25) -> Fre
     share_of("p-rope: share", share)
     inv_freq = rotating(geometry).copy()
     stopped = round(share * inv_freq.size)
+    # Not [-stopped:], which would be every pair where none is to stop.
     inv_freq[inv_freq.size - stopped :] = 0.0
     return from_frequencies("p-rope", geometry, factor, inv_freq, parameters={"share": share})
 
@@ -85,7 +84,10 @@ def proportional(geometry: RopeGeometry, *, factor: float, share: float = 0.25) 
     """
     share_of("proportional: share", share)
     inv_freq = rotating(geometry) / factor
-    if not geometry.proportional:
+    if geometry.proportional:
+        # Its tail stands still already, and no share given here would make those pairs turn or others stop.
+        share = geometry.partial_rotary_factor
+    else:
         inv_freq[int(share * geometry.rotary_dim // 2) :] = 0.0
     native = {"type": "proportional"} if geometry.proportional else None
     parameters = {"share": share}

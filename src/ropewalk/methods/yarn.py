@@ -35,6 +35,8 @@ def index_ramp(geometry: RopeGeometry, beta_fast: float, beta_slow: float, trunc
     low, high = geometry.pair_at(beta_fast), geometry.pair_at(beta_slow)
     if truncate:
         low, high = math.floor(low), math.ceil(high)
+    # d - 1, not the last pair d/2 - 1, as the paper's code and transformers clip; a port that clips at the pair
+    # computes another ramp.
     low, high = max(low, 0), min(high, geometry.rotary_dim - 1)
     if low == high:
         high += _DEGENERATE
@@ -107,7 +109,7 @@ def yarn(
     Parameters:
         beta_fast: rotations in the original window at which a pair is left alone.
         beta_slow: rotations at which a pair is interpolated fully.
-        ramp: `index` is the shipped code's; `rotations` is the paper's own, up to 3x away.
+        ramp: `index` is the shipped code's; `rotations` the paper's, up to 2.3x away at factor 8, 4x at 32.
         truncate: round the ends of the ramp outwards to whole pairs; off for gpt-oss.
         attention_factor: what multiplies cos and sin; wins over everything else.
         mscale: DeepSeek's first coefficient.
@@ -134,6 +136,7 @@ def yarn(
         _by_ramp(geometry, factor, blend),
         attention_factor=yarn_attention_factor(factor, attention_factor, mscale, mscale_all_dim),
         parameters=parameters | ({"ramp": ramp} if ramp != "index" else {}),
+        # The ramp over rotations is the paper's alone: no stock code has a name for it.
         native={"type": "yarn"} | parameters if ramp == "index" else None,
     )
 

@@ -102,6 +102,7 @@ def apply(
         else:
             _put(applied, facts, schedules, target_length)
         applied.readings = applied._read()
+    # An interrupt, too, leaves the model as it was.
     except BaseException:
         applied._patch.undo()
         raise
@@ -130,6 +131,7 @@ def _put(
         after = twin_of(live, carried.config)
     except UsageError:
         raise
+    # Above, a wrong wish; here, what only a configuration cannot hold and the live modules can.
     except RopewalkError as refusal:
         applied.persistent, applied.reason = False, refusal.message
         direct.write(live, facts, schedules, target_length or applied.schedule.target_length, patch)

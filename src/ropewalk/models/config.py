@@ -52,6 +52,7 @@ def read_json(path: Path) -> dict[str, Any]:
             raise RopewalkError(
                 f"{where} has {size} bytes; a configuration has at most {MAX_BYTES}", hint=_MEND
             )
+        # A pipe or a device has no size and no end.
         if not path.is_file():
             raise RopewalkError(f"{where} is not a regular file", hint="give a folder or a config.json")
         content = path.read_bytes()
@@ -66,6 +67,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def parse_json(content: bytes, where: str = "config.json") -> dict[str, Any]:
     """One JSON mapping from bytes; `where` names it in errors."""
     try:
+        # Editors on Windows put a byte order mark in front, which no JSON begins with.
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise RopewalkError(f"{where} is not text (byte {error.start} is not UTF-8)", hint=_MEND) from error

@@ -59,6 +59,7 @@ def difference(target: ModelFacts, draft: ModelFacts) -> str | None:
             f"its window is {format_length(draft.max_position_embeddings)}, the target's "
             f"{format_length(target.max_position_embeddings)}"
         )
+    # Not the frequencies themselves: heads of another width turn at others by the same rule.
     if (theirs.rope_type, theirs.factor) != (ours.rope_type, ours.factor):
         return (
             f"it is stretched by {shown(theirs.rope_type)}, factor {theirs.factor:g}, the target by "

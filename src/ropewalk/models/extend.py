@@ -98,7 +98,7 @@ def extend(
     refuse_remote_code(place.config, trust_remote_code)
     with naming(str(place.config)):
         ready = _ready(request, place)
-    drafting = None if draft is None else _draft_ready(draft, ready, trust_remote_code)
+    drafting = None if draft is None else _draft_ready(draft, ready, trust_remote_code, force=force)
     ready = _with_remarks(ready, drafting)
     if dry_run or request.out is None:
         return result_of(ready, (companions.CONFIG,), request.weights, dry_run=True)
@@ -109,7 +109,7 @@ def extend(
         return _write(working, ready, with_code=trust_remote_code)
 
 
-def _draft_ready(draft: str | Path, target: Ready, trust_remote_code: bool) -> Ready:
+def _draft_ready(draft: str | Path, target: Ready, trust_remote_code: bool, *, force: bool) -> Ready:
     """The draft model, ready to be stretched as its target is: by the same method, to the same window."""
     if target.made is None:
         raise UsageError("a draft goes with a stretch", hint="give a target, or leave --draft out")
@@ -127,7 +127,7 @@ def _draft_ready(draft: str | Path, target: Ready, trust_remote_code: bool) -> R
     place = _place(request)
     refuse_remote_code(place.config, trust_remote_code)
     if request.out is not None:
-        check_output(request.out, place.folder, force=False)
+        check_output(request.out, place.folder, force=force)
     try:
         with naming(str(place.config)):
             return _ready(request, place)
@@ -199,6 +199,7 @@ def _find_weights(folder: Path, request: Request) -> weight_files.WeightFiles | 
         return None
     found = weight_files.find_weights(folder)
     if request.weights == "copy":
+        # A dry run has no output: the room of the present folder counts.
         parent = next(path for path in (request.out or Path("x")).absolute().parents if path.exists())
         free = shutil.disk_usage(parent).free
         if found.total_bytes > free:
@@ -276,6 +277,7 @@ def _stretch(request: Request, facts: ModelFacts) -> tuple[Stretch | None, tuple
 def _check_carried(config: Mapping[str, Any], made: FrequencySchedule) -> None:
     """Read the written configuration as stock software will, and compare: what was written must be what was meant."""
     rope = read_facts(config).rope
+    # Not to the bit: the carrier's factors are quotients, and reading them divides again.
     same = rope.schedule is not None and np.allclose(
         rope.schedule.inv_freq, made.inv_freq, rtol=1e-9, atol=1e-25
     )

@@ -196,6 +196,7 @@ def read_geometry(source: str | Path | Mapping[str, Any]) -> RopeGeometry:
 def _rope(view: TextView, layers: LayerFacts, label: str, entry: dict[str, Any]) -> RopeFacts:
     record = recorded(view.config, label, entry, view.max_length)
     geometry = _geometry(view, layers, label, entry)
+    # The note of another model: heads of another width were never stretched from it.
     if record is not None and record.geometry.head_dim != geometry.head_dim:
         record = None
     if record is not None:
@@ -209,6 +210,7 @@ def _rope(view: TextView, layers: LayerFacts, label: str, entry: dict[str, Any])
         problem: str | None = None
     else:
         scaled, problem = current_schedule(entry, geometry, view.max_length)
+        # The file knows stock types only; the note remembers the method that one of them carries.
         if scaled is not None and record is not None and scaled.factor == record.factor:
             scaled = replace(scaled, method=record.method or scaled.method, parameters=record.parameters)
     factor = scaled.factor if scaled else _factor_or_one(entry, geometry.original_length, view.max_length)
@@ -262,6 +264,7 @@ def _rotary_head(view: TextView, layers: LayerFacts, label: str) -> int:
     """The head that an entry rotates; some types have another width in their full-attention or sliding layers."""
     by_layer = view.text.get("per_layer_config")
     index = next((i for i, kind in enumerate(layers.layer_types) if kind == label), None)
+    # JSON has made text of the indices; a configuration in memory has numbers.
     own = by_layer.get(str(index), by_layer.get(index)) if isinstance(by_layer, Mapping) else None
     if isinstance(own, Mapping) and own.get("head_dim") is not None:
         return whole(f"per_layer_config.{index}.head_dim", own["head_dim"], least=2)
@@ -279,6 +282,7 @@ def _rotary_head(view: TextView, layers: LayerFacts, label: str) -> int:
 def _original_length(view: TextView, label: str, entry: Mapping[str, Any]) -> int:
     """The window before the stretch: the entry's own, or max_position_embeddings where nothing says that it grew."""
     kind = entry["rope_type"]
+    # Phi-3's place for it, which wins over the one inside the entry.
     at_root = view.text.get("original_max_position_embeddings") if label == DEFAULT else None
     if kind in KEEPS_ORIGINAL:
         value = entry.get("original_max_position_embeddings") if at_root is None else at_root
@@ -347,6 +351,7 @@ def _experts(view: TextView) -> dict[str, int | None] | None:
         ),
         None,
     )
+    # One expert is a feed-forward like any other.
     if count is None or count < 2:
         return None
     names = ("num_experts_per_tok", "moe_intermediate_size", "n_shared_experts", "first_k_dense_replace")

@@ -60,6 +60,7 @@ def feed_forward(facts: ModelFacts) -> FeedForward:
     width = facts.intermediate_size or _TIMES_HIDDEN.get(facts.text_type, 4) * facts.hidden_size
     experts = None if facts.experts is None else _experts(facts, view, width)
     if facts.text_type == "llama4_text":
+        # Its intermediate_size is an expert's; the dense layers between have a key of their own.
         width = optional_whole(view.text.get("intermediate_size_mlp")) or 2 * width
     return FeedForward(width, facts.text_type not in UNGATED, experts)
 
@@ -86,6 +87,7 @@ def _experts(facts: ModelFacts, view: TextView, width: int) -> dict[str, int]:
     shared = optional_whole(view.text.get(name))
     shared = default if shared is None else shared
     if facts.text_type == "llama4_text":
+        # One shared expert in every such layer, by the class and by no key.
         shared = size
     return {
         "count": int(known["num_experts"] or 0),

@@ -141,6 +141,7 @@ def inspect(source: str | Path | Mapping[str, Any], target: str | int | None = N
     """
     config, tokenizer, name, path = _read(source)
     with naming(str(path)):
+        # Mended for the reading alone: what is wrong is found in the file as it stands.
         facts = read_facts(tidy(config)[0])
     length = None if target is None else parse_target(target, facts.original_length)
     bound = None if length is None else base_bound(facts.geometry.rotary_dim, length)

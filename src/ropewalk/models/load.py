@@ -181,6 +181,7 @@ def _attention_for(config: Any, attn: str) -> str:
                 "attn='flash_attention_2' needs the flash-attn package and a GPU", hint="use --attn sdpa"
             )
     try:
+        # Code from outside the library has no entry here, and says itself what it lacks.
         family = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     except KeyError:
         return attn

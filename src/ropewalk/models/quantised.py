@@ -55,6 +55,7 @@ def _bits(method: str, found: Mapping[str, Any]) -> float | None:
 
 def _compressed(found: Mapping[str, Any]) -> float | None:
     groups = found.get("config_groups")
+    # Several groups are several schemes; the first that says its bits stands for all.
     for group in groups.values() if isinstance(groups, Mapping) else ():
         weights = group.get("weights") if isinstance(group, Mapping) else None
         if isinstance(weights, Mapping) and is_number(weights.get("num_bits")):

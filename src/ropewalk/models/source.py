@@ -12,6 +12,8 @@ from ropewalk.models.structure.values import shown
 
 CONFIG_NAME = "config.json"
 HEMP = "hemp"
+# Tokenizers without a limit write a number like 1e30 as model_max_length, which is no length and must stay.
+NO_LIMIT = 10**12
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?$")
 # What a reader of configurations wants; weights come only on request.
 _SMALL_FILES = ["config.json", "generation_config.json", "tokenizer_config.json"]
@@ -137,6 +139,7 @@ def _in_cache(name: str, revision: str) -> Path | None:
         commit = reference.read_text(encoding="ascii").strip() if reference.is_file() else revision
     except (OSError, UnicodeDecodeError):
         return None
+    # Foreign text that becomes a path: no slash gets in.
     if not re.fullmatch(r"[\w.-]+", commit):
         return None
     snapshot = folder / "snapshots" / commit
@@ -144,6 +147,7 @@ def _in_cache(name: str, revision: str) -> Path | None:
 
 
 def _cache_folder() -> Path:
+    # In the order of precedence of the Hub's own client.
     if os.environ.get("HF_HUB_CACHE"):
         return Path(os.environ["HF_HUB_CACHE"]).expanduser()
     if os.environ.get("HF_HOME"):

@@ -58,6 +58,7 @@ class ScheduleFile:
         """The lowest rung of at least `factor`, the highest one where nothing is asked for."""
         if factor is None:
             return self.rungs[-1]
+        # A target over the window may come out a hair above the factor of its own rung.
         found = next((rung for rung in self.rungs if rung.factor >= factor * (1 - 1e-9)), None)
         if found is None:
             raise UsageError(

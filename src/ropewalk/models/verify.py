@@ -12,7 +12,7 @@ from typing import Any
 from ropewalk.errors import DamagedError, RopewalkError, UsageError, one_line
 from ropewalk.models.checkpoint.companions import CONFIG
 from ropewalk.models.checkpoint.manifest import read_manifest
-from ropewalk.models.checkpoint.weights import check_shard, find_weights
+from ropewalk.models.checkpoint.weights import find_weights
 from ropewalk.models.config import read_config
 from ropewalk.models.facts import read_facts
 from ropewalk.models.live.long_positions import AngleError, angle_errors
@@ -29,7 +29,6 @@ from ropewalk.models.proof.checks import (
 from ropewalk.models.proof.original import Original, original_of
 from ropewalk.models.proof.probe import (
     dtype_that_fits,
-    number_of_parameters,
     probes_for,
     run,
     takes_positions,
@@ -120,6 +119,7 @@ def verify(
     config = read_config(folder)
     manifest = read_manifest(folder)
     original = original_of(folder, config, manifest, base)
+    # First what needs no forward, so that a machine too small for the model still answers half.
     checks = {"frequencies": frequencies(config), "dialects": dialects(config)}
     checks["weights"] = weights_of(folder, original, (manifest or {}).get("temperature"))
     used = "no forward was run"
@@ -159,8 +159,7 @@ def _run(
                 original.problem or "its scaling cannot be read", hint="`ropewalk inspect` says why"
             )
         device = pick_device(device_name)
-        headers = {shard: check_shard(shard, folder) for shard in found.shards}
-        parameters = number_of_parameters(headers)
+        parameters = found.num_parameters
         chosen = dtype_that_fits(parameters, found.total_bytes, device) if dtype == "auto" else dtype
     except DamagedError:
         raise
@@ -183,6 +182,7 @@ def _run(
         outcome.persistent, outcome.reason = applied.persistent, applied.reason
         outcome.applied = [run(model, probe) for probe in probes]
     outcome.after = [run(model, probe) for probe in probes]
+    # The base's own scaling applied to it must change nothing.
     own = facts.rope.schedule
     if own is not None:
         with apply(model, own, layers=original.layers, target_length=facts.max_position_embeddings):

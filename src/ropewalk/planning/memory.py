@@ -29,10 +29,12 @@ class InferenceMemory:
     logits_whole: int
     logits_last: int
     kv_kinds: dict[str, int]
+    dtype: str = "bfloat16"
 
-    def total(self, kv_dtype: str = "bfloat16") -> int:
-        """Weights, cache, one prefill chunk and the logits of the last token."""
-        return self.weights + self.kv_cache[kv_dtype] + self.prefill_chunk + self.logits_last
+    def total(self, kv_dtype: str | None = None) -> int:
+        """Weights, cache (in the model's own type unless `kv_dtype` names another), one prefill chunk and the logits
+        of the last token."""
+        return self.weights + self.kv_cache[kv_dtype or self.dtype] + self.prefill_chunk + self.logits_last
 
     def to_json(self) -> dict[str, Any]:
         """For `plan --json`."""
@@ -81,17 +83,19 @@ def inference_memory(
         batch=batch,
         weights=shape.weight_bytes(dtype),
         kv_cache={
-            kind: kv_cache_bytes(shape, length, kind, batch=batch) for kind in ("bfloat16", "int8", "int4")
+            kind: kv_cache_bytes(shape, length, kind, batch=batch)
+            for kind in dict.fromkeys(("bfloat16", "int8", "int4", dtype))
         },
-        kv_cache_expanded=kv_cache_bytes(shape, length, batch=batch, expanded=True),
+        kv_cache_expanded=kv_cache_bytes(shape, length, dtype, batch=batch, expanded=True),
         chunk=chunk,
         prefill_chunk=int(batch * chunk * _live_elements(shape) * BYTES[dtype]),
         logits_whole=batch * length * shape.vocab_size * 4,
         logits_last=batch * shape.vocab_size * 4,
         kv_kinds={
             kind: batch * size
-            for kind, size in kept_bytes(shape, length, stream_window=stream_window).items()
+            for kind, size in kept_bytes(shape, length, dtype=dtype, stream_window=stream_window).items()
         },
+        dtype=dtype,
     )
 
 
@@ -175,6 +179,7 @@ def training_memory(shape: ModelShape, tokens: int, setting: TrainingSetting | N
     gradient_width = 4.0 if lora else width
     weights = (parameters * width + (trained * 4.0 if lora else 0.0)) / setting.shards
     if setting.shards > 1:
+        # What is gathered whole at a time: a layer, or the embeddings, which are a part of their own.
         weights += max(shape.layer_parameters, shape.embedding_parameters) * width
     moments = trained * (8.0 + (4.0 if keeps_master and not lora else 0.0))
     share = -(-tokens // setting.sharing)
@@ -207,6 +212,7 @@ def _attention_elements(shape: ModelShape) -> int:
 def _live_elements(shape: ModelShape) -> int:
     """Elements a token that are alive at once in one layer's forward: residual, normed input, q, k, v, output, MLP."""
     mlp = shape.mlp_projections * _mlp_width(shape)
+    # Attention and feed-forward run one after the other and are never alive together.
     return 3 * shape.hidden_size + max(_attention_elements(shape), mlp)
 
 
@@ -226,6 +232,7 @@ def _mlp_width(shape: ModelShape) -> int:
     if shape.experts is None:
         return shape.intermediate_size
     routed = max(shape.experts.active, 1) * shape.experts.size + shape.experts.shared
+    # The widest layer counts: a model may have dense ones between those with experts.
     return routed if shape.expert_layers == shape.num_layers else max(routed, shape.intermediate_size)
 
 

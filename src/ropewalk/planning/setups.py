@@ -93,6 +93,7 @@ def choose_setup(
     tried = {
         number: setups(shape, tokens, dtype=dtype, devices=devices, sharing=number)
         for number in range(1, devices + 1)
+        # A row is dealt out in two pieces a device, one from each end, so that causal work comes out even.
         if number == 1 or (devices % number == 0 and tokens % (2 * number) == 0)
     }
     if memory_bytes is None:

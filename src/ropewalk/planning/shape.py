@@ -178,6 +178,7 @@ class ModelShape:
             return int(self.num_parameters * BYTES[dtype])
         part = self.expert_parameters
         if self.stored.part == "projections":
+            # Quantisers leave embeddings and the output layer as they are.
             part = self.num_parameters - self.embedding_parameters
         return int(part * self.stored.bits / 8 + (self.num_parameters - part) * BYTES[dtype])
 

@@ -34,7 +34,9 @@ RESULT = "result.json"
 AGAIN = "run its command again, or restore the file"
 ANOTHER = "a run never changes: choose another folder"
 LISTED = "`ropewalk runs ls` lists the runs"
-_REQUIRED = {"kind": str, "status": str, "request": dict, "files": dict, "created": str}
+# What request.json holds of a run from its first moment on; the manifest adds how it ended.
+OPENING = {"kind": str, "request": dict, "created": str}
+_REQUIRED = OPENING | {"status": str, "files": dict}
 _OPTIONAL: dict[str, tuple[type, ...]] = {
     "command": (str,),
     "seed": (int,),
@@ -314,6 +316,8 @@ def _resumed(folder: Path, kind: str, stamp: str) -> Run:
         found, stamp, seconds = manifest["kind"], manifest["created"], float(manifest.get("seconds") or 0)
     elif (folder / REQUEST).exists():
         opening = read_document(folder / REQUEST)
+        if not isinstance(opening, dict):
+            raise DamagedError(f"{folder / REQUEST} is not what a run writes", hint=ANOTHER)
         found, stamp = opening.get("kind"), opening.get("created") or stamp
     else:
         raise RopewalkError(f"{folder} exists and is no run", hint=ANOTHER)

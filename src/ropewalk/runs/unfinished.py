@@ -7,7 +7,7 @@ from typing import Any
 
 from ropewalk.runs.documents import read_document
 from ropewalk.runs.lock import is_held
-from ropewalk.runs.store import FORMAT, MANIFEST, REQUEST, StoredRun, open_run
+from ropewalk.runs.store import FORMAT, MANIFEST, OPENING, REQUEST, StoredRun, open_run
 
 # What a run writes line by line, readable at any moment.
 METRICS = "metrics.jsonl"
@@ -24,6 +24,9 @@ def look_at_run(path: Path | str) -> StoredRun:
         return open_run(folder)
     opening = read_document(folder / REQUEST)
     if not isinstance(opening, dict) or opening.get("format") != FORMAT:
+        return open_run(folder)
+    # The same keys that an ended run must have, so that whoever reads either may rely on them.
+    if not all(isinstance(opening.get(key), kind) for key, kind in OPENING.items()):
         return open_run(folder)
     files: dict[str, Any] = {
         file.name: {"bytes": file.stat().st_size} for file in sorted(folder.iterdir()) if file.is_file()

@@ -27,7 +27,7 @@ FORMAT = "ropewalk-facts/1"
 OUTCOMES = ("exact", "approximate", "unknown", "ignored", "refused")
 # Largest difference of a next-token log-probability, in float32, at which two programs count as computing the same.
 TOLERANCE = 1e-3
-_MEASURED = {"versions", "max_logprob_difference", "lengths", "date", "note"}
+_MEASURED = {"versions", "max_logprob_difference", "stock_difference", "lengths", "date", "note"}
 _SOURCE = {"project", "version", "commit", "file", "function", "note"}
 
 
@@ -54,11 +54,20 @@ class Evidence:
         value = self.details.get("max_logprob_difference") if self.kind == "measured" else None
         return None if value is None else float(value)
 
+    @property
+    def rounding(self) -> float | None:
+        """How far from stock transformers the program is whatever the schedule, where its kernels round more than
+        the tolerance allows; `difference` is then beside transformers that rounds alike, and the note says what."""
+        value = self.details.get("stock_difference") if self.kind == "measured" else None
+        return None if value is None else float(value)
+
     def describe(self) -> str:
         """One line for people."""
         if self.kind == "measured":
             known = ", ".join(f"{name} {version}" for name, version in self.versions.items())
             size = "" if self.difference is None else f", largest difference {self.difference:.2g}"
+            if self.rounding is not None:
+                size += f" {self.details.get('note', '')}, {self.rounding:.2g} otherwise"
             return f"measured ({known}{size})"
         if self.kind == "source":
             version = next(iter(self.versions.values()))

@@ -14,6 +14,7 @@ from typing import Any
 
 from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.files import whole_folder, write_json
+from ropewalk.geometry import whole_tokens
 from ropewalk.methods import schedule as make_schedule
 from ropewalk.models.config import read_config
 from ropewalk.models.facts import ModelFacts, read_facts
@@ -110,7 +111,7 @@ def export_ladder(
     for number, factor in enumerate(wanted):
         made = _schedule(facts, method, factor, parameters or {})
         result = export_config(source, made, to=program.name, allow_approximate=allow_approximate)
-        up_to = math.floor(factor * facts.original_length + 1e-9)
+        up_to = whole_tokens(factor * facts.original_length, math.floor)
         rungs.append(Rung(factor, up_to, FIRST_PORT + number, result))
     two_sets = any(rung.result.schedule.short_inv_freq is not None for rung in rungs)
     notes = [f"{program.title}: {program.two_sets}"] if two_sets else []

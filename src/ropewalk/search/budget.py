@@ -22,6 +22,7 @@ class Budget:
     def share(self, steps: int, seconds: float) -> float:
         """How much of it is used up, 0 to 1 and beyond."""
         used = 0.0 if self.steps is None else steps / self.steps
+        # Whichever end comes first.
         return used if self.seconds is None else max(used, seconds / self.seconds)
 
 
@@ -39,5 +40,7 @@ def parse_budget(written: str | int | Budget) -> Budget:
         raise UsageError(f"budget={str(written)[:40]!r} is no budget", hint="write 200steps, 90s, 10m or 1h")
     number, unit = float(match[1]), match[2]
     if unit.startswith("step"):
+        if number % 1:
+            raise UsageError(f"budget={text!r} ends inside a step", hint="write whole steps, 200steps")
         return Budget(steps=int(number))
     return Budget(seconds=number * _SECONDS[unit])

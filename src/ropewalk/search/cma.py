@@ -75,11 +75,13 @@ def search_cma(
     )
     if not study.get_trials(deepcopy=False):
         study.enqueue_trial(dict(START))
+    # Counted in the storage: the trials of other workers use up the budget too.
     while not enough(done := len(study.get_trials(deepcopy=False, states=_over(optuna)))):
         trial = study.ask({key: optuna.distributions.FloatDistribution(*ends) for key, ends in SPACE.items()})
         try:
             terms = reader.terms(schedule_at(geometry, factor, trial.params), rows)
         except NonFiniteLossError:
+            # Failed, it counts as done and stays out of what the sampler learns from.
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
             on_trial(done + 1, None)
             continue

@@ -17,6 +17,7 @@ import numpy as np
 
 from ropewalk.geometry import FloatArray, RopeGeometry
 from ropewalk.methods import schedule as make_schedule
+from ropewalk.methods.longrope import longrope_attention_factor
 from ropewalk.schedule import FrequencySchedule
 from ropewalk.search.family import tuned_schedule
 from ropewalk.search.reading import NonFiniteLossError, Reader
@@ -109,6 +110,7 @@ def evolve(
         keep(population)
     while population.iteration < settings.iterations and not enough(population.iteration):
         number = population.iteration + 1
+        # One generator an iteration: a search that goes on draws what it would have drawn.
         rng = np.random.default_rng([settings.seed, number])
         ranked = sorted(population.individuals, key=lambda item: math.inf if item.loss is None else item.loss)
         parents = ranked[: settings.parents]
@@ -143,7 +145,7 @@ def _note(population: Population, reader: Reader, rows: Sequence[Row]) -> None:
 def schedule_of(geometry: RopeGeometry, factor: float, individual: Individual) -> FrequencySchedule:
     """An individual's frequencies, with LongRoPE's attention factor; its kept tokens have no place in a schedule."""
     stretch = np.asarray(individual.factors, dtype=np.float64)
-    attention = math.sqrt(1 + math.log(factor) / math.log(geometry.original_length))
+    attention = longrope_attention_factor(factor, geometry.original_length)
     return tuned_schedule(
         geometry, factor, np.log(stretch) / math.log(factor), attention, {"kept_first": individual.kept_first}
     )
@@ -155,6 +157,7 @@ def _measured(reader: Reader, rows: Sequence[Row], factor: float, item: Individu
         losses, _ = reader.read(made, [row.ids for row in rows], item.kept_first)
     except NonFiniteLossError:
         return Individual(item.factors, item.kept_first, None)
+    # Nothing predicts the first token.
     mean = float(np.mean([loss[1:].mean() for loss in losses]))
     return Individual(item.factors, item.kept_first, mean)
 

@@ -3,7 +3,6 @@
     u = ln s / ln S                              how far up the ladder, S its highest factor
     m_i(s) = (1 - u) low_i + u top_i             both non-decreasing in i and never below 0, so every blend is
     attention factor = 1 + ln s * ((1 - u) cool + u heat)
-    logits of head h times exp(heads_h)          where temperatures of heads or layers are fitted too, at S alone
 
 At s = 1 that is the model itself, whatever the numbers: 1 ** -m = 1 and ln 1 = 0. With one rung, u is 1 throughout.
 Arithmetic on float64 numpy arrays; nothing here knows of a model.
@@ -13,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,8 +25,6 @@ METHOD = "tuned"
 HIGHEST = 1.5
 # Attention factors outside of these ruin a model long before a search could learn anything there.
 COLDEST, HOTTEST = -0.2, 0.5
-# No head's logits are multiplied or divided by more than e.
-FURTHEST = 1.0
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,6 @@ class Family:
     top: FloatArray
     cool: float
     heat: float
-    heads: FloatArray = field(default_factory=lambda: np.zeros(0))
 
     @classmethod
     def through(cls, schedules: Sequence[FrequencySchedule]) -> Family:
@@ -54,6 +50,7 @@ class Family:
         if len(ordered) == 1:
             return cls(geometry, highest, top, top, heat, heat)
         share = math.log(first.factor) / math.log(highest)
+        # The other end of the line on which the lowest rung lies at `share`.
         low = monotone((first.profile[:count] - share * top) / (1 - share))
         cool = (temperature_of(first) - share * heat) / (1 - share)
         return cls(geometry, highest, low, top, cool, heat)
@@ -80,12 +77,7 @@ class Family:
 
     def reading(self, factor: float) -> Any:
         """What a reader reads the model under at a factor."""
-        made = self.schedule(factor)
-        return Tempered(made, self.heads) if self.heads.size else made
-
-    def with_heads(self, heads: FloatArray) -> Family:
-        """The same with other temperatures of heads, within bounds."""
-        return replace(self, heads=np.clip(heads, -FURTHEST, FURTHEST)) if heads.size else self
+        return self.schedule(factor)
 
     def moved(self, low: FloatArray, top: FloatArray, cool: float, heat: float) -> Family:
         """The family with other numbers, brought back to where profiles are monotone and factors sane."""
@@ -97,6 +89,20 @@ class Family:
             heat=float(np.clip(heat, COLDEST, HOTTEST)),
         )
 
+    @property
+    def extra(self) -> FloatArray:
+        """Numbers of its own that a kind of family adds to these, as one vector."""
+        return np.zeros(0)
+
+    @property
+    def extra_rates(self) -> FloatArray:
+        """By how much each of them may move in a step at the full rate."""
+        return np.zeros(0)
+
+    def with_extra(self, values: FloatArray) -> Family:
+        """The family with others of them."""
+        return self
+
     def to_json(self) -> dict[str, Any]:
         """For a ladder file and for going on after an interruption."""
         return {
@@ -105,7 +111,6 @@ class Family:
             "top": self.top.tolist(),
             "cool": self.cool,
             "heat": self.heat,
-            "heads": self.heads.tolist(),
         }
 
     @classmethod
@@ -118,16 +123,7 @@ class Family:
             np.asarray(document["top"], dtype=np.float64),
             float(document["cool"]),
             float(document["heat"]),
-            np.asarray(document.get("heads", []), dtype=np.float64),
         )
-
-
-@dataclass(frozen=True, eq=False)
-class Tempered:
-    """A schedule with temperatures of heads or layers: what a reader reads a model under. `heads` are logarithms."""
-
-    schedule: FrequencySchedule
-    heads: FloatArray
 
 
 def tuned_schedule(
@@ -163,6 +159,7 @@ def monotone(values: FloatArray) -> FloatArray:
     """
     means: list[float] = []
     sizes: list[int] = []
+    # Not to 0 .. HIGHEST yet: a value beyond still weighs in its pool, only no wild one outweighs it.
     for value in np.clip(np.asarray(values, dtype=np.float64), -HIGHEST, 2 * HIGHEST):
         means.append(float(value))
         sizes.append(1)

@@ -42,7 +42,6 @@ class Settings:
 
     learning_rate: float = 0.04
     heat_rate: float = 0.008
-    head_rate: float = 0.03
     final_share: float = 0.1
     temper: float = 0.02
     average: float = 0.8
@@ -100,14 +99,14 @@ class State:
 
 def flat_of(family: Family) -> FloatArray:
     """A family's numbers as one vector, in the order of `Slope.flat`."""
-    return np.concatenate([family.low, family.top, [family.cool, family.heat], family.heads])
+    return np.concatenate([family.low, family.top, family.extra, [family.cool, family.heat]])
 
 
 def with_flat(family: Family, values: FloatArray) -> Family:
     """The family with the numbers of a vector, made monotone."""
     count = len(family.top)
-    low, top, (cool, heat) = values[:count], values[count : 2 * count], values[2 * count : 2 * count + 2]
-    return family.moved(low, top, float(cool), float(heat)).with_heads(values[2 * count + 2 :])
+    made = family.moved(values[:count], values[count : 2 * count], float(values[-2]), float(values[-1]))
+    return made.with_extra(values[2 * count : -2])
 
 
 def advance(state: State, start: Family, slopes: Sequence[Slope], share: float, settings: Settings) -> State:
@@ -121,6 +120,7 @@ def advance(state: State, start: Family, slopes: Sequence[Slope], share: float, 
         first = FIRST_MOMENT * first + (1 - FIRST_MOMENT) * gradient
         second = SECOND_MOMENT * second + (1 - SECOND_MOMENT) * gradient**2
         seen += 1
+    # Both moments began at zero (Adam's correction).
     mean = first / (1 - FIRST_MOMENT**seen)
     square = second / (1 - SECOND_MOMENT**seen)
     scaled = shrinkage(mean, square, seen) * mean / (np.sqrt(square) + FLOOR)
@@ -152,10 +152,11 @@ def _steps(family: Family, scaled: FloatArray, settings: Settings) -> FloatArray
     rate = settings.learning_rate / (1.0 + (turns / HALF_RATE) ** 2)
     parts = []
     for values in (scaled[:count], scaled[count : 2 * count]):
+        # The outermost pairs share with themselves.
         padded = np.concatenate([values[:1], values, values[-1:]])
         parts.append(rate * np.convolve(padded, SHARED, mode="valid"))
-    heat, heads = scaled[2 * count : 2 * count + 2], scaled[2 * count + 2 :]
-    return np.concatenate([*parts, settings.heat_rate * heat, settings.head_rate * heads])
+    extra = family.extra_rates * scaled[2 * count : -2]
+    return np.concatenate([*parts, extra, settings.heat_rate * scaled[-2:]])
 
 
 def step_slope(

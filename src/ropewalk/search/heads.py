@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,15 @@ from ropewalk.attention.interface import attention_modules
 from ropewalk.attention.options import TemperatureOptions
 from ropewalk.attention.temperature import apply_temperature, chosen_layers, num_query_heads
 from ropewalk.errors import UsageError
-from ropewalk.geometry import FloatArray
+from ropewalk.geometry import FloatArray, RopeGeometry
 from ropewalk.models.live.rotary import bare
+from ropewalk.schedule import FrequencySchedule
+from ropewalk.search.family import Family
 
 WAYS = ("one", "layers", "heads")
+# No head's logits are multiplied or divided by more than e; how far one moves in a step at the full rate.
+FURTHEST = 1.0
+RATE = 0.03
 
 
 def check_temperatures(by: str, search: str, factors: Sequence[float]) -> None:
@@ -38,6 +43,54 @@ def check_temperatures(by: str, search: str, factors: Sequence[float]) -> None:
             f"temperatures of {by} go into weights, which hold one factor",
             hint="give --target in the place of --ladder",
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Tempered:
+    """A schedule with temperatures of heads or layers: what a reader reads a model under. `heads` are logarithms."""
+
+    schedule: FrequencySchedule
+    heads: FloatArray
+
+
+@dataclass(frozen=True)
+class TemperedFamily(Family):
+    """A family of one rung whose heads or layers have temperatures of their own, as logarithms."""
+
+    heads: FloatArray = field(default_factory=lambda: np.zeros(0))
+
+    @classmethod
+    def at(cls, family: Family, count: int) -> TemperedFamily:
+        """The family that starts where no head differs from the others."""
+        return cls(**vars(family), heads=np.zeros(count))
+
+    def reading(self, factor: float) -> Tempered:
+        """The schedule, and the temperatures that belong to it."""
+        return Tempered(self.schedule(factor), self.heads)
+
+    @property
+    def extra(self) -> FloatArray:
+        """The temperatures."""
+        return self.heads
+
+    @property
+    def extra_rates(self) -> FloatArray:
+        """One rate for all."""
+        return np.full(len(self.heads), RATE)
+
+    def with_extra(self, values: FloatArray) -> TemperedFamily:
+        """Others, kept sane."""
+        return replace(self, heads=np.clip(values, -FURTHEST, FURTHEST))
+
+    def to_json(self) -> dict[str, Any]:
+        """For going on after an interruption."""
+        return {**super().to_json(), "heads": self.heads.tolist()}
+
+    @classmethod
+    def from_json(cls, geometry: RopeGeometry, document: Mapping[str, Any]) -> TemperedFamily:
+        """What `to_json` wrote."""
+        shared = vars(Family.from_json(geometry, document))
+        return cls(**shared, heads=np.asarray(document["heads"], dtype=np.float64))
 
 
 @dataclass(frozen=True)

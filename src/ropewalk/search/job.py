@@ -102,6 +102,7 @@ def make_rungs(
 ) -> list[Rung]:
     """The rungs of a search, lowest factor first, with their controls measured; key tokens come later."""
     rungs = []
+    # `material` keeps its lengths in the order of the factors that they came from.
     for factor, length in sorted(zip(factors, material.fit, strict=True)):
         mine, others = material.fit[length], material.validation[length]
         rungs.append(
@@ -161,6 +162,7 @@ def near_losses(reader: Reader, row: Row, window: int) -> FloatArray:
     pieces, _ = reader.read(None, [row.ids[start : start + window] for start in starts])
     losses = np.zeros(row.length)
     for start, piece in zip(starts, pieces, strict=True):
+        # In the second half of a piece every token has half a window before it.
         first = 0 if start == 0 else window - half
         losses[start + first : start + len(piece)] = piece[first:]
     return losses

@@ -114,6 +114,7 @@ def run_fit(
             if share >= 1.0:
                 progress.stopped = "the budget is used up"
                 break
+            # Rungs in turn, the highest first: it is the one that a short budget is asked for.
             rung = job.rungs[-1 - progress.state.step % len(job.rungs)]
             text, planted = rung.step_rows(progress.state.step // len(job.rungs), settings.most_pairs)
             slopes, rows = step_slope(job.reader, progress.state.family, rung.factor, text, planted, settings)

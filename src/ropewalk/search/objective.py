@@ -22,21 +22,27 @@ from ropewalk.search.rows import Row
 
 # A token is a key token where far context gives it this many nats, and leaves it likely.
 KEY_GAIN, KEY_LOSS = 1.0, 1.5
-# The tail weighs three times as much as the first token beyond the window.
-TAIL = 2.0
 
 
 @dataclass(frozen=True)
 class Objective:
-    """The weights of the terms beside the text's."""
+    """The weights of the terms beside the text's. The last token of a text weighs 1 + `tail` times as much as the
+    first one beyond the window."""
 
     window: float = 0.5
     keys: float = 0.2
     answer: float = 0.5
+    tail: float = 2.0
 
     def to_json(self) -> dict[str, float]:
         """For the result."""
         return asdict(self)
+
+
+def usual(search: str) -> Objective:
+    """The objective of a search where none is given. Zones cost nothing inside the window, and are asked to hold at
+    every length beyond it alike."""
+    return Objective(window=0.0, tail=0.0) if search == "zones" else Objective()
 
 
 def token_weights(
@@ -50,9 +56,10 @@ def token_weights(
     inside = min(original_length, row.length)
     weights[1:inside] = objective.window / max(1, inside - 1)
     if row.length > original_length:
-        far = 1.0 + TAIL * np.linspace(0.0, 1.0, row.length - original_length)
+        far = 1.0 + objective.tail * np.linspace(0.0, 1.0, row.length - original_length)
         weights[original_length:] = far / far.sum()
     else:
+        # No token lies beyond: the whole row stands for the text.
         weights[1:inside] += 1.0 / max(1, inside - 1)
     if keys is not None and keys.any():
         weights += objective.keys * keys / keys.sum()
@@ -192,6 +199,7 @@ def gains_over(before: Terms, after: Terms, rows: Sequence[Weighed]) -> dict[str
             if item.planted == planted
         ]
         if differences:
+            # A single row shows no noise to stand above.
             spread = float(np.std(differences, ddof=1)) if len(differences) > 1 else float("inf")
             found[kind] = Gain(float(np.mean(differences)), spread / len(differences) ** 0.5)
     return found

@@ -42,6 +42,7 @@ def choose_finalist(
         better = keeps_answers(top.before, terms) and terms.value < progress.best_value
         if better:
             progress.best, progress.best_value = Family.through([made]), terms.value
+            # 0 would say that no step beat the start.
             progress.best_step = max(1, progress.state.step)
         detail = {"best": better, **terms.to_json()}
         _point(job, progress, "validation", terms.value, on_point, detail)

@@ -24,8 +24,8 @@ from ropewalk.geometry import FloatArray
 from ropewalk.models.live.heads import decoder_of, logits_from, split_works
 from ropewalk.position_maps import Zones
 from ropewalk.schedule import FrequencySchedule
-from ropewalk.search.family import Family, Tempered
-from ropewalk.search.heads import HeadLayout
+from ropewalk.search.family import Family
+from ropewalk.search.heads import HeadLayout, Tempered, TemperedFamily
 from ropewalk.search.objective import Terms, Weighed, terms_of
 from ropewalk.search.rotation import Rotation
 from ropewalk.search.zones import ZoneFamily
@@ -57,12 +57,12 @@ class Slope:
     top: FloatArray
     cool: float
     heat: float
-    heads: FloatArray = field(default_factory=lambda: np.zeros(0))
+    extra: FloatArray = field(default_factory=lambda: np.zeros(0))
 
     @property
     def flat(self) -> FloatArray:
         """All derivatives as one vector."""
-        return np.concatenate([self.low, self.top, [self.cool, self.heat], self.heads])
+        return np.concatenate([self.low, self.top, self.extra, [self.cool, self.heat]])
 
     def __add__(self, other: Slope) -> Slope:
         """Of the rows of both."""
@@ -72,7 +72,7 @@ class Slope:
             self.top + other.top,
             self.cool + other.cool,
             self.heat + other.heat,
-            self.heads + other.heads,
+            self.extra + other.extra,
         )
 
 
@@ -193,6 +193,7 @@ class Reader:
             if failure is None
             else (isinstance(failure, NonFiniteLossError), failure.message, failure.hint)
         )
+        # Failures as plain values: an exception of another process need not unpickle here.
         every = self.processes.gather((part, self.tokens - before, told))
         self.tokens = before + sum(tokens for _, tokens, _ in every)
         for _, _, found in every:
@@ -289,8 +290,8 @@ class Reader:
         leaves = family.leaves()
         plan = family.zones()
         total = self._backward(item, lambda: applied(self.model, plan, leaves.far))
-        top, cool, heat = leaves.gradients()
-        return Slope(total, np.zeros_like(top), top, cool, heat)
+        top, cool, heat, extra = leaves.gradients()
+        return Slope(total, np.zeros_like(top), top, cool, heat, extra)
 
     def _schedule_slope(self, family: Family, factor: float, item: Weighed) -> Slope:
         numbers = {
@@ -305,13 +306,15 @@ class Reader:
         still = torch.zeros(geometry.half_dim - geometry.num_rotating, dtype=torch.float64)
         heat = 1.0 + log * ((1 - share) * numbers["cool"] + share * numbers["heat"])
         inv_freq = torch.cat([turned, still])
+        # The model's graph ends at these; the small one from the family's numbers is gone through once, after it.
         leaves = inv_freq.detach().requires_grad_(True), heat.detach().requires_grad_(True)
-        heads = torch.tensor(family.heads, dtype=torch.float64, requires_grad=True)
+        heads = torch.tensor(family.extra, dtype=torch.float64, requires_grad=True)
 
         @contextlib.contextmanager
         def under() -> Iterator[None]:
             with contextlib.ExitStack() as stack:
-                if self.layout is not None and family.heads.size:
+                if isinstance(family, TemperedFamily):
+                    assert self.layout is not None
                     stack.enter_context(self.layout.applied(self.model, heads))
                 factor = leaves[1].to(device=self.device, dtype=torch.float32)
                 stack.enter_context(self.rotation.turning(leaves[0], factor))
@@ -325,8 +328,8 @@ class Reader:
             )
         torch.autograd.backward([inv_freq, heat], [leaves[0].grad, leaves[1].grad])
         grads = {name: tensor.grad.numpy() for name, tensor in numbers.items()}
-        by_head = np.zeros(len(family.heads)) if heads.grad is None else heads.grad.numpy()
-        return Slope(total, grads["low"], grads["top"], float(grads["cool"]), float(grads["heat"]), by_head)
+        extra = np.zeros(0) if heads.grad is None else heads.grad.numpy()
+        return Slope(total, grads["low"], grads["top"], float(grads["cool"]), float(grads["heat"]), extra)
 
     def _backward(self, item: Weighed, under: Callable[[], AbstractContextManager[None]]) -> float:
         """One row's part of J; its gradient is added to whatever leaves the model is read under."""

@@ -87,6 +87,7 @@ class Rotation:
     ) -> None:
         module, name = place.module, key(place.label, BUFFER)
         buffer = module._buffers[name]
+        # As stock code keeps it: what is fitted is what will run.
         wanted = inv_freq.to(torch.float32).to(buffer.device)
         patch.set(module._buffers, name, wanted)
         patch.set(vars(module), key(place.label, "attention_scaling"), attention_factor)
@@ -107,6 +108,7 @@ class _Forward:
         self.inner = inspect.unwrap(type(module).forward)
 
     def __call__(self, x: Any, *inputs: Any, **keywords: Any) -> Any:
+        # transformers calls with positions first and the layer type after them.
         asked = inputs[1] if len(inputs) > 1 else keywords.get("layer_type")
         if self.label and asked is not None and asked != self.label:
             return self.previous(x, *inputs, **keywords)

@@ -194,6 +194,7 @@ def planted_rows(
         rows: list[Row] = []
         try:
             for number, depth in enumerate(depths):
+                # Apart for every row, and for validation too, whose `seed` is odd where fitting's is even.
                 asking = Asking([task], [length], depths=[depth], samples=1, seed=1000 * seed + number)
                 plan = plan_tasks(tokenizer, asking, style="completion")
                 rows += [_row(sample) for group in plan.groups for sample in group]

@@ -108,6 +108,7 @@ def sweep(
     left = list(offered)
     standing: dict[str, Measured] = {}
     for share, keep in ROUNDS:
+        # Rows alternate: one of text and one with an answer at least.
         count = max(2, round(share * len(rows)))
         measured = []
         for number, candidate in enumerate(left):

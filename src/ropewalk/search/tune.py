@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,10 @@ from ropewalk.search.budget import DEFAULT, Budget, parse_budget
 from ropewalk.search.family import Family
 from ropewalk.search.fit import Settings, State
 from ropewalk.search.folder import Folder, opened
-from ropewalk.search.heads import check_temperatures
+from ropewalk.search.heads import TemperedFamily, check_temperatures
 from ropewalk.search.job import Job, Rung, add_keys, make_rungs, skilled_tasks
 from ropewalk.search.loop import Point, Progress, measure, reason_to_keep_start, run_fit
-from ropewalk.search.objective import Objective, Terms
+from ropewalk.search.objective import Objective, Terms, usual
 from ropewalk.search.opponents import run_opponent
 from ropewalk.search.reading import Reader
 from ropewalk.search.request import Request
@@ -110,7 +110,7 @@ def tune(
         start=start,
         storage=storage,
         temperatures=temperatures,
-        objective=objective or Objective(),
+        objective=objective or usual(search),
         amounts=amounts or Amounts(),
     )
     tell = on_told or (lambda told: None)
@@ -118,7 +118,8 @@ def tune(
         Reader(model, checkpointing=checkpointing, processes=processes, temperatures=temperatures) as reader,
         opened(request, output, processes) as run,
     ):
-        return _tuned(request, run, reader, load_tokenizer(source), settings or Settings(), tell)
+        tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
+        return _tuned(request, run, reader, tokenizer, settings or Settings(), tell)
 
 
 def _factors(target: str | int, ladder: Sequence[float] | None, original: int) -> list[float]:
@@ -154,9 +155,10 @@ def _tuned(
         return _tuned_zones(job, facts, kept, settings, tell)
     family = Family.through([start_of(rung) for rung in rungs])
     if reader.layout is not None:
-        family = replace(family, heads=np.zeros(reader.layout.count))
+        family = TemperedFamily.at(family, reader.layout.count)
     if kept is not None:
         progress = Progress.from_json(family, kept)
+        # What the interrupted call read counts too.
         reader.tokens += progress.curve[-1]["forward_equivalents"] * job.top.length if progress.curve else 0
     else:
         progress = Progress(State.at(family), family, start_value(job))
@@ -268,6 +270,7 @@ def choose_start(job: Job, request: Request, run: Folder, tell: OnTold) -> list[
     name, chosen = _validated(job, best, request, tell)
     for rung in job.rungs:
         rung.start_name = name
+        # The top has its start from the validation above.
         if rung is not top:
             rung.start = at_factor(Measured(name, chosen, rung_terms(top)), rung.factor)
             add_keys(job.reader, rung, request.objective)
@@ -332,7 +335,7 @@ def _finished(
                 after.to_json(),
                 rung.controls,
                 why,
-                progress.best.heads if why is None else np.zeros(0),
+                progress.best.extra if why is None else np.zeros(0),
             )
         )
     return _written(job, facts, progress, rungs, complete)

@@ -57,7 +57,8 @@ def fit_zones(
         single,
     )
     assert isinstance(best.schedule, Zones)
-    family = ZoneFamily.at(geometry, best.schedule)
+    config = job.reader.model.config.get_text_config()
+    family = ZoneFamily.at(geometry, best.schedule, (config.num_hidden_layers, config.num_attention_heads))
     top.before = best.terms
     progress = resumed(family) or Progress(State.at(family), family, best.terms.value)
     try:

@@ -1,17 +1,19 @@
-"""Zones fitted: near width by a sweep; far profile, discount and far temperature by the gradient.
+"""Zones fitted: near width by a sweep; far profile, discounts and far temperatures by the gradient.
 
     far angle of pair i at distance d:  near * theta_i + (d - near) * theta_i * s ** -m_i,  s = (T - near) / (L - near)
-    far logits of the query at p >= L:  exp(heat) * logits - cool * ln((p + 1) / L)
+    far logits of head h, query p >= L: exp(heat + heat_h) * logits - (cool + cool_h) * ln((p + 1) / L)
 
-m is non-decreasing. The numbers ride in a `Family` of one rung (its factor is s, `top` is m), so that steps, noise,
-validation and the way on after an interruption are those of every other fit.
+m is non-decreasing. A head that looks things up needs the far zone, one that reads its neighbours only loses by it:
+with one number for all, text and answers are traded against each other, with one for each head both get better. The
+numbers ride in a `Family` of one rung (its factor is s, `top` is m), so that steps, noise, validation and the way on
+after an interruption are those of every other fit.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -31,24 +33,31 @@ FAR_METHODS = ("linear", "by-parts")
 DISCOUNTS = ((0.0, 1.0), (0.0, 0.0))
 LEAST_LOG, MOST_LOG = -1.0, 3.0
 COLDEST, HOTTEST = -0.5, 0.5
+# How far a head may stand from the shared numbers, and move in a step at the full rate.
+HEAD_LOG, HEAD_HEAT = 3.0, 0.7
+LOG_RATE, HEAT_RATE = 0.1, 0.04
 
 
 @dataclass(frozen=True)
 class ZoneFamily(Family):
-    """The numbers above; `cool` is the log discount, `heat` the logarithm of the far temperature."""
+    """The numbers above; `cool` is the log discount, `heat` the logarithm of the far temperature.
+
+    `heads` (2, layers, heads) holds what each head adds to the two; it may be empty.
+    """
 
     near: int = 1
+    heads: FloatArray = field(default_factory=lambda: np.zeros((2, 0, 0)))
 
     @classmethod
-    def at(cls, geometry: RopeGeometry, plan: Zones) -> ZoneFamily:
-        """The family that starts at a map."""
+    def at(cls, geometry: RopeGeometry, plan: Zones, heads: tuple[int, int] = (0, 0)) -> ZoneFamily:
+        """The family that starts at a map, for a model of so many layers with so many heads each."""
         assert plan.far_inv_freq is not None
         count = geometry.num_rotating
         stretch = np.log(geometry.inv_freq[:count] / np.maximum(plan.far_inv_freq[:count], 1e-300))
         top = monotone(stretch / math.log(plan.far_factor))
-        return cls(
-            geometry, plan.far_factor, top, top, plan.log_discount, math.log(plan.far_logits), near=plan.near
-        )
+        heat = math.log(plan.far_logits)
+        apart = np.zeros((2, *heads))
+        return cls(geometry, plan.far_factor, top, top, plan.log_discount, heat, near=plan.near, heads=apart)
 
     def reading(self, factor: float) -> Zones:
         """The map of these numbers."""
@@ -57,6 +66,7 @@ class ZoneFamily(Family):
     def zones(self) -> Zones:
         """The map of these numbers."""
         own = self.geometry.inv_freq[: self.geometry.num_rotating]
+        single = self.heads.size > 0
         return Zones(
             near=self.near,
             original_length=self.geometry.original_length,
@@ -65,7 +75,24 @@ class ZoneFamily(Family):
             far_inv_freq=self.geometry.padded(own * self.highest**-self.top),
             far_method=METHOD,
             far_factor=self.highest,
+            head_log_discount=self.cool + self.heads[0] if single else None,
+            head_far_logits=np.exp(self.heat + self.heads[1]) if single else None,
         )
+
+    @property
+    def extra(self) -> FloatArray:
+        """What the heads add, as one vector."""
+        return self.heads.reshape(-1)
+
+    @property
+    def extra_rates(self) -> FloatArray:
+        """Discounts move faster than temperatures."""
+        return np.repeat([LOG_RATE, HEAT_RATE], self.heads[0].size)
+
+    def with_extra(self, values: FloatArray) -> ZoneFamily:
+        """Other heads, kept sane."""
+        bounds = np.array([HEAD_LOG, HEAD_HEAT])[:, None, None]
+        return replace(self, heads=np.clip(values.reshape(self.heads.shape), -bounds, bounds))
 
     def moved(self, low: FloatArray, top: FloatArray, cool: float, heat: float) -> ZoneFamily:
         """Other numbers, brought back to where profiles are monotone and the others sane."""
@@ -80,12 +107,14 @@ class ZoneFamily(Family):
 
     def to_json(self) -> dict[str, Any]:
         """For going on after an interruption."""
-        return {**super().to_json(), "near": self.near}
+        return {**super().to_json(), "near": self.near, "heads": self.heads.tolist()}
 
     @classmethod
     def from_json(cls, geometry: RopeGeometry, document: Mapping[str, Any]) -> ZoneFamily:
         """What `to_json` wrote."""
-        return cls(**vars(Family.from_json(geometry, document)), near=int(document["near"]))
+        shared = vars(Family.from_json(geometry, document))
+        heads = np.asarray(document["heads"], dtype=np.float64)
+        return cls(**shared, near=int(document["near"]), heads=heads if heads.size else np.zeros((2, 0, 0)))
 
     def leaves(self) -> Leaves:
         """These numbers as tensors."""
@@ -96,39 +125,39 @@ class ZoneFamily(Family):
 class Leaves:
     """The numbers of a family as tensors, and the far zone that they make."""
 
-    top: torch.Tensor
-    cool: torch.Tensor
-    heat: torch.Tensor
+    numbers: tuple[torch.Tensor, ...]
     made: tuple[torch.Tensor, ...]
     far: FarZone
 
     @classmethod
     def of(cls, family: ZoneFamily) -> Leaves:
         """Leaves that ask for gradients; the far zone's graph is made once and walked back once."""
-        top, cool, heat = (
+        numbers = tuple(
             torch.tensor(value, dtype=torch.float64, requires_grad=True)
-            for value in (family.top, family.cool, family.heat)
+            for value in (family.top, family.cool, family.heat, family.heads)
         )
+        top, cool, heat, heads = numbers
         geometry = family.geometry
         own = torch.tensor(geometry.inv_freq[: geometry.num_rotating], dtype=torch.float64)
         still = torch.zeros(geometry.half_dim - geometry.num_rotating, dtype=torch.float64)
         far_inv_freq = torch.cat([own * torch.exp(-math.log(family.highest) * top), still])
+        apart = heads if heads.numel() else torch.zeros(2, dtype=torch.float64)
         # A leaf of its own for each, cut off from its making: rows go backward one by one.
-        made = far_inv_freq, 1.0 * cool, heat.exp()
-        return cls(top, cool, heat, made, FarZone(*(item.detach().requires_grad_(True) for item in made)))
+        made = far_inv_freq, cool + apart[0], (heat + apart[1]).exp()
+        return cls(numbers, made, FarZone(*(item.detach().requires_grad_(True) for item in made)))
 
-    def gradients(self) -> tuple[FloatArray, float, float]:
-        """Of the profile, the log discount and the far temperature's logarithm, once rows have gone backward."""
+    def gradients(self) -> tuple[FloatArray, float, float, FloatArray]:
+        """Of the profile, the log discount, the far temperature's logarithm and the heads, once rows went backward."""
         far = self.far.inv_freq, self.far.log_discount, self.far.far_logits
         if any(item.grad is None for item in far):
             raise RopewalkError(
                 "no gradient reaches the far zone", hint="fit a schedule instead: leave out --search zones"
             )
         torch.autograd.backward(list(self.made), [item.grad for item in far])
-        top, cool, heat = (
-            item.grad.numpy() for item in (self.top, self.cool, self.heat) if item.grad is not None
+        top, cool, heat, heads = (
+            np.zeros(tuple(item.shape)) if item.grad is None else item.grad.numpy() for item in self.numbers
         )
-        return top, float(cool), float(heat)
+        return top, float(cool), float(heat), heads.reshape(-1)
 
 
 def offered(geometry: RopeGeometry, target_length: int) -> list[Candidate]:

@@ -39,8 +39,7 @@ HELD_OUT = (
     "xml/dom/minidom.py",
 )
 
-# Tests, other people's packages, generated tables and whatever differs between two machines with the same
-# Python.
+# Tests, other people's packages, generated tables and whatever differs between two machines with the same Python.
 _SKIPPED_FOLDERS = frozenset(
     [
         "__pycache__",
@@ -87,6 +86,7 @@ def standard_library() -> list[Document]:
         ):
             continue
         text = path.read_bytes().decode("utf-8", errors="replace")
+        # A module in another encoding is left out whole: what its bytes mean would depend on its coding line.
         if text.strip() and "�" not in text:
             documents.append(Document(relative.as_posix(), text.replace("\r\n", "\n")))
     if not documents:
@@ -118,19 +118,29 @@ def read_documents(text: str | Path | None, *, limit: int | None = None) -> list
 
     A .jsonl or .parquet file gives one document a row (column `text`, `content` or `document`), a folder one
     document a file, sorted by path. A name that is no path is asked of the `datasets` library as
-    `NAME[:CONFIG][@SPLIT]`. `limit` stops after that many documents. Empty files, bytes that are not UTF-8
-    and rows without text are errors that name the place: a silent gap would change the measurement.
+    `NAME[:CONFIG][@SPLIT]`. `limit` stops after that many documents (by default 1000 of a dataset, all of a file).
+    Empty files, bytes that are not UTF-8 and rows of a file without text are errors that name the place: a silent gap
+    would change the measurement.
     """
     if text is None:
         return held_out_documents()[:limit]
     path = Path(text)
-    if path.is_dir():
+    try:
+        is_folder, is_there = path.is_dir(), path.exists()
+    except OSError as error:
+        # A name too long for the system, as when the text itself stands in the place of its file.
+        raise UsageError(
+            f"no text at {one_line(text, 60)} ({one_line(error.strerror or error)})",
+            hint="give a file, a folder or the name of a dataset",
+        ) from error
+    if is_folder:
         documents = _take(_folder(path), limit)
-    elif path.exists():
+    elif is_there:
         documents = _take(_file(path, path.name), limit)
     elif _looks_like_path(str(text)):
         raise UsageError(f"no text at {text}", hint="give a file, a folder or the name of a dataset")
     else:
+        # A dataset streams without an end in sight; no measurement here uses up a thousand documents of it.
         documents = _take(_dataset(str(text)), limit or 1000)
     if not documents:
         raise RopewalkError(
@@ -149,6 +159,7 @@ def _take(documents: Iterator[Document], limit: int | None) -> list[Document]:
 
 
 def _looks_like_path(text: str) -> bool:
+    # `owner/name` is how the Hub spells a dataset, so that one slash alone makes no path.
     return text.startswith((".", "/", "~")) or text.endswith(SUFFIXES) or text.count("/") > 1 or "\\" in text
 
 
@@ -173,6 +184,7 @@ def _file(path: Path, name: str) -> Iterator[Document]:
 def _decoded(path: Path) -> str:
     content = path.read_bytes()
     try:
+        # Editors on Windows put a byte-order mark first, which no tokenizer should see.
         return content.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         byte = content[error.start]
@@ -190,7 +202,7 @@ def _plain(path: Path, name: str) -> Iterable[Document]:
 
 
 def _jsonl(path: Path, name: str) -> Iterable[Document]:
-    for number, line in enumerate(_decoded(path).splitlines(), start=1):
+    for number, line in enumerate(json_lines(_decoded(path)), start=1):
         if not line.strip():
             continue
         try:
@@ -201,6 +213,16 @@ def _jsonl(path: Path, name: str) -> Iterable[Document]:
                 hint="one JSON value a line is needed",
             ) from error
         yield Document(f"{name}:{number}", _text_of(row, f"{path} line {number}"))
+
+
+def json_lines(text: str) -> list[str]:
+    """The lines of a JSONL file, blank ones included, so that they can be counted.
+
+    >>> json_lines('"one\\u2028line"\\n{}')
+    ['"one\\u2028line"', '{}']
+    """
+    # Of all that `splitlines` breaks at, JSON forbids line feeds in a string, but not U+2028, U+2029 or U+0085.
+    return text.split("\n")
 
 
 def _text_of(row: Any, where: str) -> str:
@@ -252,10 +274,12 @@ def _dataset(name: str) -> Iterator[Document]:
     try:
         rows = datasets.load_dataset(path, config or None, split=split or "test", streaming=True)
         for number, row in enumerate(rows, start=1):
+            # Published datasets hold empty rows by design (wikitext between its paragraphs): no gap of ours.
             if any(isinstance(row.get(column), str) and row[column].strip() for column in _TEXT_COLUMNS):
                 yield Document(f"{name}:{number}", _text_of(row, f"{name} row {number}"))
     except RopewalkError:
         raise
+    # Whatever a loading script, a network or a cache raises, in libraries that promise no class of errors.
     except Exception as error:
         raise RopewalkError(
             f"dataset {name!r} could not be read ({type(error).__name__}: {one_line(error, 160)})",

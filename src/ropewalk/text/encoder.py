@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ropewalk.errors import RopewalkError
+from ropewalk.errors import RopewalkError, one_line
 
+# Control characters, so that no template holds the mark itself or trims it.
 MARK = "\x02content\x03"
 
 
@@ -74,6 +75,7 @@ class TokenizerEncoder:
         return tuple(int(i) for i in self.tokenizer.encode(text, add_special_tokens=False))
 
     def _opening(self) -> tuple[int, ...]:
+        # Found by what it does: the token and the flags that promise a BOS disagree in many tokenizer files.
         bare = self._plain("x")
         dressed = tuple(int(i) for i in self.tokenizer.encode("x", add_special_tokens=True))
         for start in range(len(dressed) - len(bare) + 1):
@@ -85,6 +87,7 @@ class TokenizerEncoder:
         """The tokens that `text` has behind other text; `tokenizer.encode` is asked once per distinct piece."""
         found = self._cache.get(text)
         if found is None:
+            # Tasks draw endless new sentences; emptying the cache now and then costs less than ordering it by use.
             if len(self._cache) > 50_000:
                 self._cache.clear()
             found = self._cache[text] = self._encode(text)
@@ -93,6 +96,7 @@ class TokenizerEncoder:
     def _encode(self, text: str) -> tuple[int, ...]:
         if not text:
             return ()
+        # A piece that begins with a letter stands behind a line break in a text; behind an "x" it would merge with it.
         anchor = "\n" if text[0].isalnum() else "x"
         before = self._anchors[anchor]
         whole = self._plain(anchor + text)
@@ -140,9 +144,16 @@ def chat_frame(encoder: TokenizerEncoder) -> Frame:
         raise RopewalkError(
             "this tokenizer has no chat template", hint="use completion prompts (--style completion)"
         )
-    written = tokenizer.apply_chat_template(
-        [{"role": "user", "content": MARK}], tokenize=False, add_generation_prompt=True
-    )
+    try:
+        written = tokenizer.apply_chat_template(
+            [{"role": "user", "content": MARK}], tokenize=False, add_generation_prompt=True
+        )
+    # A template is a program of the model's author: it may raise whatever it likes about a lone user message.
+    except Exception as error:
+        raise RopewalkError(
+            f"the chat template does not take one user message ({one_line(error, 120)})",
+            hint="use completion prompts (--style completion)",
+        ) from error
     before, mark, after = str(written).partition(MARK)
     if not mark:
         raise RopewalkError(

@@ -37,8 +37,10 @@ def find_generator(name: str) -> Generator:
 def generator_hash(function: Generator) -> str:
     """SHA-256 of the source code of the module that defines a generator: a change of code is a change of data."""
     module = inspect.getmodule(function)
+    # The whole module, since a generator's helpers and word lists change its samples as much as it does itself.
     try:
         code = inspect.getsource(module if module is not None else function)
     except (OSError, TypeError):
+        # Typed into a shell, or compiled: there is no file to read, and the name is all that can be held to.
         code = f"{function.__module__}.{function.__qualname__}"
     return hashlib.sha256(code.encode("utf-8")).hexdigest()

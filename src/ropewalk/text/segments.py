@@ -7,7 +7,6 @@ difference between two numbers is a difference between two readings of the same 
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -86,6 +85,7 @@ def cut(
         raise UsageError(f"max_segments={limit} measures nothing", hint="use 1 or more")
     opening = TokenizerEncoder(tokenizer).opening
     room = length - len(opening)
+    # The first token has nothing before it to be predicted from, so one alone would score nothing.
     if room < 2:
         raise UsageError(f"length {length} leaves no text to score", hint="use a longer length")
     encoded = [] if join == "yes" else _encode_until(documents, tokenizer, room, limit)
@@ -97,7 +97,7 @@ def cut(
     items = _deal(encoded, opening, room, limit)
     if not items:
         raise _too_short(encoded, length, room, joined)
-    remarks = tuple(_remarks(encoded, room, items, joined))
+    remarks = tuple(_remarks(encoded, room, joined=joined, asked=join == "yes"))
     tokens, pieces = _available(documents, encoded, used, room, joined)
     return Segments(tuple(items), length, opening, joined, remarks, tokens, pieces)
 
@@ -144,6 +144,7 @@ def _joined(documents: Sequence[Document], tokenizer: Any, wanted: int) -> tuple
     parts: list[TokenArray] = []
     total = 0
     for document in documents:
+        # A blank line between them, as between paragraphs, however a file ends.
         parts.append(_encode(tokenizer, document.text.rstrip("\n") + "\n\n"))
         total += len(parts[-1])
         if total >= wanted:
@@ -164,13 +165,12 @@ def _deal(
             piece = ids[turn * room : (turn + 1) * room]
             if len(piece) == room and len(items) < limit:
                 items.append(Segment(name, turn, np.concatenate([head, piece])))
+    # Dealt by turns, but told document by document: neighbours in a table belong together.
     order = {name: number for number, (name, _) in enumerate(encoded)}
     return sorted(items, key=lambda item: (order[item.document], item.index))
 
 
-def _remarks(
-    encoded: Sequence[tuple[str, TokenArray]], room: int, items: Sequence[Segment], joined: bool
-) -> list[str]:
+def _remarks(encoded: Sequence[tuple[str, TokenArray]], room: int, *, joined: bool, asked: bool) -> list[str]:
     remarks = []
     short = [name for name, ids in encoded if len(ids) < room]
     if short:
@@ -178,8 +178,9 @@ def _remarks(
         remarks.append(
             f"{len(short)} of {len(encoded)} documents are shorter than a segment and left out: {shown}"
         )
-    if joined and items:
-        remarks.append("no single document is long enough: the documents were joined into one text")
+    if joined:
+        why = "as asked" if asked else "since no single document is long enough"
+        remarks.append(f"the documents were joined into one text, {why}")
     return remarks
 
 
@@ -187,7 +188,7 @@ def _too_short(
     encoded: Sequence[tuple[str, TokenArray]], length: int, room: int, joined: bool
 ) -> RopewalkError:
     name, ids = max(encoded, key=lambda pair: len(pair[1]))
-    missing = math.ceil(room - len(ids))
+    missing = room - len(ids)
     what = "the whole text" if joined else f"the longest document ({name})"
     return RopewalkError(
         f"{what} has {len(ids)} tokens, length {format_length(length)} needs {room}: {missing} are missing",

@@ -29,6 +29,7 @@ def sentences_of(texts: Iterable[str]) -> tuple[str, ...]:
 def _short(sentence: str) -> list[str]:
     parts = []
     while len(sentence) > LONGEST:
+        # Not at 0: the space that a sentence begins with would be cut off for ever.
         at = sentence.rfind(" ", 1, LONGEST)
         at = at if at > 0 else LONGEST
         parts.append(sentence[:at])

@@ -13,8 +13,9 @@ from ropewalk.evaluation.candidates.candidate import Candidate
 from ropewalk.evaluation.candidates.choose import LeftOut, choose, merged
 from ropewalk.evaluation.candidates.controls import UNMODIFIED, unmodified
 from ropewalk.map_files import nearest_table
+from ropewalk.map_table import MAPS
 from ropewalk.models.facts import ModelFacts
-from ropewalk.position_maps import MAPS, DualChunk, PositionMap, map_for
+from ropewalk.position_maps import DualChunk, PositionMap, map_for
 from ropewalk.schedule import FrequencySchedule
 
 WITH = "+"
@@ -48,6 +49,7 @@ def _with(name: str, facts: ModelFacts, target: int, kept: Mapping[str, Mapping[
         if below in MAPS
         else unmodified(facts)
         if below in ("none", UNMODIFIED)
+        # Its default form: a variant is a row of its own, and this name does not ask for one.
         else choose([below], facts.geometry, factor, kept)[0][0]
     )
     first, _, more = rest.partition(WITH)
@@ -64,6 +66,7 @@ def tempered(below: Candidate, name: str, facts: ModelFacts, factor: float) -> C
 
     @contextmanager
     def put(model: Any) -> Iterator[None]:
+        # torch comes in with the first row that is applied: the names of all rows are checked without it.
         from ropewalk.attention.tempers import parse_temper
 
         with below.apply(model), parse_temper(name).applied(model, factor, facts.original_length):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Callable
@@ -56,12 +57,14 @@ class Candidate:
 
     @property
     def slug(self) -> str:
-        """The label as a file name."""
-        return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
+        """The label as a file name; one without a letter of ASCII by its hash, since it must have some name."""
+        plain = re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
+        return plain or hashlib.sha256(self.name.encode("utf-8", "replace")).hexdigest()[:12]
 
     def to_json(self) -> dict[str, Any]:
         """What identifies the candidate in a result; what only a schedule has is None for the others."""
         made = self.schedule
+        # Infinite where no pair ever leaves the angles that training showed; JSON has no word for it.
         reach = math.inf if made is None else effective_factor(made)
         return {
             "name": self.name,

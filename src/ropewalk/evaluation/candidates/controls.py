@@ -27,6 +27,7 @@ def unmodified(facts: ModelFacts) -> Candidate:
     none = schedule("none", facts.geometry, factor=1.0)
     if is_scaled(facts):
         return replace(scheduled(UNMODIFIED, none), kind="control", variant="control")
+    # Nothing to take off: the schedule is there for the tables, and the model runs as it is, bit for bit.
     return Candidate(UNMODIFIED, "control", schedule=none, variant="control")
 
 

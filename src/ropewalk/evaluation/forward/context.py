@@ -33,6 +33,7 @@ class Context:
 
     def _fresh(self) -> Any:
         """An empty cache, or None for a model that is read whole each time."""
+        # Every question goes back to where the text ended, so that window layers must keep what they would drop.
         return new_cache(self.engine.model, self.capacity, forkable=True) if self.engine.chunkable else None
 
     @property
@@ -77,6 +78,7 @@ class Context:
         if length == self.length:
             return self
         kept_BT = self.ids_BT[:, :length]
+        # Both counts without their last token, which is in no cache.
         remove = max(0, self.length - 1) - max(0, length - 1)
         if not self.engine.chunkable or croppable(self._cache):
             if self.engine.chunkable:
@@ -140,6 +142,7 @@ class Context:
         with self._running():
             for _ in range(max_tokens):
                 logits_BTV = self.engine.read_chunk(token_BT, cache).logits(0, 1)
+                # The largest stands for all of them: torch lets a NaN win every comparison.
                 check_finite(logits_BTV.amax(-1), before + len(written))
                 token_BT = logits_BTV.argmax(dim=-1)
                 if int(token_BT) in stop:
@@ -187,6 +190,7 @@ class Context:
 
     @contextlib.contextmanager
     def _running(self) -> Iterator[None]:
+        # By default the length that the text is to grow to, so that one rule turns all of it.
         length = self.engine.rope_length_for(self.rope_length or max(self.capacity, self.length))
         with self.engine.guard(), fixed_length(self.engine.model, length):
             yield

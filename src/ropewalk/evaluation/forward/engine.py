@@ -51,6 +51,7 @@ class Engine:
         model = bare(model)
         self.model = model.eval()
         self.device = model.get_input_embeddings().weight.device
+        # Any other accelerator has launch costs like CUDA's, which small chunks would pay again and again.
         kind = "cpu" if self.device.type == "cpu" else "cuda"
         if chunk is not None and chunk < 1:
             raise UsageError(
@@ -79,6 +80,7 @@ class Engine:
             self.decoder = None
             self.chunk = min(self.chunk, max(64, self.logit_tokens))
         self.chunkable = self.splits and self._chunks_agree(ids_BT, whole)
+        # Attention in two parts may be what disagrees: without it the model gets a second chance.
         if not self.chunkable:
             self.splits = False
             self.chunkable = self._chunks_agree(ids_BT, whole)
@@ -111,6 +113,7 @@ class Engine:
     def rows_for(self, length: int) -> int:
         """Texts of this length in one batch: bounded by free memory and by what one forward can use."""
         useful = max(1, self.tokens_in_flight // min(length, self.chunk))
+        # Twice: a cache that grows, or is copied at a fork, is there with its predecessor for a moment.
         affordable = int(self.budget_bytes / max(1.0, 2 * self._kv_bytes_per_token * length))
         return max(1, min(useful, affordable))
 
@@ -119,8 +122,9 @@ class Engine:
         ids_BT = torch.as_tensor(ids, dtype=torch.long)
         ids_BT = ids_BT[None] if ids_BT.ndim == 1 else ids_BT
         if ids_BT.numel() and not 0 <= int(ids_BT.min()) <= int(ids_BT.max()) < self.vocab_size:
+            low, high = int(ids_BT.min()), int(ids_BT.max())
             raise RopewalkError(
-                f"token id {int(ids_BT.max())} is outside the vocabulary of {self.vocab_size}",
+                f"token id {low if low < 0 else high} is outside the vocabulary of {self.vocab_size}",
                 hint="the tokenizer does not belong to this model",
             )
         return ids_BT.to(self.device)
@@ -157,11 +161,13 @@ class Engine:
                 hint="leave out --cache",
             )
         chunk = self.chunk if self.chunkable else length
+        # A text of one chunk needs none, and would only have its keys copied.
         cache = new_cache(self.model, length - 1, forkable=False) if length - 1 > chunk else None
         scored_BS = torch.empty(ids_BT.shape[0], length - start, dtype=torch.float32)
         with self.guard(), fixed_length(self.model, self.rope_length_for(rope_length or length)):
             for begin in range(0, length - 1, chunk):
                 end = min(begin + chunk, length - 1)
+                # The logits at a position score the token behind it.
                 keep = max(begin, start - 1)
                 source = self.read_chunk(ids_BT[:, begin:end], cache)
                 for first in range(keep, end, self.slice_tokens(ids_BT.shape[0])):
@@ -170,6 +176,7 @@ class Engine:
                     loss_BT = token_loss_in_place(logits_BTV, ids_BT[:, first + 1 : last + 1])
                     check_finite(loss_BT, first + 1)
                     scored_BS[:, first + 1 - start : last + 1 - start] = loss_BT.cpu()
+                    # Before the next slice is made, or there would be two of them at once.
                     del logits_BTV
                 del source
                 give_back(self.device)

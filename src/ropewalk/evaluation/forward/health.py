@@ -39,6 +39,7 @@ class _Probe:
     def wanted(self, first: int, last: int) -> Iterator[tuple[int, list[int]]]:
         """For each length the probed positions that lie in this chunk."""
         for length in self.lengths:
+            # Spread over the last quarter before the length: queries that have all the far context there is.
             step = max(1, length // 4 // QUERIES)
             chosen = [p for p in range(length - 1, -1, -step)[:QUERIES] if first <= p < last]
             if chosen:
@@ -67,6 +68,7 @@ def attention_health(
     with _probing(engine, probe), torch.inference_mode():
         for ids in segments:
             context = engine.context(capacity=len(ids), rope_length=len(ids))
+            # A context never reads its last token; one more behind the text makes it read all that is asked about.
             context.extend(np.append(ids[: max(lengths)], ids[-1]))
     if not probe.rows:
         raise _cannot_look()
@@ -110,8 +112,10 @@ def _measure(
     distance_QT = where[:, None] - keys[None]
     allowed = distance_QT >= 0
     if mask is not None:
+        # Additive masks hold the lowest number of their type, or some -1e4 and less in code written for float16.
         allowed = allowed & (mask[0, 0] if mask.dtype == torch.bool else mask[0, 0] > -1e4)
     bins_QT = torch.where(distance_QT > 0, distance_QT.clamp(min=1).log2().floor().long() + 1, 0)
+    # Four float32 arrays of this shape exist at once: logits, masked logits, weights, shares.
     block = max(1, _BLOCK_BYTES // (4 * 4 * len(positions) * key_BKTD.shape[2]))
     sinks, softcap = kwargs.get("s_aux"), kwargs.get("softcap")
     found = []
@@ -138,9 +142,12 @@ def _statistics(
     # A learned sink swallows mass: what is left is spread over the keys and judged as it is spread.
     seen_HQ = weights_HQT.sum(-1)
     shares_HQT = weights_HQT / seen_HQ[..., None].clamp(min=1e-30)
+    # At the smallest float32 the logarithm is finite, and 0 * log(0) the zero that it is in an entropy.
     entropy_HQ = -(shares_HQT * shares_HQT.clamp(min=1e-45).log()).sum(-1)
+    # A query that sees one key alone has no entropy to take a share of; any divisor but zero will do.
     uniform_Q = count_Q.clamp(min=2).log()
     mean_HQ = logits_HQT.masked_fill(~allowed_QT, 0).sum(-1) / count_Q
+    # Centred first: the mean of squares less the square of the mean would lose its digits to large logits.
     spread_HQT = ((logits_HQT - mean_HQ[..., None]) ** 2).masked_fill(~allowed_QT, 0)
     mass = torch.zeros((*weights_HQT.shape[:2], int(bins_QT.max()) + 1), device=weights_HQT.device)
     mass.scatter_add_(-1, bins_QT.expand(weights_HQT.shape[0], -1, -1), weights_HQT)
@@ -224,6 +231,7 @@ def _gradient(engine: Engine, ids: TokenArray, length: int) -> dict[str, Any]:
             "norm": None,
             "why": "activations of this length do not fit into free memory",
         }
+    # The norm is over all parameters, whatever an adapter or a caller has frozen.
     frozen = [p for p in model.parameters() if not p.requires_grad]
     try:
         for parameter in frozen:
@@ -261,6 +269,7 @@ def _backward(engine: Engine, ids_BT: torch.Tensor) -> None:
             token_loss(logits_BTV, ids_BT[:, 1:]).mean().backward()
             return
         hidden_BTE = engine.decoder(input_ids=ids_BT[:, :-1], use_cache=False).last_hidden_state
+        # The head's gradient is gathered slice by slice on this copy and sent through the layers once at the end.
         detached = hidden_BTE.detach().requires_grad_(True)
 
         def piece(hidden: torch.Tensor, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

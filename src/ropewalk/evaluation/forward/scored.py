@@ -38,6 +38,7 @@ def token_loss(logits_BTV: torch.Tensor, targets_BT: torch.Tensor) -> torch.Tens
 
 def token_loss_in_place(logits_BTV: torch.Tensor, targets_BT: torch.Tensor) -> torch.Tensor:
     """`token_loss` that spends the logits instead of making a second array of their size. Not for gradients."""
+    # Half types are summed in float32, which is a second array in any case.
     if logits_BTV.dtype != torch.float32:
         return token_loss(logits_BTV, targets_BT)
     return losses_in_place(logits_BTV, targets_BT)[0]

@@ -23,6 +23,7 @@ def spread(model: Any, device_map: dict[str, Any] | None = None) -> Any:
         if device_map is None:
             memory = get_balanced_memory(model, no_split_module_classes=whole)
             device_map = dict(infer_auto_device_map(model, max_memory=memory, no_split_module_classes=whole))
+        # Hooks even on a single device: without them accelerate moves the model and leaves inputs where they are.
         return dispatch_model(model, device_map=device_map, force_hooks=True)
     except (ValueError, RuntimeError) as error:
         raise RopewalkError(

@@ -145,6 +145,7 @@ def key_token_loss(
 def _mean(rows: Sequence[NDArray[np.float64]], owners: Sequence[Hashable] | None) -> Interval | None:
     if not any(len(row) for row in rows):
         return None
+    # One document alone: its segments are the units then, never its tokens, which hang together.
     named = list(range(len(rows))) if owners is None else list(owners)
     if len(set(named)) < 2:
         named = list(range(len(rows)))

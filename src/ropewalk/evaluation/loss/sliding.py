@@ -48,7 +48,11 @@ def plan_windows(length: int, window: int, stride: int) -> list[Window]:
     windows = [Window(0, min(window, length), 1)]
     while windows[-1].end < length:
         before = windows[-1]
-        windows.append(Window(before.begin + stride, min(before.begin + stride + window, length), before.end))
+        begin = before.begin + stride
+        if length - begin < 2:
+            # Windows that do not overlap may leave one token over, which has nothing before it to be read with.
+            break
+        windows.append(Window(begin, min(begin + window, length), before.end))
     return windows
 
 
@@ -76,6 +80,7 @@ def windows_loss(
             if one.begin and len(head):
                 row[: len(head)] = head
             rows.append(row)
+        # Nothing is scored inside the opening: the text's own tokens gave way to it there.
         first = max(1, batch[0].first - batch[0].begin, len(head) if batch[0].begin else 1)
         found = engine.nll(torch.stack(rows), start=first).numpy()
         for one, values in zip(batch, found, strict=True):

@@ -42,6 +42,7 @@ def prefix_units(engine: Engine, segments: Segments, lengths: Sequence[int], lab
     return units
 
 
+# Functions of their own, so that each unit holds its own batch: a lambda in the loop would hold the last one.
 def _prefix(engine: Engine, batch: Sequence[Segment], length: int) -> Callable[[], Sequence[LossArray]]:
     return lambda: read_prefix(engine, batch, length)
 

@@ -39,6 +39,7 @@ class Forms:
         """Ask the first reader, and return every score that this took; called once."""
         self.undecided = False
         written = ask(self.written)
+        # At the shortest length, where a model that can write answers at all writes them.
         short = min(score.length for score in written)
         unable = tasks_at_chance(written, short)
         tried = self.written.only(unable, scoring="forced-choice", length=short)

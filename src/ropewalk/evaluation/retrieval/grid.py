@@ -47,6 +47,7 @@ def tree_of(sequences: Sequence[IdArray], *, least: int = LEAST_SHARED) -> Node:
     pending = [(root, low, high) for low, high in _apart(common, 0, len(order), 0)]
     while pending:
         above, low, high = pending.pop()
+        # Sorted, so that what a group shares is the least of what its neighbours share.
         stop = min(common[low : high - 1], default=len(sequences[order[low]]))
         # Whatever ends here is a beginning of the others, and sorts before them.
         ends = [index for index in order[low:high] if len(sequences[index]) == stop]

@@ -69,6 +69,7 @@ class Reader:
 
     def _along(self, walk: Walk, kept: Kept) -> Iterator[tuple[SampleScore, int]]:
         start = self.engine.context(capacity=walk.capacity, rope_length=walk.rope_length)
+        # Depth first, so that one cache is enough: it is taken back to where the next branch begins.
         waiting, read = [(walk.tree, start, True)], 0
         while waiting:
             node, above, last = waiting.pop()
@@ -83,6 +84,7 @@ class Reader:
             for sample in (walk.samples[index] for index in node.ends):
                 yield (kept[sample.key] if sample.key in kept else self._ask(context, sample)), read
             inner = context if wanted else above
+            # The first one put here is the last one taken: it may use up the context that its siblings had to copy.
             waiting += [(child, inner, rank == 0) for rank, child in enumerate(reversed(node.children))]
 
     def alone(self, sample: Sample, prompt: IdArray) -> SampleScore:
@@ -90,7 +92,12 @@ class Reader:
         with named(sample):
             if self.engine.chunkable:
                 answers = max(len(ids) for ids in _continuations(sample))
-                context = self.engine.context(_tensor(prompt), capacity=len(prompt) + answers + SPARE_TOKENS)
+                # The rotation of the text that is there: the spare room behind it may lie past the window.
+                context = self.engine.context(
+                    _tensor(prompt),
+                    capacity=len(prompt) + answers + SPARE_TOKENS,
+                    rope_length=len(prompt) + len(sample.answer_ids),
+                )
                 return self._ask(context, sample)
             told = [self._whole(prompt, ids) for ids in self._asked(sample)]
             return self._scored(sample, told)
@@ -116,6 +123,7 @@ class Reader:
         reads = itertools.accumulate(len(prompt) for prompt in walk.prompts)
         for sample, prompt, read in zip(walk.samples, walk.prompts, reads, strict=True):
             if sample.key in kept:
+                # Progress is told in the tree's tokens; prompts that are read whole come to more.
                 yield kept[sample.key], min(read, walk.tree.tokens())
                 continue
             with named(sample):
@@ -141,6 +149,7 @@ class Reader:
         return str(self.tokenizer.decode(written, skip_special_tokens=True))
 
     def _stops(self) -> list[int]:
+        # Both, since chat models end a turn with a token that their tokenizer does not call the end.
         settings = getattr(self.engine.model, "generation_config", None)
         found = [getattr(settings, "eos_token_id", None), getattr(self.tokenizer, "eos_token_id", None)]
         flat = [token for entry in found for token in (entry if isinstance(entry, list) else [entry])]

@@ -242,14 +242,13 @@ def run_cropped(
 
     engine = model if isinstance(model, Engine) else Engine(model)
     reader = Reader(engine, tokenizer, plan.scoring)
-    opening = np.asarray(TokenizerEncoder(tokenizer).opening, dtype=np.int64)
     kept = course.kept(plan.scoring)
     samples = [sample for group in plan.groups[share[0] :: share[1]] for sample in group]
     total, done, found = sum(min(length, sample.length) for sample in samples), 0, list[SampleScore]()
     for sample in samples:
         score = kept.get(sample.key)
         if score is None:
-            score = reader.alone(sample, cropped_prompt(sample, length, opening))
+            score = reader.alone(sample, cropped_prompt(sample, length))
             course.tell_score(score)
         found.append(score)
         done += min(length, sample.length)
@@ -257,9 +256,13 @@ def run_cropped(
     return found
 
 
-def cropped_prompt(sample: Sample, length: int, opening: IdArray) -> IdArray:
-    """The end of a prompt that fits into `length` tokens with its answer, behind the tokenizer's opening."""
+def cropped_prompt(sample: Sample, length: int) -> IdArray:
+    """The end of a prompt that fits into `length` tokens with its answer, behind what every prompt begins with.
+
+    That is the tokenizer's BOS or the chat template's first words: whoever crops still sends a whole message.
+    """
     prompt = sample.prompt_ids
+    opening = np.asarray(sample.layout.frame.before.ids, dtype=np.int64)
     if len(prompt) + len(sample.answer_ids) <= length:
         return prompt
     room = length - len(sample.answer_ids) - len(opening)

@@ -98,6 +98,7 @@ def forced_choice(sample: Sample, logprobs: Sequence[float]) -> SampleScore:
     best = max(logprobs)
     winners = [number for number, value in enumerate(logprobs) if value == best]
     credit = 1 / len(winners) if 0 in winners else 0.0
+    # Less the best, or the exponentials of long answers would all be zero.
     among = logprobs[0] - best - math.log(math.fsum(math.exp(value - best) for value in logprobs))
     score = _score(sample, "forced-choice", credit, 1 / len(logprobs), logprob=logprobs[0])
     return dataclasses.replace(score, choice_logprob=among)

@@ -113,6 +113,7 @@ def _scores(
     for one, reply in in_parallel(lambda one: (one, _asked(server, one)), todo, workers):
         score = generated(one.sample, reply.text, prompt_tokens=reply.prompt_tokens)
         kept[score.key] = score
+        # A model that thinks before it speaks used up its room thinking: no wrong answer, but none.
         cut += not reply.text.strip() and reply.finish == "length"
         done += one.expected_tokens
         course.tell_score(score)

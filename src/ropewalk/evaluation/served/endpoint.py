@@ -10,19 +10,19 @@ import http.client
 import ipaddress
 import json
 import re
-import socket
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 from ropewalk._version import __version__
 from ropewalk.errors import RopewalkError, UsageError, one_line
 
 MAX_REPLY_BYTES = 256 << 20
+# No standard says how a prompt is refused for its length: these are the words of vLLM, SGLang, llama.cpp and others.
 _TOO_LONG = re.compile(
     r"context[ _](?:length|window|size)|too (?:long|many tokens)|longer than|exceed|n_ctx|"
     r"max(?:imum)?[ _](?:model|seq)",
@@ -58,15 +58,26 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 def check_url(url: str) -> str:
     """The base address without a slash at its end; anything but http(s)://host... is refused."""
-    parts = urllib.parse.urlsplit(url.strip())
+    way = "write http://127.0.0.1:8000/v1"
+    try:
+        parts = urllib.parse.urlsplit(url.strip())
+    except ValueError as error:
+        raise UsageError(f"{one_line(url, 80)!r} is not an address ({error})", hint=way) from error
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UsageError(f"{one_line(url, 80)!r} is not an address", hint="write http://127.0.0.1:8000/v1")
+        raise UsageError(f"{one_line(url, 80)!r} is not an address", hint=way)
+    try:
+        # Checked here, since http.client speaks ASCII and would fail inside a request without a word for the user.
+        parts.hostname.encode("idna")
+        parts.path.encode("ascii")
+    except UnicodeError as error:
+        raise UsageError(
+            f"the address {one_line(url, 80)!r} cannot be asked for ({one_line(error, 80)})",
+            hint=f"{way}, and letters beyond ASCII in its path as %XX",
+        ) from error
     try:
         _ = parts.port
     except ValueError as error:
-        raise UsageError(
-            "the port of the address is not a number", hint="write http://127.0.0.1:8000/v1"
-        ) from error
+        raise UsageError("the port of the address is not a number", hint=way) from error
     if parts.username or parts.password or parts.query or parts.fragment:
         raise UsageError(
             "the address holds a name, a password or a query",
@@ -110,6 +121,7 @@ class Endpoint:
             raise UsageError("the API key holds spaces, line breaks or other letters", hint="copy it again")
         host = urllib.parse.urlsplit(self.url).hostname or ""
         handlers: list[Any] = [_NoRedirect()]
+        # A proxy that the environment names would be asked for this machine's own servers, and knows none of them.
         if _is_loopback(host):
             handlers.append(urllib.request.ProxyHandler({}))
         self._opener = urllib.request.build_opener(*handlers)
@@ -149,6 +161,7 @@ class Endpoint:
 
     def _wait(self, attempt: int, asked_s: float | None) -> None:
         if attempt + 1 < self.tries:
+            # A Retry-After of an hour is not waited for: whoever measures would rather hear of it.
             self.sleep(min(60.0, self.backoff_s * 2**attempt if asked_s is None else asked_s))
 
     def _once(self, path: str, data: bytes | None) -> Any:
@@ -171,7 +184,7 @@ class Endpoint:
             if isinstance(error.reason, TimeoutError):
                 raise _Retry(f"no answer within {self.timeout_s:g} s") from error
             raise _Retry(f"cannot connect ({self.scrub(error.reason)})") from error
-        except (http.client.HTTPException, ConnectionError, socket.gaierror, OSError) as error:
+        except (http.client.HTTPException, OSError) as error:
             raise _Retry(f"the connection broke ({self.scrub(error) or type(error).__name__})") from error
 
     def _read(self, reply: Any, deadline: float) -> bytes:
@@ -186,6 +199,7 @@ class Endpoint:
             # A server that drips its answer never meets the socket's own timeout.
             if time.monotonic() > deadline:
                 raise TimeoutError
+        # http.client ends in silence where a connection breaks inside a body whose length was announced.
         if reply.length not in (None, 0):
             raise http.client.IncompleteRead(b"", reply.length)
         return b"".join(parts)
@@ -205,19 +219,22 @@ class Endpoint:
     def _error_text(self, error: urllib.error.HTTPError, deadline: float) -> str:
         try:
             content = self._read(error, deadline)
+        # A refusal without a body has nothing that could be read.
         except (OSError, http.client.HTTPException, AttributeError):
             return ""
         try:
             document = json.loads(content)
         except (ValueError, RecursionError):
             return self.scrub(content[:200].decode("utf-8", errors="replace"))
+        # OpenAI nests the message, FastAPI calls it `detail`, others answer with a bare string.
         inner = document.get("error", document) if isinstance(document, dict) else document
         message = inner.get("message", inner.get("detail", inner)) if isinstance(inner, dict) else inner
         return self.scrub(message)
 
-    def _refused(self, error: urllib.error.HTTPError, text: str) -> None:
+    def _refused(self, error: urllib.error.HTTPError, text: str) -> NoReturn:
         code = error.code
         said = f"HTTP {code}" + (f" ({text})" if text else "")
+        # What a server under load says and may take back; 501 is a path or option that it will never have.
         if code in (408, 409, 425, 429) or (code >= 500 and code != 501):
             raise _Retry(f"the server answers {said}", _seconds(error.headers.get("Retry-After")))
         if code in (401, 403):

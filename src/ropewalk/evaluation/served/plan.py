@@ -95,6 +95,7 @@ class Gauge:
     ) -> list[list[Asked]]:
         """The samples of one task, `length` being the server's tokens with room for the answer."""
         setting = self._setting(seed, options)
+        # The wording is chosen at the density of prose; only then can the density of the worded task be asked for.
         first = [self._units(min(lengths), self.tokens_per_unit)]
         template = choose_template(KINDS[name], setting, first, depths)
         density = self.tokens_per_unit if self.exact else self._density(name, setting, template, first[0])

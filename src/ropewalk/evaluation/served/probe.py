@@ -19,6 +19,7 @@ from ropewalk.evaluation.served.server import Reply, Server
 _EQUAL = 1e-6
 # A count this far below the expected one is no matter of estimates.
 _SHORT_COUNT = 0.85
+# A prompt longer by a quarter must be counted longer, however rough the estimates were.
 _PLATEAU_GROWTH = 1.25
 
 
@@ -45,7 +46,13 @@ class Probe:
 def probe_lengths(server: Server, gauge: Gauge, lengths: Sequence[int], seed: int) -> list[Probe]:
     """One probe a length, from the shortest; the first length that the server refuses is the last one asked."""
     groups = gauge.groups(
-        "passkey", lengths=lengths, depths=[0.0], samples=2, seed=seed, options={"num_choices": 2}
+        # At the very beginning, which silent truncation takes first.
+        "passkey",
+        lengths=lengths,
+        depths=[0.0],
+        samples=2,
+        seed=seed,
+        options={"num_choices": 2},
     )
     probes: list[Probe] = []
     for pair in zip(*groups, strict=True):
@@ -80,6 +87,7 @@ def _differ(first: Reply, second: Reply) -> bool | None:
     # Probabilities of exactly one say nothing: a sure answer looks the same whatever stood before it.
     if largest <= _EQUAL and min(first.logprobs) < -_EQUAL:
         return False
+    # Between the two bounds it may be the noise of batching, or a beginning that hardly matters.
     return True if largest > 1e-3 else None
 
 

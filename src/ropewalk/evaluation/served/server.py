@@ -36,7 +36,9 @@ class Server:
     def _only_model(self) -> str:
         listed = self.endpoint.get("/models")
         rows = listed.get("data") if isinstance(listed, dict) else None
-        names = [str(row["id"]) for row in rows or [] if isinstance(row, dict) and "id" in row]
+        rows = rows if isinstance(rows, list) else []
+        names = [str(row["id"]) for row in rows if isinstance(row, dict) and "id" in row]
+        # Among several only the user can know: the first one listed may be an adapter or a draft model.
         if len(names) == 1:
             return names[0]
         shown = ", ".join(one_line(name, 60) for name in names[:8]) or "none"

@@ -31,6 +31,7 @@ def in_parallel(function: Callable[[Item], Result], items: Sequence[Item], worke
                 break
             try:
                 ready.put((function(item), None))
+            # Nobody above a thread would hear of it: whatever it is, the reader of the results raises it.
             except BaseException as error:
                 stop.set()
                 ready.put((None, error))

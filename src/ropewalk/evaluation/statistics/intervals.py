@@ -40,10 +40,11 @@ class Interval:
         return None if self.low is None or self.high is None else [self.low, self.high]
 
     def floored(self, least: float = 0.0) -> Interval:
-        """The same with an interval that ends at a value below which the quantity cannot be."""
-        return Interval(
-            self.mean, None if self.low is None else max(least, self.low), self.high, self.units, self.p
-        )
+        """The same with an interval that ends at a value below which the quantity cannot be: for no differences."""
+        if self.low is None or self.high is None:
+            return self
+        # Both ends: a gain that is counted as none where it is below zero has no interval that runs backwards.
+        return Interval(self.mean, max(least, self.low), max(least, self.high), self.units, self.p)
 
 
 def mean_interval(values: Sequence[float], owners: Sequence[Hashable] | None = None) -> Interval:
@@ -110,6 +111,7 @@ def paired_shares(
     count = len(differences) + 2
     middle = float(differences.sum()) / count
     error = math.sqrt((float((differences**2).sum()) + 2) / count - middle**2) / math.sqrt(count)
+    # Normal, as Bonett and Price have it: the added pairs make up for the few questions.
     low, high = middle - _Z * error, middle + _Z * error
     p = math.erfc(abs(middle) / error / math.sqrt(2))
     return Interval(

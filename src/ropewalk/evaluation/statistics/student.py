@@ -40,6 +40,7 @@ def quantile(degrees: int, level: float = 0.95) -> float:
         high *= 2
     for _ in range(200):
         middle = (low + high) / 2
+        # Two neighbouring floats: there is nothing between them any more.
         if middle in (low, high):
             break
         low, high = (middle, high) if within(middle, degrees) < level else (low, middle)

@@ -91,6 +91,7 @@ class Task(ABC):
         self.setting = setting
         self.index = index
         self.words = self.templates[setting.template]
+        # By a string, which `random` hashes itself; the hash of a tuple differs from one process to the next.
         self.rng = random.Random(f"{setting.seed}/{self.name}/{index}")
         self.draw()
         self.filler = self._filler(self.sentences())
@@ -172,6 +173,7 @@ class Task(ABC):
         )
 
     def _head(self, text: str) -> Piece:
+        # Tokenizers that put a space before a text put it before the first piece alone.
         begins = text and not self.setting.frame.before.text
         return Piece(text, self.setting.encoder.beginning(text)) if begins else self._piece(text)
 
@@ -202,6 +204,7 @@ class Task(ABC):
         """Sentences of the user's haystack where there is one, otherwise our own: short ones in the compact wording."""
         if self.setting.haystack is not None:
             return iter(self.setting.haystack)
+        # A stream of its own, so that the text stays the same however many values were drawn before.
         rng = random.Random(f"{self.setting.seed}/{self.name}/{self.index}/prose")
         write = words.sentence if self.setting.template == "full" else words.short_sentence
         return (f" {write(rng)}" for _ in itertools.count())

@@ -61,6 +61,7 @@ class Biographies(Task):
 
     def told(self) -> list[str]:
         """The sentences of the people that are asked about, in the order of `people`."""
+        # Begun anew on each call, since every length and depth tells the same lives.
         rng = random.Random(f"{self.setting.seed}/{self.name}/{self.index}/places")
         rows = zip(self.people, self.years, self.pets, strict=True)
         return [self.life(name, year, pet, rng) for name, year, pet in rows]
@@ -115,6 +116,7 @@ class Biography(Biographies):
 
     def asks(self, depths: Sequence[float]) -> list[Ask]:
         wanted, *others = self.told()
+        # Evenly over the text, at neither end: a model that likes what it read last must not win.
         near = [(text, (number + 0.5) / len(others)) for number, text in enumerate(others)]
         wrong = [*self.years[1:], *self.rng.sample([year for year in YEARS if year not in self.years], 40)]
         name = self.people[0]

@@ -27,23 +27,22 @@ class Filler:
         self._ends: list[int] = [0]
         self._texts: list[str] = []
 
-    def _reach(self, tokens: int) -> bool:
+    def _reach(self, tokens: int) -> None:
+        """Encode so many tokens; a sample that came out shorter than its length says would be a false figure."""
         while self._ends[-1] < tokens:
             text = next(self._sentences, None)
             if text is None:
-                return False
+                raise RopewalkError(
+                    f"{self._source}: {self._ends[-1]} tokens in all, this length needs {tokens}",
+                    hint="give more text, or ask for a shorter length",
+                )
             self._ids.extend(self._encoder.ids(text))
             self._ends.append(len(self._ids))
             self._texts.append(text)
-        return True
 
     def whole_sentences(self, tokens: int) -> int:
         """How many sentences from the start fit into `tokens` whole. The filler must hold at least as many tokens."""
-        if not self._reach(tokens):
-            raise RopewalkError(
-                f"{self._source}: {self._ends[-1]} tokens in all, this length needs {tokens}",
-                hint="give more text, or ask for a shorter length",
-            )
+        self._reach(tokens)
         return bisect.bisect_right(self._ends, tokens) - 1
 
     def sentence_tokens(self, count: int) -> int:

@@ -100,6 +100,7 @@ class Distractors(Needle):
         ]
         near = [key for key in dict.fromkeys(near) if key != self.keys[0]]
         self.near_keys = self.rng.sample(near, self.num_copies)
+        # One more than wanted, in case the right value is among them.
         values = [value for value in form.distinct(self.rng, self.num_copies + 1) if value != self.values[0]]
         self.near_values = values[: self.num_copies]
         # The copies' values are the hardest wrong answers; fresh ones fill up to the number of choices.
@@ -123,6 +124,7 @@ class PackedNeedle(Needle):
 
     def draw(self) -> None:
         form = self.form()
+        # All of them, however many depths are asked, so that depth n hides the same value in every grid.
         self.keys = distinct_keys(self.rng, self.max_needles)
         self.values = form.distinct(self.rng, self.max_needles)
         self.chance = 1 / form.possibilities

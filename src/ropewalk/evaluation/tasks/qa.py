@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from ropewalk.errors import RopewalkError, UsageError, one_line
 from ropewalk.evaluation.tasks.base import Ask, Question, Task, task
+from ropewalk.text.corpus import json_lines
 
 QUESTION_KEYS = ("question", "query")
 ANSWER_KEYS = ("answers", "answer")
@@ -23,7 +25,7 @@ def read_questions(path: str | Path) -> tuple[Question, ...]:
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise UsageError(f"{path} is larger than {MAX_FILE_BYTES} bytes", hint="give a part of it")
-        lines = path.read_bytes().decode("utf-8").splitlines()
+        lines = json_lines(path.read_bytes().decode("utf-8-sig"))
     except OSError as error:
         raise RopewalkError(
             f"cannot read {path} ({one_line(error.strerror or error)})", hint="check the path"
@@ -106,8 +108,9 @@ class QuestionAnswering(Task):
         if not rows:
             raise UsageError("task 'qa' needs questions", hint="give a JSONL file with --questions FILE")
         order = list(range(len(rows)))
-        self.rng.shuffle(order)
-        self.row = rows[order[self.index % len(rows)] if self.index < len(rows) else self.rng.choice(order)]
+        # One order for the whole run, not one a sample: no row is asked twice while another has not been asked.
+        random.Random(f"{self.setting.seed}/{self.name}/rows").shuffle(order)
+        self.row = rows[order[self.index % len(rows)]]
         distinct = dict.fromkeys(row.document for row in rows if row.document != self.row.document)
         self.distractors = list(distinct)
         self.rng.shuffle(self.distractors)

@@ -269,6 +269,8 @@ class State(Task):
             [*zip(mine, story, strict=True), *zip(theirs, other, strict=True)], key=lambda item: item[0]
         )
         self.places = places
+        self.wrong = [room for room in ROOMS if room != self.right]
+        self.rng.shuffle(self.wrong)
 
     def _story(self, name: str, thing: str, rooms: Sequence[str]) -> list[str]:
         def say(what: str, room: str = "") -> str:
@@ -281,8 +283,6 @@ class State(Task):
         return self.prose()
 
     def asks(self, depths: Sequence[float]) -> list[Ask]:
-        wrong = [room for room in ROOMS if room != self.right]
-        self.rng.shuffle(wrong)
         return [
             Ask(
                 head=self.words["head"],
@@ -290,7 +290,7 @@ class State(Task):
                 question=self.words["question"].format(thing=self.thing),
                 lead=self.words["lead"].format(thing=self.thing),
                 values=(self.right,),
-                wrong=tuple((room,) for room in wrong[: self.setting.num_choices - 1]),
+                wrong=tuple((room,) for room in self.wrong[: self.setting.num_choices - 1]),
                 chance=1 / len(ROOMS),
             )
         ]

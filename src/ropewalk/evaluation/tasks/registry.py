@@ -10,7 +10,7 @@ from typing import Any
 from ropewalk.errors import UsageError, near_miss, one_line
 from ropewalk.evaluation.tasks.base import KINDS, Question, Setting, Task
 from ropewalk.evaluation.tasks.sample import Sample, TextSample
-from ropewalk.text.encoder import ByteEncoder, Encoder, Frame, completion_frame
+from ropewalk.text.encoder import ByteEncoder, Encoder, completion_frame
 
 TEMPLATES = {name: kind.templates for name, kind in KINDS.items()}
 # `ladder` climbs from looking one thing up to sorting and counting (RULERv2's idea): where a model stops is the answer.
@@ -51,6 +51,7 @@ def even_depths(count: int) -> tuple[float, ...]:
     """
     if count < 1:
         raise UsageError(f"{count} depths are none", hint="ask for at least one")
+    # Rounded, since a depth is the key of a cell: a third must be one number wherever it is made.
     return (0.5,) if count == 1 else tuple(round(step / (count - 1), 6) for step in range(count))
 
 
@@ -114,7 +115,7 @@ def text_sample(
     used: Encoder = encoder or ByteEncoder()
     setting = Setting(
         encoder=used,
-        frame=Frame(completion_frame(used).before, completion_frame(used).after),
+        frame=completion_frame(used),
         template=template,
         seed=rng.getrandbits(48),
         haystack=None if filler is None else tuple(filler),
@@ -123,6 +124,12 @@ def text_sample(
         **options,
     )
     place = round(rng.random(), 4) if depth is None else depth
-    [name] = find_kinds([name])
+    kinds = find_kinds([name])
+    if len(kinds) > 1:
+        raise UsageError(
+            f"{name!r} is a group of tasks, and one sample is of one task",
+            hint=f"name one: {', '.join(kinds)}",
+        )
+    [name] = kinds
     sample = rng.choice(KINDS[name](setting, 0).samples(budget, [place]))
     return TextSample(text=sample.prompt, answer=sample.answer_text, depth=sample.depth)

@@ -52,6 +52,7 @@ def draw_wrong(encoder: Encoder, rng: random.Random, right: str, form: Form, cou
     wanted = len(encoder.ids(f" {right}"))
     while len(wrong) < count:
         value = form.draw(rng)
+        # A tokenizer may cut numbers into pieces that hardly any draw repeats; another length then beats no answer.
         for _ in range(40):
             if value != right and value not in wrong and len(encoder.ids(f" {value}")) == wanted:
                 break

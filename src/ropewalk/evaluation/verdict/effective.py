@@ -87,6 +87,7 @@ def length_score(scores: Sequence[SampleScore], length: int, short: int) -> Inte
     under = [cells[short][key] for key in keys]
     if not keys or sum(under) <= 0:
         return None
+    # Below chance is no better than chance: one length's bad luck is not set against another's score.
     return ratio_interval([max(0.0, cells[length][key]) for key in keys], under, [key[:2] for key in keys])
 
 

@@ -14,6 +14,31 @@ from ropewalk.evaluation.retrieval.scores import by_length as retrieval_by_lengt
 from ropewalk.evaluation.retrieval.scores import rows_of
 
 
+def check_caches(names: Sequence[str]) -> None:
+    """Refuse what is no kind of cache, or none that reading in pieces can show."""
+    from ropewalk.attention.cache_kinds import parse_kind
+
+    pressing = next((kind.name for kind in map(parse_kind, names) if kind.whole_prompt), None)
+    if pressing is not None:
+        raise UsageError(
+            f"{pressing} compresses a prompt once it is read whole, and here texts are read in pieces",
+            hint="use it with `ropewalk generate --cache`, or kvpress's own evaluation",
+        )
+
+
+def check_temperatures(names: Sequence[str], original_length: int | None) -> None:
+    """Refuse what is no temperature, or has no window to grow from."""
+    from ropewalk.attention.tempers import parse_temper
+
+    for name in names:
+        parse_temper(name)
+    if names and original_length is None:
+        raise UsageError(
+            "a temperature grows from the original window, which is not known here",
+            hint="give --original-length",
+        )
+
+
 def measured_caches(local: Local, names: Sequence[str], full: Reading | None) -> list[dict[str, Any]]:
     """One row a kind of cache, as `_measured` gives them.
 
@@ -23,12 +48,6 @@ def measured_caches(local: Local, names: Sequence[str], full: Reading | None) ->
     from ropewalk.attention.cache_kinds import parse_kind
 
     kinds = [parse_kind(name) for name in names]
-    pressing = next((kind.name for kind in kinds if kind.whole_prompt), None)
-    if pressing is not None:
-        raise UsageError(
-            f"{pressing} compresses a prompt once it is read whole, and here texts are read in pieces",
-            hint="use it with `ropewalk generate --cache`, or kvpress's own evaluation",
-        )
     return _measured(local, [Candidate(kind.name, "cache", kind.applied) for kind in kinds], full)
 
 
@@ -36,14 +55,9 @@ def measured_temperatures(local: Local, names: Sequence[str], full: Reading | No
     """One row an attention temperature; those that grow with the factor take that of the longest length."""
     from ropewalk.attention.tempers import parse_temper
 
-    if not names:
-        return []
     original = local.original_length
-    if original is None:
-        raise UsageError(
-            "a temperature grows from the original window, which is not known here",
-            hint="give --original-length",
-        )
+    if not names or original is None:
+        return []
     factor = max(1.0, max(local.lengths) / original)
 
     def way(name: str) -> Candidate:
@@ -77,5 +91,6 @@ def _row(part: LengthLoss, reading: Reading, full: Reading, owners: list[int] | 
         "length": part.length,
         "tail_loss": part.tail.mean,
         "against_full": apart.mean,
-        "ci": apart.floored().pair,
+        # A difference, which a temperature is there to bring below zero.
+        "ci": apart.pair,
     }

@@ -76,6 +76,7 @@ class Many:
         """The scores that count at a length, in one order for every row."""
         out = {item.name for item in self.unable}
         found = [score for score in scores if score.length == length and score.task not in out]
+        # As text, since a depth is a number or None.
         return sorted(found, key=lambda score: repr(score.key))
 
     def _strongest(self) -> str:
@@ -139,6 +140,7 @@ class Many:
 
     def _figures(self, found: Measured) -> Figures:
         reading = found.reading
+        # In the order of `_counted`, which is the same for every row: differences are taken pair by pair.
         credits = [score.credit for score in self._counted(found.scores, self.target)]
         keys = (
             None

@@ -21,7 +21,12 @@ from ropewalk.evaluation.retrieval.scores import by_length as retrieval_by_lengt
 from ropewalk.evaluation.retrieval.scores import rows_of
 from ropewalk.evaluation.verdict import words
 from ropewalk.evaluation.verdict.effective import effective_length, long_tokens
-from ropewalk.evaluation.verdict.kept import measured_caches, measured_temperatures
+from ropewalk.evaluation.verdict.kept import (
+    check_caches,
+    check_temperatures,
+    measured_caches,
+    measured_temperatures,
+)
 from ropewalk.units import format_length
 
 MODEL = Candidate("model", "control")
@@ -38,6 +43,7 @@ class One:
         self.cropped_unmodified: Reading | None = None
         self.unmodified_is: str | None = None
         self.reader = self._reader()
+        self._refuse_early()
         self.caches: list[dict[str, Any]] = []
         self.temperatures: list[dict[str, Any]] = []
 
@@ -56,6 +62,13 @@ class One:
                 hint="leave --cache and --health out, or use compare",
             )
         return replace(from_map_file(local.map_file, local.facts), name=MODEL.name)
+
+    def _refuse_early(self) -> None:
+        """What is measured last is checked first: nobody should hear of a misspelt name after an hour of reading."""
+        check_caches(self.request.cache)
+        check_temperatures(self.request.temperatures, self.local.original_length)
+        if self.request.health and self.local.segments is None:
+            raise UsageError("health is measured on text", hint="add ppl to --tasks")
 
     @property
     def _owners(self) -> list[int] | None:
@@ -142,6 +155,7 @@ class One:
                 f"--base has {theirs} words, the model {ours}", hint="the base must read the same tokens"
             )
         yield model
+        # Gone before anything else is loaded: two large models at once are what a machine has no room for.
         del model
         gc.collect()
 
@@ -157,11 +171,10 @@ class One:
 
         local = self.local
         local.watcher.begin("health")
-        if local.segments is None:
-            raise UsageError("health is measured on text", hint="add ppl to --tasks")
 
         def look() -> dict[str, Any]:
             assert local.segments is not None
+            # Two texts are enough to see a failure that every text would show; each costs a backward a length.
             engine, ids = local.engine(local.model), [item.ids for item in local.segments.items[:2]]
             return {
                 "attention": attention_health(engine, ids, local.lengths),

@@ -75,6 +75,7 @@ def criteria_of(
         "loss": Criterion("loss", "tail", -1, owners.segments),
         "window": Criterion("window", "inside", -1, owners.segments),
     }
+    # What a window is for comes first; a key-token set that is noise would rank rows by noise.
     wanted = ["retrieval", "key-tokens" if keys_told else "loss"] if rank == "use" else [rank]
     chosen = [known[name] for name in wanted]
     return [c for c in chosen if any(np.isfinite(c.figure(row)) for row in rows.values())]

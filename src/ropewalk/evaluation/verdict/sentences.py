@@ -73,6 +73,7 @@ def worded(draft: Verdict, rows: Sequence[Row], controls: Mapping[str, Row], abo
 def _winner(draft: Verdict, rows: Sequence[Row]) -> Row | None:
     """The row to extend with: the recommended one where it beats cropping on something, else the first that does."""
     wins = {*draft.text_beats_cropping, *draft.retrieval_beats_cropping}
+    # The recommended one first, the others as they are ranked: the sort is stable.
     ordered = sorted(rows, key=lambda row: row.name != draft.recommended)
     return next((row for row in ordered if row.name in wins), None)
 

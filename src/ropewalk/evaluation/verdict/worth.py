@@ -41,6 +41,7 @@ def fine_tuning(
     last, window = steps[-1], contexts[-1]
     doublings = math.log2(target_length / window)
     slope = paired_interval(by_context[contexts[-2]], by_context[window], owners)
+    # Segment by segment, so that the interval holds both the loss and the slope that it is carried on with.
     expected = by_context[window] - doublings * (by_context[contexts[-2]] - by_context[window])
     spread = mean_interval(expected, owners)
     gain = None if best is None else paired_interval(best, expected, owners)

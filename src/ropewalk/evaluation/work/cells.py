@@ -34,6 +34,7 @@ class Cells:
     def __init__(self, run: Path | None, *, rank: int = 0) -> None:
         self.folder = None if run is None else run / FOLDER
         self.rank = rank
+        # Counted with or without a folder: by it a reader knows whether it had to compute anything.
         self.written = 0
 
     def bind(self, settings: Mapping[str, Any]) -> None:
@@ -78,12 +79,19 @@ class Cells:
             write_json(path, dict(content))
             return []
         before = self._before(name)
+        # Through JSON once, as what was written went: a tuple comes back as a list and would count as a change.
         now = json.loads(json.dumps(dict(content)))
         return sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
 
     def _before(self, name: str) -> dict[str, Any]:
         """What was written when the run began."""
-        return {} if self.folder is None else dict(_read_json(self.folder / name))
+        if self.folder is None:
+            return {}
+        path = self.folder / name
+        found = _read_json(path)
+        if not isinstance(found, dict):
+            raise DamagedError(f"{path} is damaged (no JSON object)", hint="choose another -o")
+        return found
 
     def losses(self, name: str) -> LossArray | None:
         """The kept losses of a cell, or None."""
@@ -127,8 +135,8 @@ class Cells:
             return []
         found: list[tuple[str, dict[str, Any]]] = []
         for path in sorted(self.folder.glob(_SCORES.format(rank="*"))):
-            for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-                if line.endswith("\n"):
+            for line in path.read_bytes().splitlines(keepends=True):
+                if line.endswith(b"\n"):
                     score = _parse(line, path)
                     found.append((str(score.pop("reader", READER)), score))
         return found
@@ -157,18 +165,18 @@ def _ends_line(path: Path) -> bool:
         return stream.read(1) == b"\n"
 
 
-def _parse(line: str, path: Path) -> dict[str, Any]:
+def _parse(line: bytes, path: Path) -> dict[str, Any]:
     try:
-        document = json.loads(line)
-    except json.JSONDecodeError as error:
+        # Anything but a list of pairs or a mapping is no score either; UnicodeDecodeError is a ValueError.
+        return dict(json.loads(line))
+    except (ValueError, TypeError, RecursionError) as error:
         raise DamagedError(f"{path} holds a line that is no score", hint="delete it and run again") from error
-    return dict(document)
 
 
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
-    except (ValueError, OSError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise DamagedError(
             f"{path} is damaged ({one_line(error, 80)})", hint="delete it and run again"
         ) from error

@@ -32,6 +32,7 @@ def of_model(model: Any) -> str:
     digest = hashlib.sha256(str(sorted(model.config.to_dict().items(), key=str)).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
+        # As bytes: numpy has no bfloat16.
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
@@ -41,6 +42,7 @@ def of_questions(groups: Iterable[Iterable[Sample]]) -> str:
     digest = hashlib.sha256()
     for sample in (sample for group in groups for sample in group):
         digest.update(repr(sample.key).encode())
+        # One byte order, so that a run may go on on another machine.
         digest.update(np.asarray(sample.prompt_ids).astype("<i8").tobytes())
         digest.update(np.asarray(sample.answer_ids, dtype="<i8").tobytes())
     return digest.hexdigest()

@@ -44,4 +44,5 @@ class Watcher:
 
     def _tell(self) -> None:
         if self._listener is not None:
+            # Work that was announced roughly may come to more, and no bar runs past its end.
             self._listener(min(self._done, self._total), self._total, self._what)

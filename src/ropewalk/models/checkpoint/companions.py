@@ -12,7 +12,7 @@ from ropewalk.errors import RopewalkError
 from ropewalk.files import write_json
 from ropewalk.models.checkpoint.manifest import MANIFEST
 from ropewalk.models.config import read_json
-from ropewalk.models.source import Place
+from ropewalk.models.source import NO_LIMIT, Place
 
 CONFIG, CARD = "config.json", "README.md"
 TEMPLATES = "additional_chat_templates"
@@ -31,8 +31,6 @@ _WEIGHTS = (
 )
 _OWN = (CONFIG, CARD, MANIFEST, "model.safetensors.index.json", f"{CONFIG}.original")
 MAX_BYTES = 256 * 1024**2
-# Tokenizers without a limit write a number like 1e30 here, which must stay.
-NO_LIMIT = 10**12
 
 
 @dataclass(frozen=True)

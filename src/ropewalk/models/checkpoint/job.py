@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from ropewalk.errors import shown_command
 from ropewalk.models.checkpoint import weights as weight_files
+from ropewalk.models.checkpoint.manifest import MANIFEST
 from ropewalk.models.defects.changes import Change
 from ropewalk.models.facts import ModelFacts
 from ropewalk.models.live.long_positions import AngleError, angle_errors
@@ -105,7 +106,10 @@ class Request:
 
     def command(self) -> str:
         """The command line that does the same again."""
-        file = self.schedule if isinstance(self.schedule, str | Path) else None
+        file = self.schedule
+        if isinstance(file, FrequencySchedule):
+            # An object has no file of its own, but the manifest of what was written holds it.
+            file = (self.out or Path("OUT")) / MANIFEST
         return shown_command(
             "extend",
             self.source,

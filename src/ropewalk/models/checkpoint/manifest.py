@@ -30,6 +30,7 @@ def write_manifest(working: Path, place: Place, done: Mapping[str, Any]) -> None
         "folder": str(place.folder.resolve()),
         "config_file": place.config.name,
         "config_sha256": sha256_of(place.config),
+        # Whole, so that verify can rebuild the base where its folder is gone or has changed.
         "config": read_config(place.config),
     }
     files = entries_of(working, MANIFEST, hashed=lambda path: path.suffix != ".safetensors")

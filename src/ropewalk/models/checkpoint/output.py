@@ -13,6 +13,7 @@ def check_output(out: Path, source: Path, *, force: bool) -> None:
     """Refuse an output that would touch the source, or with `force` a folder that is no checkpoint."""
     if not str(out).strip() or out.name in ("", ".", ".."):
         raise UsageError(f"output {str(out)!r} names no folder of its own", hint="give a new folder, -o OUT")
+    # Links followed: an output that leads back into the source overlaps it.
     place, origin = out.resolve(), source.resolve()
     if place == origin or place.is_relative_to(origin) or origin.is_relative_to(place):
         raise UsageError(

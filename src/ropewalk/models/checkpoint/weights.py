@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import shutil
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -32,11 +34,12 @@ class LinkRefusedError(RopewalkError):
 
 @dataclass(frozen=True)
 class WeightFiles:
-    """The safetensors files of a folder, and the shard index that names them where there is one."""
+    """The safetensors files of a folder, the shard index that names them where there is one, and what they count."""
 
     folder: Path
     shards: tuple[Path, ...]
     index: Path | None
+    num_parameters: int
 
     @property
     def total_bytes(self) -> int:
@@ -50,20 +53,24 @@ def find_weights(folder: Path) -> WeightFiles:
     Raises RopewalkError where there are none, where they are pickle only, or where the index points elsewhere.
     """
     folder = Path(folder)
-    index = folder / INDEX
-    if index.is_file():
+    index: Path | None = None
+    if (folder / SINGLE).is_file():
+        # Before the index, as transformers looks: a folder that holds both is loaded from the single file.
+        names = [SINGLE]
+    elif (folder / INDEX).is_file():
+        index = folder / INDEX
         names = _shards_of(index)
-    elif (folder / SINGLE).is_file():
-        index, names = None, [SINGLE]  # type: ignore[assignment]
     else:
         names = sorted(path.name for path in folder.glob("*.safetensors"))
         if len(names) != 1:
             raise _no_weights(folder, names)
-        index = None  # type: ignore[assignment]
     shards = tuple(folder / name for name in names)
-    for shard in shards:
-        check_shard(shard, folder)
-    return WeightFiles(folder, shards, index)
+    return WeightFiles(folder, shards, index, sum(_elements(check_shard(shard, folder)) for shard in shards))
+
+
+def _elements(header: Mapping[str, Any]) -> int:
+    # Python's own integers: a header may claim any shape.
+    return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
 
 
 def _shards_of(index: Path) -> list[str]:
@@ -127,9 +134,10 @@ def check_shard(shard: Path, folder: Path) -> dict[str, Any]:
             if length > min(MAX_HEADER_BYTES, size - 8):
                 raise ValueError(f"a header of {length} bytes in a file of {size}")
             header: dict[str, Any] = json.loads(stream.read(length))
-        end = max(
-            (entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0
-        )
+        tensors = [entry for name, entry in header.items() if name != "__metadata__"]
+        end = max((entry["data_offsets"][1] for entry in tensors), default=0)
+        if not all(isinstance(size, int) for entry in tensors for size in entry["shape"]):
+            raise ValueError("a shape that is not made of whole numbers")
     except (
         OSError,
         ValueError,
@@ -172,6 +180,7 @@ def bring(source: Path, target: Path, mode: Mode) -> None:
         except OSError as error:
             if error.errno not in (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP):
                 raise
+            # Only what speaks of links: a full disk or a missing folder is raised as it is.
             why = "another file system" if error.errno == errno.EXDEV else one_line(error.strerror or error)
             raise LinkRefusedError(
                 f"cannot hard-link {real.name} ({why})",
@@ -192,6 +201,7 @@ def bring_all(found: WeightFiles, target: Path, mode: Mode) -> tuple[list[str], 
         except LinkRefusedError as refusal:
             if found.total_bytes > MAX_COPIED_UNASKED:
                 raise
+            # For the rest as well: the refusal is the file system's, not this file's.
             mode, remarks = (
                 "copy",
                 (f"{refusal.message}: copied {format_bytes(found.total_bytes)} of weights instead",),

@@ -12,7 +12,7 @@ from ropewalk.models.structure.record import FORMAT, RECORD, note_on, recorded
 from ropewalk.models.structure.ropes import DEFAULT, entry_type, is_nested_type, nested_labels
 from ropewalk.models.structure.scaling import KEEPS_ORIGINAL
 from ropewalk.models.structure.table import quirk, row_of
-from ropewalk.models.structure.values import is_number, shown
+from ropewalk.models.structure.values import exact, is_number, shown
 from ropewalk.models.structure.view import view_of
 
 # Spelled differently by readers of either dialect, or filled in by them.
@@ -160,7 +160,7 @@ def _two_originals(facts: ModelFacts, new: Any, old: Any) -> Iterator[Finding]:
         yield Finding(
             "original-lengths-disagree",
             "error",
-            f"original_max_position_embeddings={root:g} beside the rotary dictionary, {other:g} inside: "
+            f"original_max_position_embeddings={exact(root)} beside the rotary dictionary, {exact(other)} inside: "
             "transformers 5 takes the first, other readers the second",
             f"make them the same; {REPAIR}, following the first",
             repairable=True,
@@ -293,7 +293,7 @@ def _base(facts: ModelFacts, new: Any, old: Any) -> Iterator[Finding]:
     theta = facts.rope.parameters["rope_theta"]
     if facts.known:
         text = f"rope_theta is not in the file; the class of {shown(facts.text_type)} fills in {theta:g}"
-        fix = f'other readers may assume 10000: write "rope_theta": {theta:g}'
+        fix = f'other readers may assume 10000: write "rope_theta": {exact(theta)}'
     else:
         text = f"rope_theta is not in the file and {shown(facts.text_type)} is unknown here: {theta:g} is assumed"
         fix = "write rope_theta, or look into the model's own code"

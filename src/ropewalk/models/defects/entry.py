@@ -263,6 +263,7 @@ def _keys(facts: ModelFacts, rope: RopeFacts) -> Iterator[Finding]:
     strange = sorted(
         name for name in parameters if name not in known and not isinstance(parameters[name], dict)
     )
+    # A hostile file may hold thousands.
     for name in strange[:20]:
         belongs = [owner for owner, names in _OWN.items() if name in names]
         why = f"belongs to {' and '.join(belongs)}" if name in other else "is no key that transformers knows"

@@ -6,16 +6,17 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ropewalk.analysis import base_bound
 from ropewalk.models.defects.finding import Finding
 from ropewalk.models.defects.tidy import REPAIR
 from ropewalk.models.facts import ModelFacts
+from ropewalk.models.source import NO_LIMIT
+from ropewalk.models.structure.record import RECORD
 from ropewalk.models.structure.table import row_of
 from ropewalk.models.structure.values import is_number, is_whole, shown
 from ropewalk.units import format_length
 
 _CRASH_ON_NONE = ("yarn", "longrope", "dynamic")
-# Tokenizers without a limit store this instead of null.
-_NO_LIMIT = 10**15
 
 
 def model_rules(
@@ -121,7 +122,7 @@ def _without_rope(facts: ModelFacts) -> Iterator[Finding]:
 
 def _serving(facts: ModelFacts) -> Iterator[Finding]:
     rope = facts.rope
-    if rope.rope_type != "linear" or not facts.config.get("ropewalk") or rope.factor <= 1:
+    if rope.rope_type != "linear" or not facts.config.get(RECORD) or rope.factor <= 1:
         return
     window = facts.max_position_embeddings
     yield Finding(
@@ -135,7 +136,7 @@ def _serving(facts: ModelFacts) -> Iterator[Finding]:
 
 def _linear_original(facts: ModelFacts) -> Iterator[Finding]:
     rope = facts.rope
-    if rope.rope_type != "linear" or facts.config.get("ropewalk") or rope.factor <= 1:
+    if rope.rope_type != "linear" or facts.config.get(RECORD) or rope.factor <= 1:
         return
     if is_whole(rope.parameters.get("original_max_position_embeddings")):
         return
@@ -186,7 +187,7 @@ def _code(facts: ModelFacts) -> Iterator[Finding]:
 def _tokenizer(facts: ModelFacts, tokenizer: Mapping[str, Any]) -> Iterator[Finding]:
     limit = tokenizer.get("model_max_length")
     window = facts.max_position_embeddings
-    if not is_number(limit) or limit <= 0 or limit >= _NO_LIMIT or limit == window:
+    if not is_number(limit) or limit <= 0 or limit >= NO_LIMIT or limit == window:
         return
     short = limit < window
     yield Finding(
@@ -204,8 +205,6 @@ def _tokenizer(facts: ModelFacts, tokenizer: Mapping[str, Any]) -> Iterator[Find
 
 
 def _base_for(facts: ModelFacts, target: int, bound: float | None) -> Iterator[Finding]:
-    from ropewalk.analysis import base_bound
-
     geometry = facts.geometry
     if geometry.proportional or target <= facts.original_length:
         return

@@ -8,6 +8,7 @@ from typing import Any
 from ropewalk.models.defects.finding import Finding
 from ropewalk.models.defects.tidy import REPAIR
 from ropewalk.models.facts import ModelFacts, RopeFacts
+from ropewalk.models.structure.record import RECORD
 from ropewalk.models.structure.ropes import DEFAULT
 from ropewalk.models.structure.scaling import KEEPS_ORIGINAL
 from ropewalk.models.structure.values import is_number, is_whole, shown
@@ -22,7 +23,8 @@ def original_rules(
     facts: ModelFacts, rope: RopeFacts, tokenizer: Mapping[str, Any] | None
 ) -> Iterator[Finding]:
     """Every finding about the original window of one entry."""
-    if rope.rope_type not in KEEPS_ORIGINAL or facts.config.get("ropewalk"):
+    # What we wrote states its window, and may declare another one than factor times it.
+    if rope.rope_type not in KEEPS_ORIGINAL or facts.config.get(RECORD):
         return
     window, factor = facts.max_position_embeddings, rope.parameters.get("factor")
     stretch = float(factor) if is_number(factor) and 1 < factor <= MOST else None

@@ -14,7 +14,7 @@ from ropewalk.models.defects.findings import find
 from ropewalk.models.defects.original import meant_original
 from ropewalk.models.defects.tidy import entries_in, tidy
 from ropewalk.models.facts import ModelFacts, RopeFacts, read_facts
-from ropewalk.models.structure.ropes import DEFAULT, entry_type
+from ropewalk.models.structure.ropes import DEFAULT, entry_type, silent_entries
 from ropewalk.models.structure.scaling import KEEPS_ORIGINAL, yarn_schedule
 from ropewalk.models.structure.table import row_of
 from ropewalk.models.structure.values import is_number, is_whole
@@ -134,8 +134,10 @@ def _nest(config: dict[str, Any], facts: ModelFacts) -> None:
     text = _text(config)
     flat = text["rope_parameters"]
     nested = {label: dict(rope.parameters) for label, rope in facts.ropes.items()}
-    own = nested[facts.main]
-    text["rope_parameters"] = nested | {facts.main: {"rope_theta": own["rope_theta"]} | flat}
+    # What a flat dictionary leaves out is the class's; scaled types read the share from the entry alone.
+    own = {name: nested[facts.main].get(name) for name in ("rope_theta", "partial_rotary_factor")}
+    nested[facts.main] = {name: value for name, value in own.items() if value is not None} | flat
+    text["rope_parameters"] = silent_entries(view_of(config)) | nested
 
 
 def _move_old(config: dict[str, Any], facts: ModelFacts) -> None:
@@ -146,11 +148,7 @@ def _move_old(config: dict[str, Any], facts: ModelFacts) -> None:
         return
     entries = {label: dict(rope.parameters) for label, rope in facts.ropes.items()}
     entries[facts.main] |= old
-    given = text.get("rope_parameters")
-    silent = (
-        {label: None for label, value in given.items() if value is None} if isinstance(given, dict) else {}
-    )
-    text["rope_parameters"] = silent | entries
+    text["rope_parameters"] = silent_entries(view_of(config)) | entries
 
 
 def _restate(config: dict[str, Any], facts: ModelFacts) -> None:
@@ -242,6 +240,8 @@ def _proportional(entry: dict[str, Any], facts: ModelFacts, rope: RopeFacts) -> 
         entry.setdefault("partial_rotary_factor", own.get("partial_rotary_factor", 1.0))
 
 
+# In this order: a factor before the window that follows from it, and both dialects last, from what was
+# mended.
 _MENDS: dict[str, Mend] = {
     "scaling-ignored": _drop_scaling,
     "flat-rope-on-nested": _nest,
@@ -277,6 +277,7 @@ def _rewritten(config: dict[str, Any], facts: ModelFacts) -> dict[str, Any]:
     return write_schedules(config, facts, schedules, facts.max_position_embeddings, note=False)
 
 
+# Dynamic is missing: it has no single schedule to write.
 _KNOWN = ("default", "linear", "yarn", "llama3", "longrope", "proportional")
 
 

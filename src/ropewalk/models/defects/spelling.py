@@ -9,7 +9,7 @@ from ropewalk.models.defects.finding import Finding
 from ropewalk.models.defects.original import OTHER_LENGTHS
 from ropewalk.models.defects.tidy import REPAIR, entries_in
 from ropewalk.models.facts import ModelFacts
-from ropewalk.models.structure.values import is_number, is_whole, shown
+from ropewalk.models.structure.values import exact, is_number, is_whole, shown
 from ropewalk.models.structure.view import BASE_SPELLINGS
 
 # No release comes near; float32 holds it no longer from 3.4e38 on.
@@ -61,7 +61,7 @@ def _null_base(facts: ModelFacts) -> Iterator[Finding]:
     known = "the base that the model was trained with"
     if len(stated) == 1:
         said = next(name for name, value in values.items() if value == stated[0])
-        known = f"{stated[0]:g}, as {said} says; {REPAIR}"
+        known = f"{exact(stated[0])}, as {said} says; {REPAIR}"
     yield Finding(
         "base-null",
         "error",

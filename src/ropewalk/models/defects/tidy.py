@@ -9,7 +9,7 @@ from typing import Any
 from ropewalk.errors import RopewalkError
 from ropewalk.models.defects.finding import Finding
 from ropewalk.models.structure.table import quirk
-from ropewalk.models.structure.values import is_number, is_whole, shown
+from ropewalk.models.structure.values import exact, is_number, is_whole, shown
 from ropewalk.models.structure.view import TextView, view_of
 
 REPAIR = "`ropewalk extend MODEL --repair -o OUT` writes it right"
@@ -77,7 +77,7 @@ def _numbers(
                     "error",
                     f"{label}={shown(value)} is text where a number belongs: stock code fails when it computes "
                     "with it",
-                    f"write {label} without quotes, {place[name]:g}; {REPAIR}",
+                    f"write {label} without quotes, {exact(place[name])}; {REPAIR}",
                     repairable=True,
                 )
         elif whole and isinstance(value, float) and is_whole(value):
@@ -126,6 +126,7 @@ def _moved(config: dict[str, Any], view: TextView) -> Iterator[Finding]:
             return
     for name in _ROPE_KEYS:
         value = config.get(name)
+        # The text model's own entry is the one that is read: nothing has to be moved over it.
         if not isinstance(value, dict) or not value or name in here:
             continue
         here[name] = config.pop(name)

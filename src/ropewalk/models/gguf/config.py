@@ -15,6 +15,7 @@ import numpy as np
 from ropewalk.errors import DamagedError, RopewalkError, one_line
 from ropewalk.methods.build import temperature
 from ropewalk.models.gguf.file import ARRAY, F32, GgufFile, read_gguf
+from ropewalk.models.structure.values import is_number, shown
 
 ROPE_TENSORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 # llama.cpp's name for a model_type. Another name in the file means another model.
@@ -61,10 +62,11 @@ def config_of(path: Path) -> dict[str, Any]:
             "the whole rotation",
             hint=_OTHERWISE,
         )
+    # llama.cpp has one name for both.
     if model_type == "llama" and found.own("expert_count"):
         model_type = "mixtral"
     config = {"model_type": model_type} | _shape(found) | _experts(found)
-    config |= {"rope_theta": float(found.own("rope.freq_base") or 10000.0)}
+    config |= {"rope_theta": _real(found, "rope.freq_base") or 10000.0}
     scaling = _scaling(found, config)
     if scaling:
         config["rope_scaling"] = scaling
@@ -82,6 +84,17 @@ def _whole(found: GgufFile, name: str, *, needed: bool = True) -> int | None:
     return None
 
 
+def _real(found: GgufFile, name: str) -> float | None:
+    """A number that may be missing. What stands there as text was not written by any converter."""
+    value = found.own(name)
+    if value is None or is_number(value):
+        return value
+    raise DamagedError(
+        f"{found.path}: {found.architecture}.{name}={shown(value)} is no number",
+        hint="fetch or convert the file again",
+    )
+
+
 def _shape(found: GgufFile) -> dict[str, Any]:
     heads, hidden = _whole(found, "attention.head_count"), _whole(found, "embedding_length")
     assert heads is not None
@@ -89,6 +102,7 @@ def _shape(found: GgufFile) -> dict[str, Any]:
     head_dim = _whole(found, "attention.key_length", needed=False) or hidden // heads
     rotary = _whole(found, "rope.dimension_count", needed=False) or head_dim
     tokens = next((key for key in found.keys if key.name == "tokenizer.ggml.tokens"), None)
+    # An array's bytes: four for its type, four for that of its entries, eight for how many there are.
     listed = int.from_bytes(tokens.raw[8:16], "little") if tokens is not None and tokens.kind == ARRAY else 0
     made = {
         "hidden_size": hidden,
@@ -116,10 +130,12 @@ def _experts(found: GgufFile) -> dict[str, Any]:
 
 def _scaling(found: GgufFile, config: Mapping[str, Any]) -> dict[str, Any] | None:
     """The older keys' entry, of what llama.cpp computes from this file."""
-    kind = found.own("rope.scaling.type") or ("linear" if found.own("rope.scale_linear") else "none")
-    factor = found.own("rope.scaling.factor") or found.own("rope.scale_linear")
+    # `scale_linear` is the key of files from before there were types.
+    older = _real(found, "rope.scale_linear")
+    kind = found.own("rope.scaling.type") or ("linear" if older else "none")
+    factor = _real(found, "rope.scaling.factor") or older or 1.0
     original = _whole(found, "rope.scaling.original_context_length", needed=False)
-    attention = found.own("rope.scaling.attn_factor")
+    attention = _real(found, "rope.scaling.attn_factor")
     factors = {name: _values(found, name) for name in ROPE_TENSORS}
     single, long, short = (factors[name] for name in ROPE_TENSORS)
     if kind in ("linear", "yarn") and (single or long):
@@ -128,19 +144,21 @@ def _scaling(found: GgufFile, config: Mapping[str, Any]) -> dict[str, Any] | Non
             hint=_OTHERWISE,
         )
     if kind == "linear":
-        made: dict[str, Any] = {"type": "linear", "factor": float(factor or 1.0)}
+        made: dict[str, Any] = {"type": "linear", "factor": factor}
     elif kind == "yarn":
-        made = {"type": "yarn", "factor": float(factor or 1.0)}
+        made = {"type": "yarn", "factor": factor}
         if attention is not None:
-            made["attention_factor"] = float(attention) * temperature(float(factor or 1.0))
+            # llama.cpp multiplies what the file says by YaRN's own temperature.
+            made["attention_factor"] = attention * temperature(factor)
     elif single or long:
+        # A tensor of factors alone does not say from which window it stretches.
         window = original or config["max_position_embeddings"]
         made = {
             "type": "longrope",
             "long_factor": long or single,
             "short_factor": short or long or single,
             "factor": config["max_position_embeddings"] / window,
-            "attention_factor": float(1.0 if attention is None else attention),
+            "attention_factor": 1.0 if attention is None else attention,
         }
         original = window
     elif kind == "none":
@@ -171,6 +189,7 @@ def _stored(found: GgufFile) -> dict[str, Any]:
     kinds = {tensor.kind for tensor in matrices}
     if len(kinds) == 1 and (kind := next(iter(kinds))) in _FULL_WIDTH:
         return {"dtype": _FULL_WIDTH[kind]}
+    # Python's integers: dimensions of a hostile file multiply beyond 64 bits.
     count = sum(int(np.prod(tensor.dims, dtype=object)) for tensor in matrices)
     if not count:
         return {}

@@ -37,6 +37,7 @@ class Key:
     def value(self) -> Any:
         """The value of a plain number or string; None for arrays."""
         if self.kind == STRING:
+            # Four bytes of type and eight of length stand before the text.
             return self.raw[12:].decode("utf-8", "replace")
         if self.kind in CODES:
             return struct.unpack("<" + CODES[self.kind], self.raw[4:])[0]
@@ -165,6 +166,7 @@ class _Reader:
             self.take(struct.calcsize("<" + CODES[kind]))
         elif kind == STRING:
             self.take(self.count(self.size, "bytes in a string"))
+        # Hardly a file nests lists; one made for it would, until the stack ends.
         elif kind == ARRAY and depth < 4:
             inner, count = int(self.number("I")), self.count(self.size, "entries in a list")
             if inner in CODES:
@@ -196,6 +198,7 @@ class _Reader:
                 )
             size = nbytes(dims, kind)
             if size is None:
+                # A type newer than the installed package: its bytes are whatever lies before the next tensor.
                 last = number + 1 == len(found)
                 after = self.size - start if last else found[number + 1][3]
                 size = after - offset

@@ -46,6 +46,7 @@ def stock_model(config: Mapping[str, Any]) -> Any:
         with quiet_transformers(), unfilled():
             settings = CONFIG_MAPPING[kind].from_dict(_floats(copy.deepcopy(dict(config))))
             if type(settings) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+                # A composite without a causal head: its text model has one.
                 settings = settings.get_text_config()
             built = AutoModelForCausalLM.from_config(settings)
         with quiet_transformers():
@@ -69,6 +70,7 @@ def stock_spectra(model: Any, facts: ModelFacts, position: int = 1) -> list[Spec
     wanted = ("",) if facts.main == DEFAULT else (facts.main,)
     found = []
     for path, module in rotary_modules(model).items():
+        # Towers and indexers turn by entries of their own.
         if any(part in path for part in ("vision", "visual", "audio", "patcher", "encoder", "indexer")):
             continue
         found += [spectrum(path, module, label, position) for label in labels(module) if label in wanted]
@@ -85,6 +87,7 @@ def disagreement(config: Mapping[str, Any], facts: ModelFacts) -> str | None:
     model = stock_model(config)
     if made is None:
         return None
+    # Past the window, where of two sets the long one is in force.
     found = stock_spectra(model, facts, made.geometry.original_length + 2)
     differing = [_difference(each, made) for each in found]
     return None if None in differing or not differing else differing[0]
@@ -95,6 +98,7 @@ def _difference(found: Spectrum, made: FrequencySchedule) -> str | None:
         return (
             f"{found.path} has {found.inv_freq.size} pairs, the configuration reads as {made.inv_freq.size}"
         )
+    # Relative, but for pairs that hardly turn: a stopped one is 1e-30 in stock code and 0 here.
     apart = float(np.max(np.abs(found.inv_freq - made.inv_freq) / (made.inv_freq + 1e-12 / TOLERANCE)))
     factor = abs(found.attention_factor / made.attention_factor - 1.0)
     if max(apart, factor) <= TOLERANCE:

@@ -56,6 +56,7 @@ def _write_module(path: str, module: Any, label: str, schedule: FrequencySchedul
             )
         patch.set(module._buffers, name, values.to(old.device).clone())
     patch.set(vars(module), key(label, "attention_scaling"), schedule.attention_factor)
+    # The second set of an earlier longrope, which stock code keeps here and would switch to.
     patch.drop(vars(module), key(label, "long_inv_freq"))
     kind = vars(module).get("rope_type")
     if isinstance(kind, dict):

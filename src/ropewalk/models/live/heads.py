@@ -28,6 +28,7 @@ class _Hidden(MoeModelOutputWithPast):
     """Hidden states in place of a decoder's output; whatever else an architecture's output would hold is None."""
 
     def __getattr__(self, name: str) -> Any:
+        # Python's own questions (copying, pickling) are no fields of an output.
         if name.startswith("_"):
             raise AttributeError(name)
         return None
@@ -35,6 +36,7 @@ class _Hidden(MoeModelOutputWithPast):
 
 @contextlib.contextmanager
 def _replaced(decoder: Any, hidden_BTE: torch.Tensor) -> Iterator[None]:
+    # The instance's own dictionary: a method of the class must not come back as an attribute of the object.
     before = decoder.__dict__.get("forward")
     decoder.forward = lambda *args, **kwargs: _Hidden(last_hidden_state=hidden_BTE)
     try:

@@ -38,6 +38,7 @@ def find_regime(model: Any) -> Regime | None:
             rule = _rule(module, layer_type, rope_type)
             if rule is not None:
                 found.append(rule)
+    # Dynamic rotates every length past its own differently, so that it rules out what a switch would allow.
     dynamic = [rule for rule in found if rule.kind == "dynamic"]
     return min(dynamic or found, key=lambda rule: rule.length, default=None)
 

@@ -38,11 +38,13 @@ class Spectrum:
 
 def bare(model: Any) -> Any:
     """The transformers model inside compilation, data parallel and PEFT wrappers."""
+    # Wrappers nest; a made object that always holds another one must not keep us here.
     for _ in range(8):
         if hasattr(model, "_orig_mod"):
             model = model._orig_mod
         elif hasattr(model, "get_base_model"):
             model = model.get_base_model()
+        # Without a config: a model may have a part of this name itself.
         elif isinstance(getattr(model, "module", None), torch.nn.Module) and not hasattr(model, "config"):
             model = model.module
         else:
@@ -116,6 +118,7 @@ def _call(module: Any, label: str, buffer: Any, position: int) -> tuple[FloatArr
     if parameters[1:3] not in (["x", "position_ids"], ["hidden_states", "position_ids"]):
         return None
     wanted = {"layer_type": label} if "layer_type" in parameters and label else {}
+    # Rotary modules take nothing from it but its type and its device.
     x = torch.zeros(1, 2, 8, dtype=torch.float32, device=buffer.device)
     positions = torch.tensor([[1, position]], device=buffer.device)
     with torch.no_grad():

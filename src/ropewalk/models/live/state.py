@@ -17,6 +17,7 @@ from ropewalk.errors import RopewalkError
 from ropewalk.models.live.rotary import labels_of
 
 _MISSING = object()
+# What a constructor copies out of a configuration. Tensors are compared apart, modules by their own values.
 _PLAIN = (int, float, bool, str, type(None), dict, list, tuple)
 
 
@@ -69,6 +70,7 @@ def transfer(model: Any, before: Any, after: Any, patch: Patch) -> None:
     live, old = dict(model.named_modules()), dict(before.named_modules())
     shared = {id(config) for config in _config_tree(model.config)}
     for path, new in after.named_modules():
+        # A configuration that builds other layers (an expert more, another attention) is no stretch.
         if path not in old or type(old[path]) is not type(new):
             raise _other_shape(path)
         _check_weights(path, old[path], new)

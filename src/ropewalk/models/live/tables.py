@@ -27,6 +27,7 @@ def table_modules(live: Any) -> Iterator[tuple[str, Any]]:
     """Every module that owns a table, with its path."""
     for path, module in live.named_modules():
         buffer = module._buffers.get(BUFFER)
+        # RoFormer's table is the weight of an embedding, not a buffer.
         if (buffer is not None and buffer.dim() == 2) or "RoFormerSinusoidal" in type(module).__name__:
             yield path, module
 

@@ -62,6 +62,7 @@ def fill_rotary(built: Any) -> None:
     for path, module in rotary_modules(built).items():
         module.to_empty(device="cpu", recurse=False)
         for buffer in module.buffers(recurse=False):
+            # What stays NaN was filled by nobody.
             buffer.fill_(torch.nan if buffer.is_floating_point() else 0)
         with torch.device("cpu"):
             _owner(built, path)._init_weights(module)

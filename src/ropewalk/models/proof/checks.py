@@ -89,6 +89,7 @@ def _active(outcome: Outcome) -> Check:
         return Check(name, "fail", "logits past the original window are not finite")
     if _buffers_are_the_bases(outcome):
         return Check(name, "fail", "scaling is off: stock software turns at the base's own frequencies")
+    # Any difference will do: a schedule that was ignored gives the very same bits.
     moved = float(np.abs(ours[probe.far_from :] - base[probe.far_from :]).max())
     detail = (
         f"largest logit difference from the base past {outcome.facts.original_length} tokens: {moved:.3g}"
@@ -100,6 +101,7 @@ def _buffers_are_the_bases(outcome: Outcome) -> bool:
     """Whether every frequency buffer is the base's although the schedule moves some."""
     made, stock = outcome.schedule, outcome.stock
     assert stock is not None
+    # With two sets the buffer holds whichever the last input chose.
     if made.short_inv_freq is not None or np.array_equal(made.inv_freq, outcome.facts.geometry.inv_freq):
         return False
     if outcome.facts.rope.is_scaled or not outcome.base_buffers:
@@ -189,6 +191,7 @@ def _unmoved(outcome: Outcome) -> int | Check:
 def dialects(config: Mapping[str, Any]) -> Check:
     """Read the configuration with the new keys alone and with the old keys alone; both must mean the same."""
     name = "dialects"
+    # Without our own note, which no other reader has.
     bare = {key: value for key, value in config.items() if key != RECORD}
     whole = read_facts(bare)
     text = whole.text

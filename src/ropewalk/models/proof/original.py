@@ -76,6 +76,7 @@ def original_of(
         place = Path(entry["folder"])
         config_name = str(entry.get("config_file", CONFIG))
         file = inside(place, config_name, what=f"the base of {checkpoint}")
+        # Changed since, it is no base any more: what the manifest kept of it counts.
         here = file.is_file() and sha256_of(file) == entry["config_sha256"]
         # A checkpoint that holds a temperature has weights of its own, which the base's are not to be held against.
         kept = manifest.get("temperature") is None

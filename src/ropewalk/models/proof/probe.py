@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +61,7 @@ def probes_for(
 
 
 def _ids(count: int, vocabulary: int) -> tuple[int, ...]:
+    # Past the first ids, which most vocabularies give to special tokens.
     low = min(3, vocabulary - 1)
     drawn = np.random.default_rng(0).integers(low, min(vocabulary, 50_000), size=count)
     return tuple(int(value) for value in drawn)
@@ -93,19 +93,10 @@ def run(model: Any, probe: Probe) -> np.ndarray:
     return np.asarray(logits.float().cpu().numpy())
 
 
-def number_of_parameters(headers: Mapping[Path, Mapping[str, Any]]) -> int:
-    """Weights in a checkpoint, counted from the headers of its shards."""
-    count = 0
-    for header in headers.values():
-        for name, entry in header.items():
-            if name != "__metadata__":
-                count += int(np.prod(entry["shape"], dtype=np.int64))
-    return count
-
-
 def dtype_that_fits(parameters: int, stored_bytes: int, device: Any) -> str:
     """float32 where the memory allows, otherwise bfloat16; RopewalkError where neither fits."""
     free = _free_memory(device)
+    # Activations and buffers beside the weights.
     spare = 1.3
     if free is None or 4 * parameters * spare <= free:
         return "float32"

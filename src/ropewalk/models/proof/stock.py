@@ -82,5 +82,6 @@ def _start(job_file: Path) -> dict[str, Any]:
             f"stock transformers does not run the checkpoint ({one_line(last[0], 240)})",
             hint="`ropewalk inspect` names what is wrong in its config",
         )
+    # The last line: libraries may print before it.
     said: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return said

@@ -95,11 +95,15 @@ def _types(view: TextView, count: int) -> tuple[str, ...]:
         # Some files list more or fewer types than there are layers; stock code refuses those, findings name them.
         padded = [*given, *[given[-1]] * max(0, count - len(given))]
         return tuple(padded[:count])
+    # Bamba and LFM2 list the layers that attend instead of a type for each.
     indices = view.text.get("attn_layer_indices") or view.text.get("full_attn_idxs")
     if isinstance(indices, list):
         return tuple("full_attention" if i in indices else "linear_attention" for i in range(count))
     if quirk(view.model_type, "uniform_sliding") or (
-        view.row is None and optional_whole(view.text.get("sliding_window"))
+        # Of an unknown class only the file speaks, and Qwen's kin keep a window in it that they switch off.
+        view.row is None
+        and optional_whole(view.text.get("sliding_window"))
+        and view.text.get("use_sliding_window") is not False
     ):
         kind = "sliding_attention" if _window(view) else "full_attention"
         return (kind,) * count
@@ -125,6 +129,7 @@ def _patterned(view: TextView, count: int) -> tuple[str, ...]:
 
 
 def _window(view: TextView) -> int | None:
+    # As Mistral, Llama 4 and ModernBERT call it.
     for name in ("sliding_window", "attention_chunk_size", "local_attention"):
         window = optional_whole(view.get(name))
         if window is not None:
@@ -140,6 +145,7 @@ def _no_rope(view: TextView, types: tuple[str, ...]) -> tuple[int, ...]:
         return tuple(i for i in attention if not is_sliding(types[i]))
     flags = view.text.get("no_rope_layers")
     if isinstance(flags, list) and len(flags) == len(types) and all(flag in (0, 1) for flag in flags):
+        # The name says the opposite: 1 marks a layer that rotates (Llama 4, SmolLM3).
         return tuple(i for i in attention if not flags[i])
     interval = optional_whole(view.get("no_rope_layer_interval"))
     if interval is not None:

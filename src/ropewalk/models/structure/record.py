@@ -16,6 +16,7 @@ from ropewalk.schedule import FrequencySchedule
 
 RECORD = "ropewalk"
 FORMAT = "ropewalk-config/1"
+# What a person changes by hand: where one of these differs, the note is about an earlier file.
 _WRITTEN = ("rope_type", "rope_theta", "factor")
 
 

@@ -29,6 +29,7 @@ def rope_entries(view: TextView) -> dict[str, dict[str, Any] | None]:
         return {DEFAULT: _table_entry(view)}
     if is_nested_type(view) or (view.row is None and nested_labels(view, given["rope_parameters"])):
         return _nested_entries(view, given, default or {})
+    # These classes never read the older key.
     legacy = None if (view.row or {}).get("new_only") else given["rope_scaling"]
     # An empty dictionary counts as absent, as it does in transformers.
     raw = (
@@ -38,6 +39,11 @@ def rope_entries(view: TextView) -> dict[str, dict[str, Any] | None]:
         or {}
     )
     return {DEFAULT: _completed(view, dict(raw), default or {}, theta_names=("rope_theta",))}
+
+
+def silent_entries(view: TextView) -> dict[str, None]:
+    """The layer types that never rotate: stock code looks for their names too, and dies where one is missing."""
+    return {label: None for label, entry in rope_entries(view).items() if entry is None}
 
 
 def is_nested_type(view: TextView) -> bool:
@@ -112,6 +118,7 @@ def _nested_entries(
     found: dict[str, dict[str, Any] | None] = {}
     for label in [*default, *[label for label in labels if label not in default]]:
         entry = parameters.get(label) if parameters and label in labels else default.get(label)
+        # A nested dictionary in the file replaces the class's whole: what it leaves out is not there.
         if parameters and labels and label not in labels and handling != "ignored":
             continue
         if entry is None and handling != "ignored":
@@ -199,6 +206,7 @@ def _on_alpha(view: TextView, entry: Mapping[str, Any]) -> dict[str, Any]:
 def _theta(
     view: TextView, entry: Mapping[str, Any], default: Mapping[str, Any], names: tuple[str, ...]
 ) -> float:
+    # From here on in the order in which stock code lets them win.
     candidates: list[tuple[str, Any]] = [("layer_rope_theta", _by_layer(view))]
     candidates.append(("rope_theta", entry.get("rope_theta")))
     candidates += [(name, view.given(name)) for name in names]
@@ -211,6 +219,7 @@ def _theta(
     own: Any = default.get("rope_theta")
     if own is None:
         own = (view.row or {}).get("theta")
+    # Neither file nor class says anything: transformers' own default.
     return float(own) if is_number(own) else 10000.0
 
 
@@ -237,7 +246,7 @@ def _share(view: TextView, entry: Mapping[str, Any], default: Mapping[str, Any])
     if (
         value is None
         and rotary_dim is not None
-        and (quirk(view.model_type, "rotary_dim") or not view.model_type)
+        and (quirk(view.model_type, "rotary_dim") or view.row is None)
     ):
         value = number("rotary_dim", rotary_dim) / view.head_dim
     if value is None:

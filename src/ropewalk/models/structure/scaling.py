@@ -57,6 +57,7 @@ def _build(kind: str, entry: Mapping[str, Any], geometry: RopeGeometry, max_leng
     if kind == "default":
         return schedule("none", geometry, factor=1.0)
     if kind in ("linear", "proportional"):
+        # A proportional entry's factor divides like linear's; its zero tail belongs to the geometry.
         return schedule("linear", geometry, factor=factor)
     if kind == "llama3":
         names: dict[str, Any] = {
@@ -96,6 +97,8 @@ def _longrope(entry: Mapping[str, Any], geometry: RopeGeometry, factor: float) -
     return FrequencySchedule(
         method="longrope",
         geometry=geometry,
+        # Stock code uses the factor for the attention factor alone and takes any; below 1 nothing is
+        # stretched.
         factor=max(factor, 1.0),
         inv_freq=geometry.inv_freq / long,
         # Two equal lists are one set, and nothing switches.

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -22,6 +23,7 @@ def _document(name: str = "architectures.json") -> dict[str, Any]:
 def quirk(model_type: str, trait: str) -> Any:
     """A trait of a model type (`quirks.json` lists and explains them); None where the type is like the rest."""
     document = _document("quirks.json")
+    # A trait without its line of explanation is a slip of ours, not of a user.
     assert trait in document["traits"], trait
     return document["types"].get(model_type, {}).get(trait)
 
@@ -31,12 +33,12 @@ def transformers_version() -> str:
     return str(_document()["transformers"])
 
 
+def rows() -> Mapping[str, dict[str, Any]]:
+    """The rows of all model types."""
+    found: dict[str, dict[str, Any]] = _document()["types"]
+    return found
+
+
 def row_of(model_type: object) -> dict[str, Any] | None:
     """The row of a model type, or None for a type that this table does not know."""
-    row: dict[str, Any] | None = _document()["types"].get(model_type) if isinstance(model_type, str) else None
-    return row
-
-
-def known_types() -> list[str]:
-    """Every model type in the table."""
-    return sorted(_document()["types"])
+    return rows().get(model_type) if isinstance(model_type, str) else None

@@ -19,6 +19,7 @@ def shown(value: object, limit: int = 60) -> str:
     >>> shown("a\\x1b[2Jb")
     "'a\\\\x1b[2Jb'"
     """
+    # Python refuses to print integers of thousands of digits, and JSON may hold them.
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**18:
         return f"an integer of about {int(value.bit_length() * math.log10(2)) + 1} digits"
     if isinstance(value, Mapping) and set(value) == {"__float__"}:
@@ -34,6 +35,16 @@ def shown(value: object, limit: int = 60) -> str:
 def plain(text: str, limit: int = 80) -> str:
     """A foreign name without quotes, for tables: what is printable stays, the rest is escaped."""
     return shown(text, limit + 2).strip("'\"") if text else ""
+
+
+def exact(value: float) -> str:
+    """A number as a person is told to write it: short where that is the same number, in full otherwise.
+
+    >>> exact(1048576), exact(1e7), exact(1234567.5)
+    ('1048576', '1e+07', '1234567.5')
+    """
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
 
 
 def is_number(value: object) -> TypeGuard[float]:

@@ -79,10 +79,12 @@ class TextView:
         rule = (self.row or {}).get("head_dim", "given")
         if rule == "rope" or (self.row is None and self.text.get("qk_rope_head_dim") is not None):
             return self.whole("qk_rope_head_dim", least=2)
+        # Forced: the class computes the width and never looks at a head_dim in the file (Falcon).
         value = None if rule == "forced" else self.get("head_dim")
         if value is not None:
             return whole("head_dim", value, least=2)
         hidden, heads = self.whole("hidden_size"), self.whole("num_attention_heads")
+        # Double: the attention runs over hidden state and embedding side by side (Zamba2).
         derived = hidden * (2 if rule == "double" else 1) // heads
         if derived < 2:
             raise RopewalkError(
@@ -112,6 +114,7 @@ def view_of(config: Mapping[str, Any]) -> TextView:
             model_type = default_type or model_type
             break
         if inner is None:
+            # A composite may leave its text model to the class: every value is a default then.
             inner = {}
         if not isinstance(inner, Mapping):
             raise RopewalkError(
@@ -135,6 +138,7 @@ def _type_name(config: Mapping[str, Any], default: str) -> str:
 
 def _inner(config: Mapping[str, Any], row: Mapping[str, Any] | None) -> tuple[str | None, str]:
     if row is not None:
+        # A known class says itself where its text model is; only of unknown ones the keys are tried.
         return row.get("text"), row.get("text_type", "")
     for key in TEXT_KEYS:
         if isinstance(config.get(key), Mapping):
@@ -154,6 +158,7 @@ def require_rope(view: TextView) -> None:
             "config.json speaks of rotary embeddings",
             hint="add rope_theta if the model does rotate; " + hint,
         )
+    # The switches of Falcon and Zamba2.
     for name, wrong in (("alibi", True), ("use_mem_rope", False)):
         if view.get(name) is wrong:
             raise RopewalkError(

@@ -12,7 +12,7 @@ from ropewalk.methods import schedule as make_schedule
 from ropewalk.models.facts import ModelFacts, RopeFacts, read_facts
 from ropewalk.models.structure.layers import is_sliding
 from ropewalk.models.structure.record import RECORD, make_record
-from ropewalk.models.structure.ropes import DEFAULT
+from ropewalk.models.structure.ropes import DEFAULT, silent_entries
 from ropewalk.models.structure.table import quirk, row_of
 from ropewalk.models.structure.values import is_whole, shown
 from ropewalk.models.structure.view import BASE_SPELLINGS, view_of
@@ -204,16 +204,14 @@ def _write_base(text: dict[str, Any], facts: ModelFacts, rope_theta: float) -> N
     by_layer = text.get("layer_rope_theta")
     if isinstance(by_layer, list):
         old = facts.rope.parameters["rope_theta"]
+        # Layers on the common base follow it; those on another and those that never rotate (0) stay.
         text["layer_rope_theta"] = [rope_theta if value == old else value for value in by_layer]
 
 
 def _write_nested(text: dict[str, Any], facts: ModelFacts, entries: Mapping[str, Entry]) -> bool:
     """The nested dictionary with the given entries replaced, and the old keys where this class ever had any."""
-    nested: dict[str, Any] = {}
-    given = text.get("rope_parameters")
-    if isinstance(given, dict):
-        # A layer type that never rotates is written as null, and stays so.
-        nested |= {label: None for label, value in given.items() if value is None}
+    # From the file or from its class: a dictionary of ours replaces the class's whole.
+    nested: dict[str, Any] = dict(silent_entries(view_of(facts.config)))
     nested |= {label: dict(rope.parameters) for label, rope in facts.ropes.items()}
     nested |= {label: dict(entry.values) for label, entry in entries.items()}
     text["rope_parameters"] = nested
@@ -238,6 +236,7 @@ def _write_lengths(root: dict[str, Any], text: dict[str, Any], facts: ModelFacts
     standard = row.get("aliases", {}).get("max_position_embeddings", "max_position_embeddings")
     for name in {standard, *(name for name in _LENGTH_SPELLINGS if name in text)}:
         text[name] = target
+    # Some composites say it a second time at the root.
     if root is not text and is_whole(root.get("max_position_embeddings")):
         root["max_position_embeddings"] = target
     beside = quirk(facts.text_type, "original_at_root")

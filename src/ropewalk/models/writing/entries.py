@@ -56,6 +56,7 @@ def entry_for(facts: ModelFacts, rope: RopeFacts, schedule: FrequencySchedule) -
         "longrope": _longrope,
     }[kind]
     values = build(facts, rope, schedule) | kept
+    # Its factor lists have an entry for every pair of the head, the still ones among them.
     if kind == "longrope" and rope.geometry.proportional:
         values.pop("partial_rotary_factor", None)
     elif (
@@ -91,11 +92,9 @@ def _check_persistable(facts: ModelFacts, schedule: FrequencySchedule) -> None:
 def _kind(facts: ModelFacts, rope: RopeFacts, schedule: FrequencySchedule) -> str:
     """The stock type to write: the schedule's own unless this model's class refuses or misreads it."""
     native = str((schedule.native or {}).get("type", "longrope"))
-    kind = {"none": "default", "theta": "default"}.get(native, native)
-    if native == "none" and rope.geometry.proportional:
-        kind = "proportional"
-    if native == "theta" and rope.geometry.proportional:
-        kind = "proportional"
+    kind = native
+    if native in ("none", "theta"):
+        kind = "proportional" if rope.geometry.proportional else "default"
     if kind not in STOCK_TYPES or _misread(facts, rope, schedule, kind):
         kind = "longrope"
     if kind == "longrope" and quirk(facts.text_type, "no_carrier"):

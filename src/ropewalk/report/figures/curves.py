@@ -15,12 +15,10 @@ MOST_BANDS = 4
 def lines(curves: Sequence[Curve], *, marker: bool) -> list[Line]:
     """One line a curve. Controls are grey and dashed; beyond eight, measured curves wait in the legend, and beyond
     four bands would hide each other and are left to the table."""
-    several = len({curve.run.id for curve in curves}) > 1
     bands = len(curves) <= MOST_BANDS
     drawn: list[Line] = []
     measured = controls = 0
-    for curve in curves:
-        name = f"{curve.name} ({curve.run.id})" if several else curve.name
+    for curve, name in zip(curves, _names(curves), strict=True):
         if curve.role == "control":
             color = "ink" if controls % 2 else "muted"
             dash: Dash = "dash" if controls < 2 else "dot"
@@ -31,6 +29,12 @@ def lines(curves: Sequence[Curve], *, marker: bool) -> list[Line]:
             drawn.append(_line(curve, name, color, series_dash(measured), marker, bands, shown))
             measured += 1
     return drawn
+
+
+def _names(curves: Sequence[Curve]) -> list[str]:
+    """What each is called: the curves of two runs may bear one name, and the run's then tells them apart."""
+    several = len({curve.run.id for curve in curves}) > 1
+    return [f"{curve.name} ({curve.run.id})" if several else curve.name for curve in curves]
 
 
 def _line(
@@ -57,7 +61,8 @@ def clipped(curves: Sequence[Curve]) -> tuple[tuple[float, float] | None, str]:
     One model that breaks would flatten all others into a line. So the axis holds every curve whose highest value lies
     within twice the spread of the lower half of them; (None, "") where that is all of them.
     """
-    highest = {curve.name: max(row.value for row in curve.rows) for curve in curves}
+    tops = [max(row.value for row in curve.rows) for curve in curves]
+    highest = dict(zip(_names(curves), tops, strict=True))
     lowest = min(row.value for curve in curves for row in curve.rows)
     half = sorted(highest.values())[(len(highest) - 1) // 2]
     top = lowest + 2.0 * max(half - lowest, 0.05)

@@ -17,6 +17,7 @@ from ropewalk.report.page.content import (
     Column,
     Content,
     Table,
+    Tone,
     Verdict,
     flattened,
     key_table,
@@ -27,7 +28,7 @@ from ropewalk.report.sources import view_of_run
 from ropewalk.report.views import RunView
 from ropewalk.runs import StoredRun
 from ropewalk.runs.index import find_run
-from ropewalk.runs.unfinished import look_at_run
+from ropewalk.runs.unfinished import RUNNING, UNFINISHED, look_at_run
 from ropewalk.units import format_bytes, format_duration
 
 _TOGETHER = ("loss-length", "loss-position", "training")
@@ -145,14 +146,19 @@ def _asked(run: StoredRun) -> Table:
 
 
 def _unfinished(run: StoredRun, content: Content, error: Mapping[str, Any]) -> Content:
-    """A failed or interrupted run says so before what it still measured."""
+    """A run that did not come to its end says so before what it still measured."""
     message = sentence(error.get("message") or "") or "It did not say why."
-    headline = f"This run {'was interrupted' if run.status == 'interrupted' else 'failed'}"
-    headline += "." if run.status == "interrupted" and not error else f": {message}"
+    # A run without a manifest has not failed as far as anybody knows: a process holds its lock, or none does.
+    open_ended = {RUNNING: "This run is still going on.", UNFINISHED: "This run never ended."}
+    headline = open_ended.get(run.status, "")
+    if not headline:
+        headline = f"This run {'was interrupted' if run.status == 'interrupted' else 'failed'}"
+        headline += "." if run.status == "interrupted" and not error else f": {message}"
     hint = sentence(error["hint"]) if error.get("hint") else ""
     kept = () if content.verdict.tone == "muted" else (content.verdict.headline, *content.verdict.points)
     points = tuple(point for point in (hint, *kept) if point)
-    return Content(Verdict(headline, points, "bad"), content.tiles, content.tables, content.figures)
+    tone: Tone = "" if run.status == RUNNING else "bad"
+    return Content(Verdict(headline, points, tone), content.tiles, content.tables, content.figures)
 
 
 def _command(run: StoredRun) -> str:

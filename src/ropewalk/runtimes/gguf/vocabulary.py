@@ -13,13 +13,30 @@ from ropewalk.runtimes.gguf.write import key_of
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 _OWN_CONVERTER = "convert it with llama.cpp's convert_hf_to_gguf.py and pass the file with --gguf"
-# How the text is cut before the merges, by the pattern in tokenizer.json; the names are llama.cpp's.
-_PATTERNS = {
+_CASED = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_PLAIN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
-    r"|\s+(?!\S)|\s+": "llama-bpe",
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
-    r"|\s+(?!\S)|\s+": "qwen2",
+    r"|\s+(?!\S)|\s+"
+)
+_MARKED = (
+    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
+    r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+# How the text is cut before the merges: the steps of tokenizer.json in short, and llama.cpp's name for them.
+_CUTS = {
+    ("bytes by words",): "gpt-2",
+    ("each digit", "bytes by words"): "starcoder",
+    (_PLAIN, "bytes"): "dbrx",
+    (_PLAIN.replace("{1,3}", ""), "bytes"): "qwen2",
+    (_CASED, "bytes"): "gpt-4o",
+    (r"\p{N}{1,3}", "[一-龥\u3040-ゟ゠-ヿ]+", _MARKED, "bytes"): "deepseek-v3",
 }
+# The same cut, and whole words that are tokens are taken without merging.
+_WHOLE_WORDS = {"dbrx": "llama-bpe"}
 _SPECIALS = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}
 
 
@@ -38,16 +55,16 @@ def vocabulary_keys(folder: Path, facts: ModelFacts) -> list[Key]:
     )
     keys: dict[str, Any] = {"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": kinds}
     if model.get("byte_fallback"):
-        # Merge order stands in for SentencePiece's scores: earlier merges win.
         keys |= {"tokenizer.ggml.model": "llama", "tokenizer.ggml.pre": "default"}
-        keys["tokenizer.ggml.scores"] = [-float(number) for number in range(len(tokens))]
+        keys["tokenizer.ggml.scores"] = _scores(tokens, model)
+        keys["tokenizer.ggml.add_space_prefix"] = _adds_space(document)
     else:
         keys |= {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": _pre(document, path)}
     merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model.get("merges") or []]
     if not model.get("byte_fallback"):
         # llama.cpp refuses an empty list; a merge of the first two tokens into nothing it knows is never taken.
         keys["tokenizer.ggml.merges"] = merges or [f"{tokens[0]} {tokens[1]}"]
-    keys |= _special(settings, facts, tokens)
+    keys |= _special(settings, facts, tokens, document)
     return [key_of(name, value) for name, value in keys.items()]
 
 
@@ -66,35 +83,72 @@ def _tokens(document: dict[str, Any], size: int, *, fallback: bool) -> tuple[lis
     return tokens, [kinds.get(number, UNUSED) for number in range(total)]
 
 
+def _scores(tokens: list[str], model: dict[str, Any]) -> list[float]:
+    """Numbers that make SentencePiece's algorithm merge in the file's order: earlier merges win, the rest never."""
+    ranks: dict[str, int] = {}
+    for rank, pair in enumerate(model.get("merges") or []):
+        left, right = pair.split(" ") if isinstance(pair, str) else pair
+        ranks.setdefault(left + right, rank)
+    return [-float(ranks.get(token, len(ranks) + number)) for number, token in enumerate(tokens)]
+
+
+def _adds_space(document: dict[str, Any]) -> bool:
+    """Whether text gets a space in front, by either of the two steps that do it."""
+    normalizers = _steps(document.get("normalizer"), "normalizers")
+    before = [step for step in normalizers if step.get("type") == "Prepend"]
+    marks = [step for step in _steps(document.get("pre_tokenizer")) if step.get("type") == "Metaspace"]
+    schemes = [
+        step.get("prepend_scheme", "always" if step.get("add_prefix_space", True) else "never")
+        for step in marks
+    ]
+    return bool(before) or any(scheme != "never" for scheme in schemes)
+
+
 def _pre(document: dict[str, Any], path: Path) -> str:
     """llama.cpp's name for how text is cut before merging."""
     steps = _steps(document.get("pre_tokenizer"))
     byte_level = next((step for step in steps if step.get("type") == "ByteLevel"), None)
     if byte_level is None:
         raise RopewalkError(f"{path}: not a byte-level tokenizer", hint=_OWN_CONVERTER)
-    splits = [step for step in steps if step.get("type") == "Split"]
-    if not splits and not document["model"].get("merges"):
+    if byte_level.get("add_prefix_space"):
+        raise RopewalkError(
+            f"{path}: it puts a space in front, which llama.cpp does not", hint=_OWN_CONVERTER
+        )
+    if not document["model"].get("merges"):
         # Every byte is a token of its own: however the text is cut, the tokens are the same.
         return "gpt-2"
-    if not splits and byte_level.get("use_regex", True) and len(steps) == 1:
-        return "gpt-2"
-    pattern = (splits[0].get("pattern") or {}).get("Regex") if len(splits) == 1 else None
-    if pattern not in _PATTERNS:
+    name = _CUTS.get(tuple(_short(step) for step in steps))
+    if name is None:
         raise RopewalkError(
             f"{path}: llama.cpp's name for its pre-tokenizer is not known here", hint=_OWN_CONVERTER
         )
-    return _PATTERNS[pattern]
+    return _WHOLE_WORDS.get(name, name) if document["model"].get("ignore_merges") else name
 
 
-def _steps(pre: Any) -> list[dict[str, Any]]:
-    if not isinstance(pre, dict):
+def _short(step: dict[str, Any]) -> str:
+    """One step of cutting in short: its pattern, or what it does."""
+    kind = step.get("type")
+    if kind == "ByteLevel":
+        return "bytes by words" if step.get("use_regex", True) else "bytes"
+    if kind == "Digits" and step.get("individual_digits"):
+        return "each digit"
+    isolated = kind == "Split" and step.get("behavior") == "Isolated" and not step.get("invert")
+    pattern = str((step.get("pattern") or {}).get("Regex"))
+    # Some files hold the characters, others their names.
+    return pattern.replace("\r", r"\r").replace("\n", r"\n") if isolated else str(kind)
+
+
+def _steps(given: Any, inside: str = "pretokenizers") -> list[dict[str, Any]]:
+    if not isinstance(given, dict):
         return []
-    if pre.get("type") == "Sequence":
-        return [step for step in pre.get("pretokenizers") or [] if isinstance(step, dict)]
-    return [pre]
+    if given.get("type") == "Sequence":
+        return [step for step in given.get(inside) or [] if isinstance(step, dict)]
+    return [given]
 
 
-def _special(settings: dict[str, Any], facts: ModelFacts, tokens: list[str]) -> dict[str, Any]:
+def _special(
+    settings: dict[str, Any], facts: ModelFacts, tokens: list[str], document: dict[str, Any]
+) -> dict[str, Any]:
     """Numbers of the special tokens, and whether one is put in front; by name first, then by config.json's number."""
     found: dict[str, Any] = {}
     numbers = {text: number for number, text in enumerate(tokens)}
@@ -107,7 +161,19 @@ def _special(settings: dict[str, Any], facts: ModelFacts, tokens: list[str]) -> 
             number = given if isinstance(given, int) and 0 <= given < len(tokens) else None
         if number is not None:
             found[f"tokenizer.ggml.{name}_token_id"] = number
-    add = settings.get("add_bos_token")
-    found["tokenizer.ggml.add_bos_token"] = bool(add) and "tokenizer.ggml.bos_token_id" in found
+    add, first = settings.get("add_bos_token"), found.get("tokenizer.ggml.bos_token_id")
+    if add is None:
+        # Newer files say it in the template alone.
+        add = first is not None and _first_special(document) == tokens[first]
+    found["tokenizer.ggml.add_bos_token"] = bool(add) and first is not None
     template = settings.get("chat_template")
     return found | ({"tokenizer.chat_template": template} if isinstance(template, str) else {})
+
+
+def _first_special(document: dict[str, Any]) -> str | None:
+    """The special token that the template puts in front of a text."""
+    for step in _steps(document.get("post_processor"), "processors"):
+        parts = step.get("single") or []
+        if step.get("type") == "TemplateProcessing" and parts and "SpecialToken" in parts[0]:
+            return str(parts[0]["SpecialToken"].get("id"))
+    return None

@@ -146,7 +146,7 @@ class GeneratedSource:
 
     def __init__(self, part: SourcePart, tokenizer: Any, key: tuple[int, ...]) -> None:
         # hemp registers its own generators when it is imported, as a module given with --import does.
-        import ropewalk.hemp.sources  # noqa: F401
+        import ropewalk.training.hemp.sources  # noqa: F401
 
         assert part.generator is not None
         self.name = part.name

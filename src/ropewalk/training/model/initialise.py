@@ -111,7 +111,8 @@ def logit_std_for(length: int, qk: Rule, *, sigma_0: float, reference_length: in
     - `variance`: sqrt(sigma_0**2 + ln(T / T0)), which keeps sum(A**2) = exp(sigma**2) / T.
     - `entropy`: sqrt(sigma_0**2 + 2 ln(T / T0)), which keeps the entropy ln T - sigma**2 / 2.
 
-    All stay below the critical value sqrt(2 ln T), where attention collapses onto single keys; never below 0.05.
+    All stay below the critical value sqrt(2 ln T), where attention collapses onto single keys; the last two never fall
+    below 0.05, or below sigma_0 where that is smaller.
 
     >>> round(logit_std_for(512**2, "critical", sigma_0=1.0), 4), logit_std_for(512, "entropy", sigma_0=1.0)
     (1.4142, 1.0)

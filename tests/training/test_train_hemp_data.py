@@ -11,14 +11,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ropewalk.errors import UsageError
-from ropewalk.hemp import planted
-from ropewalk.hemp.copying import copy_text
-from ropewalk.hemp.planted import PHRASINGS, planted_text
-from ropewalk.hemp.sources import hemp_copy, hemp_planted, hemp_tasks
-from ropewalk.hemp.text import excerpt, filler, grass, library_texts, salad, span
-from ropewalk.hemp.tokenizer import END_OF_TEXT, NUM_BYTES, VOCAB_SIZE, build_tokenizer, byte_letters
 from ropewalk.text.corpus import held_out_documents, training_documents
 from ropewalk.text.generators import find_generator
+from ropewalk.training.hemp import planted
+from ropewalk.training.hemp.copying import copy_text
+from ropewalk.training.hemp.planted import PHRASINGS, planted_spans
+from ropewalk.training.hemp.sources import hemp_copy, hemp_planted, hemp_tasks
+from ropewalk.training.hemp.text import excerpt, filler, grass, library_texts, salad, span
+from ropewalk.training.hemp.tokenizer import END_OF_TEXT, NUM_BYTES, VOCAB_SIZE, build_tokenizer, byte_letters
 
 TEXTS = ("import os\n" * 30, "a short text", "def answer():\n    return 42\n" * 20)
 
@@ -48,9 +48,10 @@ def test_specials_follow_the_bytes(tokenizer) -> None:
 @example(seed=0, length=33)
 @settings(max_examples=60, deadline=None)
 def test_every_maker_gives_exactly_the_length(seed: int, length: int) -> None:
-    for maker in (excerpt, filler, span, copy_text, planted_text):
+    for maker in (excerpt, filler, span, copy_text):
         rng = random.Random(seed)
         assert len(maker(rng, TEXTS, length)) == length, maker.__name__
+    assert len(planted_spans(random.Random(seed), TEXTS, length)[0]) == length
     assert len(salad(random.Random(seed), length)) == length
     assert len(grass(random.Random(seed), length)) == length
 
@@ -74,7 +75,7 @@ def test_every_value_asked_for_was_stated_before(phrasing, monkeypatch) -> None:
     pattern = re.escape(phrasing.question).replace(r"\{", "{").replace(r"\}", "}").format(**groups)
     asked = 0
     for seed in range(60):
-        made = planted_text(random.Random(seed), ("x " * 600,), 512)
+        made, _ = planted_spans(random.Random(seed), ("x " * 600,), 512)
         ending = list(re.finditer(rf"(?:{pattern})+\n\Z", made))
         assert len(ending) == 1
         for match in re.finditer(pattern, ending[0].group()):

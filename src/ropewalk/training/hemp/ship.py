@@ -1,4 +1,6 @@
-"""From the last checkpoint of `ropewalk train hemp` to the shipped folder: `python -m ropewalk.hemp.ship RUN...`.
+"""From the last checkpoint of `ropewalk train hemp` to the shipped folder.
+
+    python -m ropewalk.training.hemp.ship RUN...
 
 Several runs are given in the order in which they were trained; the weights are the last one's.
 
@@ -15,7 +17,8 @@ from typing import Any
 
 from ropewalk.errors import UsageError
 from ropewalk.files import whole_folder, write_json
-from ropewalk.hemp.tokenizer import write_tokenizer
+from ropewalk.hemp.files import FOLDER
+from ropewalk.training.hemp.tokenizer import write_tokenizer
 
 LIMIT_BYTES = 16 * 1024**2
 LOGGED = ("step", "kind", "loss", "learning_rate", "length", "tokens", "tokens_per_s", "seconds")
@@ -102,4 +105,4 @@ def _log_of(run: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(ship([Path(word) for word in sys.argv[1:]], Path(__file__).parent / "model"))
+    print(ship([Path(word) for word in sys.argv[1:]], FOLDER))

@@ -7,8 +7,8 @@ import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ropewalk.hemp.text import excerpt, filler
 from ropewalk.text import words
+from ropewalk.training.hemp.text import excerpt, filler
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,6 @@ def make_value(rng: random.Random) -> str:
 
 
 Spans = list[tuple[int, int]]
-
-
-def planted_text(rng: random.Random, texts: Sequence[str], length: int, dense: float = 0.125) -> str:
-    """`planted_spans` without the places of the answers."""
-    return planted_spans(rng, texts, length, dense)[0]
 
 
 def planted_spans(

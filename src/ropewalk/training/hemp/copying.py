@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from ropewalk.hemp.text import excerpt, span
+from ropewalk.training.hemp.text import excerpt, span
 
 SHORTEST, LONGEST = 8, 128
 SHARE_TO_THE_END = 0.75

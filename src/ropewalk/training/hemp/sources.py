@@ -10,10 +10,10 @@ import numpy as np
 
 from ropewalk.errors import UsageError
 from ropewalk.evaluation.tasks import TokenizerEncoder, text_sample
-from ropewalk.hemp.copying import copy_text
-from ropewalk.hemp.planted import planted_spans
-from ropewalk.hemp.text import excerpt, library_texts
 from ropewalk.text.generators import source
+from ropewalk.training.hemp.copying import copy_text
+from ropewalk.training.hemp.planted import planted_spans
+from ropewalk.training.hemp.text import excerpt, library_texts
 
 TASKS = ("passkey", "kv", "needle", "multi-needle")
 TEMPLATES = ("compact", "compact", "full")
