@@ -121,6 +121,11 @@ CHECKPOINTS = {
                WHOLE | layered(ATTENTION | GATED | GEMMA2)),
     "gemma3_text": (GEMMA | SLIDING | {"rope_local_base_freq": 777.0},
                     WHOLE | layered(ATTENTION | GATED | GEMMA2 | EACH)),
+    # As published: the text model inside a composite, and a tower beside it that is no part of the file.
+    "gemma3": (GEMMA | SLIDING | {"rope_local_base_freq": 777.0}, {
+        "vision_tower.vision_model.embeddings.weight": (4, 4), "multi_modal_projector.mm_norm.weight": (4,)}
+        | {f"language_model.{name}": shape
+           for name, shape in (WHOLE | layered(ATTENTION | GATED | GEMMA2 | EACH)).items()}),
     "phi": ({"num_key_value_heads": HEADS, "partial_rotary_factor": 0.5, "hidden_act": "gelu_new"},
             {"model.embed_tokens.weight": (VOCABULARY, HIDDEN), "lm_head.weight": (VOCABULARY, HIDDEN),
              "lm_head.bias": (VOCABULARY,), "model.final_layernorm.weight": NORM, "model.final_layernorm.bias": NORM}
@@ -162,6 +167,10 @@ CHECKPOINTS = {
         ATTENTION | BIASES | TWO | {"post_self_attn_layernorm.weight": NORM, "post_mlp_layernorm.weight": NORM,
                                     "mlp.gate_up_proj.weight": (2 * INNER, HIDDEN), "mlp.down_proj.weight": DOWN})),
     "ernie4_5": (TIED, WHOLE | layered(ATTENTION | GATED | TWO)),
+    "apertus": ({}, HEADED | layered(
+        ATTENTION | EACH | {"attention_layernorm.weight": NORM, "feedforward_layernorm.weight": NORM,
+                            "mlp.up_proj.weight": UP, "mlp.down_proj.weight": DOWN, "mlp.act_fn.alpha_p": (1,),
+                            "mlp.act_fn.alpha_n": (1,), "mlp.act_fn.beta": (), "mlp.act_fn.eps": ()})),
     "minicpm3": (LATENT_CONFIG, HEADED | layered(LATENT | GATED | TWO)),
     "gpt_oss": (EVERY_OTHER | {"num_local_experts": EXPERTS, "num_experts_per_tok": 2}, HEADED | layered(
         ATTENTION | BIASES | TWO | {"self_attn.o_proj.bias": NORM, "self_attn.sinks": (HEADS,),
@@ -180,6 +189,8 @@ def config_of(name: str) -> dict:
     config = BASE | {"model_type": name} | CHECKPOINTS[name][0]
     if name == "falcon":
         del config["intermediate_size"], config["num_key_value_heads"]
+    if name == "gemma3":
+        return {"model_type": name, "text_config": config | {"model_type": "gemma3_text"}} | TIED
     return config
 
 
@@ -271,13 +282,13 @@ def expected(name: str, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]
         found["exp_probs_b.bias"] = here["mlp.gate.e_score_correction_bias"]
     if name.startswith("gemma"):
         found |= {"attn_norm.weight": here["input_layernorm.weight"] + np.float32(1)}
-    if name in ("gemma2", "gemma3_text"):
+    if name in ("gemma2", "gemma3_text", "gemma3"):
         olds = {"post_attention_norm": "post_attention", "ffn_norm": "pre_feedforward"}
         olds["post_ffw_norm"] = "post_feedforward"
         found |= {
             f"{new}.weight": here[f"{old}_layernorm.weight"] + np.float32(1) for new, old in olds.items()
         }
-    if name == "gemma3_text":
+    if name in ("gemma3_text", "gemma3"):
         found |= {
             f"attn_{which}_norm.weight": here[f"self_attn.{which}_norm.weight"] + np.float32(1)
             for which in "qk"
@@ -312,7 +323,9 @@ def expected(name: str, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]
         )
         found |= {"post_attention_norm.weight": here[f"post_{olds[0]}layernorm.weight"],
                   "post_ffw_norm.weight": here[f"post_{olds[1]}layernorm.weight"]}  # fmt: skip
-    if name in ("qwen3", "qwen3_moe", "exaone4"):
+    if name == "apertus":
+        found["ffn_norm.weight"] = here["feedforward_layernorm.weight"]
+    if name in ("qwen3", "qwen3_moe", "exaone4", "apertus"):
         found["attn_k_norm.weight"] = here["self_attn.k_norm.weight"]
     if name in ("seed_oss", "qwen2", "glm4", "starcoder2"):
         found["attn_v.bias"] = here["self_attn.v_proj.bias"]
@@ -351,6 +364,7 @@ KEYS = {
     "olmoe": {RMS: 1e-5, "feed_forward_length": 7, **MOE_KEYS}, "gemma": {RMS: 1e-6},
     "gemma2": {RMS: 1e-6, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, **ONE_OF_TWO},
     "gemma3_text": {RMS: 1e-6, "rope.freq_base_swa": 777.0, **THREE_OF_FOUR},
+    "gemma3": {RMS: 1e-6, "rope.freq_base_swa": 777.0, **THREE_OF_FOUR},
     "phi": {LAYER: 1e-5, "rope.dimension_count": HEAD // 2, **ALL_HEADS}, "phi3": {RMS: 1e-5},
     "olmo2": {RMS: 1e-5}, "olmo3": {RMS: 1e-5, **THREE_OF_FOUR}, "exaone4": {RMS: 1e-5}, "seed_oss": {RMS: 1e-6},
     "cohere": {LAYER: 1e-5, "logit_scale": 0.25}, "cohere2": {LAYER: 1e-5, "logit_scale": 0.0625, **THREE_OF_FOUR},
@@ -358,6 +372,7 @@ KEYS = {
     "stablelm": {LAYER: 1e-5, "rope.dimension_count": HEAD // 4, "use_parallel_residual": False},
     "gpt_neox": {LAYER: 1e-5, "rope.dimension_count": HEAD // 4, "use_parallel_residual": True, **ALL_HEADS},
     "falcon": {LAYER: 1e-5}, "glm4": {RMS: 1.5625e-7, "rope.dimension_count": HEAD // 2}, "ernie4_5": {RMS: 1e-5},
+    "apertus": {RMS: 1e-5, "rope.freq_base": 12000000.0},
     "minicpm3": {RMS: 1e-5, "attention.q_lora_rank": LOW, "attention.kv_lora_rank": LOW,
                  "attention.key_length": NOPE + ROPE, "attention.value_length": VALUE, **ALL_HEADS},
     "gpt_oss": {RMS: 1e-5, "rope.freq_base": 150000.0, "expert_feed_forward_length": INNER, **MOE_KEYS, **ONE_OF_TWO},

@@ -15,6 +15,7 @@ from gguf_checkpoints import (
     SLIDING,
     VOCABULARY,
     checkpoint,
+    config_of,
     converted,
     expected,
 )
@@ -24,7 +25,7 @@ from ropewalk.errors import RopewalkError
 from ropewalk.models.facts import read_facts
 from ropewalk.models.gguf.config import ARCHITECTURES
 from ropewalk.runtimes.gguf import tensors
-from ropewalk.runtimes.gguf.families import COMPUTED, OUTPUTS, families, table
+from ropewalk.runtimes.gguf.families import COMPUTED, OUTPUTS, check_needs, families, model_keys, table
 
 gguf = pytest.importorskip("gguf")
 
@@ -60,10 +61,14 @@ def test_a_family_is_written_as_llama_cpp_reads_it(tmp_path, name):
         np.testing.assert_array_equal(
             written[f"blk.2.{tensor}"].reshape(wanted.shape), wanted, err_msg=tensor
         )
-    embedding = next(before[key] for key in before if "embed" in key and "out" not in key)
+    embedding = next(
+        before[key] for key in before if "embed" in key and "out" not in key and "vision" not in key
+    )
     np.testing.assert_array_equal(written["token_embd.weight"], embedding)
     shown = {
-        key: value for key, value in keys.items() if not key.startswith(("general.", "tokenizer.", "GGUF."))
+        key: value
+        for key, value in keys.items()
+        if not key.startswith(("general.", "tokenizer.", "GGUF.", "xielu."))
     }
     assert shown == {key: pytest.approx(value, rel=1e-6) for key, value in (PLAIN | KEYS[name]).items()}
     assert keys["general.architecture"] == ARCHITECTURES[name]
@@ -71,8 +76,30 @@ def test_a_family_is_written_as_llama_cpp_reads_it(tmp_path, name):
         # llama.cpp refuses a whole number where it reads a float, and the other way round.
         assert isinstance(shown[key], float) == isinstance(value, float), key
     # Nothing is lost on the way: as many numbers as the checkpoint holds.
-    count = sum(value.size for value in before.values())
+    count = sum(
+        value.size
+        for key, value in before.items()
+        if not key.startswith(("vision", "multi")) and "act_fn" not in key
+    )
     assert sum(value.size for value in written.values()) == count
+
+
+def test_numbers_of_an_activation_become_lists_a_layer(tmp_path):
+    folder = checkpoint(tmp_path / "m", "apertus")
+    keys, written = converted(folder)
+    before = load_file(folder / "model.safetensors")
+    for name in ("alpha_p", "alpha_n", "beta", "eps"):
+        wanted = [float(before[f"model.layers.{at}.mlp.act_fn.{name}"].reshape(-1)[0]) for at in range(4)]
+        assert keys[f"xielu.{name}"] == pytest.approx(wanted, rel=1e-6)
+    assert not [name for name in written if "act" in name]
+    for name, value in (("beta", None), ("alpha_n", np.zeros(2, dtype=np.float32))):
+        key = f"model.layers.2.mlp.act_fn.{name}"
+        held = {each: array for each, array in before.items() if each != key}
+        save_file(held if value is None else held | {key: value}, folder / "model.safetensors")
+        with pytest.raises(
+            RopewalkError, match=rf"has no model\.layers\.2\.mlp\.act_fn\.{name} of one number"
+        ):
+            converted(folder)
 
 
 def test_the_last_norm_of_gemma_gets_its_one_too(tmp_path):
@@ -93,6 +120,41 @@ def test_tied_embeddings_are_written_once_or_again_where_the_program_asks_for_th
     folder = checkpoint(tmp_path / "both", "olmo2", tie_word_embeddings=True)
     _, written = converted(folder)
     np.testing.assert_array_equal(written["output.weight"], written["token_embd.weight"])
+
+
+def test_a_text_model_inside_another_is_read_under_both_of_its_names(tmp_path):
+    folder = checkpoint(tmp_path / "old", "gemma3")
+    _, old = converted(folder)
+    held = load_file(folder / "model.safetensors")
+    renamed = {}
+    for name, value in held.items():
+        new = f"model.{name}" if name.startswith(("vision", "multi")) else name
+        renamed[new.replace("language_model.model.", "model.language_model.")] = value
+    again = checkpoint(tmp_path / "new", "gemma3")
+    save_file(renamed, again / "model.safetensors")
+    _, new = converted(again)
+    assert set(old) == set(new)
+    np.testing.assert_array_equal(old["blk.1.ffn_up.weight"], new["blk.1.ffn_up.weight"])
+    both = held | {"model.language_model.norm.weight": np.zeros(HIDDEN, dtype=np.float32)}
+    save_file(both, again / "model.safetensors")
+    with pytest.raises(RopewalkError, match=r"has twice the tensor model\.norm\.weight"):
+        converted(again)
+    save_file(held | {"audio_tower.weight": np.zeros(4, dtype=np.float32)}, again / "model.safetensors")
+    with pytest.raises(RopewalkError, match=r"audio_tower\.weight has no name in GGUF"):
+        converted(again)
+
+
+def test_low_rank_queries_are_those_of_the_class_unless_the_file_says_none():
+    config = config_of("deepseek_v2") | {"num_hidden_layers": 26}
+    given = model_keys(families()["deepseek_v2"], read_facts(config | {"q_lora_rank": 5}))
+    assert given["attention.q_lora_rank"] == 5
+    none = read_facts(config | {"q_lora_rank": None})
+    assert "attention.q_lora_rank" not in model_keys(families()["deepseek_v2"], none)
+    check_needs(families()["deepseek_v2"], none, 64)
+    silent = {name: value for name, value in config.items() if name != "q_lora_rank"}
+    assert model_keys(families()["deepseek_v2"], read_facts(silent))["attention.q_lora_rank"] == 1536
+    with pytest.raises(RopewalkError, match=r"lite is .q_lora_rank given"):
+        check_needs(families()["deepseek_v2"], read_facts(config | {"q_lora_rank": 5}), 64)
 
 
 @pytest.mark.parametrize(
@@ -251,7 +313,7 @@ def test_defaults_are_those_of_the_classes():
     from transformers import CONFIG_MAPPING
 
     for name, family in families().items():
-        config = CONFIG_MAPPING[name]()
+        config = CONFIG_MAPPING[name]().get_text_config()
         for key, source in family.keys.items():
             if isinstance(source, list):
                 assert getattr(config, source[0]) == pytest.approx(source[1]), (name, key, source)

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+import ropewalk
 from ropewalk.runtimes import TOLERANCE, facts_about, find_runtime
 from ropewalk.runtimes.environments import interpreter
 from ropewalk.runtimes.gguf.families import families
+from ropewalk.runtimes.proof import verify_runtimes
 
 ROOT = Path(__file__).parents[2]
 VARIANTS = (
@@ -63,3 +65,19 @@ def test_llama_cpp_computes_what_was_converted(tmp_path, monkeypatch, name):
     agrees = max(rows["linear"]["differences"]) <= TOLERANCE
     assert agrees == (linear.outcome == "exact"), rows["linear"]
     assert rows["linear"]["scale"] > 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gemma2", "gpt_oss"])
+def test_verify_runs_models_without_sdpa_and_allows_for_known_rounding(tmp_path, monkeypatch, name):
+    if interpreter("llama.cpp") is None:
+        pytest.skip("llama.cpp is not installed here")
+    zoo, measure = tool("zoo"), tool("measure")
+    monkeypatch.setattr(zoo, "CASES", {"none": zoo.CASES["none"]})
+    zoo.make(name, tmp_path / "zoo")
+    base = tmp_path / "zoo" / "base"
+    measure.give_tokenizer(base)
+    ropewalk.extend(base, output=tmp_path / "out", method="yarn", factor=4.0)
+    (check,) = verify_runtimes(tmp_path / "out", ["llama.cpp"])
+    assert check.status == "pass", check.detail
+    assert (check.rounding > 0) == (name == "gemma2")

@@ -278,3 +278,17 @@ def test_known_rounding_of_a_programs_kernels_is_allowed_three_times_over():
     # A type that rounds more than that anyway keeps its own.
     half = proof.judged(made, np.zeros(100), one, (0, 4), {}, "float16").to_json()
     assert (half["tolerance"], half["mean_tolerance"]) == (0.3, 0.015)
+
+
+def test_the_reference_runs_by_the_attention_that_its_class_has(monkeypatch):
+    asked = {}
+
+    def run(folder, probes, **options):
+        asked.update(options)
+        raise RopewalkError("enough")
+
+    monkeypatch.setattr(proof, "stock_run", run)
+    made = export_config(LLAMA, "yarn", factor=8.0, to="mlx")
+    with pytest.raises(RopewalkError, match="enough"):
+        proof._Reference.of(Path("nowhere"), made)
+    assert asked == {"device": "cpu", "dtype": "float32", "attn": None, "trust_remote_code": False}

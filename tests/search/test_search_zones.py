@@ -70,7 +70,7 @@ def test_the_gradient_is_the_slope_of_the_objective() -> None:
     family = the_family(model, (config.num_hidden_layers, config.num_attention_heads))
     rows = weigh([Row(np.random.default_rng(3).integers(0, 200, 150))], WINDOW, Objective())
     with Reader(model, checkpointing=False) as reader:
-        slope = reader.slope(family, family.highest, rows)
+        slope = reader.slopes(family, family.highest, [rows])[0]
 
         def value(other: ZoneFamily) -> float:
             return reader.terms(other.zones(), rows).value
@@ -83,16 +83,15 @@ def test_the_gradient_is_the_slope_of_the_objective() -> None:
         direction = np.random.default_rng(1).normal(size=len(family.top))
         ends = [value(replace(family, top=family.top + way * direction)) for way in (step, -step)]
         assert float(slope.top @ direction) == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=2e-2)
-        # Each head's own numbers, and together they are the shared one's. A wider step: losses are kept in float32.
-        step = 1e-2
+        # Each head's own numbers, and together they are the shared one's. Losses are kept in float32: 4e-5 is noise.
         for place in range(len(family.extra)):
             one = np.eye(len(family.extra))[place] * step
             ends = [value(family.with_extra(family.extra + way * one)) for way in (1, -1)]
-            assert slope.extra[place] == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=2e-2, abs=2e-5)
+            assert slope.extra[place] == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=2e-2, abs=1e-4)
         assert slope.extra.reshape(2, -1).sum(1) == pytest.approx([slope.cool, slope.heat], rel=1e-6)
     assert not slope.low.any()
     with Reader(make_model().double(), checkpointing=True) as again:
-        assert np.allclose(again.slope(family, family.highest, rows).flat, slope.flat, rtol=1e-4)
+        assert np.allclose(again.slopes(family, family.highest, [rows])[0].flat, slope.flat, rtol=1e-4)
 
 
 def test_heads_are_kept_in_bounds_and_on_disk() -> None:
@@ -155,8 +154,13 @@ def test_tune_writes_zones_and_the_single_table_beside_them(
     show(screen, "MODEL", found)
     shown = screen.export_text()
     assert f"generate MODEL --prompt-file FILE --schedule {found.zones}" in shown
+    assert f"compare MODEL --target 256 --schedule {found.zones}" in shown
     assert f"extend MODEL --schedule {found.schedule} -o OUT" in shown
     assert [row["name"] for row in found.rows()] == ["zones", "yarn"]
+    assert kept.fitted["start"] in {item.name for item in offered(kept.geometry, 256)}
+    assert kept.fitted["after"]["objective"] <= kept.fitted["before"]["objective"]
+    assert kept.fitted["single_table"]["name"] == "yarn"
+    assert kept.fitted["objective"] == Objective(window=0.0, tail=0.0).to_json()
     assert kept.plan.head_log_discount.shape == kept.plan.head_far_logits.shape == (2, 4)
     # What is in the file is what was measured.
     model = ropewalk.load_model(str(model_folder), device="cpu")

@@ -130,11 +130,7 @@ def write(runtime: Runtime, job: Job, way: Way, base: Path, out: Path) -> dict[s
 def _write_gguf(runtime: Runtime, job: Job, way: Way, base: Path, out: Path) -> dict[str, Any]:
     """The model as a GGUF file; one request a place, so only some are asked."""
     content = runtime.fragment(job, way).content
-    if not (base / "tokenizer.json").exists():
-        vocabulary = {char: at for at, char in enumerate(sorted(ByteLevel.alphabet())[:_TOKENS])}
-        plain = Tokenizer(BPE(vocab=vocabulary, merges=[]))
-        plain.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=True)
-        PreTrainedTokenizerFast(tokenizer_object=plain).save_pretrained(base)
+    give_tokenizer(base)
     target = out / "model.gguf"
     if not target.exists():
         convert(base, target, job.facts, content["metadata"], content["tensors"], dtype="float32")
@@ -149,6 +145,16 @@ def _write_gguf(runtime: Runtime, job: Job, way: Way, base: Path, out: Path) -> 
         "plain_token": _PLAIN,
         "flags": flags,
     }
+
+
+def give_tokenizer(base: Path) -> None:
+    """A tokenizer of single bytes beside a model that has none: a GGUF file wants one."""
+    if (base / "tokenizer.json").exists():
+        return
+    vocabulary = {char: at for at, char in enumerate(sorted(ByteLevel.alphabet())[:_TOKENS])}
+    plain = Tokenizer(BPE(vocab=vocabulary, merges=[]))
+    plain.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=True)
+    PreTrainedTokenizerFast(tokenizer_object=plain).save_pretrained(base)
 
 
 def _flags(job: Job, way: Way) -> list[tuple[str, Any]]:

@@ -50,7 +50,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 ARCHITECTURES = (
     "llama", "qwen3", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3_moe", "qwen3_5_text", "qwen3_5_moe_text",
-    "gemma", "gemma2", "gemma3_text", "gemma4_text", "phi", "phi3", "phimoe", "olmo", "olmo2", "olmo3", "olmoe",
+    "gemma", "gemma2", "gemma3_text", "gemma3", "gemma4_text", "phi", "phi3", "phimoe", "olmo",
+    "olmo2", "olmo3", "olmoe",
     "cohere", "cohere2", "deepseek_v2", "deepseek_v3", "gpt_oss", "glm4", "glm4_moe", "granite", "granitemoe",
     "smollm3", "falcon", "gpt_neox", "starcoder2", "minicpm3", "stablelm", "nemotron", "seed_oss", "exaone4",
     "ernie4_5", "hunyuan_v1_dense", "qwen3_next", "apertus", "arcee", "ministral", "ministral3",
@@ -65,6 +66,7 @@ _CHANGES: dict[str, dict[str, Any]] = {
     "cohere2": {"sliding_window": 8192},
     # mlx-lm leaves their sliding window out: within it the rotation alone is compared.
     "gemma2": {"sliding_window": 8192, "query_pre_attn_scalar": 32},
+    "gemma3": {"query_pre_attn_scalar": 32},
     "gemma2-window": {"query_pre_attn_scalar": 32},
     "mistral": {"sliding_window": None},
     # Its default of 1 makes attention so sharp that rounding alone moves log probabilities by 2e-3.
@@ -130,9 +132,8 @@ def make(name: str, folder: Path) -> int:
         else:
             case["config"] = carried.config
             case["reference"] = reference(folder / "base", carried.config)
-            if GELU in str(
-                config.get("hidden_act", config.get("hidden_activation", config.get("activation")))
-            ):
+            text = read_facts(config).text
+            if any("gelu" in str(text.get(key)) for key in ("hidden_act", "hidden_activation", "activation")):
                 case["reference_llama.cpp"] = reference(folder / "base", carried.config, HalfGelu)
         cases.append(case)
     document = {"architecture": config["model_type"], "prompts": prompts(), "cases": cases}
@@ -194,9 +195,6 @@ def prompts() -> list[list[int]]:
     """One prompt a length, the longer ones beginning with the shorter."""
     longest = tiny.tokens(LENGTHS[-1], seed=7)[0].tolist()
     return [longest[:length] for length in LENGTHS]
-
-
-GELU = "gelu"
 
 
 class HalfGelu(torch.nn.Module):

@@ -22,6 +22,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 # Columns of a table in a file or a pipe, where COLUMNS says nothing.
 _WITHOUT_TERMINAL = 140
+# A stack, since `demo` runs commands inside a command.
 _real_stdout: list[TextIO] = []
 
 
@@ -166,6 +167,7 @@ def parse_params(pairs: tuple[str, ...]) -> dict[str, Any]:
         if not separator or not name.strip():
             raise UsageError(f"--param {pair!r} is not NAME=VALUE", hint="write -p beta_fast=16")
         try:
+            # Methods name their parameters as Python does; a shell's users write dashes.
             parameters[name.strip().replace("-", "_")] = json.loads(text.strip())
         except json.JSONDecodeError:
             parameters[name.strip().replace("-", "_")] = text.strip()

@@ -140,6 +140,7 @@ def _served(result: CompareResult) -> list[str]:
     from ropewalk.runtimes import answers, job_for
 
     best = result.methods[0] if result.methods else None
+    # A schedule of a file is nobody's method: what programs know by name says nothing about it.
     if best is None or best.method is None or best.factor is None or best.file is not None:
         return []
     try:
@@ -160,6 +161,7 @@ def bars(values: Sequence[float], low: float, high: float, height: int = 1) -> l
     ['▁▄█']
     """
     span = (high - low) or 1.0
+    # At least a foot: an empty place would look like one that was not measured.
     eighths = [max(1, round(8 * height * min(1.0, max(0.0, (value - low) / span)))) for value in values]
     return [
         "".join(BLOCKS[min(8, max(0, filled - 8 * line))] for filled in eighths)
@@ -173,6 +175,7 @@ def curve_of(result: CompareResult, height: int = 3) -> list[str]:
     Text is harder in one place than in another; that cancels by taking each place's lowest loss over all rows away.
     """
     drawn = [result.controls["unmodified"], *result.methods[:1]]
+    # The unmodified model counts too: past its window it is seldom the lowest, inside it often is.
     lowest = [min(values) for values in zip(*(row.curve for row in [drawn[0], *result.methods]), strict=True)]
     above = [[value - least for value, least in zip(row.curve, lowest, strict=True)] for row in drawn]
     high = max(max(values) for values in above)

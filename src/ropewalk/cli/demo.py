@@ -95,6 +95,7 @@ class Tour:
         began = time.monotonic()
         code = 0
         try:
+            # In standalone mode click would end the process with the first stop.
             ropewalk.main(args=words, prog_name="ropewalk", standalone_mode=False)
         except GateMissedError as missed:
             code = missed.exit_code
@@ -138,6 +139,7 @@ class Tour:
         if name is None:
             return None
         out = self.folder / f"{MODEL}-extended"
+        # A tour that is taken again in its folder replaces the checkpoint that is its own.
         line = extend_command(MODEL, result.row(name), result.target_length, str(out), force=out.exists())
         self._call("write the recommended one into a checkpoint that stock software loads", line)
         return out
@@ -177,6 +179,7 @@ def _finished(run: Path) -> CompareResult | None:
     if stored.status != "complete":
         return None
     document = stored.read_json()
+    # Results of earlier versions lack it, and pydantic's list of what is missing would help nobody.
     if "request" not in document:
         raise RopewalkError(
             f"{run} holds a comparison of an older version",

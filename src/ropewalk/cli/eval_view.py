@@ -100,6 +100,7 @@ def how_much(text: TextUsed) -> list[str]:
     if read is None or there is None or text.segments_available is None or there <= read:
         return []
     said = f"Read {_tokens(read)} of about {_tokens(there)} tokens ({read / there:.1%})"
+    # Twice as much narrows an interval by almost a third: less is hardly seen, more is a long wait.
     more = min(2 * text.segments, text.segments_available)
     if more <= text.segments:
         return [f"{said}; the rest is in pieces shorter than a segment."]
@@ -140,6 +141,7 @@ def _retrieval_table(result: EvalResult) -> Any:
         name = row["task"] + (" (choice)" if row["scoring"] == "forced-choice" else "")
         cells.setdefault((name, row["depth"]), {})[row["length"]] = row
     for (task, depth), found in cells.items():
+        # Forced choice among fewer answers has more chance: of several lengths the highest is the one to beat.
         chance = max(row["chance"] for row in found.values())
         scores = [f"{found[n]['accuracy']:.2f}" if n in found else "-" for n in lengths]
         table.add_row(task, "-" if depth is None else f"{depth:.2f}", *scores, f"{chance:.3g}")

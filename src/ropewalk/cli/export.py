@@ -217,6 +217,7 @@ def _pretty(content: object) -> str:
     for line in text.split("\n"):
         if inside is not None:
             inside.append(line.strip())
+            # A list of sixty factors, one a line, would push the command below it off the screen.
             if line.strip().startswith("]"):
                 lines.append("".join(inside[:1]) + " ".join(inside[1:]))
                 inside = None

@@ -129,9 +129,11 @@ def _ended(document: dict[str, Any] | None, stop: KeyboardInterrupt | None) -> i
 
 
 def _writing(model: str, options: dict[str, Any]) -> Writing:
+    # Before torch is imported: a missing prompt is told at once.
     text = _prompt(options["prompt"], options["prompt_file"])
     limit = options["max_new_tokens"]
     if limit is None and not options["dynamic"]:
+        # Without an end token the text would go on for ever; with --dynamic that is what is asked for.
         limit = 256
     from ropewalk.generation.request import Settings, Writing, prompt_rows
     from ropewalk.models.load import load_model, load_tokenizer

@@ -200,6 +200,7 @@ def _tokens(value: float) -> str:
 
 
 def _share(value: float) -> str:
+    # More digits towards the end: two would round 99.9 % to a whole circle, which is what the column is about.
     return "100%" if value >= 1.0 else f"{100 * value:.2g}%" if value < 0.99 else f"{100 * value:.4g}%"
 
 
@@ -207,6 +208,7 @@ def _chosen(pairs: tuple[Pair, ...]) -> list[Pair]:
     """The first, the last, and those around where a turn is no longer completed; every pair of a small head."""
     if len(pairs) <= _SHORT_TABLE:
         return list(pairs)
+    # Where turns stop being completed is where methods begin to differ.
     bound = next((pair.index for pair in pairs if pair.rotations < 1.0), len(pairs))
     step = max(1, len(pairs) // 10)
     near = set(range(bound - 2, bound + 2)) | {0, 1, len(pairs) - 1} | set(range(0, len(pairs), step))
@@ -244,9 +246,9 @@ def _show_findings(screen: Console, result: InspectResult, model: str) -> None:
         screen.print(line, soft_wrap=True)
         screen.print(Text(f"    -> {finding.fix}", style="default"), soft_wrap=True)
     if any(finding.repairable for finding in result.findings) and model != "-":
-        line = shown_command("extend", model, repair=True, o="OUT")
+        mend = shown_command("extend", model, repair=True, o="OUT")
         screen.print(
-            f"\n`{line}` mends what can be mended, and keeps the original beside it.",
+            f"\n`{mend}` mends what can be mended, and keeps the original beside it.",
             markup=False,
             soft_wrap=True,
         )

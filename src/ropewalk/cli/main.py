@@ -64,6 +64,7 @@ class LazyGroup(click.Group):
             raise UsageError(f"no command {one_line(args[0], 60)!r}", hint=hint) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        # click would import every command to ask it for its help.
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
@@ -105,6 +106,7 @@ def ropewalk() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code: 0 done, 1 failed, 2 usage, 3 damaged, 4 gate, 130 interrupted."""
+    # Both flags are looked for by hand: a line that click cannot parse is answered in the form it asked for, too.
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     with json_mode("--json" in words) as as_json:
@@ -139,6 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _handled(caught: Exception) -> tuple[RopewalkError, int]:
     """What any exception means for the user: one error, one exit code."""
     if isinstance(caught, click.exceptions.Abort):
+        # click turns an interrupt into Abort; what is kept was noted on the interrupt.
         return interrupted(caught.__cause__ or caught), 130
     if isinstance(caught, click.ClickException):
         context = getattr(caught, "ctx", None)
@@ -157,4 +160,5 @@ def _handled(caught: Exception) -> tuple[RopewalkError, int]:
 
 def _silence_stdout() -> None:
     with contextlib.suppress(OSError, ValueError):
+        # On the descriptor: at its exit Python flushes the object, whatever `sys.stdout` has become.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

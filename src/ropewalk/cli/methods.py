@@ -159,6 +159,7 @@ def _show_one(method: Method) -> None:
         ]
         screen.print()
         show_table(screen, columns, rows)
+    # Lists and None are no values that a line of shell shows well.
     plain = (item for item in method.parameters if isinstance(item.default, int | float | str))
     given = [f"{item.name}={json.dumps(item.default).strip(chr(34))}" for item in plain][:1]
     line = shown_command("extend", "MODEL", target="32k", method=method.name, p=given, o="OUT")

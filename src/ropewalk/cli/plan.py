@@ -68,6 +68,7 @@ def _write_recipe(made: Plan, output: Path, force: bool) -> None:
     if output.exists() and not force:
         raise RopewalkError(f"{output} already exists", hint="choose another file, or pass --force")
     line = shown_command("plan", made.source, target=made.target_length)
+    # On one line, since a folder may be called anything: a line break in its name must not end the comment.
     text = f"# Made by {' '.join(line.split())}. Change the data to your own text.\n"
     write_text(output, text + yaml.safe_dump(made.recipe(), sort_keys=False))
 
@@ -271,6 +272,7 @@ def _show_advice(screen: Console, made: Plan, output: Path | None) -> None:
     lines = [shown_command("compare", made.source, target=target) + bare]
     if not advice.keep:
         given = [f"{name}={json.dumps(value)}" for name, value in _unusual(advice).items()]
+        # The target says the factor already, unless the method wants another nominal one to reach it.
         factor = f"{advice.factor:g}" if abs(advice.factor / made.factor - 1) > 1e-6 else None
         lines.append(
             shown_command(

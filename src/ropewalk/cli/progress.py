@@ -59,6 +59,7 @@ class Bar:
     def say(self, line: str) -> None:
         """A line that stays: above the bar where there is one, and in a log too."""
         if not self.quiet:
+            # Through the bar's own console, which moves the bar out of the line's way.
             (self._bar.console if self._bar is not None else console(err=True)).print(line, markup=False)
 
     def evaluated(self, done: int, total: int, what: str) -> None:
@@ -84,9 +85,11 @@ class Bar:
 def _tail(found: Any) -> str:
     if found.reading is None:
         return ""
-    rows, length = found.reading.longest, max(found.reading.losses)
-    tail = [float(row[length - max(1, length // 4) : length].mean()) for row in rows]
-    return f"loss {sum(tail) / len(tail):.3f}"
+    # Loaded long before by whoever measured, and the one place that says what a tail is.
+    from ropewalk.evaluation.loss.reading import means, tail_start
+
+    length = max(found.reading.losses)
+    return f"loss {means(found.reading.longest, tail_start(length), length).mean():.3f}"
 
 
 def _found(found: Any) -> str:

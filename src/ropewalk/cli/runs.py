@@ -125,6 +125,7 @@ def diff_(first: str, second: str, root: str | None, as_json: bool) -> None:
     from ropewalk.runs.diff import diff
     from ropewalk.runs.index import find_run
 
+    # Whole runs alone: what is not finished would differ in everything that is still to come.
     one, two = (open_run(find_run(Path(name), root)) for name in (first, second))
     found = diff(one, two)
     if as_json:

@@ -46,6 +46,7 @@ def show_table(
     excess = _needed(widths, placed) - screen.width
     if excess > 0:
         widest = max(placed, key=lambda i: widths[i])
+        # One column folded leaves the others whole; all folded a little are all unreadable.
         widths[widest] = max(_NARROWEST, widths[widest] - excess)
     if title:
         screen.print(title, markup=False)
@@ -54,6 +55,7 @@ def show_table(
         _show_row(screen, columns, header, placed, widths)
     for row in rows:
         _show_row(screen, columns, row, placed, widths)
+        # A dash says nothing under a row, where no column has to be filled.
         said = "; ".join(f"{columns[i].name} {row[i]}".strip() for i in moved if str(row[i]).strip(" -"))
         if said:
             screen.print(_wrapped(said, screen.width), markup=False)

@@ -57,6 +57,7 @@ def command(
     import shlex
 
     if cache is not None:
+        # In the environment, where every process of the run and its data workers find it.
         os.environ["ROPEWALK_CACHE"] = cache
     for module in modules:
         try:

@@ -146,6 +146,7 @@ def show(screen: Console, model: str, result: TuneResult) -> None:
     for rung in result.rungs:
         where = f", {format_length(rung.length)}" if len(result.rungs) > 1 else ""
         table.add_row(f"{rung.start}{where}", *_cells(rung.before))
+        # Where nothing beat the start, the row of the start is the answer and a second one would repeat it.
         if rung.kept_start is None and result.search != "sweep":
             table.add_row(f"{'tuned' if result.zones is None else 'zones'}{where}", *_cells(rung.after))
         table.add_row(f"cropped{where}", "", _number(rung.controls.get("cropped")), "", "", "", style="dim")
@@ -164,7 +165,7 @@ def show(screen: Console, model: str, result: TuneResult) -> None:
     file = result.ladder or result.schedule
     line = shown_command("extend", model, schedule=file, temperature=result.temperatures, o="OUT")
     if result.zones is not None:
-        measured = shown_command("compare", model, target=str(result.target_length), schedules=result.zones)
+        measured = shown_command("compare", model, target=str(result.target_length), schedule=result.zones)
         screen.print(f"Measured with intervals: {measured}", markup=False, soft_wrap=True)
         run = shown_command("generate", model, prompt_file="FILE", schedule=result.zones)
         screen.print(f"Zones are Ropewalk's own: {run}", markup=False, soft_wrap=True)

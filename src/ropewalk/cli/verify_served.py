@@ -61,6 +61,7 @@ def _show(result: Any) -> None:
         for title in ("schedule", "mean difference", "largest", "less likely by"):
             table.add_column(title, overflow="fold")
         for row in one.matches[:_SHOWN]:
+            # As a power: the log probabilities of a few hundred tokens differ by factors that no other form can show.
             less = "" if row is one.best else f"e^{row.log_ratio:.0f}"
             table.add_row(row.candidate.name, f"{row.difference:.2g}", f"{row.largest:.2g}", less)
         out.print(table)

@@ -227,12 +227,13 @@ class Comparison:
         total = len(self.queue.all)
         # Text and questions count as half a row each: what one of them costs is not known before it is done.
         parts = 1 + (self.local.plan is not None and self.local.segments is not None)
-        begun = [""]
+        first = ""
 
         def on_tokens(done: int, planned: int, what: str) -> None:
-            begun[0] = begun[0] or what
+            nonlocal first
+            first = first or what
             share = done / planned if planned else 0.0
-            whole = share if parts == 1 else share / 2 if what == begun[0] else 0.5 + share / 2
+            whole = share if parts == 1 else share / 2 if what == first else 0.5 + share / 2
             self.tell(Step(name, number, total, min(1.0, whole)))
 
         self.local.watcher = Watcher(on_tokens)
@@ -247,11 +248,12 @@ class Comparison:
         if local.segments is None or self.queue.target <= self.queue.facts.original_length:
             return
         first = tail_start(self.queue.target)
-        plain = self.queue.controls[1]
-        self._listen(plain.name, number)
+        # The second control is the unmodified model on cropped context.
+        cropped = self.queue.controls[1]
+        self._listen(cropped.name, number)
         # Without the last, all of the window: that is what the control itself has read.
         for context in contexts_of(self.queue.facts.original_length)[:-1]:
-            self.contexts[context] = local.cropped_tail(plain, Crop.of(context), first)
+            self.contexts[context] = local.cropped_tail(cropped, Crop.of(context), first)
 
     def _read_reference(self, number: int) -> None:
         """The model that chooses the key tokens, if one was named; a second model only for as long as it reads."""

@@ -20,7 +20,6 @@ from ropewalk.evaluation.forward.engine import Engine
 from ropewalk.evaluation.forward.spread import ALL, own_dtype, spread
 from ropewalk.evaluation.loss.controls import Crop
 from ropewalk.evaluation.loss.reading import Reading
-from ropewalk.evaluation.loss.sliding import LossArray
 from ropewalk.evaluation.loss.units import (
     Unit,
     crop_cell,
@@ -38,7 +37,7 @@ from ropewalk.evaluation.retrieval.forms import Forms
 from ropewalk.evaluation.retrieval.inputs import asking_of
 from ropewalk.evaluation.retrieval.run import Course, Plan, plan_tasks, run_cropped, run_plan
 from ropewalk.evaluation.retrieval.scores import SampleScore
-from ropewalk.evaluation.work.cells import Cells
+from ropewalk.evaluation.work.cells import Cells, LossArray
 from ropewalk.evaluation.work.processes import Processes
 from ropewalk.evaluation.work.watch import Watcher
 from ropewalk.map_files import is_map, read_map

@@ -203,6 +203,13 @@ class FineTuning(Strict):
     retrieval_gain: float | None
 
 
+class LeftOut(Strict):
+    """What was not measured, or does not enter the verdict, and why."""
+
+    name: str
+    why: str
+
+
 class Verdict(Strict):
     """The answer in words, and the names behind it.
 
@@ -227,13 +234,6 @@ class Verdict(Strict):
     next: str
     points: list[str]
     summary: str
-
-
-class LeftOut(Strict):
-    """What was not measured, or does not enter the verdict, and why."""
-
-    name: str
-    why: str
 
 
 class CompareResult(Strict):
@@ -272,6 +272,3 @@ class CompareResult(Strict):
         """A method's or control's row by its label."""
         found = {row.name: row for row in [*self.controls.values(), *self.methods]}
         return found[name]
-
-
-Verdict.model_rebuild()

@@ -130,6 +130,7 @@ def _row(item: Mapping[str, Any], key: str, ci: str, path: str) -> Row | None:
     start, end = number(item.get("start")), number(item.get("end"))
     middle = None if start is None or end is None else (start + end) / 2
     places = (number(item.get("length")), number(item.get("position")), middle)
+    # A logarithmic axis has no place for 0, and a damaged result may claim any length at all.
     at = next((place for place in places if place is not None and 0 < place <= MAX_LENGTH), None)
     value = number(item.get(key))
     if at is None or value is None:
@@ -213,6 +214,7 @@ def thinned(rows: Sequence[Row], most: int = 300) -> list[Row]:
 def _averaged(part: Sequence[Row]) -> Row:
     lows = [row.low for row in part if row.low is not None]
     highs = [row.high for row in part if row.high is not None]
+    # A mean over some of the ends would be an interval of nothing that was measured.
     whole = len(lows) == len(highs) == len(part)
     return Row(
         sum(row.at for row in part) / len(part),

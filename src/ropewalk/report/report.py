@@ -57,6 +57,7 @@ def report(
 
 
 def _nothing_readable(page: Page) -> RopewalkError:
+    # Damage first: its exit code tells a script that trying again will not help.
     first = next((problem for problem in page.problems if problem.damaged), page.problems[0])
     more = f" (and {len(page.problems) - 1} more)" if len(page.problems) > 1 else ""
     kind = DamagedError if first.damaged else RopewalkError

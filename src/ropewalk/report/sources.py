@@ -13,10 +13,9 @@ from ropewalk.planning.shape import ModelShape
 from ropewalk.report.views import DEFAULT_METHODS, ModelView, RunView, model_view
 from ropewalk.runs import StoredRun
 from ropewalk.runs.index import subject
+from ropewalk.runs.unfinished import METRICS
 from ropewalk.schedule import FrequencySchedule
 from ropewalk.units import parse_target
-
-METRICS = "metrics.jsonl"
 
 
 def view_of_model(
@@ -82,6 +81,7 @@ def _json_lines(path: Path) -> list[Mapping[str, Any]]:
 def _name_of(source: str | Path) -> str:
     path = Path(source)
     if path.name == "config.json":
+        # Every model's file is called config.json; its folder has the model's name.
         return path.resolve().parent.name
     return path.resolve().name if path.is_dir() else str(source)
 

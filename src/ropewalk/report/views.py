@@ -81,6 +81,7 @@ class RunView:
         chosen = tuple(self.schedules[name] for name in names)
         target = max(made.target_length for made in chosen)
         given = self.result.get("target_length")
+        # What the run was asked for: a schedule whose nominal factor was raised to reach it has another target.
         target = given if isinstance(given, int) and not isinstance(given, bool) and given > 1 else target
         return ModelView(self.model, chosen[0].geometry, chosen, target, names=tuple(names))
 
@@ -110,9 +111,10 @@ def model_view(
         )
     made = []
     for method in methods:
-        find_method(method)
+        known = find_method(method)
         try:
-            made.append(schedule(method, geometry, target_length=target, **(parameters or {})))
+            given = known.checked(parameters or {})
+            made.append(schedule(method, geometry, target_length=target, **given))
         except RopewalkError as error:
             raise UsageError(
                 f"method {method!r} cannot be drawn: {error.message}", hint=error.hint

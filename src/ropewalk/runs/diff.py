@@ -42,6 +42,7 @@ def _compared(part: str, first: Any, second: Any) -> list[Difference]:
     found = []
     for path in dict.fromkeys([*one, *two]):
         left, right = one.get(path), two.get(path)
+        # Equal as JSON: a missing value and a null say the same.
         if left == right or path.endswith(_IDLE):
             continue
         found.append(Difference(part, path, left, right, _change(left, right)))

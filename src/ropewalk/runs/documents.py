@@ -10,6 +10,7 @@ from typing import Any
 
 from ropewalk.errors import DamagedError, one_line
 
+# Far beyond any result: what is larger is none of ours, and would only fill the memory.
 MAX_BYTES = 256 * 1024**2
 
 

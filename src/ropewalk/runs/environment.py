@@ -28,6 +28,7 @@ _NOT_SECRET = ("--max-tokens", "--tokens", "--tokenizer", "--new-tokens")
 
 def command_line() -> str | None:
     """The `ropewalk ...` line that this process runs, secrets masked; None where Python made the call."""
+    # A notebook or a script has a command line too, and it is not one of ours.
     if not sys.argv or Path(sys.argv[0]).name not in ("ropewalk", "__main__.py", "ropewalk.exe"):
         return None
     return shlex.join(["ropewalk", *mask_secrets(sys.argv[1:])])
@@ -66,6 +67,7 @@ def hardware() -> dict[str, Any]:
     return {
         "system": f"{platform.system()} {platform.release()}",
         "machine": platform.machine(),
+        # What this process may use, which a scheduler or `taskset` may have made less than there is.
         "num_cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_bytes": _memory_bytes(),
         "accelerators": _accelerators(),

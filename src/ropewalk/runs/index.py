@@ -52,6 +52,7 @@ def list_runs(root: Path | str | None = None, *, kind: str | None = None) -> lis
 
 def find_run(name: str | Path, root: Path | str | None = None) -> Path:
     """The folder of a run given as a path, an id or a unique part of one; `last` is the newest."""
+    # A path first, so that a folder outside the root needs no id.
     path = Path(name)
     if path.is_dir():
         return path
@@ -60,6 +61,7 @@ def find_run(name: str | Path, root: Path | str | None = None) -> Path:
     if text == "last" and entries:
         return Path(entries[0].path)
     exact = [entry for entry in entries if entry.id == text]
+    # Ends as well as beginnings: ids begin with a date, which all runs of a day share.
     near = exact or [entry for entry in entries if entry.id.startswith(text) or entry.id.endswith(text)]
     if len(near) == 1:
         return Path(near[0].path)

@@ -57,6 +57,7 @@ def is_held(folder: Path) -> bool:
 
         with open(_lock_of(folder), "rb") as stream:
             try:
+                # Shared and given back at once, so that several lookers never take each other for a writer.
                 fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
                 return True
@@ -74,6 +75,7 @@ def _lock_of(folder: Path) -> Path:
 def _opened(path: Path, folder: Path) -> IO[str]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        # Opened without emptying it: until the lock is ours the words inside are its owner's.
         return open(path, "a+", encoding="utf-8")
     except OSError as error:
         raise RopewalkError(

@@ -188,6 +188,7 @@ def _held(run: Run) -> Iterator[Run]:
     except (KeyboardInterrupt, GeneratorExit):
         status = "interrupted"
         raise
+    # Told apart from a failure: everything was measured, and the answer is no.
     except GateMissedError as missed:
         failure = missed.to_json()
         raise
@@ -239,6 +240,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _enter(kind: str, path: Path | str | None, root: Path | str | None, resume: bool) -> Run:
+    # In UTC: ids are sorted as text, and a clock that is set back in autumn would put runs out of order.
     created = datetime.now(UTC)
     stamp = created.isoformat(timespec="seconds").replace("+00:00", "Z")
     if path is None:
@@ -347,4 +349,5 @@ def _failure(error: BaseException) -> dict[str, Any]:
     if isinstance(error, RopewalkError):
         return error.to_json()
     text = "".join(traceback.format_exception(error))
+    # The end of a traceback is where it happened.
     return {"type": type(error).__name__, "message": str(error), "hint": None, "traceback": text[-8000:]}

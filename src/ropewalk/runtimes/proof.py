@@ -173,7 +173,7 @@ class _Reference:
             Probe(f"runtime {number}", each, None, max(0, len(each) - rows), 0)
             for number, each in enumerate(asked)
         ]
-        run = stock_run(folder, probes, device="cpu", dtype="float32", attn="sdpa", trust_remote_code=False)
+        run = stock_run(folder, probes, device="cpu", dtype="float32", attn=None, trust_remote_code=False)
         return cls(
             facts,
             tuple(

@@ -133,7 +133,8 @@ class Reader:
 
     def terms(self, schedule: Reading | None, rows: Sequence[Weighed], kept_first: int = 0) -> Terms:
         """What a schedule or zones (None: the model as it is) come to on rows."""
-        losses, found = self.read(schedule, [item.row.ids for item in rows], kept_first, _answers(rows))
+        answers = [item.row.answer for item in rows]
+        losses, found = self.read(schedule, [item.row.ids for item in rows], kept_first, answers)
         return terms_of(rows, losses, found, self.original_length, self.tail)
 
     @torch.no_grad()
@@ -256,12 +257,11 @@ class Reader:
         with self.rotation.turning(inv_freq, schedule.attention_factor, kept_first):
             yield
 
-    def slope(self, family: Family, factor: float, rows: Sequence[Weighed]) -> Slope:
-        """The sum over rows of their parts of J at a factor, and its gradient in the family's numbers."""
-        return self.slopes(family, factor, [rows])[0]
-
     def slopes(self, family: Family, factor: float, groups: Sequence[Sequence[Weighed]]) -> list[Slope]:
-        """The slopes of several groups of rows, which all processes share out."""
+        """For each group of rows the sum of their parts of J at a factor, and its gradient in the family's numbers.
+
+        All processes share out the rows.
+        """
         rows = [(place, item) for place, group in enumerate(groups) for item in group]
         every = self._shared(
             lambda: {
@@ -371,7 +371,3 @@ class Reader:
                 # Its own flag alone: dropout inside belongs to its children, which stay in evaluation mode.
                 module.training = True
         self._recomputed = True
-
-
-def _answers(rows: Sequence[Weighed]) -> list[tuple[int, ...]]:
-    return [item.row.answer for item in rows]

@@ -80,6 +80,7 @@ def fit_zones(
         "kept_start": why or None,
         "objective": request.objective.to_json(),
         "seed": request.seed,
+        "before": best.terms.to_json(),
         "after": after.to_json(),
         "single_table": {"name": top.start_name, **single.to_json()},
     }

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 
 from ropewalk.attention.caches import KIND, cache_bytes, new_cache
 from ropewalk.attention.chunks import chunks_agree
@@ -28,7 +29,7 @@ from ropewalk.models.live.rotary import bare
 
 __all__ = ["Context", "Engine", "Ids", "NoRoomError", "Scored", "free_bytes", "token_loss"]
 
-Ids = Sequence[int] | torch.Tensor
+Ids = Sequence[int] | NDArray[Any] | torch.Tensor
 
 _CHUNK = {"cpu": 2048, "cuda": 4096}
 _TOKENS_IN_FLIGHT = {"cpu": 2048, "cuda": 16384}
@@ -63,6 +64,7 @@ class Engine:
         self.logit_tokens = max(1, _LOGIT_BYTES[kind] // (4 * self.vocab_size))
         self.regime: Regime | None = find_regime(model)
         self.decoder = decoder_of(model)
+        # Of one row, all layers; a window layer is counted as if it kept everything.
         self._kv_bytes_per_token: float = 0.0
         self.splits = self.decoder is not None and splittable(model, self.decoder)
         # Taken once, so that batches, and with them the last bits of every number, do not follow the machine's mood.
@@ -104,11 +106,6 @@ class Engine:
     @chunk.setter
     def chunk(self, tokens: int) -> None:
         self._chunk = tokens
-
-    @property
-    def kv_bytes_per_token(self) -> float:
-        """Cache bytes of one token of one row, all layers; a window layer counted as if it kept all."""
-        return self._kv_bytes_per_token
 
     def rows_for(self, length: int) -> int:
         """Texts of this length in one batch: bounded by free memory and by what one forward can use."""

@@ -15,12 +15,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.checkpoint import checkpoint
 from transformers.integrations.sdpa_attention import repeat_kv
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ropewalk.attention.interface import Call, attention_modules, routed
 from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.evaluation.forward.engine import Engine, free_bytes
+from ropewalk.evaluation.forward.scored import token_loss
+from ropewalk.models.live.heads import logits_from
 from ropewalk.text.segments import TokenArray
 
 QUERIES = 16
@@ -250,11 +253,6 @@ def _gradient(engine: Engine, ids: TokenArray, length: int) -> dict[str, Any]:
 
 
 def _backward(engine: Engine, ids_BT: torch.Tensor) -> None:
-    from torch.utils.checkpoint import checkpoint
-
-    from ropewalk.evaluation.forward.scored import token_loss
-    from ropewalk.models.live.heads import logits_from
-
     model, length = engine.model, ids_BT.shape[1]
     supports = getattr(model, "supports_gradient_checkpointing", False)
     if supports:
@@ -266,7 +264,7 @@ def _backward(engine: Engine, ids_BT: torch.Tensor) -> None:
     try:
         if engine.decoder is None:
             logits_BTV = model(input_ids=ids_BT[:, :-1], use_cache=False).logits
-            token_loss(logits_BTV, ids_BT[:, 1:]).mean().backward()
+            torch.autograd.backward(token_loss(logits_BTV, ids_BT[:, 1:]).mean())
             return
         hidden_BTE = engine.decoder(input_ids=ids_BT[:, :-1], use_cache=False).last_hidden_state
         # The head's gradient is gathered slice by slice on this copy and sent through the layers once at the end.

@@ -45,6 +45,7 @@ def token_loss_in_place(logits_BTV: torch.Tensor, targets_BT: torch.Tensor) -> t
 
 
 def check_finite(values_BT: torch.Tensor, first_position: int) -> None:
+    """Refuse what is no number at the position where it first occurs: a mean would only say that there was one."""
     finite_BT = torch.isfinite(values_BT)
     if bool(finite_BT.all()):
         return

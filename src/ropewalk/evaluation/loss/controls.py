@@ -1,7 +1,6 @@
 """The controls: what the number would be without the longer window. No score means anything without them.
 
-- cropped: the same model reading only the last `original_length` tokens. Zero-shot extension is worth
-something only
+- cropped: the same model reading only the last `original_length` tokens. Zero-shot extension is worth something only
   where it beats this.
 - unmodified: the model before its window was stretched, reading everything.
 - chance: what guessing gets (it stands beside every retrieval score).
@@ -16,8 +15,9 @@ from typing import Any
 from ropewalk.errors import UsageError
 from ropewalk.evaluation.forward.engine import Engine
 from ropewalk.evaluation.loss.reading import LengthLoss, Reading, means, tail_start
-from ropewalk.evaluation.loss.sliding import LossArray, Window, plan_windows, windows_loss
+from ropewalk.evaluation.loss.sliding import Window, plan_windows, windows_loss
 from ropewalk.evaluation.statistics.intervals import Interval, paired_interval
+from ropewalk.evaluation.work.cells import LossArray
 from ropewalk.text.segments import Segment
 
 

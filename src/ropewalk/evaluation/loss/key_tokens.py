@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ropewalk.evaluation.loss.reading import Reading
-from ropewalk.evaluation.loss.sliding import LossArray
 from ropewalk.evaluation.statistics.intervals import Interval, mean_interval, paired_interval
+from ropewalk.evaluation.work.cells import LossArray
 
 GAIN = 2.0
 FLOOR = -2.0
@@ -139,10 +139,7 @@ def key_token_loss(
     reading: Reading, keys: KeyTokens, length: int, owners: Sequence[Hashable] | None = None
 ) -> Interval | None:
     """Mean loss over the key tokens, interval over documents; None where there are none."""
-    return _mean(losses_of(reading, keys, length), owners)
-
-
-def _mean(rows: Sequence[NDArray[np.float64]], owners: Sequence[Hashable] | None) -> Interval | None:
+    rows = losses_of(reading, keys, length)
     if not any(len(row) for row in rows):
         return None
     # One document alone: its segments are the units then, never its tokens, which hang together.
@@ -150,4 +147,4 @@ def _mean(rows: Sequence[NDArray[np.float64]], owners: Sequence[Hashable] | None
     if len(set(named)) < 2:
         named = list(range(len(rows)))
     tokens = [owner for owner, row in zip(named, rows, strict=True) for _ in row]
-    return mean_interval(np.concatenate(list(rows)).tolist(), tokens)
+    return mean_interval(np.concatenate(rows), tokens)

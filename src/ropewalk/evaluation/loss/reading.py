@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from ropewalk.errors import UsageError
 from ropewalk.evaluation.forward.engine import Engine
-from ropewalk.evaluation.loss.sliding import LossArray
 from ropewalk.evaluation.statistics.intervals import Interval, mean_interval
+from ropewalk.evaluation.work.cells import LossArray
 from ropewalk.text.segments import Segment
 
 TAIL = 0.25

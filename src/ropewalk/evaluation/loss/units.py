@@ -11,8 +11,8 @@ from ropewalk.errors import RopewalkError
 from ropewalk.evaluation.forward.engine import Engine
 from ropewalk.evaluation.loss.controls import Crop, read_cropped
 from ropewalk.evaluation.loss.reading import Reading, forwards_needed, read_prefix
-from ropewalk.evaluation.loss.sliding import LossArray, plan_windows, window_mean, windows_loss
-from ropewalk.evaluation.work.cells import Cells
+from ropewalk.evaluation.loss.sliding import plan_windows, window_mean, windows_loss
+from ropewalk.evaluation.work.cells import Cells, LossArray
 from ropewalk.evaluation.work.processes import Processes
 from ropewalk.text.segments import Segment, Segments
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,21 +81,14 @@ def _losses(server: Server, way: Way, text: str) -> Losses | None:
 
 
 def document_losses(
-    server: Server,
-    way: Way,
-    documents: Sequence[Document],
-    length: int,
-    *,
-    on_document: Callable[[int, int], None] | None = None,
+    server: Server, way: Way, documents: Sequence[Document], length: int
 ) -> dict[str, Losses]:
     """Losses of the first `length` tokens (95 % of them at least) of each document that is so long, by its name."""
     found: dict[str, Losses] = {}
-    for number, document in enumerate(documents):
+    for document in documents:
         losses = _fitted(server, way, document, length)
         if losses is not None:
             found[document.name] = losses
-        if on_document is not None:
-            on_document(number + 1, len(documents))
     if not found:
         names = ", ".join(document.name for document in documents[:3])
         raise RopewalkError(

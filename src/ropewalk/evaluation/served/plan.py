@@ -11,8 +11,8 @@ from typing import Any
 from ropewalk.errors import UsageError
 from ropewalk.evaluation.served.endpoint import TooLongError
 from ropewalk.evaluation.served.server import Server
-from ropewalk.evaluation.tasks.base import Setting
-from ropewalk.evaluation.tasks.registry import KINDS, choose_template, make_groups
+from ropewalk.evaluation.tasks.base import KINDS, Setting
+from ropewalk.evaluation.tasks.registry import choose_template, make_groups
 from ropewalk.evaluation.tasks.sample import Sample
 from ropewalk.text import words
 from ropewalk.text.encoder import ByteEncoder, Encoder, Frame, Piece, TokenizerEncoder
@@ -144,13 +144,8 @@ class Gauge:
         sent = sample.length - len(sample.answer_ids)
         if self.server.chat:
             sent -= len(sample.layout.lead)
-        room = self.max_tokens or (
-            SPARE_TOKENS[self.server.api] + (len(sample.answer_ids) if self.exact else _guess(sample))
-        )
+        # Without a tokenizer an answer may take a token a letter, as numbers do.
+        answer = len(sample.answer_ids) if self.exact else len(sample.answer_text)
+        room = self.max_tokens or (SPARE_TOKENS[self.server.api] + answer)
         named = dataclasses.replace(sample, length=budgets[sample.length])
         return Asked(named, expected_tokens=self.overhead + density * sent, max_tokens=room)
-
-
-def _guess(sample: Sample) -> int:
-    """Tokens of an answer when no tokenizer is known: numbers take up to one a digit."""
-    return len(sample.answer_text)

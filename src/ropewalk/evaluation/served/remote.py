@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from ropewalk.errors import UsageError
@@ -109,7 +108,7 @@ def _about(served: ServedResult) -> dict[str, Any]:
         "api": served.api,
         "truncates": served.truncates,
         "findings": served.findings,
-        "probes": [dataclasses.asdict(probe) for probe in served.probes],
+        "probes": [probe.to_json() for probe in served.probes],
     }
 
 

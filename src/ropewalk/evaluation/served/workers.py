@@ -9,6 +9,7 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+_DONE = StopIteration("a worker is done")
 
 
 def in_parallel(function: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[Result]:
@@ -60,6 +61,3 @@ def _delivered(
             yield result  # type: ignore[misc]
     if failure is not None:
         raise failure
-
-
-_DONE = StopIteration("a worker is done")

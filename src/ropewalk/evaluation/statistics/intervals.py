@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ropewalk.evaluation.statistics.student import quantile, two_sided
 
+Values = Sequence[float] | NDArray[np.float64]
 LEAST_UNITS = 3
 LEVEL = 0.95
 # The normal distribution's 97.5 % point.
@@ -47,7 +48,7 @@ class Interval:
         return Interval(self.mean, max(least, self.low), max(least, self.high), self.units, self.p)
 
 
-def mean_interval(values: Sequence[float], owners: Sequence[Hashable] | None = None) -> Interval:
+def mean_interval(values: Values, owners: Sequence[Hashable] | None = None) -> Interval:
     """Mean over all values, interval over documents (`owners[i]` is the document of value i).
 
     Values of one document are not independent, so documents are the units; with one document only, its values
@@ -62,7 +63,7 @@ def mean_interval(values: Sequence[float], owners: Sequence[Hashable] | None = N
     return weighted_interval(units, weights)
 
 
-def weighted_interval(units: Sequence[float], weights: Sequence[float]) -> Interval:
+def weighted_interval(units: Values, weights: Values) -> Interval:
     """Weighted mean of independent units; the variance is that of its linearisation, s^2/n for equal weights."""
     values, shares = np.asarray(units, dtype=np.float64), np.asarray(weights, dtype=np.float64)
     values, shares = values[shares > 0], shares[shares > 0] / shares.sum()
@@ -88,16 +89,12 @@ def _groups(owners: Sequence[Hashable] | None, count: int) -> NDArray[np.int64]:
     return np.array([places.setdefault(owner, len(places)) for owner in owners], dtype=np.int64)
 
 
-def paired_interval(
-    first: Sequence[float], second: Sequence[float], owners: Sequence[Hashable] | None = None
-) -> Interval:
+def paired_interval(first: Values, second: Values, owners: Sequence[Hashable] | None = None) -> Interval:
     """Interval of `first - second`, value by value: what both have in common cancels."""
     return mean_interval(np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64), owners)
 
 
-def paired_shares(
-    first: Sequence[float], second: Sequence[float], owners: Sequence[Hashable] | None = None
-) -> Interval:
+def paired_shares(first: Values, second: Values, owners: Sequence[Hashable] | None = None) -> Interval:
     """`paired_interval` for credits between 0 and 1, never of no width.
 
     Four texts in which every answer is right have no spread, and Student's interval would be a point. So the error is
@@ -123,9 +120,7 @@ def paired_shares(
     )
 
 
-def ratio_interval(
-    over: Sequence[float], under: Sequence[float], owners: Sequence[Hashable] | None = None
-) -> Interval:
+def ratio_interval(over: Values, under: Values, owners: Sequence[Hashable] | None = None) -> Interval:
     """sum(over) / sum(under) with its interval by linearisation, over documents. `under` must not sum to zero.
 
     >>> ratio_interval([1, 1, 0.0], [1, 1, 1.0]).mean

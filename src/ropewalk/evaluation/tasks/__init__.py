@@ -1,9 +1,8 @@
 """Retrieval tasks: one file a kind. `make_groups` gives samples of exact length, `text_sample` plain text."""
 
-from ropewalk.evaluation.tasks.base import Question, Setting, Task
+from ropewalk.evaluation.tasks.base import KINDS, Question, Setting, Task
 from ropewalk.evaluation.tasks.registry import (
     GROUPS,
-    KINDS,
     TEMPLATES,
     even_depths,
     find_kinds,

@@ -143,7 +143,7 @@ class Compare(Biographies):
     group = "harder"
     summary = "who of four was born first, among lives"
     num_people = COMPARED
-    offered = COMPARED
+    offered: ClassVar[int | None] = COMPARED
     templates = {  # noqa: RUF012
         "full": {
             "head": BORN_WHEN,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
 from ropewalk.errors import UsageError
 from ropewalk.evaluation.tasks.base import Ask, Task, task
@@ -37,7 +38,7 @@ class Documents(Task):
     """One building's document at a depth, among documents of the same form."""
 
     name = "doc-qa"
-    group = "harder"
+    group: ClassVar[str | None] = "harder"
     summary = "questions over many generated documents, by depth"
     by_depth = True
     templates = {  # noqa: RUF012
@@ -126,7 +127,7 @@ class PackedDocuments(Documents):
 
     name = "doc-qa-packed"
     # The grid asks for it, nobody by a group's name.
-    group = None
+    group: ClassVar[str | None] = None
     summary = "the documents of all depths in one text, each asked for (`--grid packed`)"
     templates = Documents.templates
     max_documents = 16

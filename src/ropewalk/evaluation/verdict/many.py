@@ -12,6 +12,7 @@ from ropewalk.evaluation.local import Local, Measured
 from ropewalk.evaluation.loss import key_tokens
 from ropewalk.evaluation.loss.key_tokens import KeyTokens
 from ropewalk.evaluation.loss.reading import Reading, by_length, means, tail_start
+from ropewalk.evaluation.request import CompareRequest
 from ropewalk.evaluation.result import CompareResult, FineTuning, LeftOut, LossRow, Paired, Row, Verdict
 from ropewalk.evaluation.retrieval.scores import SampleScore, rows_of, tasks_at_chance
 from ropewalk.evaluation.statistics.intervals import Interval
@@ -53,6 +54,7 @@ class Many:
         """`reference` are the whole and the cropped reading of `--reference`."""
         self.reference = reference
         self.local, self.queue, self.measured, self.contexts = local, queue, measured, contexts
+        assert isinstance(local.request, CompareRequest)
         self.request = local.request
         self.original, self.target = queue.facts.original_length, queue.target
         self.controls = [control.name for control in queue.controls]

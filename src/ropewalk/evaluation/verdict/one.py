@@ -114,16 +114,17 @@ class One:
         if reading is None or not self.request.controls or based:
             return
         scaling = self._own_scaling()
-        if self.local.map_file is not None:
+        facts = self.local.facts
+        if self.local.map_file is not None and facts is not None:
             self.unmodified_is = "the same model without the map"
-            self._read_controls(unmodified(self.local.facts), None)
+            self._read_controls(unmodified(facts), None)
         elif scaling is None:
             self.unmodified_is = "not known: give the unmodified model with --base"
         elif not scaling:
             self.unmodified, self.unmodified_is = reading, "the model itself: nothing scales its rotation"
-        else:
+        elif facts is not None:
             self.unmodified_is = "the same weights without the scaling"
-            self._read_controls(unmodified(self.local.facts), None)
+            self._read_controls(unmodified(facts), None)
 
     def _own_scaling(self) -> bool | None:
         """Whether the configuration scales the rotation on this toolkit's behalf; None: somebody else scaled it."""

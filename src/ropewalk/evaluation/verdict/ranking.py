@@ -7,7 +7,7 @@ far as this run can tell, and the member that costs least inside the window is r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -111,19 +111,13 @@ def order(criteria: Sequence[Criterion], rows: Mapping[str, Figures]) -> Order:
         out = [name for name in group if name not in kept]
         # Those who left are told apart by what they left on, and by the later criteria where that is equal.
         later = [criterion, *criteria[criteria.index(criterion) + 1 :]]
-        left.append(sorted(out, key=lambda name, by=later: tuple(-c.figure(rows[name]) for c in by)))
+        behind = {name: tuple(-c.figure(rows[name]) for c in later) for name in out}
+        left.append(sorted(out, key=behind.__getitem__))
         group = {name: rows[name] for name in kept}
     inside = Criterion("window", "inside", -1, ())
-    first = sorted(group, key=lambda name: -inside.figure(rows[name]) if _has(rows[name]) else 0.0)
+    first = sorted(group, key=lambda name: -inside.figure(rows[name]))
     names = first + [name for part in reversed(left) for name in part]
     return Order(names, first, first[0] if first else None, [criterion.name for criterion in criteria])
-
-
-def _has(row: Figures) -> bool:
-    return row.inside is not None and len(row.inside) > 0
-
-
-Difference = Callable[[Figures, Figures], Interval]
 
 
 def against(

@@ -38,9 +38,9 @@ def fine_tuning(
     for short, long in itertools.pairwise(contexts):
         found = paired_interval(by_context[short], by_context[long], owners)
         steps.append(ContextStep(context=long, gain=found.mean, ci=found.pair))
-    last, window = steps[-1], contexts[-1]
+    # The last of the pairs is the last doubling inside the window.
+    slope, window = found, contexts[-1]
     doublings = math.log2(target_length / window)
-    slope = paired_interval(by_context[contexts[-2]], by_context[window], owners)
     # Segment by segment, so that the interval holds both the loss and the slope that it is carried on with.
     expected = by_context[window] - doublings * (by_context[contexts[-2]] - by_context[window])
     spread = mean_interval(expected, owners)
@@ -51,8 +51,8 @@ def fine_tuning(
         contexts=contexts,
         losses=[float(by_context[context].mean()) for context in contexts],
         steps=steps,
-        slope=last.gain,
-        slope_ci=last.ci,
+        slope=slope.mean,
+        slope_ci=slope.pair,
         doublings=doublings,
         expected_loss=spread.mean,
         expected_ci=spread.floored().pair,

@@ -27,7 +27,7 @@ class Processes:
             return cls()
         from accelerate import PartialState
 
-        state = PartialState(cpu=device == "cpu") if device == "cpu" else PartialState()
+        state = PartialState(cpu=True) if device == "cpu" else PartialState()
         return cls(state.process_index, state.num_processes, state.local_process_index)
 
     @property

@@ -78,7 +78,11 @@ def _layers(facts: ModelFacts, target: int | None) -> Iterator[Finding]:
     if window is not None and window >= reach:
         # A window at least as long as the text hides nothing (Phi-3's is 262144, beside 131072).
         return
-    if window is not None and layers.sliding and not layers.full_rope and not layers.no_rope:
+    all_slide = bool(layers.sliding) and not layers.full_rope and not layers.no_rope
+    if window is not None and all_slide and window > facts.original_length:
+        # Distances up to the window are met, and training showed fewer: a stretch has something to do.
+        return
+    if window is not None and all_slide:
         yield Finding(
             "all-layers-slide",
             "warning",

@@ -32,9 +32,16 @@ class StockRun:
 
 
 def stock_run(
-    folder: Path, probes: Sequence[Probe], *, device: str, dtype: str, attn: str, trust_remote_code: bool
+    folder: Path,
+    probes: Sequence[Probe],
+    *,
+    device: str,
+    dtype: str,
+    attn: str | None,
+    trust_remote_code: bool,
 ) -> StockRun:
-    """Load `folder` in a process that never imports ropewalk, and run the probes there."""
+    """Load `folder` in a process that never imports ropewalk, and run the probes there; without `attn` by the kind of
+    attention that the class chooses for itself (sdpa where it has that)."""
     import torch
 
     with tempfile.TemporaryDirectory(prefix="ropewalk-") as place:

@@ -16,6 +16,7 @@ _PER_ROW = 8
 _SLOW = MOST_PAIRS - _PER_ROW
 _PITCH = 2.5
 _OUTER, _INNER = 1.0, 0.68
+# Enough for a circle this small to look round; every point of every pair is in the page.
 _STEPS_A_TURN = 28
 
 Path = tuple[list[float | None], list[float | None]]
@@ -88,5 +89,6 @@ def _arc(path: Path, centre: tuple[float, float], radius: float, start: float, e
         angle = 2 * math.pi * (start + (end - start) * step / steps)
         path[0].append(round(centre[0] + radius * math.cos(angle), 2))
         path[1].append(round(centre[1] + radius * math.sin(angle), 2))
+    # A gap, so that all arcs of a kind are one line and one entry of the legend.
     path[0].append(None)
     path[1].append(None)

@@ -65,10 +65,12 @@ def clipped(curves: Sequence[Curve]) -> tuple[tuple[float, float] | None, str]:
     highest = dict(zip(_names(curves), tops, strict=True))
     lowest = min(row.value for curve in curves for row in curve.rows)
     half = sorted(highest.values())[(len(highest) - 1) // 2]
+    # At least a twentieth of a nat: curves that hardly differ would be cut at their own noise.
     top = lowest + 2.0 * max(half - lowest, 0.05)
     beyond = {name: value for name, value in highest.items() if value > top}
     if not beyond:
         return None, ""
+    # Down to the highest curve that is kept, or the axis would end in empty space.
     top = max([value for value in highest.values() if value <= top], default=top)
     room = 0.06 * (top - lowest)
     named = ", ".join(

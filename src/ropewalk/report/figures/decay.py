@@ -47,6 +47,7 @@ def figure(view: ModelView) -> Figure:
 
 def _line(label: str, made: FrequencySchedule, target: int, color: str, number: int = 0) -> Line:
     distance, values = decay_curve(made, points=320)
+    # A logarithmic axis has no place for distance 0, where every curve is 1.
     away = (distance > 0) & (distance < target)
     x = [float(value) for value in distance[away]]
     y = [significant(value, 4) for value in values[away]]

@@ -26,6 +26,7 @@ def figure(view: ModelView) -> Figure:
         "prefill chunk": [memory.prefill_chunk + memory.logits_last for memory in found],
         "whole logits, if a tool keeps them": [memory.logits_whole for memory in found],
     }
+    # One unit for every bar, by the largest: bars of two units could not be compared by eye.
     unit, scale = ("GiB", 1024**3) if found[-1].total() >= 1024**3 else ("MiB", 1024**2)
     layers = tuple(
         Bars(name, names, [significant(size / scale) for size in sizes], f"series-{number}")

@@ -41,6 +41,7 @@ def figure(view: ModelView) -> Figure:
 def _shares(made: FrequencySchedule, view: ModelView) -> FloatArray:
     """ln(stretch) / ln(s) with the figure's own s, so that schedules of other nominal factors stand on one scale."""
     factor = view.target_length / view.geometry.original_length
+    # A pair that is stopped is stretched without end, which is drawn as a gap and is nothing to warn of.
     with np.errstate(divide="ignore"):
         return np.asarray(np.log(made.stretch) / math.log(factor), dtype=np.float64)
 

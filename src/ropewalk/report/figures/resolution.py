@@ -44,6 +44,7 @@ def _curve(made: FrequencySchedule, largest: float) -> tuple[list[float], list[f
     A schedule may have another nominal factor than the figure's largest: its own grows in proportion.
     """
     steps = 12
+    # By equal ratios, since the axis is logarithmic.
     factors = [largest ** (step / steps) for step in range(steps)]
     values: list[float | None] = []
     for step in range(steps):

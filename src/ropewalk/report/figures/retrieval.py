@@ -71,6 +71,7 @@ def _panel(grid: Grid, several: bool) -> Panel:
         for depth in _depths(grid)
     )
     rows = tuple("any" if depth is None else f"{depth:g}" for depth in _depths(grid))
+    # From 0 to 1 whatever was measured: the panels of one page are compared by their colours.
     heat = Heat(tuple(format_length(length) for length in lengths), rows, values, 0.0, 1.0, "accuracy")
     return Panel(
         (heat,), Axis("length", "tokens"), Axis("depth", "share of the context"), _name(grid, several)

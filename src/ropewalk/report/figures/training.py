@@ -30,10 +30,12 @@ def figure(views: Sequence[RunView]) -> Figure:
     for index, view in enumerate(views):
         suffix = f" ({view.id})" if several else ""
         steps = [line for line in view.metrics if line.get("kind") != "evaluation"]
+        # Three colours a run: training, held-out, and the first of the held-out lengths.
         loss.append(_line(f"training{suffix}", steps, "loss", 3 * index, width=1.2))
         held_out = [line for line in view.metrics if line.get("kind") == "evaluation"]
         loss += _evaluations(held_out, suffix, 3 * index)
         speed.append(_line(f"tokens per second{suffix}", steps, "tokens_per_s", 3 * index))
+    # Runs side by side change lengths at different steps, and shading could follow only one of them.
     spans = tuple(_stages(views[0].metrics)) if not several else ()
     panels = [
         Panel(
@@ -99,6 +101,7 @@ def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     kept = []
     for index in range(MOST_POINTS):
         part = points[index * len(points) // MOST_POINTS : (index + 1) * len(points) // MOST_POINTS]
+        # At its last step, so that a running curve ends where the run stands.
         kept.append((part[-1][0], sum(value for _, value in part) / len(part)))
     return kept
 
@@ -113,6 +116,7 @@ def _stages(metrics: Sequence[Mapping[str, Any]]) -> list[Span]:
         if spans and spans[-1][2] == int(length):
             spans[-1] = (spans[-1][0], step, int(length))
         else:
+            # From the last step of the stage before, so that no white is left between two shades.
             spans.append((spans[-1][1] if spans else step, step, int(length)))
     return [
         Span(first, last, format_length(length), shaded=index % 2 == 1)

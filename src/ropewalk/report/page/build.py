@@ -31,6 +31,7 @@ from ropewalk.runs.index import find_run
 from ropewalk.runs.unfinished import RUNNING, UNFINISHED, look_at_run
 from ropewalk.units import format_bytes, format_duration
 
+# Curves can be laid over each other; a grid of one run cannot be read through that of another.
 _TOGETHER = ("loss-length", "loss-position", "training")
 
 
@@ -109,6 +110,7 @@ def _title(parts: Sequence[RunPart]) -> str:
 
 def _part(run: StoredRun) -> RunPart:
     view = view_of_run(run)
+    # A folder may come from a newer version: what cannot be told is named, and the rest of the page is made.
     make = CONTENT.get(run.kind)
     if make is None:
         raise DamagedError(
@@ -274,6 +276,7 @@ def _together(views: Sequence[RunView]) -> tuple[Figure, ...]:
             figure = KINDS[name].build(tuple(view for view in views if view.kind in KINDS[name].run_kinds))
         except NoDataError:
             continue
+        # A curve of one run alone stands with that run already.
         if len({source.partition("/")[0] for source in figure.sources}) > 1:
             found.append(figure)
     return tuple(found)

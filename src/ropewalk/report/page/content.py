@@ -98,6 +98,7 @@ def number_cell(value: Any, source: str = "", *, digits: int = 3, tone: Tone = "
 
 def shown_number(value: float, digits: int = 3) -> str:
     """Whole numbers with thin spaces between thousands, small and large ones in scientific form."""
+    # What is left of a sum that should be zero, and would show as -0.000.
     if abs(value) < 1e-9:
         value = value if isinstance(value, int) else 0.0
     if isinstance(value, int) or (value == int(value) and abs(value) >= 1000):
@@ -131,6 +132,7 @@ def value_cell(value: Any, source: str = "") -> Cell:
         text = ", ".join(str(item) for item in value)
         return Cell(text, text[:80], source)
     text = json.dumps(_set(value), ensure_ascii=False)
+    # A cell is for reading; whoever needs all of it finds it at the source that the cell names.
     return Cell(text if len(text) <= 400 else text[:399] + "…", text[:80], source)
 
 
@@ -162,6 +164,7 @@ def flattened(document: Mapping[str, Any], prefix: str = "") -> list[tuple[str, 
     """(dotted name, value) of every leaf; lists stay whole."""
     found: list[tuple[str, Any]] = []
     for name, value in document.items():
+        # A document may nest without end, and a name longer than this fits no cell.
         if isinstance(value, Mapping) and value and len(prefix) < 60:
             found += flattened(value, f"{prefix}{name}.")
         else:

@@ -49,6 +49,7 @@ def render(page: Page) -> bytes:
     document = body.replace(
         _DATA_MARK, _json({"light": dict(LIGHT), "dark": dict(DARK), "figures": figures.specs})
     )
+    # A file name that is not UTF-8 reaches a run as lone surrogates, which no encoding takes.
     content = document.encode("utf-8", "replace")
     if len(content) > MAX_BYTES:
         raise RopewalkError(
@@ -58,6 +59,7 @@ def render(page: Page) -> bytes:
     return content
 
 
+# Letters of private use; a run's own text that held them would only show the figures' numbers, escaped.
 _DATA_MARK = "\ue000figures\ue000"
 
 
@@ -131,4 +133,5 @@ def _library() -> str:
 @cache
 def _packed(text: str) -> str:
     """gzip, base64: the page's script unpacks it, so that a report is 2 MB instead of 5."""
+    # Without a time in its header: the same page is the same bytes.
     return base64.b64encode(gzip.compress(text.encode("utf-8"), compresslevel=9, mtime=0)).decode("ascii")

@@ -53,8 +53,11 @@ def _matplotlib() -> Any:
 
 def _settings(colors: Mapping[str, str]) -> dict[str, Any]:
     return {
+        # Ids of clipping paths are hashed with it, and otherwise with a random number: other bytes each time.
         "svg.hashsalt": "ropewalk",
+        # Outlines, which look alike where the font is missing.
         "svg.fonttype": "path",
+        # TrueType: journals refuse the Type 3 fonts that matplotlib embeds by default.
         "pdf.fonttype": 42,
         "font.family": ["DejaVu Sans"],
         "font.size": 9,
@@ -83,6 +86,7 @@ def _canvas(figure: Figure, colors: Mapping[str, str]) -> Any:
     )
     canvas.suptitle(_plain(figure.title), fontsize=11, x=0.01, ha="left")
     axes = canvas.subplots(figure.rows, figure.columns, squeeze=False).ravel()
+    # The last row may have more places than panels.
     for place, panel in zip(axes, figure.panels, strict=False):
         _draw_panel(canvas, place, panel, colors)
     for place in axes[len(figure.panels) :]:
@@ -98,6 +102,7 @@ def _legend(canvas: Any, axes: Any, width: float) -> None:
             handles.setdefault(label, handle)
     if len(handles) > 1:
         longest = max(len(label) for label in handles)
+        # Some thirteen letters of this size an inch, and six for the stroke beside each name.
         columns = max(1, min(len(handles), int(width * 13 / (longest + 6))))
         canvas.legend(handles.values(), handles.keys(), loc="outside lower left", ncols=columns, fontsize=8.5)
 
@@ -116,6 +121,7 @@ def _draw_panel(canvas: Any, place: Any, panel: Panel, colors: Mapping[str, str]
     stack: dict[int, float] = {}
     for layer in panel.layers:
         _draw_layer(canvas, place, layer, colors, stack)
+    # Lines between categories would look like values.
     if any(isinstance(layer, Bars) for layer in panel.layers):
         place.grid(False, axis="x")
     # Text and guides may not have widened the view of a logarithmic axis past its data.
@@ -172,6 +178,7 @@ def _draw_line(place: Any, layer: Line, colors: Mapping[str, str]) -> None:
         _numbers(layer.y),
         _DASHES[layer.dash],
         color=color,
+        # A figure counts pixels of the page, 96 an inch; matplotlib counts points, 72 an inch.
         linewidth=layer.width * 0.75,
         marker="o" if layer.marker else None,
         markersize=3.5,
@@ -216,6 +223,7 @@ def _draw_heat(canvas: Any, place: Any, layer: Heat) -> None:
 def _draw_guide(place: Any, layer: Guide, colors: Mapping[str, str]) -> None:
     color = colors[layer.color]
     line = place.axvline if layer.axis == "x" else place.axhline
+    # Below the curves: a guide says where to look and must hide nothing.
     line(layer.value, color=color, linewidth=0.9, linestyle=(0, (5, 4)), zorder=1)
     style: dict[str, Any] = {"fontsize": 7.5, "color": color}
     if layer.axis == "x":

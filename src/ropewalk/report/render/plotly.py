@@ -97,6 +97,7 @@ def _layout(panel: Panel, data: list[Spec], alone: bool) -> Spec:
     if panel.bare:
         layout["margin"] = {"l": 4, "r": 4, "t": 4, "b": 4}
         layout["xaxis"] = {"visible": False, "fixedrange": True}
+        # One unit in both directions, or circles would be ellipses.
         layout["yaxis"] = {"visible": False, "fixedrange": True, "scaleanchor": "x"}
         return layout
     categories = any(trace["type"] in ("heatmap", "bar") for trace in data)
@@ -123,6 +124,7 @@ def _axis(axis: Axis, values: list[float], *, category: bool = False) -> Spec:
         "automargin": True,
         "ticks": "outside",
         "ticklen": 4,
+        # plotly raises exponents by inline styles, which the page's policy forbids.
         "exponentformat": "none",
         "separatethousands": True,
     }
@@ -174,6 +176,7 @@ def _line(layer: Line, panel: Panel, alone: bool) -> list[Spec]:
         "line": {"color": f"@{layer.color}", "width": layer.width, "dash": layer.dash},
         "marker": {"color": f"@{layer.color}", "size": 6},
         "showlegend": layer.legend and alone,
+        # There for a click, where ten curves at once would hide each other.
         "visible": True if layer.shown else "legendonly",
     }
     trace |= {"hoverinfo": "skip"} if panel.bare else {"hovertemplate": _hover(panel)}
@@ -312,6 +315,7 @@ def _guide_note(layer: Guide, panel: Panel) -> list[Spec]:
 
 def _span_shape(layer: Span) -> list[Spec]:
     place = {"xref": "x", "yref": "y domain", "x0": layer.low, "x1": layer.high, "y0": 0, "y1": 1}
+    # Every second one: neighbours are told apart by shade and no shade, in any theme.
     shade = "@series-5/0.12" if layer.shaded else "@paper/0"
     return [{"type": "rect", "layer": "below", "fillcolor": shade, "line": {"width": 0}, **place}]
 

@@ -45,6 +45,9 @@ class Family:
     may: tuple[str, ...]
     output: str
     rules: tuple[Rule, ...]
+    inside: Mapping[str, str]
+    beside: tuple[str, ...]
+    numbers: Mapping[str, str]
     slides: bool
     square: bool
 
@@ -80,6 +83,9 @@ def _family(name: str) -> Family:
         needs=row["needs"],
         output=row["output"],
         rules=rules,
+        inside=row.get("inside", {}),
+        beside=tuple(row.get("beside", ())),
+        numbers=row.get("numbers", {}),
         slides=row.get("slides", False),
         square=row.get("square", False),
         **lists,

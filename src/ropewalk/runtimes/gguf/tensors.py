@@ -22,7 +22,7 @@ from ropewalk.models.checkpoint.weights import check_shard, find_weights
 from ropewalk.models.facts import ModelFacts
 from ropewalk.models.gguf.file import F32
 from ropewalk.models.structure.view import view_of
-from ropewalk.runtimes.gguf.families import OWN_CONVERTER, Rule, table
+from ropewalk.runtimes.gguf.families import OWN_CONVERTER, Family, Rule, table
 from ropewalk.runtimes.gguf.write import Piece
 
 KINDS = {"F32": F32, "F16": 1, "BF16": 30}
@@ -135,15 +135,16 @@ def latent(array: np.ndarray, sizes: Sizes) -> list[np.ndarray]:
     return [split[:, : sizes.nope].swapaxes(1, 2), split[:, sizes.nope :]]
 
 
-def read_sources(folder: Path) -> dict[str, Source]:
-    """Every tensor of a checkpoint by name, without the buffers that no model reads."""
+def read_sources(folder: Path, family: Family) -> dict[str, Source]:
+    """Every tensor of a checkpoint's text model by name, without the buffers that no model reads."""
     found: dict[str, Source] = {}
+    unused = tuple(f".{name}" for name in table()["unused"])
     for shard in find_weights(folder).shards:
         header = check_shard(shard, folder)
         with open(shard, "rb") as stream:
             start = 8 + struct.unpack("<Q", stream.read(8))[0]
         for name, entry in header.items():
-            if name == "__metadata__" or name.endswith(tuple(f".{unused}" for unused in table()["unused"])):
+            if name == "__metadata__" or name.endswith(unused) or name.startswith(family.beside):
                 continue
             begin, end = entry["data_offsets"]
             if entry["dtype"] not in KINDS:
@@ -152,7 +153,38 @@ def read_sources(folder: Path) -> dict[str, Source]:
                     hint=OWN_CONVERTER,
                 )
             shape = tuple(int(size) for size in entry["shape"])
-            found[name] = Source(name, shard, start + begin, end - begin, entry["dtype"], shape)
+            own = _inside(name, family)
+            if own in found:
+                raise RopewalkError(
+                    f"the checkpoint has twice the tensor {one_line(own, 80)}", hint="fetch it again"
+                )
+            found[own] = Source(own, shard, start + begin, end - begin, entry["dtype"], shape)
+    return found
+
+
+def _inside(name: str, family: Family) -> str:
+    """A name as a text model alone has it."""
+    for long, short in family.inside.items():
+        if name.startswith(long):
+            return short + name.removeprefix(long)
+    return name
+
+
+def take_numbers(sources: dict[str, Source], family: Family, num_layers: int) -> dict[str, list[float]]:
+    """Lists of metadata, a number a layer, out of tensors that hold nothing else; they are taken out of `sources`."""
+    found: dict[str, list[float]] = {}
+    for key, pattern in family.numbers.items():
+        values = []
+        for layer in range(num_layers):
+            name = pattern.format(layer=layer)
+            source = sources.pop(name, None)
+            if source is None or int(np.prod(source.shape, dtype=np.int64)) != 1:
+                raise RopewalkError(
+                    f"the checkpoint has no {one_line(name, 80)} of one number",
+                    hint="fetch the checkpoint again",
+                )
+            values.append(float(cast(source.read(), source.dtype, "F32").reshape(-1)[0]))
+        found[key] = values
     return found
 
 

@@ -123,6 +123,10 @@ class LlamaCpp(Runtime):
             ["llama-server", "-m", "MODEL.gguf", "-c", str(job.target_length), *flags(job, way)]
         )
         notes = (*way.notes, "use an f32 cache and no flash attention when comparing numbers")
+        if job.facts.text_path:
+            notes += (
+                "the file holds the text model: pictures and sound want llama.cpp's mmproj file besides",
+            )
         return Fragment("the GGUF file", content, command, notes)
 
 

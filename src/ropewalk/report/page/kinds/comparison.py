@@ -205,6 +205,7 @@ def _best(key: str, methods: list[Mapping[str, Any]]) -> float | None:
     # Where every method is the same, none is best.
     if len(set(values)) < 2:
         return None
+    # Of losses and what they cost the lowest is best, of answers found the most.
     return max(values) if key.startswith("retrieval") else min(values)
 
 

@@ -88,12 +88,13 @@ def _tiles(view: RunView) -> list[Tile]:
             tiles.append(Tile(label, shown_number(loss), "nats per token, last", f"{view.id}/metrics.jsonl"))
     if steps:
         last = steps[-1]
-        for key, label, note in (("step", "steps", ""), ("tokens", "tokens", "")):
+        for key, label in (("step", "steps"), ("tokens", "tokens")):
             value = number(last.get(key))
             if value is not None:
-                tiles.append(Tile(label, shown_number(int(value)), note, f"{view.id}/metrics.jsonl"))
+                tiles.append(Tile(label, shown_number(int(value)), "", f"{view.id}/metrics.jsonl"))
         speeds = [speed for line in steps if (speed := number(line.get("tokens_per_s")))]
         if speeds:
+            # The median: warming up and saving make steps slow that say nothing about the others.
             middle = sorted(speeds)[len(speeds) // 2]
             tiles.append(
                 Tile(
@@ -148,6 +149,7 @@ def _evaluations(view: RunView) -> Table | None:
     )
     rows = tuple(
         (number_cell(line.get("step"), source), *(number_cell(line.get(name), source) for name in names))
+        # The newest: thousands of rows say no more than the curve does.
         for line in lines[-200:]
     )
     return Table("Held-out loss", columns, rows, sources=(source,))

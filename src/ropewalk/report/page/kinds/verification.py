@@ -62,6 +62,7 @@ def _table(view: RunView, checks: list[Mapping[str, Any]]) -> Table:
         source = f"{view.id}/result.json/checks/{index}"
         status = str(check.get("status"))
         cells = [
+            # Sorted by how much a reader should care, not by the alphabet.
             Cell(status, f"{_ORDER.get(status, 3)} {status}", f"{source}/status", _TONES.get(status, "")),
             Cell(str(check.get("name")), str(check.get("name")), f"{source}/name"),
             value_cell(check.get("detail"), f"{source}/detail"),
