@@ -188,6 +188,7 @@ def pick_dtype(dtype: str, device: Any) -> Any:
         raise UsageError(f"dtype={one_line(dtype, 40)!r} is not offered", hint=f"use {', '.join(DTYPES)}")
     if dtype != "auto":
         return getattr(torch, dtype)
+    # Most CPUs are slower in half types, which round away what small differences are measured besides.
     return torch.float32 if device.type == "cpu" else "auto"
 
 

@@ -138,6 +138,7 @@ def already_reaches(facts: ModelFacts, target_length: int) -> str | None:
     if not rope.is_scaled:
         return None
     reach = own_window(facts)
+    # A scaling that raises no window (a factor of 1 with a temperature) reaches nowhere.
     if target_length > reach or reach <= facts.original_length:
         return None
     return (

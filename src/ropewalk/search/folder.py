@@ -25,6 +25,7 @@ class Folder:
     def __init__(self, run: Run | None, path: Path, processes: Processes) -> None:
         self.run, self.processes = run, processes
         self.path = path
+        # The main process's word in all: only it knows the folder as it was.
         self.resumed = processes.of_main(lambda: run is not None and run.resumed)
 
     def write_json(self, name: str, document: Any) -> None:

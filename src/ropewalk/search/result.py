@@ -119,6 +119,7 @@ class TuneResult:
 
     def rows(self) -> list[dict[str, Any]]:
         """The fit and its start as rows of a comparison, the fit first where it won."""
+        # A sweep fits nothing: its start is its outcome.
         fitted = self.kept_start is None and self.search != "sweep"
         measured = {"tuned" if self.zones is None else "zones": self.after} if fitted else {}
         rows = []

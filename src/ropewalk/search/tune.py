@@ -28,7 +28,7 @@ from ropewalk.search.request import Request
 from ropewalk.search.result import RungResult, TuneResult
 from ropewalk.search.rows import TASKS, Amounts, gather
 from ropewalk.search.sweep import Measured, at_factor, best_that_finds, candidates, finalists, sweep
-from ropewalk.search.writing import point_words, start_of, write_for_report, write_schedules
+from ropewalk.search.writing import point_words, provenance, start_of, write_for_report, write_schedules
 from ropewalk.units import parse_target
 
 SEARCHES = ("fit", "sweep", "zones", "cma", "evolution")
@@ -138,6 +138,7 @@ def _factors(target: str | int, ladder: Sequence[float] | None, original: int) -
 def _tuned(
     request: Request, run: Folder, reader: Reader, tokenizer: Any, settings: Settings, tell: OnTold
 ) -> TuneResult:
+    # Loading the model is not the search's time.
     began = time.monotonic()
     remarks: list[str] = []
     tell(Told("prepare", "reading text and making questions"))
@@ -190,15 +191,10 @@ def _tuned_zones(
     job: Job, facts: _Facts, kept: dict[str, Any] | None, settings: Settings, tell: OnTold
 ) -> TuneResult:
     """Zones beside the best single table, which stays in schedule.json for stock programs."""
-    from ropewalk.search.zone_fit import FILE, fit_zones
-
-    def resumed(family: Family) -> Progress | None:
-        if kept is not None and kept.get("stopped") == "the budget is used up":
-            kept["stopped"] = None
-        return None if kept is None else Progress.from_json(family, kept)
+    from ropewalk.search.zone_fit import FILE, INTERRUPTED, fit_zones
 
     tell(Told("sweep", "zones of several widths"))
-    found, progress = fit_zones(job, facts.request, settings, resumed, *_told(facts, tell))
+    found, progress = fit_zones(job, facts.request, settings, kept, *_told(facts, tell))
     facts.run.write_json(FILE, found.file.to_json())
     top = job.top
     rung = RungResult(
@@ -212,7 +208,11 @@ def _tuned_zones(
     )
     if found.kept_start:
         job.remarks.append(f"{found.start} is kept: {found.kept_start}")
-    return _written(job, facts, progress, [rung], complete=True)
+    complete = progress.stopped != INTERRUPTED
+    result = _written(job, facts, progress, [rung], complete=complete)
+    if not complete:
+        raise KeyboardInterrupt
+    return result
 
 
 def _told(facts: _Facts, tell: OnTold) -> tuple[Callable[[Point], None], Callable[[Progress], None]]:
@@ -345,7 +345,9 @@ def _written(
     job: Job, facts: _Facts, progress: Progress, rungs: list[RungResult], complete: bool
 ) -> TuneResult:
     request, run, top = facts.request, facts.run, rungs[-1]
-    files = write_schedules(job, request, run, progress, rungs, facts.text)
+    files = write_schedules(
+        run, job.reader.layout, progress, rungs, provenance(job, request, facts.text, progress, top)
+    )
     result = TuneResult(
         model=request.model,
         target_length=request.target_length,

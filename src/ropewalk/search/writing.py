@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ropewalk.schedule import FrequencySchedule
 from ropewalk.search.folder import Folder
+from ropewalk.search.heads import HeadLayout
 from ropewalk.search.job import Job, Rung
 from ropewalk.search.loop import Point, Progress
 from ropewalk.search.request import Request
@@ -22,14 +23,9 @@ def start_of(rung: Rung) -> FrequencySchedule:
     return rung.start
 
 
-def write_schedules(
-    job: Job, request: Request, run: Folder, progress: Progress, rungs: Sequence[RungResult], text: str
-) -> dict[str, Path]:
-    """The schedule of the highest rung, and where they belong to it a ladder and temperatures; the files by name."""
-    from ropewalk.models.stretch import ladder_document
-
-    top = rungs[-1]
-    fitted: dict[str, Any] = {
+def provenance(job: Job, request: Request, text: str, progress: Progress, top: RungResult) -> dict[str, Any]:
+    """What a schedule file says about where it comes from."""
+    return {
         "by": "ropewalk tune",
         "model": request.model,
         "search": request.search,
@@ -45,12 +41,25 @@ def write_schedules(
         "after": dict(top.after),
         "controls": dict(top.controls),
     }
+
+
+def write_schedules(
+    run: Folder,
+    layout: HeadLayout | None,
+    progress: Progress,
+    rungs: Sequence[RungResult],
+    fitted: Mapping[str, Any],
+) -> dict[str, Path]:
+    """The schedule of the highest rung, and where they belong to it a ladder and temperatures; the files by name."""
+    from ropewalk.models.stretch import ladder_document
+
+    top = rungs[-1]
     found = {"schedule": run.path / "schedule.json"}
     schedule = top.schedule
     # An interrupted call may have left temperatures that the fit has given up since.
     run.remove("temperatures.json")
-    if job.reader.layout is not None and top.heads.size:
-        made = job.reader.layout.file(top.heads, top.factor, fitted)
+    if layout is not None and top.heads.size:
+        made = layout.file(top.heads, top.factor, fitted)
         found["temperatures"] = run.path / "temperatures.json"
         run.write_json("temperatures.json", made.to_json())
         note = f"fitted together with {found['temperatures']}: give that too (extend --temperature)"
