@@ -467,3 +467,9 @@ def test_what_training_can_bring_by_hand() -> None:
 def test_a_gain_that_is_counted_as_none_has_no_interval_that_runs_backwards() -> None:
     found = comparison({"row": Reader(inside=1.0, far=1.0, keys=1.0, noise=0.001)}).verdict.fine_tuning
     assert (found.loss_gain, found.loss_gain_ci) == (0.0, [0.0, 0.0])
+
+
+def test_without_any_row_nothing_is_said_of_a_gain() -> None:
+    found = comparison({}).verdict.fine_tuning
+    assert found.slope == pytest.approx(0.1, abs=1e-5)
+    assert (found.loss_gain, found.loss_gain_ci) == (None, None)
