@@ -56,9 +56,9 @@ ROOMS: dict[str, tuple[Part, ...]] = {
     "evaluation": (
         _evaluation("statistics/choice statistics/intervals statistics/student", "test_eval_statistics"),
         _evaluation(
-            "verdict/effective verdict/worth loss/reading loss/controls loss/sliding loss/units", "test_eval_loss"
+            "verdict/effective loss/reading loss/controls loss/sliding loss/units", "test_eval_loss"
         ),
-        _evaluation("verdict/ranking verdict/many loss/key_tokens", "test_eval_compare_verdict"),
+        _evaluation("verdict/ranking verdict/many verdict/worth loss/key_tokens", "test_eval_compare_verdict"),
         _evaluation("retrieval/grid retrieval/scores retrieval/inputs", "test_eval_retrieval"),
         _evaluation(
             "tasks/biographies tasks/documents tasks/haystack tasks/kv tasks/needle tasks/passkey tasks/values "
@@ -68,11 +68,11 @@ ROOMS: dict[str, tuple[Part, ...]] = {
         _evaluation("served/loss served/plan", "test_eval_served"),
     ),
     "training": (
-        _training("data/streams data/mixture data/batches", "test_train_streams test_train_data"),
+        _training("data/streams data/mixture data/batches", "test_train_streams test_train_data test_train_cache"),
         _training("data/stages", "test_train_stages"),
         _training("step objective model/optimisers", "test_train_step test_train_optimisers"),
         _training("held_out", "test_train_held_out"),
-        _training("parts/losses parts/head", "test_train_losses"),
+        _training("parts/losses parts/head", "test_train_losses test_train_parts"),
         _training("parts/packing", "test_train_packing"),
         _training("parts/positions parts/borders", "test_train_positions test_train_packing"),
         _training("parts/weighting", "test_train_weighting"),

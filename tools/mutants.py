@@ -42,7 +42,7 @@ from mutant_tests import SOURCE, Ordered, Seen, function_at, verdict_on, watched
 
 ROOT = Path(__file__).parents[1]
 # Seconds of processor: how long tests may take without a mutant, and with one at the least.
-_PLAIN_LIMIT_S, _LEAST_LIMIT_S, _TIMES_PLAIN = 600.0, 20.0, 3.0
+_PLAIN_LIMIT_S, _LEAST_LIMIT_S, _TIMES_PLAIN = 600.0, 10.0, 3.0
 # Tests that cost more than all the others together and see nothing that those do not.
 _DEAR = ("transformers_own", "table_holds_what", "recipe_is_one", "parity")
 # Mutants that change nothing anybody can see: their key, which outlives moved lines, and the reason.

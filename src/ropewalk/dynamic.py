@@ -39,7 +39,7 @@ class DynamicRule:
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        find_method(self.method)
+        find_method(self.method).checked(self.parameters)
         if not math.isfinite(self.growth) or self.growth <= 1.0:
             raise UsageError(
                 f"growth={self.growth} lets no epoch end", hint="use growth > 1; 2 doubles each time"

@@ -15,7 +15,7 @@ from ropewalk.models.facts import ModelFacts
 from ropewalk.models.feedforward import ROUGH, feed_forward
 from ropewalk.models.inspection import inspect
 from ropewalk.models.observations import Observation
-from ropewalk.models.quantised import stored_bits, unknown_note
+from ropewalk.models.quantised import TRAINED_PACKED, stored_bits, unknown_note
 from ropewalk.models.sizes import parameters_of
 from ropewalk.models.stretch import already_reaches, kept_parameters
 from ropewalk.models.structure.values import shown
@@ -141,7 +141,7 @@ class Plan:
             "format": "ropewalk-recipe/1",
             "name": f"extend-{format_length(target)}",
             "about": f"{original} to {target} tokens with {self.advice.label}; 400 steps, as YaRN's paper.",
-            "model": {"path": self.source} | ({"dtype": "bfloat16"} if self.setup.lora else {}),
+            "model": {"path": self.source} | self.setup.model(),
             **rope,
             "data": {"sources": [{"name": "text", "kind": "corpus"}]},
             "stages": [{"length": length, "steps": steps, "mix": {original: 0.25}} for length in lengths],
@@ -232,7 +232,8 @@ def _advised(facts: ModelFacts, target_length: int) -> tuple[list[Option], Advic
         return answers(job_for(facts, made, target_length=target_length))
 
     options = options_for(facts.geometry, target_length, kept=kept_parameters(facts), ask=ask)
-    if not facts.layers.full_rope:
+    # A window longer than the trained one (Phi-3's 262144) lets distances be met that training never showed.
+    if not facts.layers.full_rope and (facts.layers.sliding_window or 0) <= facts.original_length:
         reason = (
             f"no rotating layer sees more than {format_length(facts.layers.sliding_window or 0)} tokens, so that no "
             "distance beyond is ever met: a longer text needs no other frequencies, only a larger "
@@ -290,7 +291,12 @@ def shape_of(facts: ModelFacts, parameters: int | None = None) -> ModelShape:
         experts=None if widths.experts is None else Experts(**widths.experts),
         # Packed weights hold several values an element, so that their count says nothing.
         parameters=parameters if stored is None else None,
-        stored=_stored(stored),
+        # Without bits nothing can be counted, and `_notes` says so.
+        stored=None
+        if stored is None or stored[1] is None
+        else Stored(
+            stored[0], stored[1], "experts" if stored[2] else "projections", stored[0] in TRAINED_PACKED
+        ),
     )
 
 
@@ -301,9 +307,3 @@ def _latent(mla: Mapping[str, int | None]) -> Latent:
         plain=mla["qk_nope_head_dim"] or 0,
         q_rank=mla["q_lora_rank"],
     )
-
-
-def _stored(found: tuple[str, float | None, bool] | None) -> Stored | None:
-    if found is None or found[1] is None:
-        return None
-    return Stored(found[0], found[1], "experts" if found[2] else "projections")

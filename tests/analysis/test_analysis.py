@@ -201,3 +201,9 @@ def test_a_drawn_curve_has_every_near_distance_and_the_wanted_number_of_far_ones
         distance, _ = decay_curve(large) if points is None else decay_curve(large, points=points)
         far = {round(math.exp(math.log(32767) * i / ((points or 512) - 1))) for i in range(points or 512)}
         assert set(distance.tolist()) == far | set(range(64))
+
+
+@pytest.mark.parametrize(("length", "distances"), [(1, [0, 1]), (2, [0, 1]), (3, [0, 1, 2])])
+def test_the_shortest_curves(length, distances):
+    geometry = ropewalk.RopeGeometry(head_dim=8, rope_theta=1e4, original_length=length)
+    assert decay_curve(ropewalk.schedule("none", geometry, factor=1))[0].tolist() == distances

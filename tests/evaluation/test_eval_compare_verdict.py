@@ -20,6 +20,7 @@ from ropewalk.evaluation.loss.key_tokens import KeyTokens, key_token_loss
 from ropewalk.evaluation.loss.key_tokens import choose as choose_keys
 from ropewalk.evaluation.loss.reading import Reading
 from ropewalk.evaluation.verdict.sentences import extend_command
+from ropewalk.evaluation.verdict.worth import contexts_of, fine_tuning, worth_words
 from ropewalk.geometry import RopeGeometry
 from ropewalk.methods import methods, schedule
 
@@ -398,6 +399,64 @@ def test_bars() -> None:
     assert bars([1.0, 1.0], 1.0, 1.0) == ["▁▁"]
 
 
+def test_what_training_can_bring_by_hand() -> None:
+    """Four documents of one text each, t(3) = 3.182446: losses at 64, 128 and 256 tokens, to a target of 2,048."""
+    by_context = {
+        256: np.array([1.0, 1.2, 0.9, 1.1]),
+        64: np.array([1.5, 1.6, 1.45, 1.53]),
+        128: np.array([1.2, 1.36, 1.12, 1.28]),
+    }
+    best = np.array([0.9, 0.8, 0.7, 0.6])
+
+    def interval(values: np.ndarray) -> list[float]:
+        half = 3.182446 * values.std(ddof=1) / 2
+        return [values.mean() - half, values.mean() + half]
+
+    found = fine_tuning(by_context, list("abcd"), 2048, 4096, best, 0.25)
+    assert found is not None
+    last = by_context[128] - by_context[256]
+    assert (found.contexts, found.tokens, found.doublings) == ([64, 128, 256], 4096, 3.0)
+    assert found.losses == pytest.approx([1.52, 1.24, 1.05])
+    assert [step.context for step in found.steps] == [128, 256]
+    assert [step.gain for step in found.steps] == pytest.approx([0.28, 0.19])
+    assert found.steps[0].ci == pytest.approx(interval(by_context[64] - by_context[128]), abs=1e-6)
+    assert (found.slope, found.slope_ci) == (pytest.approx(0.19), pytest.approx(interval(last), abs=1e-6))
+    # Three doublings more, each worth the last.
+    expected = by_context[256] - 3 * last
+    assert found.expected_loss == pytest.approx(expected.mean())
+    assert found.expected_ci == pytest.approx(interval(expected), abs=1e-6)
+    assert found.loss_gain == pytest.approx((best - expected).mean())
+    low, high = interval(best - expected)
+    assert found.loss_gain_ci == pytest.approx([max(0.0, low), high], abs=1e-6)
+    assert (found.retrieval_gain, found.told) == (0.25, True)
+    # A reader that is ahead of it already gains nothing; without one nothing is said of a gain.
+    ahead = fine_tuning(by_context, list("abcd"), 2048, 4096, expected - 0.5, None)
+    assert ahead is not None
+    assert (ahead.loss_gain, ahead.loss_gain_ci) == (0.0, [0.0, 0.0])
+    without = fine_tuning(by_context, list("abcd"), 2048, 4096, None, None)
+    assert without is not None
+    assert (without.loss_gain, without.loss_gain_ci) == (None, None)
+    # Nothing to be told where the last doubling may be worth nothing, or the target is the window.
+    unsure = fine_tuning(
+        by_context | {128: by_context[256] + [0.2, -0.2, 0.2, 0.0]}, list("abcd"), 2048, 1, None, None
+    )
+    inside = fine_tuning(by_context, list("abcd"), 256, 1, None, None)
+    assert unsure is not None
+    assert inside is not None
+    assert not unsure.told
+    assert (inside.told, inside.doublings) == (False, 0.0)
+    assert fine_tuning({256: by_context[256]}, list("abcd"), 2048, 1, None, None) is None
+    assert (worth_words(without, None), worth_words(unsure, 1.0), worth_words(None, 1.0)) == ("", "", "")
+    said = worth_words(found, 1.075)
+    assert "gains 0.190 nats [0.149 .. 0.231]" in said
+    assert "(0.280 from the one before)" in said
+    assert f"cropping's 1.075 would become {expected.mean():.3f}" in said
+    two = fine_tuning({256: by_context[256], 128: by_context[128]}, list("abcd"), 2048, 1, None, None)
+    assert two is not None
+    assert "from the one before" not in worth_words(two, 1.0)
+    assert (contexts_of(512), contexts_of(63), contexts_of(64)) == ([128, 256, 512], [31, 63], [16, 32, 64])
+
+
 def test_a_gain_that_is_counted_as_none_has_no_interval_that_runs_backwards() -> None:
     found = comparison({"row": Reader(inside=1.0, far=1.0, keys=1.0, noise=0.001)}).verdict.fine_tuning
     assert (found.loss_gain, found.loss_gain_ci) == (0.0, [0.0, 0.0])
@@ -408,3 +467,9 @@ def test_a_row_that_is_not_there_suggests_one_that_is() -> None:
     assert result.row("cropped").name == "cropped"
     with pytest.raises(UsageError, match="no row 'yarm': did you mean yarn"):
         result.row("yarm")
+
+
+def test_without_any_row_nothing_is_said_of_a_gain() -> None:
+    found = comparison({}).verdict.fine_tuning
+    assert found.slope == pytest.approx(0.1, abs=1e-5)
+    assert (found.loss_gain, found.loss_gain_ci) == (None, None)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import ropewalk
+from ropewalk.dynamic import DynamicRule
 from ropewalk.errors import DamagedError, RopewalkError, UsageError
 from ropewalk.models.facts import read_facts
 from ropewalk.models.stretch import (
@@ -258,3 +259,15 @@ def test_extend_takes_a_rung_of_a_ladder_and_refuses_another_models_schedule(lla
     refused = cli("extend", "hemp", "--schedule", ladder, "-o", tmp_path / "two", "--json")
     assert refused.code == 2
     assert "schedule.json was made for another geometry" in refused.json["error"]["message"]
+
+
+@pytest.mark.parametrize("method", ["yarn", "resonance"])
+@pytest.mark.parametrize("name", ["name", "geometry", "factor", "target_length"])
+def test_the_stretch_is_no_parameter_of_a_method(method, name):
+    facts = read_facts(PLAIN)
+    for ask in (
+        lambda: stretch_for(facts, method, factor=2.0, parameters={name: 3.0}),
+        lambda: DynamicRule(method, facts.geometry, 2.0, {name: 3.0}),
+    ):
+        with pytest.raises(UsageError, match=f"{name} is no parameter of method '{method}'"):
+            ask()

@@ -151,6 +151,21 @@ def test_a_model_that_is_stretched_already_is_a_row_and_an_answer():
     assert ropewalk.plan(LLAMA_2, "8k").options[0].label == "none"
 
 
+def test_a_window_longer_than_the_trained_one_leaves_distances_to_stretch():
+    """Phi-3 declares one of 262144 tokens, which no text of its 4096 ever reached."""
+    phi = {"model_type": "phi3", "max_position_embeddings": 4096, "original_max_position_embeddings": 4096}
+    made = ropewalk.plan(phi | {"sliding_window": 262144}, "1m")
+    assert (made.advice.label, made.advice.keep) == ("yarn", False)
+    assert "all-layers-slide" not in {finding.id for finding in made.findings}
+    at_most = ropewalk.plan(phi | {"sliding_window": 4096}, "1m")
+    assert (at_most.advice.label, at_most.advice.keep) == ("none", True)
+    found = {finding.id for finding in ropewalk.inspect(phi | {"sliding_window": 262144}, "1m").findings}
+    assert "all-layers-slide" not in found
+    assert "all-layers-slide" in {
+        finding.id for finding in ropewalk.inspect(phi | {"sliding_window": 4096}, "1m").findings
+    }
+
+
 def test_a_model_whose_layers_all_slide_is_not_stretched():
     made = ropewalk.plan(MISTRAL, "64k")
     assert (made.advice.label, made.advice.keep) == ("none", True)
@@ -262,7 +277,7 @@ def test_the_plainest_set_up_that_fits_is_chosen():
     assert shared.recipe()["engine"] == {"name": "fsdp2", "context_parallel": shared.sharing}
     assert shared.memory.total <= 24e9
     assert chosen["1GB", 1].memory.total > 1e9
-    assert chosen["1GB", 1].name == "LoRA 16, chunked loss, offloaded"
+    assert chosen["1GB", 1].name == "LoRA 16 on NF4, chunked loss, offloaded"
     assert chosen["1GB", 1].recipe()["memory"] == {"checkpointing": True, "offload": "cpu"}
 
 

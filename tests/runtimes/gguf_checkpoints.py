@@ -167,6 +167,10 @@ CHECKPOINTS = {
         ATTENTION | BIASES | TWO | {"post_self_attn_layernorm.weight": NORM, "post_mlp_layernorm.weight": NORM,
                                     "mlp.gate_up_proj.weight": (2 * INNER, HIDDEN), "mlp.down_proj.weight": DOWN})),
     "ernie4_5": (TIED, WHOLE | layered(ATTENTION | GATED | TWO)),
+    "apertus": ({}, HEADED | layered(
+        ATTENTION | EACH | {"attention_layernorm.weight": NORM, "feedforward_layernorm.weight": NORM,
+                            "mlp.up_proj.weight": UP, "mlp.down_proj.weight": DOWN, "mlp.act_fn.alpha_p": (1,),
+                            "mlp.act_fn.alpha_n": (1,), "mlp.act_fn.beta": (), "mlp.act_fn.eps": ()})),
     "minicpm3": (LATENT_CONFIG, HEADED | layered(LATENT | GATED | TWO)),
     "gpt_oss": (EVERY_OTHER | {"num_local_experts": EXPERTS, "num_experts_per_tok": 2}, HEADED | layered(
         ATTENTION | BIASES | TWO | {"self_attn.o_proj.bias": NORM, "self_attn.sinks": (HEADS,),
@@ -319,7 +323,9 @@ def expected(name: str, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]
         )
         found |= {"post_attention_norm.weight": here[f"post_{olds[0]}layernorm.weight"],
                   "post_ffw_norm.weight": here[f"post_{olds[1]}layernorm.weight"]}  # fmt: skip
-    if name in ("qwen3", "qwen3_moe", "exaone4"):
+    if name == "apertus":
+        found["ffn_norm.weight"] = here["feedforward_layernorm.weight"]
+    if name in ("qwen3", "qwen3_moe", "exaone4", "apertus"):
         found["attn_k_norm.weight"] = here["self_attn.k_norm.weight"]
     if name in ("seed_oss", "qwen2", "glm4", "starcoder2"):
         found["attn_v.bias"] = here["self_attn.v_proj.bias"]
@@ -366,6 +372,7 @@ KEYS = {
     "stablelm": {LAYER: 1e-5, "rope.dimension_count": HEAD // 4, "use_parallel_residual": False},
     "gpt_neox": {LAYER: 1e-5, "rope.dimension_count": HEAD // 4, "use_parallel_residual": True, **ALL_HEADS},
     "falcon": {LAYER: 1e-5}, "glm4": {RMS: 1.5625e-7, "rope.dimension_count": HEAD // 2}, "ernie4_5": {RMS: 1e-5},
+    "apertus": {RMS: 1e-5, "rope.freq_base": 12000000.0},
     "minicpm3": {RMS: 1e-5, "attention.q_lora_rank": LOW, "attention.kv_lora_rank": LOW,
                  "attention.key_length": NOPE + ROPE, "attention.value_length": VALUE, **ALL_HEADS},
     "gpt_oss": {RMS: 1e-5, "rope.freq_base": 150000.0, "expert_feed_forward_length": INNER, **MOE_KEYS, **ONE_OF_TWO},

@@ -322,7 +322,7 @@ def test_a_write_that_fails_midway_leaves_nothing(tmp_path):
 
 
 def test_what_cannot_be_converted_says_what_can(tmp_path):
-    folder = checkpoint(tmp_path / "other", model_type="apertus")
+    folder = checkpoint(tmp_path / "other", model_type="gemma4_text")
     with pytest.raises(RopewalkError, match="not converted here") as caught:
         ropewalk.export(
             folder, "linear", factor=8.0, to="llama.cpp", output=tmp_path / "x.gguf", allow_approximate=True

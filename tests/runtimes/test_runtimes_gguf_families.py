@@ -66,7 +66,9 @@ def test_a_family_is_written_as_llama_cpp_reads_it(tmp_path, name):
     )
     np.testing.assert_array_equal(written["token_embd.weight"], embedding)
     shown = {
-        key: value for key, value in keys.items() if not key.startswith(("general.", "tokenizer.", "GGUF."))
+        key: value
+        for key, value in keys.items()
+        if not key.startswith(("general.", "tokenizer.", "GGUF.", "xielu."))
     }
     assert shown == {key: pytest.approx(value, rel=1e-6) for key, value in (PLAIN | KEYS[name]).items()}
     assert keys["general.architecture"] == ARCHITECTURES[name]
@@ -74,8 +76,30 @@ def test_a_family_is_written_as_llama_cpp_reads_it(tmp_path, name):
         # llama.cpp refuses a whole number where it reads a float, and the other way round.
         assert isinstance(shown[key], float) == isinstance(value, float), key
     # Nothing is lost on the way: as many numbers as the checkpoint holds.
-    count = sum(value.size for key, value in before.items() if not key.startswith(("vision", "multi")))
+    count = sum(
+        value.size
+        for key, value in before.items()
+        if not key.startswith(("vision", "multi")) and "act_fn" not in key
+    )
     assert sum(value.size for value in written.values()) == count
+
+
+def test_numbers_of_an_activation_become_lists_a_layer(tmp_path):
+    folder = checkpoint(tmp_path / "m", "apertus")
+    keys, written = converted(folder)
+    before = load_file(folder / "model.safetensors")
+    for name in ("alpha_p", "alpha_n", "beta", "eps"):
+        wanted = [float(before[f"model.layers.{at}.mlp.act_fn.{name}"].reshape(-1)[0]) for at in range(4)]
+        assert keys[f"xielu.{name}"] == pytest.approx(wanted, rel=1e-6)
+    assert not [name for name in written if "act" in name]
+    for name, value in (("beta", None), ("alpha_n", np.zeros(2, dtype=np.float32))):
+        key = f"model.layers.2.mlp.act_fn.{name}"
+        held = {each: array for each, array in before.items() if each != key}
+        save_file(held if value is None else held | {key: value}, folder / "model.safetensors")
+        with pytest.raises(
+            RopewalkError, match=rf"has no model\.layers\.2\.mlp\.act_fn\.{name} of one number"
+        ):
+            converted(folder)
 
 
 def test_the_last_norm_of_gemma_gets_its_one_too(tmp_path):

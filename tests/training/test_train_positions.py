@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -84,3 +86,55 @@ def test_targets_that_cannot_work_are_refused():
         check_target(PositionOptions(kind="pose", target_length=256), target_length=4096, trained_length=512)
     with pytest.raises(ValidationError):
         PositionOptions(kind="skip")
+
+
+@pytest.mark.parametrize(("keep", "wanted"), [(True, 10), (False, 20)])
+def test_random_positions_are_every_choice_alike(keep, wanted):
+    """Three of six positions: 20 choices, 10 with the first; each as often as any other."""
+    options = PositionOptions(kind="random", target_length=6, keep_first=keep)
+    rows = sample_positions(options, length=3, batch=4000, rng=np.random.default_rng(0))
+    found, counts = np.unique(rows, axis=0, return_counts=True)
+    choices = [list(one) for one in itertools.combinations(range(6), 3) if not keep or one[0] == 0]
+    assert found.tolist() == choices
+    assert len(choices) == wanted
+    assert abs(counts * wanted / 4000 - 1).max() < 0.25
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_skips_are_uniform_over_what_is_left(keep):
+    """Four tokens of seven: cut after 1, 2 or 3, a skip of 0 to 3, all alike; without the first kept, two skips."""
+    options = PositionOptions(kind="pose", target_length=7, keep_first=keep)
+    rows = sample_positions(options, length=4, batch=6000, rng=np.random.default_rng(0))
+    skips = np.diff(rows, axis=1) - 1
+    first, second = rows[:, 0], skips.sum(axis=1)
+    for start in range(1 if keep else 4):
+        left = second[first == start]
+        # After the first skip, the second is uniform over the rest.
+        counts = np.bincount(left, minlength=4 - start)
+        assert len(counts) == 4 - start
+        assert abs(counts / len(left) - 1 / (4 - start)).max() < 0.04
+        assert abs(len(left) / 6000 - (1 if keep else 1 / 4)) < 0.03
+    assert (first == 0).all() if keep else first.max() == 3
+    where = np.argmax(skips[second > 0] > 0, axis=1)
+    assert abs(np.bincount(where, minlength=3) / len(where) - 1 / 3).max() < 0.04
+
+
+def test_so_many_chunks_as_were_asked_for_and_fit():
+    options = PositionOptions(kind="pose", target_length=10000, num_chunks=5)
+    rows = sample_positions(options, length=40, batch=50, rng=np.random.default_rng(0))
+    assert (np.diff(rows) > 1).sum(axis=1).max() == 4
+    short = sample_positions(options, length=3, batch=50, rng=np.random.default_rng(0))
+    assert (np.diff(short) > 1).sum(axis=1).max() == 2
+
+
+def test_the_options_own_target_comes_first_and_bounds_are_no_fault():
+    rng = np.random.default_rng(0)
+    own = PositionOptions(kind="random", target_length=8)
+    assert sample_positions(own, length=8, batch=1, rng=rng, target_length=4).tolist() == [list(range(8))]
+    given = sample_positions(PositionOptions(kind="random"), length=4, batch=300, rng=rng, target_length=6)
+    assert given.max() == 5
+    check_target(PositionOptions(kind="pose", target_length=4096), target_length=4096, trained_length=4096)
+    check_target(PositionOptions(kind="pose"), target_length=512, trained_length=512)
+    check_target(PositionOptions(target_length=8), target_length=4, trained_length=512)
+    with pytest.raises(UsageError, match="target_length=512 is shorter than a row of 513"):
+        check_target(PositionOptions(kind="pose"), target_length=512, trained_length=513)

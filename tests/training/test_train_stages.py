@@ -8,7 +8,7 @@ import pytest
 
 from ropewalk.errors import UsageError
 from ropewalk.training.data.stages import Curriculum, LearningRate
-from ropewalk.training.recipe.recipe import Recipe
+from ropewalk.training.recipe.recipe import OptimizerPart, Recipe
 
 
 def curriculum(
@@ -161,3 +161,144 @@ def test_learning_rate_warms_up_and_falls() -> None:
     assert rate(10**6) == pytest.approx(0.1)
     assert LearningRate(0, 10, "constant", 0.1)(9) == 1.0
     assert LearningRate(0, 10, "linear", 0.0)(5) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("shape", "lengths"),
+    [("linear", [256, 1280, 2048, 3072, 4096]), ("exponential", [256, 512, 1024, 2048, 4096])],
+)
+def test_growth_by_hand(shape: str, lengths: list[int]) -> None:
+    """Linear: 256, 1216, 2176 (8.5 of 256, to the even 8), 3136, 4096; exponential: by 2 a step."""
+    stage = {"length": 4096, "steps": 5, "grow": {"from": 256, "shape": shape, "multiple_of": 256}}
+    assert [max(planned) for _, planned in walk(curriculum([stage], tokens_per_step=8192))] == lengths
+
+
+def test_growth_stays_between_its_ends() -> None:
+    """Neither end is a multiple of 256: 300 is not rounded down below itself, 1,000 not up."""
+    stage = {"length": 1000, "steps": 2, "grow": {"from": 300, "multiple_of": 256}}
+    assert [max(planned) for _, planned in walk(curriculum([stage]))] == [300, 1000]
+    alone = {"length": 1000, "steps": 1, "grow": {"from": 300, "multiple_of": 256}}
+    assert [max(planned) for _, planned in walk(curriculum([alone]))] == [1000]
+
+
+def test_shares_by_hand() -> None:
+    """The first to the largest share; then 512 (first of equals), then what is behind and fits, then the rest."""
+    stage = {"length": 2048, "steps": 3, "mix": {512: 0.25, 1024: 0.25}}
+    walked = curriculum([stage])
+    assert walked.plan(0) == [2048, 1024, 512, 512]
+    assert walked.state.served == {"0": 2048, "1": 1024, "2": 1024}
+    walked.advance(1.0, 4096)
+    assert walked.plan(1) == [2048, 1024, 512, 512]
+    # A share of nothing is never drawn, whatever room there is.
+    none = curriculum([{"length": 2048, "steps": 1, "mix": {512: 1.0}}])
+    assert none.plan(0) == [512] * 8
+
+
+def test_lengths_drawn_by_probability_are_those_of_the_rule() -> None:
+    import numpy as np
+
+    stage = {"length": 2048, "steps": 6, "mix": {512: 0.2, 1024: 0.3}, "mix_by": "probability"}
+    walked = curriculum([stage], seed=7, tokens_per_step=5000)
+    for step in range(6):
+        rng = np.random.default_rng([7, 2, step])
+        room, wanted = 5000, []
+        while fitting := [(n, p) for n, p in ((2048, 0.5), (512, 0.2), (1024, 0.3)) if n <= room]:
+            total = sum(p for _, p in fitting)
+            length = fitting[int(rng.choice(len(fitting), p=[p / total for _, p in fitting]))][0]
+            wanted.append(length)
+            room -= length
+        assert walked.plan(step) == sorted(wanted, reverse=True)
+        walked.advance(1.0, 4096)
+
+
+@pytest.mark.parametrize(
+    ("stage", "steps"),
+    [
+        ({"length": 3000, "tokens": 12000}, 4),
+        # A step of 4,096 holds one row of 3,000 and one of 1,000: nothing is known to stay empty.
+        ({"length": 3000, "tokens": 12000, "mix": {1000: 0.2}}, 3),
+        ({"length": 3000, "tokens": 12000, "grow": {"from": 1000}}, 3),
+        ({"length": 4096, "tokens": 10}, 1),
+        ({"length": 4096, "epochs": 0.5}, 5),
+        ({"length": 4096, "until": {"loss_below": 1.0, "at_most_steps": 9}}, 9),
+        ({"length": 4096, "steps": 6}, 6),
+    ],
+    ids=str,
+)
+def test_steps_of_a_stage_are_known_beforehand(stage: dict[str, Any], steps: int) -> None:
+    assert curriculum([stage], epoch=40000).max_steps == steps
+    assert curriculum([stage, {"length": 512, "steps": 7}], epoch=40000).max_steps == steps + 7
+
+
+def test_a_growing_stage_ends_by_its_steps_and_another_by_its_tokens() -> None:
+    growing = curriculum([{"length": 4096, "tokens": 8192, "grow": {"from": 64}}, {"length": 64, "steps": 1}])
+    assert [growing.advance(1.0, 100) for _ in range(2)] == [False, True]
+    fixed = curriculum([{"length": 4096, "tokens": 8192}, {"length": 64, "steps": 1}])
+    assert [fixed.advance(1.0, tokens) for tokens in (4096, 4095, 1)] == [False, False, True]
+    assert (fixed.state.stage, fixed.state.step, fixed.state.tokens) == (1, 0, 0)
+    assert fixed.advance(1.0, 64)
+    assert fixed.finished
+
+
+def test_quality_by_hand() -> None:
+    """A mean of exactly the bound is not below it, and a gain of exactly min_delta is none."""
+    below = curriculum(
+        [{"length": 512, "until": {"every": 2, "loss_below": 2.0, "times": 2, "at_most_steps": 50}}]
+    )
+    losses = [1.0, 3.0, 1.0, 2.5, 3.0, 3.0, 1.0, 2.5, 1.0, 2.5]
+    assert [below.advance(loss, 512) for loss in losses] == [False] * 9 + [True]
+    flat = curriculum(
+        [{"length": 512, "until": {"every": 1, "plateau": 2, "min_delta": 0.5, "at_most_steps": 50}}]
+    )
+    assert [flat.advance(loss, 512) for loss in (3.0, 2.5, 2.25, 2.5, 2.0)] == [
+        False,
+        False,
+        False,
+        False,
+        True,
+    ]
+    # Either is enough where both are asked for.
+    both = {"every": 1, "loss_below": 2.0, "times": 1, "plateau": 2, "min_delta": 0.1, "at_most_steps": 50}
+    assert [curriculum([{"length": 512, "until": both}]).advance(loss, 512) for loss in (1.9, 2.0)] == [
+        True,
+        False,
+    ]
+    slow = curriculum([{"length": 512, "until": both}])
+    assert [slow.advance(3.0, 512) for _ in range(3)] == [False, False, True]
+
+
+def test_evaluations_count_only_where_they_are_listened_to() -> None:
+    listening = {"loss_below": 2.0, "at_most_steps": 50, "measure": "evaluation"}
+    evaluation = {"every": 5, "lengths": [512]}
+    walked = curriculum([{"length": 512, "until": listening}], evaluation=evaluation)
+    assert not walked.measured(0.1), "before the first step"
+    assert not walked.advance(0.1, 4096), "a training loss is not listened to"
+    assert walked.measured(0.1)
+    assert walked.finished
+    assert not walked.measured(0.1), "a finished run has no stage"
+    other = curriculum([{"length": 512, "until": {"loss_below": 2.0, "at_most_steps": 50, "every": 2}}])
+    other.advance(3.0, 4096)
+    assert not other.measured(0.1)
+
+
+@pytest.mark.parametrize("decay", ["cosine", "linear"])
+def test_the_rate_by_its_formula(decay: str) -> None:
+    import math
+
+    rate = LearningRate.of(
+        Recipe.model_validate(
+            {
+                "model": {"path": "hemp"},
+                "data": {"sources": [{"name": "a", "kind": "corpus"}]},
+                "stages": [{"length": 512, "steps": 11}],
+                "tokens_per_step": 512,
+                "optimizer": {"warmup_steps": 3, "decay": decay, "final_share": 0.2},
+            }
+        ).optimizer,
+        11,
+    )
+    fall = {"cosine": lambda x: 0.5 + 0.5 * math.cos(math.pi * x), "linear": lambda x: 1 - x}[decay]
+    wanted = [1 / 4, 2 / 4, 3 / 4, *(0.2 + 0.8 * fall(done / 8) for done in range(9)), 0.2, 0.2]
+    assert [rate(step) for step in range(14)] == pytest.approx(wanted)
+    short = LearningRate.of(OptimizerPart(warmup_steps=9), 4)
+    assert [short(step) for step in range(4)] == pytest.approx([0.2, 0.4, 0.6, 0.8])

@@ -219,3 +219,13 @@ def test_the_oldest_document_never_waits() -> None:
 def test_text_without_tokens_is_refused(stream: Any) -> None:
     with pytest.raises(UsageError, match="no tokens"):
         stream(documents_of([0, 0]), np.arange(2), (0,)).take(3)
+
+
+def test_lengths_are_known_once_every_document_was_made() -> None:
+    documents = documents_of([3, 4])
+    for number in (0, 1):
+        assert documents.known_lengths is None
+        documents.ids(number)
+    known = documents.known_lengths
+    assert known is not None
+    assert known.tolist() == [3, 4]

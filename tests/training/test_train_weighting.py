@@ -63,6 +63,37 @@ def test_repeat_distance_stays_inside_a_document_and_a_row():
     assert repeat_distance(inputs, labels).tolist() == [[0, 0, 2, 2, 2, 0], [0, 0, 0, 0, 4, 4]]
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_repeat_distance_is_that_of_a_walk_with_a_dictionary(seed):
+    rng = np.random.default_rng(seed)
+    inputs, labels = torch.from_numpy(rng.integers(0, 4, (2, 3, 40)))
+    documents = torch.from_numpy(np.sort(rng.integers(0, 3 + seed, (3, 40)), axis=1))
+    wanted = []
+    for row in zip(inputs.tolist(), labels.tolist(), documents.tolist(), strict=True):
+        last: dict[tuple[int, int, int], int] = {}
+        wanted.append([])
+        for place, step in enumerate(zip(*row, strict=True)):
+            wanted[-1].append(place - last[step] if step in last else 0)
+            last[step] = place
+    assert repeat_distance(inputs, labels, documents).tolist() == wanted
+
+
+def test_products_without_a_mean_and_with_the_datas_own_weights():
+    options = WeightingOptions(
+        shape={"shape": "ramp", "low": 1.0, "high": 3.0, "span": 4}, near={"by": "position", "tokens": 2}
+    )
+    base = torch.tensor([[0.5, 0.5, 0.5, 0.5, 1.0, 1.0, 1.0, 0.0]])
+    plain = token_weights(options, labels_BT=LABELS, base_BT=base, mean_one=False)
+    raw = [0.0, 0.0, 1.0, 1.25, 3.0, 3.0, 0.0, 0.0]
+    assert plain[0].tolist() == pytest.approx(raw)
+    kept = token_weights(options, labels_BT=LABELS, base_BT=base)
+    # Where the label is IGNORE nothing counts: the scored base sums to 4.
+    assert kept[0].tolist() == pytest.approx([4 / sum(raw) * weight for weight in raw])
+    default = token_weights(WeightingOptions(shape={"shape": "power", "exponent": 1.0}), labels_BT=LABELS)
+    reach = [1, 2, 3, 4, 5, 6, 0, 8]
+    assert default[0].tolist() == pytest.approx([7 * x / sum(reach) for x in reach])
+
+
 def test_near_tokens_lose_their_weight():
     weights = token_weights(WeightingOptions(near={"tokens": 4}), labels_BT=LABELS)
     assert (weights[0] > 0).tolist() == [False] * 4 + [True, True, False, True]
@@ -153,6 +184,59 @@ def test_cropped_losses_see_only_the_window():
     assert got[:, 12:].min() >= 8
     assert got[:, 12:].max() <= 11
     assert max(seen) <= rows * length
+
+
+@pytest.mark.parametrize(("context", "stride"), [(8, 4), (8, None), (5, 3), (4, 9)])
+def test_cropped_losses_by_a_walk_over_windows(context, stride):
+    """A stand-in whose loss is token, document and position, and the place in the window."""
+    rows, length = 2, 37
+    step = context if stride is None else stride
+    window = context + step
+    tokens = torch.arange(rows * length).view(rows, length)
+    seen = []
+
+    def losses(inputs, labels, documents, positions):
+        assert torch.equal(labels, inputs + 1)
+        assert torch.equal(documents, inputs + 2)
+        assert torch.equal(positions, inputs + 3)
+        seen.append(inputs.numel())
+        return inputs * 100.0 + torch.arange(inputs.shape[1])
+
+    found = cropped_losses(
+        losses,
+        LongTokenWeight(context=context, stride=stride),
+        inputs_BT=tokens,
+        labels_BT=tokens + 1,
+        documents_BT=tokens + 2,
+        positions_BT=tokens + 3,
+    )
+    starts = [*range(0, length - window, step), length - window]
+    wanted = torch.zeros(rows, length)
+    for row in range(rows):
+        for start in starts:
+            for place in range(0 if start == 0 else context, window):
+                wanted[row, start + place] = tokens[row, start + place] * 100.0 + place
+    assert torch.equal(found, wanted)
+    # As many windows at a time as are no longer than the batch itself, and no fewer.
+    assert sum(seen) == rows * len(starts) * window
+    assert seen[0] == min(rows * length // window, rows * len(starts)) * window
+
+
+def test_a_row_as_long_as_a_window_is_read_once():
+    seen = []
+
+    def losses(*given):
+        seen.append(given[0].shape)
+        return given[0].float()
+
+    for length, shapes in ((12, [(1, 12)]), (13, [(1, 12), (1, 12)])):
+        seen.clear()
+        rows = torch.ones(1, length, dtype=torch.long)
+        given = {f"{name}_BT": rows for name in ("inputs", "labels", "documents", "positions")}
+        assert cropped_losses(losses, LongTokenWeight(context=8, stride=4), **given).tolist() == [
+            [1.0] * length
+        ]
+        assert [tuple(shape) for shape in seen] == shapes
 
 
 def test_cropped_losses_of_a_short_row_are_its_own():

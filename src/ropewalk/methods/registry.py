@@ -19,6 +19,8 @@ from ropewalk.registry import Registry
 from ropewalk.schedule import FrequencySchedule
 
 _NOT_PARAMETERS = ("geometry", "factor", "return")
+# What `schedule` is told by itself: among a method's parameters these would be a second answer.
+_OF_THE_STRETCH = ("name", "geometry", "factor", "target_length")
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,11 @@ class Method:
         for name, value in given.items():
             if name in known:
                 values[name] = _coerce(f"{self.name}: {name}", value, self._hints[name])
+            elif name in _OF_THE_STRETCH:
+                raise UsageError(
+                    f"{name} is no parameter of method {self.name!r}",
+                    hint="the stretch is given by itself: a factor, or a target",
+                )
             elif self.passes_on:
                 values[name] = value
             else:

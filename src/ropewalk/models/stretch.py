@@ -100,7 +100,7 @@ def stretch_for(
             "a stretch without a method",
             hint="name one (`ropewalk methods` lists them), or give a finished schedule",
         )
-    find_method(method)
+    given = find_method(method).checked(dict(parameters or {}))
     if factor is None:
         if length is None:
             raise UsageError(
@@ -108,7 +108,6 @@ def stretch_for(
                 hint="give a target (--target 32k) or a factor (--factor 8)",
             )
         factor = length / facts.original_length
-    given = dict(parameters or {})
     kept = {name: value for name, value in _kept(facts, method).items() if name not in given}
     made = make_schedule(method, facts.geometry, factor=factor, **(kept | given))
     notes = [*replaced, *_kept_note(method, kept), *made.notes]
@@ -139,6 +138,7 @@ def already_reaches(facts: ModelFacts, target_length: int) -> str | None:
     if not rope.is_scaled:
         return None
     reach = own_window(facts)
+    # A scaling that raises no window (a factor of 1 with a temperature) reaches nowhere.
     if target_length > reach or reach <= facts.original_length:
         return None
     return (

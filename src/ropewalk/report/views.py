@@ -111,9 +111,10 @@ def model_view(
         )
     made = []
     for method in methods:
-        find_method(method)
+        known = find_method(method)
         try:
-            made.append(schedule(method, geometry, target_length=target, **(parameters or {})))
+            given = known.checked(parameters or {})
+            made.append(schedule(method, geometry, target_length=target, **given))
         except RopewalkError as error:
             raise UsageError(
                 f"method {method!r} cannot be drawn: {error.message}", hint=error.hint

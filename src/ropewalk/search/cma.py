@@ -64,6 +64,7 @@ def search_cma(
 ) -> list[Point]:
     """Points best first. `enough` is asked with the number of trials that are done, by whatever worker."""
     optuna = _optuna()
+    done_with = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.FAIL)
     geometry = reader.rotation.geometry
     sampler = optuna.samplers.CmaEsSampler(seed=where.seed)
     study = optuna.create_study(
@@ -76,7 +77,7 @@ def search_cma(
     if not study.get_trials(deepcopy=False):
         study.enqueue_trial(dict(START))
     # Counted in the storage: the trials of other workers use up the budget too.
-    while not enough(done := len(study.get_trials(deepcopy=False, states=_over(optuna)))):
+    while not enough(done := len(study.get_trials(deepcopy=False, states=done_with))):
         trial = study.ask({key: optuna.distributions.FloatDistribution(*ends) for key, ends in SPACE.items()})
         try:
             terms = reader.terms(schedule_at(geometry, factor, trial.params), rows)
@@ -90,10 +91,6 @@ def search_cma(
     finished = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
     points = [Point(dict(trial.params), float(trial.value)) for trial in finished]
     return sorted(points, key=lambda point: point.value)
-
-
-def _over(optuna: Any) -> tuple[Any, ...]:
-    return optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.FAIL
 
 
 def _optuna() -> Any:

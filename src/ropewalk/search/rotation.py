@@ -61,6 +61,7 @@ class Rotation:
             return
         for path, module in rotary_modules(self.model).items():
             for label in labels_of(module):
+                # Indexers and towers may turn another number of pairs.
                 fits = module._buffers[key(label, BUFFER)].numel() == self.geometry.half_dim
                 if fits and direct.belongs(module, text) and (label or DEFAULT) == self.facts.main:
                     yield Place(path, module, label)
@@ -92,20 +93,16 @@ class Rotation:
         patch.set(module._buffers, name, wanted)
         patch.set(vars(module), key(place.label, "attention_scaling"), attention_factor)
         previous = module.forward
-        patch.set(
-            vars(module), "forward", _Forward(module, previous, place.label, kept_first, name, buffer, wanted)
-        )
+        patch.set(vars(module), "forward", _Forward(place, previous, kept_first, own=buffer, wanted=wanted))
 
 
 class _Forward:
     """A rotary module's own forward with gradients; where a label is fitted, only calls for that label."""
 
-    def __init__(
-        self, module: Any, previous: Any, label: str, kept_first: int, name: str, own: Tensor, wanted: Tensor
-    ) -> None:
-        self.module, self.previous, self.label = module, previous, label
-        self.kept_first, self.name, self.own, self.wanted = kept_first, name, own, wanted
-        self.inner = inspect.unwrap(type(module).forward)
+    def __init__(self, place: Place, previous: Any, kept_first: int, *, own: Tensor, wanted: Tensor) -> None:
+        self.module, self.label, self.name = place.module, place.label, key(place.label, BUFFER)
+        self.previous, self.kept_first, self.own, self.wanted = previous, kept_first, own, wanted
+        self.inner = inspect.unwrap(type(place.module).forward)
 
     def __call__(self, x: Any, *inputs: Any, **keywords: Any) -> Any:
         # transformers calls with positions first and the layer type after them.

@@ -192,6 +192,6 @@ def _too_short(
     what = "the whole text" if joined else f"the longest document ({name})"
     return RopewalkError(
         f"{what} has {len(ids)} tokens, length {format_length(length)} needs {room}: {missing} are missing",
-        hint="give more text with --text, ask for shorter --lengths"
+        hint="give more text with --text, or ask for a shorter length"
         + ("" if joined else ", or pass --join yes"),
     )

@@ -32,7 +32,8 @@ def write(
             schedule = schedules.get(label or DEFAULT)
             if schedule is not None:
                 _write_module(path, module, label, schedule, patch)
-    name = _length_name(text)
+    names = ("max_position_embeddings", "n_positions")
+    name = next((name for name in names if isinstance(vars(text).get(name), int)), None)
     if name is not None and getattr(text, name) < target_length:
         patch.set(vars(text), name, target_length)
 
@@ -77,8 +78,3 @@ def belongs(module: Any, text: Any) -> bool:
     """Whether a rotary module rotates the text decoder: towers carry configurations of other classes."""
     config = getattr(module, "config", None)
     return config is None or type(config) is type(text)
-
-
-def _length_name(text: Any) -> str | None:
-    names = ("max_position_embeddings", "n_positions")
-    return next((name for name in names if isinstance(vars(text).get(name), int)), None)

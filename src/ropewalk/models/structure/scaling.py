@@ -93,7 +93,9 @@ def _longrope(entry: Mapping[str, Any], geometry: RopeGeometry, factor: float) -
         if given is None
         else number("attention_factor", given)
     )
-    lists = {f"{name}_factors": _factors_given(entry, name) for name in ("long", "short")}
+    lists = {
+        f"{name}_factors": [float(value) for value in entry[f"{name}_factor"]] for name in ("long", "short")
+    }
     return FrequencySchedule(
         method="longrope",
         geometry=geometry,
@@ -121,10 +123,6 @@ def _factors(entry: Mapping[str, Any], name: str, count: int) -> np.ndarray:
     # What the carrier writes for a pair that stands still reads back as one.
     factors[factors >= STOPPED_FACTOR] = np.inf
     return factors
-
-
-def _factors_given(entry: Mapping[str, Any], name: str) -> list[float]:
-    return [float(value) for value in entry[f"{name}_factor"]]
 
 
 def _required(entry: Mapping[str, Any], name: str) -> float:

@@ -16,7 +16,16 @@ from ropewalk.models.gguf.config import ARCHITECTURES
 from ropewalk.models.gguf.file import Key, gguf_package
 from ropewalk.runtimes.gguf.families import OWN_CONVERTER, Family, check_needs, family_of, model_keys
 from ropewalk.runtimes.gguf.schedule import rope_pieces, with_rope
-from ropewalk.runtimes.gguf.tensors import Sizes, Source, Step, main_type, pieces, plan, read_sources
+from ropewalk.runtimes.gguf.tensors import (
+    Sizes,
+    Source,
+    Step,
+    main_type,
+    pieces,
+    plan,
+    read_sources,
+    take_numbers,
+)
 from ropewalk.runtimes.gguf.vocabulary import vocabulary_keys
 from ropewalk.runtimes.gguf.write import key_of, write_gguf
 
@@ -40,6 +49,7 @@ def convert(
     check_needs(family, facts, int(metadata.get("context_length", facts.max_position_embeddings)))
     own = model_keys(family, facts)
     sources = read_sources(folder, family)
+    numbers = take_numbers(sources, family, facts.num_layers)
     wanted = main_type(sources) if dtype == "auto" else _NAMED[dtype]
     steps = _steps(family, facts, sources, int(own.get("expert_count", 0)))
     _check_names(family, facts, own, [name for step in steps for name in step.targets])
@@ -51,7 +61,7 @@ def convert(
         "general.file_type": _FILE_TYPES[wanted],
         "general.quantization_version": 2,
     }
-    listed = general | {f"{name}.{key}": value for key, value in own.items()}
+    listed = general | {f"{name}.{key}": value for key, value in own.items()} | numbers
     keys: list[Key] = [key_of(key, value) for key, value in listed.items()]
     keys += vocabulary_keys(folder, facts)
     made = [*rope_pieces(tensors), *pieces(steps, Sizes.of(facts), wanted)]

@@ -47,6 +47,7 @@ class Family:
     rules: tuple[Rule, ...]
     inside: Mapping[str, str]
     beside: tuple[str, ...]
+    numbers: Mapping[str, str]
     slides: bool
     square: bool
 
@@ -84,6 +85,7 @@ def _family(name: str) -> Family:
         rules=rules,
         inside=row.get("inside", {}),
         beside=tuple(row.get("beside", ())),
+        numbers=row.get("numbers", {}),
         slides=row.get("slides", False),
         square=row.get("square", False),
         **lists,

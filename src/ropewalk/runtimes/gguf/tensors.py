@@ -170,6 +170,24 @@ def _inside(name: str, family: Family) -> str:
     return name
 
 
+def take_numbers(sources: dict[str, Source], family: Family, num_layers: int) -> dict[str, list[float]]:
+    """Lists of metadata, a number a layer, out of tensors that hold nothing else; they are taken out of `sources`."""
+    found: dict[str, list[float]] = {}
+    for key, pattern in family.numbers.items():
+        values = []
+        for layer in range(num_layers):
+            name = pattern.format(layer=layer)
+            source = sources.pop(name, None)
+            if source is None or int(np.prod(source.shape, dtype=np.int64)) != 1:
+                raise RopewalkError(
+                    f"the checkpoint has no {one_line(name, 80)} of one number",
+                    hint="fetch the checkpoint again",
+                )
+            values.append(float(cast(source.read(), source.dtype, "F32").reshape(-1)[0]))
+        found[key] = values
+    return found
+
+
 @cache
 def _pattern(name: str) -> re.Pattern[str]:
     """A name with {words}: numbers for layer and expert, otherwise anything without a dot."""
