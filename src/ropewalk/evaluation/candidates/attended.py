@@ -22,13 +22,14 @@ WITH = "+"
 
 def tempered(below: Candidate, name: str, facts: ModelFacts, factor: float) -> Candidate:
     """A candidate at an attention temperature."""
+    from ropewalk.attention.tempers import parse_temper
+
+    # Read now: a missing file should not come to light after an hour of other rows.
+    temper = parse_temper(name)
 
     @contextmanager
     def put(model: Any) -> Iterator[None]:
-        # torch comes in with the first row that is applied: the names of all rows are checked without it.
-        from ropewalk.attention.tempers import parse_temper
-
-        with below.apply(model), parse_temper(name).applied(model, factor, facts.original_length):
+        with below.apply(model), temper.applied(model, factor, facts.original_length):
             yield
 
     return Candidate(f"{below.name}{WITH}{name}", "temperature", put, variant="temperature")
