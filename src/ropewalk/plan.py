@@ -15,7 +15,7 @@ from ropewalk.models.facts import ModelFacts
 from ropewalk.models.feedforward import ROUGH, feed_forward
 from ropewalk.models.inspection import inspect
 from ropewalk.models.observations import Observation
-from ropewalk.models.quantised import stored_bits, unknown_note
+from ropewalk.models.quantised import TRAINED_PACKED, stored_bits, unknown_note
 from ropewalk.models.sizes import parameters_of
 from ropewalk.models.stretch import already_reaches, kept_parameters
 from ropewalk.models.structure.values import shown
@@ -141,10 +141,14 @@ class Plan:
             "format": "ropewalk-recipe/1",
             "name": f"extend-{format_length(target)}",
             "about": f"{original} to {target} tokens with {self.advice.label}; 400 steps, as YaRN's paper.",
-            "model": {"path": self.source} | ({"dtype": "bfloat16"} if self.setup.lora else {}),
+            "model": {"path": self.source} | self.setup.model(),
             **rope,
             "data": {"sources": [{"name": "text", "kind": "corpus"}]},
-            "stages": [{"length": length, "steps": steps, "mix": {original: 0.25}} for length in lengths],
+            # At the window itself there are no shorter samples to mix in.
+            "stages": [
+                {"length": length, "steps": steps} | ({"mix": {original: 0.25}} if length > original else {})
+                for length in lengths
+            ],
             # The step of the small budget, so that the cost printed is that of this recipe.
             "tokens_per_step": max(1 << 18, target),
             "micro_batch_tokens": target,
@@ -294,7 +298,9 @@ def shape_of(facts: ModelFacts, parameters: int | None = None) -> ModelShape:
         # Without bits nothing can be counted, and `_notes` says so.
         stored=None
         if stored is None or stored[1] is None
-        else Stored(stored[0], stored[1], "experts" if stored[2] else "projections"),
+        else Stored(
+            stored[0], stored[1], "experts" if stored[2] else "projections", stored[0] in TRAINED_PACKED
+        ),
     )
 
 

@@ -13,6 +13,7 @@ from ropewalk.plan import shape_of
 from ropewalk.planning import (
     Experts,
     ModelShape,
+    Stored,
     TrainingSetting,
     fine_tune_cost,
     inference_memory,
@@ -21,7 +22,7 @@ from ropewalk.planning import (
 )
 from ropewalk.planning.cost import mean_keys, training_flops
 from ropewalk.planning.memory import lora_parameters
-from ropewalk.planning.setups import setups
+from ropewalk.planning.setups import choose_setup, setups
 
 GIB = 1 << 30
 LLAMA_2_7B = ModelShape(32, 4096, 11008, 32000, 32, 32, 128)
@@ -234,6 +235,54 @@ def test_set_ups_are_as_their_names_say():
         "full, chunked loss, offloaded": (True, True, 0, "cpu"),
         "LoRA 16, checkpointed, chunked loss": (True, True, 16, "none"),
         "LoRA 16, chunked loss, offloaded": (True, True, 16, "cpu"),
+        "LoRA 16 on NF4, chunked loss": (True, True, 16, "none"),
+        "LoRA 16 on NF4, chunked loss, offloaded": (True, True, 16, "cpu"),
+    }
+    packed = {name for name, setup in made.items() if setup.quantises}
+    assert packed == {"LoRA 16 on NF4, chunked loss", "LoRA 16 on NF4, chunked loss, offloaded"}
+
+
+def test_packed_weights_below_adapters_keep_their_bits_and_are_whole_on_every_device():
+    """252,624 weights: 96,000 in the embeddings, the rest at 4.5 bits; adapters of rank 16 have 35,840."""
+    packed = replace(SMALL, stored=Stored("bitsandbytes", 4.5, packed=True))
+    made = setups(packed, 64, dtype="bfloat16", devices=2)
+    assert list(made) == ["LoRA 16, checkpointed, chunked loss", "LoRA 16, chunked loss, offloaded"]
+    lora = made["LoRA 16, checkpointed, chunked loss"]
+    # The largest matrix is widened for its product: 48 by 112 in bfloat16.
+    assert lora.memory.weights == int(156_624 * 4.5 / 8 + 96_000 * 2 + 35_840 * 4 + 48 * 112 * 2)
+    assert (lora.memory.gradients, lora.memory.optimiser) == (35_840 * 4, 35_840 * 8)
+    assert lora.recipe()["engine"] == {"name": "ddp"}
+    assert lora.model() == {"dtype": "bfloat16"}
+    _, chosen = choose_setup(packed, 64, dtype="bfloat16", devices=1, memory_bytes=None)
+    assert chosen.name == "LoRA 16, checkpointed, chunked loss"
+
+
+def test_weights_packed_on_loading_count_as_packed_ones():
+    made = setups(SMALL, 64, dtype="bfloat16", devices=2)
+    nf4, lora = made["LoRA 16 on NF4, chunked loss"], made["LoRA 16, checkpointed, chunked loss"]
+    assert nf4.memory.weights == int(156_624 * 4.5 / 8 + 96_000 * 2 + 35_840 * 4 + 48 * 112 * 2)
+    assert nf4.memory.activations == lora.memory.activations
+    assert nf4.memory.to_json()["packed"] == "nf4"
+    assert nf4.model() == {"dtype": "bfloat16", "quantise": "nf4"}
+    assert (nf4.recipe()["engine"], lora.recipe()["engine"]) == ({"name": "ddp"}, {"name": "fsdp2"})
+    # A device between the two is given packed weights, one that holds the others is not.
+    alone = setups(SMALL, 64, dtype="bfloat16", devices=1)
+    needed = {name: setup.memory.total for name, setup in alone.items()}
+    between = needed["LoRA 16, chunked loss, offloaded"] - 1
+    assert needed["LoRA 16 on NF4, chunked loss"] < between
+    for memory, wanted in ((between, True), (between + 1, False)):
+        assert (
+            choose_setup(SMALL, 64, dtype="bfloat16", devices=1, memory_bytes=memory)[1].quantises is wanted
+        )
+
+
+def test_widened_weights_count_at_full_width_and_are_not_packed_again():
+    wide = replace(SMALL, stored=Stored("fp8", 8.0))
+    made = setups(wide, 64, dtype="bfloat16", devices=1)
+    assert not [name for name in made if "NF4" in name]
+    plain = setups(SMALL, 64, dtype="bfloat16", devices=1)
+    assert {name: setup.memory for name, setup in made.items()} == {
+        name: setup.memory for name, setup in plain.items() if "NF4" not in name
     }
 
 

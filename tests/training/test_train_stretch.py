@@ -289,13 +289,3 @@ def test_an_empty_model_has_its_buffers_and_none_of_its_weights(base: TrainResul
     assert empty.lm_head.weight is empty.model.embed_tokens.weight
     for name, tensor in whole.named_buffers():
         assert torch.equal(empty.get_buffer(name), tensor), name
-
-
-@pytest.mark.parametrize("lora", [None, {"rank": 2}], ids=["all", "lora"])
-def test_a_quantised_base_is_refused(tiny: Tiny, tmp_path: Path, base: TrainResult, lora: Any) -> None:
-    folder = tmp_path / "packed"
-    shutil.copytree(base.final["path"], folder)
-    packed = config_of(folder) | {"quantization_config": {"quant_method": "gptq", "bits": 4}}
-    (folder / "config.json").write_text(json.dumps(packed))
-    with pytest.raises(UsageError, match=r"quantised \(gptq\).*not offered"):
-        train(tiny(model={"path": str(folder)}, lora=lora), output=tmp_path / "run", quiet=True)

@@ -26,6 +26,7 @@ def load_model(
     attn: str = "sdpa",
     trust_remote_code: bool = False,
     empty: bool = False,
+    quantisation: Mapping[str, Any] | None = None,
 ) -> Any:
     """The causal language model of `source` (folder, `hemp`, Hub id) in evaluation mode, on its device. A JSON file
     that is named takes config.json's place, with the weights of its folder.
@@ -33,6 +34,8 @@ def load_model(
     `device="auto"` is CUDA, then MPS, then CPU. `dtype="auto"` is the checkpoint's own type on an accelerator and
     float32 on a CPU. An architecture without `attn="sdpa"` runs eager and says so; any other wish that cannot be
     met is refused. An `empty` one has its buffers and none of its weights: they are on the meta device.
+    `quantisation` is what transformers is told beside the file's quantization_config, or in its place where the weights
+    are plain.
     """
     from ropewalk.models.source import locate
 
@@ -53,9 +56,11 @@ def load_model(
                 local_files_only=True,
             )
             attn = _attention_for(config, attn)
+            stored = getattr(config, "quantization_config", None) is not None
             if empty:
                 return _empty(config, folder, dtype=kind, attn=attn)
-            model = AutoModelForCausalLM.from_pretrained(
+            packed = _quantised(config, quantisation, wanted)
+            model: Any = AutoModelForCausalLM.from_pretrained(
                 folder,
                 config=config,
                 dtype=kind,
@@ -63,8 +68,15 @@ def load_model(
                 trust_remote_code=trust_remote_code,
                 use_safetensors=True,
                 local_files_only=True,
+                **packed,
             )
-            return model.to(wanted).eval()
+            if kind != "auto" and stored and getattr(model, "hf_quantizer", None) is None:
+                # Widened while it was loaded, it comes out of transformers in two types.
+                model = model.to(kind)
+            if packed:
+                # Saving would undo what loading did to the weights; without these it undoes the architecture's part.
+                model._weight_conversions = None
+            return (model if packed else model.to(wanted)).eval()
         except torch.OutOfMemoryError as error:
             raise RopewalkError(
                 f"{source} does not fit on {wanted} ({one_line(error, 160)})",
@@ -75,6 +87,18 @@ def load_model(
                 f"{source} does not load as a causal language model ({type(error).__name__}: {one_line(error, 200)})",
                 hint="`ropewalk inspect` names what is wrong in its config",
             ) from error
+
+
+def _quantised(config: Any, told: Mapping[str, Any] | None, device: Any) -> dict[str, Any]:
+    """What `from_pretrained` takes so that weights are packed where they are used; what is stored so is changed in
+    `config`."""
+    if told is None:
+        return {}
+    stored = getattr(config, "quantization_config", None)
+    if stored is not None:
+        config.quantization_config = (stored if isinstance(stored, dict) else stored.to_dict()) | dict(told)
+        return {"device_map": {"": device}}
+    return {"device_map": {"": device}, "quantization_config": dict(told)}
 
 
 def _empty(config: Any, folder: Path, *, dtype: Any, attn: str) -> Any:
@@ -164,6 +188,7 @@ def pick_dtype(dtype: str, device: Any) -> Any:
         raise UsageError(f"dtype={one_line(dtype, 40)!r} is not offered", hint=f"use {', '.join(DTYPES)}")
     if dtype != "auto":
         return getattr(torch, dtype)
+    # Most CPUs are slower in half types, which round away what small differences are measured besides.
     return torch.float32 if device.type == "cpu" else "auto"
 
 

@@ -11,6 +11,10 @@ from ropewalk.models.structure.values import is_number, is_whole, shown
 # of 64 with one float32 each; block-wise FP8 in tiles of 128 by 128; NVFP4: 16 values share eight bits.
 _FIXED = {"mxfp4": 4.25, "fbgemm_fp8": 8.0, "eetq": 8.0, "aqlm": 2.0}
 _NF4, _NF4_DOUBLE, _NVFP4 = 4.5, 4.127, 4.5
+# What training does with such a base: packed weights with adapters beside them (peft has a layer for each), or weights
+# that transformers widens while it loads them.
+TRAINED_PACKED = ("bitsandbytes", "gptq", "awq")
+WIDENED = ("fp8", "mxfp4", "compressed-tensors")
 
 
 def stored_bits(config: Mapping[str, Any], text: Mapping[str, Any]) -> tuple[str, float | None, bool] | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ropewalk.planning.kept import kept_bytes
-from ropewalk.planning.shape import BYTES, ModelShape
+from ropewalk.planning.shape import BYTES, ModelShape, Stored
 
 Offload = Literal["none", "cpu", "disk"]
 
@@ -104,8 +104,9 @@ class TrainingSetting:
     """How one training step is held in memory.
 
     `master` is the type of a second copy of the weights, kept where it is wider than `dtype`. `chunked_loss` makes
-    logits for `loss_chunk` tokens at a time. `lora_rank` above 0 trains adapters only. `shards` devices divide the
-    weights as FSDP does, `sharing` of them one sequence as context parallelism does.
+    logits for `loss_chunk` tokens at a time. `lora_rank` above 0 trains adapters only, and `stored` packs the weights
+    below them while they are loaded. `shards` devices divide the weights as FSDP does, `sharing` of them one sequence
+    as context parallelism does.
     """
 
     dtype: str = "bfloat16"
@@ -117,6 +118,7 @@ class TrainingSetting:
     lora_rank: int = 0
     shards: int = 1
     sharing: int = 1
+    stored: Stored | None = None
 
     def to_json(self) -> dict[str, Any]:
         """What `plan --json` says beside the bytes."""
@@ -126,6 +128,7 @@ class TrainingSetting:
             "offload": self.offload,
             "chunked_loss": self.chunked_loss,
             "lora_rank": self.lora_rank,
+            "packed": None if self.stored is None else self.stored.method,
             "shards": self.shards,
             "sharing": self.sharing,
         }
@@ -168,8 +171,9 @@ def training_memory(shape: ModelShape, tokens: int, setting: TrainingSetting | N
     """Memory of one training step with AdamW.
 
     Weights and gradients in `dtype`, two float32 moments, and the master copy. LoRA keeps only its adapters' share of
-    the last three. Sharding divides weights, gradients and optimiser, leaving one gathered layer; sharing divides the
-    tokens, leaving one layer's keys and values of the whole sequence, with their gradients.
+    the last three; packed weights below them keep their bits, and each device holds all of them. Sharding divides
+    weights, gradients and optimiser, leaving one gathered layer; sharing divides the tokens, leaving one layer's keys
+    and values of the whole sequence, with their gradients.
     """
     setting = setting or TrainingSetting()
     width, parameters, lora = BYTES[setting.dtype], shape.num_parameters, setting.lora_rank
@@ -177,10 +181,20 @@ def training_memory(shape: ModelShape, tokens: int, setting: TrainingSetting | N
     keeps_master = setting.master is not None and BYTES[setting.master] > width
     # LoRA's adapters are small and kept in float32; the frozen weights have neither gradient nor moments.
     gradient_width = 4.0 if lora else width
-    weights = (parameters * width + (trained * 4.0 if lora else 0.0)) / setting.shards
-    if setting.shards > 1:
+    stored = setting.stored or (shape.stored if shape.stored is not None and shape.stored.packed else None)
+    adapters = trained * 4.0 if lora else 0.0
+    whole = setting.shards == 1 or bool(lora and stored is not None)
+    shards = 1 if whole else setting.shards
+    if lora and stored is not None:
+        # A layer is widened for its product, one matrix at a time.
+        largest = shape.hidden_size * max(shape.intermediate_size, shape.query_size)
+        weights = shape.weight_bytes(setting.dtype, stored) + adapters + largest * width
+    else:
+        weights = (parameters * width + adapters) / shards
+    if shards > 1:
         # What is gathered whole at a time: a layer, or the embeddings, which are a part of their own.
         weights += max(shape.layer_parameters, shape.embedding_parameters) * width
+    # AdamW's two in float32, and the master copy.
     moments = trained * (8.0 + (4.0 if keeps_master and not lora else 0.0))
     share = -(-tokens // setting.sharing)
     activations, offloaded = _activations(shape, share, setting)
@@ -189,8 +203,8 @@ def training_memory(shape: ModelShape, tokens: int, setting: TrainingSetting | N
     return TrainingMemory(
         tokens=tokens,
         weights=int(weights),
-        gradients=int(trained * gradient_width / setting.shards),
-        optimiser=int(moments / setting.shards),
+        gradients=int(trained * gradient_width / shards),
+        optimiser=int(moments / shards),
         activations=int(activations),
         loss=_loss_bytes(shape, share, setting),
         offloaded=int(offloaded),

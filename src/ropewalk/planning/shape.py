@@ -40,11 +40,15 @@ class Experts:
 
 @dataclass(frozen=True)
 class Stored:
-    """Quantised weights: `bits` an element with its scales, of all projections or of the experts' alone."""
+    """Quantised weights: `bits` an element with its scales, of all projections or of the experts' alone.
+
+    `packed` ones stay so while adapters train beside them; others are widened on loading.
+    """
 
     method: str
     bits: float
     part: Literal["projections", "experts"] = "projections"
+    packed: bool = False
 
 
 @dataclass(frozen=True)
@@ -167,20 +171,23 @@ class ModelShape:
         """Parameters that one token passes through, embedding look-up left out; fewer than all with experts."""
         inactive = 0
         if self.experts is not None:
+            # A file may leave the number of active experts out: one at least is.
             idle = self.experts.count - max(self.experts.active, 1)
             inactive = self.expert_parameters * idle // self.experts.count
         lookup = 0 if self.tie_embeddings else self.vocab_size * self.hidden_size
         return max(self.num_parameters - inactive - lookup, 1)
 
-    def weight_bytes(self, dtype: str) -> int:
-        """Bytes of the weights as loaded: what is quantised by its bits, everything else in `dtype`."""
-        if self.stored is None:
+    def weight_bytes(self, dtype: str, stored: Stored | None = None) -> int:
+        """Bytes of the weights as loaded: what is quantised by its bits, everything else in `dtype`. `stored` is how
+        they are quantised while they are loaded, in the place of what the file says."""
+        stored = stored or self.stored
+        if stored is None:
             return int(self.num_parameters * BYTES[dtype])
         part = self.expert_parameters
-        if self.stored.part == "projections":
+        if stored.part == "projections":
             # Quantisers leave embeddings and the output layer as they are.
             part = self.num_parameters - self.embedding_parameters
-        return int(part * self.stored.bits / 8 + (self.num_parameters - part) * BYTES[dtype])
+        return int(part * stored.bits / 8 + (self.num_parameters - part) * BYTES[dtype])
 
     @property
     def kv_elements(self) -> int:

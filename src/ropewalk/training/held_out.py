@@ -58,7 +58,7 @@ class HeldOut:
                 f"evaluation: {error.message}",
                 hint="give evaluation.source more text, or shorter evaluation.lengths",
             ) from error
-        self.names, self.joined = texts.documents, texts.joined
+        self.names, self.joined, self.owners = texts.documents, texts.joined, texts.owners
         self.texts = torch.from_numpy(np.stack([item.ids for item in texts.items]))
         self.rows = {length: self._cut(length) for length in lengths}
         # What the model would do with no more than its own window of the same text.
@@ -84,20 +84,25 @@ class HeldOut:
         self, name: str, interval: str, model: Any, rows: Tensor, targets: Tensor
     ) -> dict[str, float]:
         """The mean over all scored tokens, and half of its 95 % interval, the texts being what varies."""
+        found = self.by_text(model, rows, targets)
+        mean = sum(loss for loss, _ in found) / sum(count for _, count in found)
+        if len(found) < 2:
+            return {name: mean}
+        means = [loss / count for loss, count in found]
+        return {name: mean, interval: 1.96 * float(np.std(means, ddof=1)) / math.sqrt(len(means))}
+
+    def by_text(self, model: Any, rows: Tensor, targets: Tensor) -> list[tuple[float, int]]:
+        """(sum of the losses, tokens scored) of each text, its rows standing together."""
         device = next(model.parameters()).device
         size = max(1, _AT_ONCE // rows.shape[1])
         share = len(rows) // len(self.texts)
-        means, total, count = [], 0.0, 0
+        found = []
         for number in range(len(self.texts)):
             mine = slice(number * share, (number + 1) * share)
-            scored = int((targets[mine] != IGNORE).sum())
             pairs = zip(rows[mine].split(size), targets[mine].split(size), strict=True)
             loss = sum(plain_loss(model, ids.to(device), aim.to(device), self.sharing) for ids, aim in pairs)
-            means.append(loss / scored)
-            total, count = total + loss, count + scored
-        if len(means) < 2:
-            return {name: total / count}
-        return {name: total / count, interval: 1.96 * float(np.std(means, ddof=1)) / math.sqrt(len(means))}
+            found.append((loss, int((targets[mine] != IGNORE).sum())))
+        return found
 
 
 def cropped_rows(texts_NT: Tensor, window: int) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,7 @@ from ropewalk.training.engine import Engine
 from ropewalk.training.held_out import HeldOut
 from ropewalk.training.loop import Loop, Setup
 from ropewalk.training.model.build import Rope, build_model, build_tokenizer
+from ropewalk.training.model.quantised import Quantisation, quantisation_of
 from ropewalk.training.parts.parts import Parts
 from ropewalk.training.parts.positions import check_target
 from ropewalk.training.parts.retention import Retention
@@ -53,11 +54,15 @@ def prepare(settings: Settings, engine: Engine, folder: Path, take_up: Callable[
             f"optimizer.warmup_steps={recipe.optimizer.warmup_steps} is not shorter than the run of "
             f"{curriculum.max_steps} steps: the learning rate never reaches its value"
         )
+    quantisation = quantisation_of(recipe)
+    if quantisation is not None and quantisation.remark is not None:
+        settings.progress.warn(quantisation.remark)
     straight = engine.name == "fsdp2" and recipe.model.path is not None
-    for reason in _whole_first(recipe) if straight else ():
+    for reason in _whole_first(recipe, quantisation) if straight else ():
         straight = False
         settings.progress.warn(f"every process loads the whole model before it is split: {reason}")
-    model = build_model(recipe, tokenizer, empty=straight)
+    device = engine.accelerator.device
+    model = build_model(recipe, tokenizer, empty=straight, quantisation=quantisation, device=device)
     if straight and not fits_straight(model, _weights_of(recipe)):
         straight = False
         settings.progress.warn(
@@ -84,7 +89,8 @@ def prepare(settings: Settings, engine: Engine, folder: Path, take_up: Callable[
     elif checkpoint is not None:
         read_weights(checkpoint.path, model)
     # What the parts try on the model, they try where it will be trained: kernels differ between devices.
-    model.to(engine.accelerator.device)
+    if quantisation is None or not quantisation.packed:
+        model.to(device)
     # Where layers travel in bfloat16 they are asked under mixed precision alone, as they will be trained.
     with engine.accelerator.autocast() if straight else contextlib.nullcontext():
         parts = _parts(settings, folder, model, mixture, checkpoint)
@@ -123,12 +129,13 @@ def prepare(settings: Settings, engine: Engine, folder: Path, take_up: Callable[
     return loop
 
 
-def _whole_first(recipe: Recipe) -> list[str]:
+def _whole_first(recipe: Recipe, quantisation: Quantisation | None) -> list[str]:
     """What of a recipe looks at whole weights before they are split."""
     looking = {
         "lora puts its adapters beside whole weights": recipe.lora is not None,
         "a temperature is measured on it": recipe.temperature is not None,
         "retention copies it": recipe.retention is not None,
+        "its weights are quantised": quantisation is not None,
     }
     return [reason for reason, given in looking.items() if given]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ropewalk.errors import RopewalkError, one_line
+from ropewalk.training.model.quantised import quantisation_of
 from ropewalk.training.settings import CHECKPOINTS
 from ropewalk.training.state.checkpoint import (
     checkpoint_folder,
@@ -78,8 +79,15 @@ class Saver:
     def _gathered(self) -> ModelFiles:
         """The model's files (every rank must call)."""
         loop = self.loop
-        new, main = loop.recipe.model.path is None, loop.engine.is_main
-        return ModelFiles.of(loop.model, loop.recipe.lora, new=new, tempering=loop.parts.tempering, keep=main)
+        found = quantisation_of(loop.recipe)
+        unfiled = loop.recipe.model.path is None or (found is not None and not found.as_stored)
+        return ModelFiles.of(
+            loop.model,
+            loop.recipe.lora,
+            with_base=unfiled,
+            tempering=loop.parts.tempering,
+            keep=loop.engine.is_main,
+        )
 
     def _write_model(self, files: ModelFiles, working: Path) -> None:
         """A model folder, with the schedule of the stage just trained in its config.json."""

@@ -64,14 +64,16 @@ class Utilisation:
         """For a model on its device; None where the device is unknown, or computes in float32."""
         import torch
 
+        from ropewalk.training.model.quantised import count_parameters
+
         device = next(model.parameters()).device
         if device.type != "cuda" or not (mixed or model.dtype == torch.bfloat16):
             return None
         peak = peak_flops(torch.cuda.get_device_name(device))
         if peak is None:
             return None
-        total = sum(tensor.numel() for tensor in model.parameters())
-        frozen = sum(tensor.numel() for tensor in model.parameters() if not tensor.requires_grad)
+        total = count_parameters(model)
+        frozen = total - count_parameters(model, trained=True)
         return cls(shape_of(read_facts(model.config.to_dict()), total), peak * world, frozen)
 
     def count(self, lengths: Sequence[int]) -> None:

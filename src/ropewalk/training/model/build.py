@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ropewalk.errors import RopewalkError, UsageError, one_line
 from ropewalk.schedule import FrequencySchedule
 from ropewalk.training.recipe.recipe import ModelPart, Recipe, RopePart, Stage
+
+if TYPE_CHECKING:
+    from ropewalk.training.model.quantised import Quantisation
 
 
 def build_tokenizer(part: ModelPart) -> Any:
@@ -37,14 +40,35 @@ def _tokenizer_folder(folder: Path) -> Any:
             ) from error
 
 
-def build_model(recipe: Recipe, tokenizer: Any, *, empty: bool = False) -> Any:
-    """The model to train, on the CPU until the trainer moves it: a checkpoint's (`empty`: without weights), or new."""
+def build_model(
+    recipe: Recipe,
+    tokenizer: Any,
+    *,
+    empty: bool = False,
+    quantisation: Quantisation | None = None,
+    device: Any = "cpu",
+) -> Any:
+    """The model to train: a checkpoint's (`empty`: without weights), or new.
+
+    It is on the CPU until the trainer moves it; packed weights are made where they are used, on their `device`.
+    """
     part = recipe.model
     if part.path is not None:
         from ropewalk.models.load import load_model
 
-        _refuse_quantised(part.path)
-        model = load_model(part.path, device="cpu", dtype=part.dtype, attn=part.attention, empty=empty)
+        place = "cpu" if quantisation is None or not quantisation.packed else str(device)
+        model = load_model(
+            part.path,
+            device=place,
+            dtype=part.dtype,
+            attn=part.attention,
+            empty=empty,
+            quantisation=None if quantisation is None else quantisation.told(place),
+        )
+        if quantisation is not None and quantisation.packed:
+            from ropewalk.training.model.quantised import keep_layout
+
+            keep_layout(model)
     else:
         model = _new_model(recipe, tokenizer)
     vocabulary = model.get_input_embeddings().weight.shape[0]
@@ -57,21 +81,6 @@ def build_model(recipe: Recipe, tokenizer: Any, *, empty: bool = False) -> Any:
     if part.sliding_window is not None:
         set_window(model, None if part.sliding_window == "none" else part.sliding_window)
     return model.train()
-
-
-def _refuse_quantised(path: str) -> None:
-    """Packed weights take no gradient, and adapters could not be merged into them: neither is begun."""
-    from ropewalk.models.config import read_config
-    from ropewalk.models.quantised import stored_bits
-    from ropewalk.models.source import resolve
-
-    config = read_config(resolve(path))
-    found = stored_bits(config, config)
-    if found is not None:
-        raise UsageError(
-            f"{path} keeps its weights quantised ({found[0]}): training on such a base is not offered",
-            hint="start from the unquantised model; with lora its weights can be kept in bfloat16 (model.dtype)",
-        )
 
 
 def set_window(model: Any, window: int | None) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ropewalk.attention.interface import attention_modules
 from ropewalk.attention.options import PARAMETER
 from ropewalk.errors import DamagedError, RopewalkError, UsageError
+from ropewalk.training.model.quantised import is_linear, is_packed, widened
 from ropewalk.training.parts.options import LoraOptions
 
 __all__ = [
@@ -102,7 +103,10 @@ def put_trained(model: Any, tensors: Mapping[str, Tensor]) -> None:
 
 @torch.no_grad()
 def merged_weights(model: Any) -> dict[str, Tensor]:
-    """The state dict of the plain model with W + (alpha / rank) * B A in place of every W; the model stays as it is."""
+    """The state dict of the plain model with W + (alpha / rank) * B A in place of every W; the model stays as it is.
+
+    Packed weights are widened: in it no layer is quantised any more.
+    """
     from peft.tuners.lora import LoraLayer
 
     base = model.get_base_model()
@@ -110,25 +114,49 @@ def merged_weights(model: Any) -> dict[str, Tensor]:
         name: item for name, item in base.named_modules() if isinstance(item, LoraLayer)
     }
     kept = _usual_dtype(base)
+    packed = {name: module for name, module in base.named_modules() if is_packed(module)}
     merged: dict[str, Tensor] = {}
+    for name, module in packed.items():
+        owner = name.removesuffix(".base_layer")
+        weight = widened(module, kept).float()
+        if owner != name:
+            weight += _delta(layers[owner])
+        merged[f"{owner}.weight"] = weight.to(kept)
+        bias = getattr(module, "bias", None)
+        if bias is not None:
+            merged[f"{owner}.bias"] = bias.to(kept)
     for name, tensor in base.state_dict().items():
-        if ".lora_" in name:
+        if ".lora_" in name or _owner(name, packed):
             continue
         owner, found, last = name.rpartition(".base_layer.")
         if not found:
             # What was trained in float32 is written in the type of the rest.
             merged[name] = tensor.to(kept) if tensor.is_floating_point() else tensor
         elif last == "weight":
-            delta = layers[owner].get_delta_weight("default")
-            merged[f"{owner}.weight"] = (tensor.float() + delta.float()).to(tensor.dtype)
+            merged[f"{owner}.weight"] = (tensor.float() + _delta(layers[owner])).to(tensor.dtype)
         else:
             merged[f"{owner}.{last}"] = tensor
     return merged
 
 
+def _delta(layer: Any) -> Tensor:
+    """(alpha / rank) B A, (outputs, inputs): peft gives it for plain layers only."""
+    down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    product: Tensor = layer.scaling["default"] * (up.float() @ down.float())
+    return product
+
+
+def _owner(name: str, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether a tensor of a state dict belongs to one of the modules (packed weights have parts of parts)."""
+    parts = name.split(".")
+    return any(".".join(parts[:count]) in modules for count in range(1, len(parts)))
+
+
 def _usual_dtype(base: nn.Module) -> torch.dtype:
-    """The type of the frozen weights, which is that of the base."""
-    return next((item.dtype for item in base.parameters() if not item.requires_grad), torch.float32)
+    """The type of the frozen weights, which is that of the base; packed ones have none of their own."""
+    inside = {id(item) for module in base.modules() if is_packed(module) for item in module.parameters()}
+    frozen = (item for item in base.parameters() if not item.requires_grad and id(item) not in inside)
+    return next((item.dtype for item in frozen if item.is_floating_point()), torch.float32)
 
 
 def plain_weights(model: Any) -> dict[str, Tensor]:
@@ -179,9 +207,7 @@ def _trained(model: nn.Module) -> dict[str, Tensor]:
 
 def _targets(model: Any, options: LoraOptions) -> list[str]:
     head = model.get_output_embeddings()
-    linear = {
-        name: item for name, item in model.named_modules() if isinstance(item, nn.Linear) and item is not head
-    }
+    linear = {name: item for name, item in model.named_modules() if is_linear(item) and item is not head}
     if options.targets == "all-linear":
         found = list(linear)
     elif options.targets == "attention":

@@ -23,7 +23,10 @@ from ropewalk.training.vocabulary import (
 
 
 class ModelPart(Strict):
-    """What is trained: a checkpoint (`path`), or a new model of an architecture (`init`: the fields of its config)."""
+    """What is trained: a checkpoint (`path`), or a new model of an architecture (`init`: the fields of its config).
+
+    `quantise` packs the weights of a checkpoint while it is loaded, below the adapters of `lora`.
+    """
 
     path: str | None = None
     init: dict[str, Any] | None = None
@@ -31,6 +34,7 @@ class ModelPart(Strict):
     dtype: Literal["float32", "bfloat16"] = "float32"
     attention: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] = "sdpa"
     sliding_window: Length | Literal["none"] | None = None
+    quantise: Literal["nf4", "nf4-double"] | None = None
     initialise: InitialiseOptions | None = None
 
     @model_validator(mode="after")
@@ -39,6 +43,8 @@ class ModelPart(Strict):
             raise ValueError(
                 "give either path (a checkpoint) or init (config fields of a new model), not both"
             )
+        if self.quantise is not None and self.path is None:
+            raise ValueError("quantise is for a checkpoint (path): a new model has no weights to keep")
         if self.initialise is not None and self.init is None:
             raise ValueError("initialise is for a new model (init): a checkpoint would lose what it learnt")
         if self.init is not None:

@@ -27,13 +27,15 @@ COSMETIC = ("about", "follows", "name", "checkpoints", "log_every", "report_to",
 
 def describe_run(recipe: Recipe, mixture: Any, model: Any) -> dict[str, Any]:
     """The document of run.json. Under LoRA the base is no part of a checkpoint: its weights are hashed."""
+    from ropewalk.training.model.quantised import count_parameters
+
     base = {} if recipe.lora is None or recipe.model.path is None else base_hash(recipe.model.path)
     return {
         "format": FORMAT,
         "data": mixture.hashes() | base,
         "data_size": {item.name: item.size for item in mixture.sources},
-        "parameters": sum(tensor.numel() for tensor in model.parameters()),
-        "trainable_parameters": sum(tensor.numel() for tensor in model.parameters() if tensor.requires_grad),
+        "parameters": count_parameters(model),
+        "trainable_parameters": count_parameters(model, trained=True),
     }
 
 

@@ -59,8 +59,11 @@ def write_base(
 ) -> None:
     """The base model under a checkpoint's config.json: its weights linked where that can be, whole or not at all.
 
-    A new model has no files to link: its gathered `weights` are written.
+    Where there is no file of what is trained on (a new model, weights packed or widened while they were loaded), its
+    gathered `weights` are written. Packed ones go on to be declared.
     """
+    from ropewalk.training.model.quantised import declared, written_plain
+
     if target.exists():
         return
     with whole_folder(target) as working:
@@ -68,11 +71,18 @@ def write_base(
             # The configuration and the tokenizer; the weights are the base's own.
             if file.is_file() and not file.name.startswith("model"):
                 shutil.copyfile(file, working / file.name)
-        if part.path is None:
-            base = model.get_base_model()
-            base.save_pretrained(working, state_dict=weights, safe_serialization=True)
-            shutil.copyfile(checkpoint / "config.json", working / "config.json")
+        base = model.get_base_model()
+        document = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+        packed = declared(base)
+        if packed is not None:
+            document["quantization_config"] = packed
+        if weights is not None:
+            with written_plain(base):
+                base.save_pretrained(working, state_dict=weights, safe_serialization=True)
+        (working / "config.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        if weights is not None:
             return
+        assert part.path is not None
         from ropewalk.models.checkpoint.weights import bring_all, find_weights
         from ropewalk.models.source import resolve
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from ropewalk.attention.options import PARAMETER
 from ropewalk.errors import DamagedError, one_line
+from ropewalk.training.model.quantised import written_plain
 from ropewalk.training.parts.options import LoraOptions
 
 if TYPE_CHECKING:
@@ -150,18 +151,18 @@ class ModelFiles:
         model: Any,
         lora: LoraOptions | None,
         *,
-        new: bool = False,
+        with_base: bool = False,
         tempering: Tempering | None = None,
         keep: bool = True,
     ) -> ModelFiles:
-        """Gather (every rank must call). The base of a `new` model is nowhere else: an adapter takes it along."""
+        """Gather (every rank must call). With `with_base` an adapter's base is no file yet: it is taken along."""
         adapter = lora is not None and lora.save == "adapter"
         if not keep and lora is None and tempering is None:
             wholes(model.state_dict(), model, keep=False)
             return cls(model, None, None, {})
         weights, trained = cls._gathered(model, lora)
         base = None
-        if adapter and new:
+        if adapter and with_base:
             from ropewalk.training.model.lora import plain_weights
 
             base = wholes(plain_weights(model), model.get_base_model())
@@ -188,7 +189,8 @@ class ModelFiles:
     def write(self, folder: Path, tokenizer: Any, base_path: str | None = None) -> None:
         """Write a model folder that stock software loads, and in `adapter/` what peft loads on the base."""
         base = self.model if self.trained is None else self.model.get_base_model()
-        base.save_pretrained(folder, state_dict=self.weights, safe_serialization=True)
+        with written_plain(base):
+            base.save_pretrained(folder, state_dict=self.weights, safe_serialization=True)
         if self.adapter:
             from ropewalk.training.model.lora import save_adapter
 
