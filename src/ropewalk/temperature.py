@@ -66,6 +66,7 @@ def entropy_matched(factor: float, logit_std: ArrayLike) -> PerHead:
         raise UsageError(
             "a head's logit standard deviation is not positive", hint="measure it on text, not on zeros"
         )
+    # From (kappa * sigma)**2 / 2 = sigma**2 / 2 + ln s.
     return np.asarray(np.sqrt(1.0 + 2.0 * math.log(check_factor(factor)) / sigma**2))
 
 

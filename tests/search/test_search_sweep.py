@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ from search_models import WINDOW, make_model
 
 import ropewalk
 from ropewalk.errors import RopewalkError, UsageError
-from ropewalk.search import evolution
+from ropewalk.search import evolution, opponents
 from ropewalk.search.cma import START, schedule_at
 from ropewalk.search.evolution import EvolutionSettings, Individual, Population, crossed, evolve, mutated
 from ropewalk.search.family import band_profile, tuned_schedule
@@ -203,6 +204,27 @@ def test_opponents_have_no_ladder(model_folder: Path, text_folder: Path, tmp_pat
             amounts=Amounts(4, 2, 2, 2),
             device="cpu",
         )
+
+
+def test_an_evolution_counts_the_rows_of_its_first_population_too(
+    model_folder: Path, text_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = partial(
+        EvolutionSettings, population=5, parents=3, mutations=2, crossovers=1, texts=2, iterations=1
+    )
+    monkeypatch.setattr(opponents, "EvolutionSettings", few)
+    found = ropewalk.tune(
+        model_folder,
+        target="2x",
+        text=text_folder,
+        search="evolution",
+        start="yarn",
+        tasks=(),
+        output=tmp_path / "run",
+        amounts=Amounts(4, 2, 2, 2),
+        device="cpu",
+    )
+    assert found.passes == (5 + 2 + 1) * 2
 
 
 def test_weights_have_no_far_part_inside_the_window() -> None:

@@ -48,6 +48,7 @@ def kernel_distortion(schedule: FrequencySchedule) -> float:
     1e-7 where a schedule changes next to nothing.
     """
     before, after = schedule.geometry.inv_freq, schedule.inv_freq
+    # Pairs that stay cancel; kept in, they would leave nothing but their rounding.
     changed = before != after
     if not changed.any():
         return 0.0
@@ -58,6 +59,7 @@ def kernel_distortion(schedule: FrequencySchedule) -> float:
         _mean_cosine(freq[:, None] - freq[None, :], length)
         + _mean_cosine(freq[:, None] + freq[None, :], length)
     ) / 2
+    # A square of next to nothing may round to below it.
     return math.sqrt(max(0.0, float(sign @ mean @ sign))) / before.size
 
 

@@ -59,6 +59,7 @@ def longrope(
         short_inv_freq=base / short,
         attention_factor=scaled,
         parameters=parameters | ({} if attention_factor is None else {"attention_factor": attention_factor}),
+        # Given or computed, the attention factor is written beside the lists and left to no reader.
         native={"type": "longrope"} | parameters,
         notes=notes,
     )

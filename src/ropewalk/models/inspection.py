@@ -144,6 +144,7 @@ def inspect(source: str | Path | Mapping[str, Any], target: str | int | None = N
         # Mended for the reading alone: what is wrong is found in the file as it stands.
         facts = read_facts(tidy(config)[0])
     length = None if target is None else parse_target(target, facts.original_length)
+    # Once, for the findings and for whoever prints it: a scan may take a while.
     bound = None if length is None else base_bound(facts.geometry.rotary_dim, length)
     findings = find(config, facts, target_length=length, tokenizer=tokenizer, base_bound=bound)
     beside = companion_remarks(facts, None if isinstance(source, Mapping) else path)
@@ -157,6 +158,7 @@ def _read(
     """The configuration, the tokenizer's settings beside it, a name for the model, and the file."""
     if isinstance(source, Mapping):
         name = str(source.get("_name_or_path") or source.get("model_type") or "config")
+        # No file and so nothing beside it; the name of one is for messages.
         return dict(source), None, name, Path(CONFIG_NAME)
     path = config_path(resolve(source))
     return read_config(path), tokenizer_settings(path), str(source), path

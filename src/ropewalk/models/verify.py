@@ -129,6 +129,7 @@ def verify(
         raise
     except RopewalkError as error:
         detail = one_line(error, 400)
+        # No ground to run on is no verdict; any other failure is the checkpoint's.
         status: Status = "skip" if isinstance(error, _CannotRunError) else "fail"
         checks |= {name: Check(name, status, detail, was_not_run=status == "skip") for name in FORWARDS}
     else:

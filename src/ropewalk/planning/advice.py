@@ -64,6 +64,7 @@ def advise(geometry: RopeGeometry, target_length: int, options: Sequence[Option]
             "every pair completes a turn inside the trained window, so no angle is new at any length; a changed base "
             "keeps neighbours apart where the window's own distances must still stretch."
         )
+        # A single pair has no base to change.
         return _of(by_label.get("ntk", by_label["linear"]), why + closing, train=train)
     if "yarn, fitted betas" in by_label:
         why = (

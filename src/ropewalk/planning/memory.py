@@ -194,6 +194,7 @@ def training_memory(shape: ModelShape, tokens: int, setting: TrainingSetting | N
     if shards > 1:
         # What is gathered whole at a time: a layer, or the embeddings, which are a part of their own.
         weights += max(shape.layer_parameters, shape.embedding_parameters) * width
+    # AdamW's two in float32, and the master copy.
     moments = trained * (8.0 + (4.0 if keeps_master and not lora else 0.0))
     share = -(-tokens // setting.sharing)
     activations, offloaded = _activations(shape, share, setting)

@@ -171,6 +171,7 @@ class ModelShape:
         """Parameters that one token passes through, embedding look-up left out; fewer than all with experts."""
         inactive = 0
         if self.experts is not None:
+            # A file may leave the number of active experts out: one at least is.
             idle = self.experts.count - max(self.experts.active, 1)
             inactive = self.expert_parameters * idle // self.experts.count
         lookup = 0 if self.tie_embeddings else self.vocab_size * self.hidden_size

@@ -171,6 +171,7 @@ def _first(
     lists = [make_schedule(name, geometry, factor=factor).stretch[: geometry.num_rotating] for name in SEEDS]
     people = [Individual(_on_grid(values, factor), 0) for values in lists]
     originals = list(people)
+    # From the seeds alone, not from one another: the first population stays near what is known to work.
     while len(people) < settings.population:
         people.append(mutated(_pick(originals, rng), factor, settings.probability, rng))
     return people

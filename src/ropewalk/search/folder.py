@@ -25,6 +25,7 @@ class Folder:
     def __init__(self, run: Run | None, path: Path, processes: Processes) -> None:
         self.run, self.processes = run, processes
         self.path = path
+        # The main process's word in all: only it knows the folder as it was.
         self.resumed = processes.of_main(lambda: run is not None and run.resumed)
 
     def write_json(self, name: str, document: Any) -> None:
@@ -36,6 +37,11 @@ class Folder:
         """A text file, written whole, by the main process."""
         if self.run is not None:
             self.run.write_text(name, content)
+
+    def remove(self, name: str) -> None:
+        """Take back a document of an earlier call, where there is one."""
+        if self.run is not None:
+            self.run.file(name).unlink(missing_ok=True)
 
     def read(self, name: str) -> dict[str, Any] | None:
         """A document that an interrupted call left in the run, None where there is none."""

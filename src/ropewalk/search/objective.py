@@ -70,6 +70,7 @@ def key_tokens(row: Row, far_losses: FloatArray, near_losses: FloatArray, origin
     """1 for each token beyond the window whose loss far context lowers by KEY_GAIN nats, to below KEY_LOSS."""
     gain = near_losses - far_losses
     keys = (gain > KEY_GAIN) & (far_losses < KEY_LOSS)
+    # Inside the window there is no far context to have helped.
     keys[:original_length] = False
     return keys.astype(np.float64)
 

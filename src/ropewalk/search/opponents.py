@@ -102,15 +102,18 @@ def _evolution(
     left = run.read("population.json")
     begun = None if left is None else Population.from_json(left)
 
+    texts = [item.row for item in top.text]
+
     def keep(population: Population) -> None:
         run.write_json("population.json", population.to_json())
         progress.state.step = population.iteration
-        progress.passes += (settings.mutations + settings.crossovers) * settings.texts
+        # The first population is read whole; of every later one the parents were read before.
+        born = settings.mutations + settings.crossovers if population.iteration else settings.population
+        progress.passes += born * min(settings.texts, len(texts))
         loss = population.best.loss
         detail = {"kept_first": population.best.kept_first}
         _point(job, progress, "step", math.inf if loss is None else loss, on_point, detail)
 
-    texts = [item.row for item in top.text]
     enough = _counting(job, progress, request.budget)
     found = evolve(job.reader, texts, top.factor, settings, keep, begun, enough)
     ranked = sorted(found.individuals, key=lambda item: math.inf if item.loss is None else item.loss)

@@ -61,6 +61,7 @@ class Rotation:
             return
         for path, module in rotary_modules(self.model).items():
             for label in labels_of(module):
+                # Indexers and towers may turn another number of pairs.
                 fits = module._buffers[key(label, BUFFER)].numel() == self.geometry.half_dim
                 if fits and direct.belongs(module, text) and (label or DEFAULT) == self.facts.main:
                     yield Place(path, module, label)

@@ -18,6 +18,9 @@ from ropewalk.search.sweep import KEEP, Measured, sweep
 from ropewalk.search.zones import ZoneFamily, offered
 
 FILE = "zones.json"
+# The fit among the rows that are chosen from.
+FITTED = "fitted"
+INTERRUPTED = "interrupted"
 
 
 @dataclass(frozen=True)
@@ -35,13 +38,15 @@ def fit_zones(
     job: Job,
     request: Request,
     settings: Settings,
-    resumed: Callable[[ZoneFamily], Progress | None],
+    kept: dict[str, Any] | None,
     on_point: OnPoint,
     keep: Callable[[Progress], None],
 ) -> tuple[FittedZones, Progress]:
-    """Sweep zones on the one rung, validate the best few, fit from the best; `job.top` holds the best single table.
+    """Sweep zones on the one rung, validate the best few, fit from the lowest J; `job.top` holds the best single table.
 
-    Zones are chosen among those that find as many answers as the single table, where any do.
+    What is kept, the fit or one of the few, is chosen among those that find as many answers as the single table, where
+    any do. The start is not: a fit of single heads wins back answers that its start loses. `kept` is where a fit that
+    goes on stood.
     """
     top = job.top
     table, single = top.start, top.before
@@ -49,46 +54,60 @@ def fit_zones(
     assert single is not None
     geometry = job.reader.rotation.geometry
     found = sweep(job.reader, offered(geometry, top.length), top.sweep_rows())[:KEEP]
-    best = _best(
-        [
-            Measured(item.name, item.schedule, job.reader.terms(item.schedule, top.validation))
-            for item in found
-        ],
-        single,
-    )
-    assert isinstance(best.schedule, Zones)
+    rows = [
+        Measured(item.name, item.schedule, job.reader.terms(item.schedule, top.validation)) for item in found
+    ]
+    start = min(rows, key=lambda item: item.terms.value)
+    assert isinstance(start.schedule, Zones)
     config = job.reader.model.config.get_text_config()
-    family = ZoneFamily.at(geometry, best.schedule, (config.num_hidden_layers, config.num_attention_heads))
-    top.before = best.terms
-    progress = resumed(family) or Progress(State.at(family), family, best.terms.value)
+    family = ZoneFamily.at(geometry, start.schedule, (config.num_hidden_layers, config.num_attention_heads))
+    top.before = start.terms
+    progress = Progress(State.at(family), family, start.terms.value)
+    if kept is not None:
+        # The same call may come back with a larger budget.
+        kept["stopped"] = None if kept["stopped"] == "the budget is used up" else kept["stopped"]
+        progress = Progress.from_json(family, kept)
     try:
-        run_fit(job, family, progress, request.budget, settings, on_point, keep)
+        try:
+            run_fit(job, family, progress, request.budget, settings, on_point, keep)
+        except KeyboardInterrupt:
+            if job.reader.processes.world > 1:
+                raise
+            # Whoever called writes the best so far, and then stops.
+            progress.stopped = INTERRUPTED
+        why = _why_not(job, progress, rows)
     finally:
         top.before = single
-    plan, after, why = best.schedule, best.terms, "no step of the fit beat it on validation"
-    if progress.best_step:
-        fitted = measure(job, top, progress.best)
-        top.before = best.terms
-        why = reason_to_keep_start(top, fitted) or ""
-        top.before = single
-        if not why:
-            plan, after = _zones(progress.best), fitted
+    best = best_that_finds(rows, single)
+    kept_start = None if best.name == FITTED else why or "the fit finds fewer answers"
+    assert isinstance(best.schedule, Zones)
     about = {
         "by": "ropewalk tune --search zones",
         "model": request.model,
-        "start": best.name,
-        "kept_start": why or None,
+        "start": start.name if kept_start is None else best.name,
+        "kept_start": kept_start,
         "objective": request.objective.to_json(),
         "seed": request.seed,
-        "before": best.terms.to_json(),
-        "after": after.to_json(),
+        "before": start.terms.to_json(),
+        "after": best.terms.to_json(),
         "single_table": {"name": top.start_name, **single.to_json()},
     }
-    file = map_file(plan, geometry, top.length, about, nearest=table)
-    return FittedZones(file, single, after, best.name, why or None), progress
+    file = map_file(best.schedule, geometry, top.length, about, nearest=table)
+    return FittedZones(file, single, best.terms, about["start"], kept_start), progress
 
 
-def _best(measured: list[Measured], single: Terms) -> Measured:
+def _why_not(job: Job, progress: Progress, rows: list[Measured]) -> str | None:
+    """Why the fit is none of the rows that are chosen from; None where it has become one."""
+    if not progress.best_step:
+        return "no step of the fit beat it on validation"
+    fitted = measure(job, job.top, progress.best)
+    why = reason_to_keep_start(job.top, fitted)
+    if why is None:
+        rows.append(Measured(FITTED, _zones(progress.best), fitted))
+    return why
+
+
+def best_that_finds(measured: list[Measured], single: Terms) -> Measured:
     """The lowest J among those that find as much as the single table does, or as the best finder where none does."""
     wanted = min(_answers(single), max(_answers(item.terms) for item in measured))
     return min(

@@ -20,6 +20,7 @@ def card_with(
     """The base model's card (where it has one) with our section at its end; an earlier section of ours is replaced."""
     text = ""
     if base.is_file() and base.stat().st_size <= MAX_BYTES:
+        # A card in another encoding may lose a letter; it is no reason to fail.
         text = _SECTION.sub("", base.read_text(encoding="utf-8", errors="replace")).rstrip() + "\n\n"
     return text + _section(source, schedule, target_length, command, kind)
 

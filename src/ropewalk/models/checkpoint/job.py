@@ -115,6 +115,7 @@ class Request:
             self.source,
             target=self.target,
             factor=self.factor,
+            # A repair alone stretches by no method, whatever the default says.
             method=self.method if file is None and (self.stretches or not self.repair) else None,
             p=[f"{name}={json.dumps(value)}" for name, value in self.params.items()],
             schedule=file,

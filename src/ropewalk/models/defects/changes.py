@@ -43,6 +43,7 @@ def _changes(where: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iter
         path = f"{where}.{name}" if where else str(name)
         if isinstance(before, Mapping) and isinstance(after, Mapping) and path != RECORD:
             yield from _changes(path, before, after)
+        # 1, 1.0 and true are equal to Python and different things to other readers.
         elif type(before) is not type(after) or before != after:
             had, has = before is not _ABSENT, after is not _ABSENT
             yield Change(path, before if had else None, after if has else None, had, has)

@@ -126,6 +126,7 @@ def _layer_types(facts: ModelFacts, new: Any) -> Iterator[Finding]:
                 repairable=True,
             )
         return
+    # Classes with labels of their own (main, compress) name no layer types.
     used = {facts.layer_types[i] for i in facts.layers.rope} if not (view.row or {}).get("labels") else set()
     missing = sorted(used - set(labels) - set(facts.ropes))
     if missing and quirk(facts.text_type, "flat_dictionary") != "ignored":
@@ -239,6 +240,7 @@ def _disagreement(facts: ModelFacts, new: Any, old: Any) -> Iterator[Finding]:
 
 
 def _theta_disagreement(facts: ModelFacts, new: Any, old: Any) -> Iterator[Finding]:
+    # Where both are there transformers 5 reads this one, its base included.
     name, place = ("rope_scaling", old) if old else ("rope_parameters", new)
     inside = place.get("rope_theta") if isinstance(place, Mapping) else None
     outside = facts.text.get("rope_theta")
@@ -258,6 +260,7 @@ def _one_dialect(facts: ModelFacts, new: Any, old: Any) -> Iterator[Finding]:
     if isinstance(new, Mapping) and new and not old and not (row_of(facts.text_type) or {}).get("new_only"):
         scaled = entry_type(new) != DEFAULT
         theta = new.get("rope_theta") is not None and facts.text.get("rope_theta") is None
+        # GPT-NeoX's own key, which older readers know as well.
         spelled = facts.text.get("rotary_emb_base") is not None
         if scaled or (theta and not spelled):
             lost = [f"rope_type {shown(rope.rope_type)}"] if scaled else []

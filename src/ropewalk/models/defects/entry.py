@@ -200,6 +200,7 @@ def _bounds(rope: RopeFacts) -> Iterator[Finding]:
                 "Llama 3.1 ships 1 and 4",
             )
     if rope.rope_type == "yarn":
+        # Zero counts as unset here, as in stock code.
         fast, slow = parameters.get("beta_fast") or 32, parameters.get("beta_slow") or 1
         if not is_number(fast) or not is_number(slow) or slow <= 0 or fast < slow:
             yield Finding(
@@ -230,6 +231,7 @@ def _attention(rope: RopeFacts) -> Iterator[Finding]:
             "remove it to get the type's own, or write 1.0",
         )
     shares = {name: rope.parameters.get(name) for name in ("mscale", "mscale_all_dim")}
+    # By truth, not by presence: stock code takes a zero for a missing one.
     if rope.rope_type == "yarn" and sum(bool(share) for share in shares.values()) == 1:
         name = next(name for name, share in shares.items() if share)
         yield Finding(

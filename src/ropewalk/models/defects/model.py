@@ -42,6 +42,7 @@ def model_rules(
 
 def _head_dim(facts: ModelFacts) -> Iterator[Finding]:
     row = row_of(facts.text_type)
+    # Of an unknown class only a null in the file says that nobody fills it in.
     left_open = facts.text.get("head_dim") is None and (
         (row is not None and row.get("head_dim") == "null") or (row is None and "head_dim" in facts.text)
     )

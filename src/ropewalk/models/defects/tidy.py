@@ -38,6 +38,7 @@ def tidy(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[Finding]]:
         view = view_of(fresh)
     except RopewalkError:
         return fresh, found
+    # First, so that what was in the wrong place is looked at in the right one.
     found += _moved(fresh, view)
     view = view_of(fresh)
     text = view.text

@@ -158,6 +158,7 @@ class _Reader:
         kind = int(self.number("I"))
         self.skip_value(kind, depth=0)
         end = self.stream.tell()
+        # Back to the type: what was only measured so far is kept as bytes, to be copied as it is.
         self.stream.seek(begin)
         return Key(name, kind, self.take(end - begin))
 

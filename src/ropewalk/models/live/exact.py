@@ -56,6 +56,7 @@ def exact_positions(model: Any) -> Exact:
         raise RopewalkError("MPS has no float64", hint="run on a CPU or a CUDA device")
     patch = Patch()
     for module in modules.values():
+        # On the object, not the class: other models of this process stay as they are.
         patch.set(vars(module), "forward", _Forward(module))
     return Exact(patch)
 

@@ -91,6 +91,7 @@ def _scaled(
     base: float | None,
 ) -> Iterator[Reading]:
     length = schedule.geometry.original_length
+    # Past the window, where the long one of two sets is in force.
     found = spectrum(path, module, label, length + 2)
     wanted = [(schedule.inv_freq, schedule.attention_factor)]
     if base is not None and not label and not np.isclose(base, facts.rope.parameters["rope_theta"]):

@@ -209,6 +209,7 @@ def dialects(config: Mapping[str, Any]) -> Check:
         readings = [read_facts(_without(bare, whole.text_path, keys)) for keys in (_NEW, _OLD)]
     except RopewalkError as error:
         return Check(name, "fail", f"one dialect alone cannot be read ({one_line(error, 200)})")
+    # Without the new keys the old ones speak, and the other way round.
     for reading, word in zip(readings, ("old", "new"), strict=True):
         one, other = reading.rope.schedule, whole.rope.schedule
         if one is None or other is None:
