@@ -118,7 +118,8 @@ class Bench:
         path = ropewalk_source(self.source)
         self.tokenizer = ropewalk.load_tokenizer(path)
         self.model = ropewalk.load_model(path, device=self.wanted.device, dtype=self.wanted.dtype)
-        with Reader(self.model) as reader:
+        # The layout serves rows that were fitted with it; other rows have no temperatures of heads.
+        with Reader(self.model, temperatures="heads") as reader:
             self.reader = reader
             self.geometry = reader.rotation.geometry
             self.length = round(self.wanted.factor * reader.original_length)
@@ -141,10 +142,13 @@ class Bench:
             return
         found.setdefault("seconds", time.monotonic() - began)
         found.setdefault("forward_equivalents", (self.reader.tokens - tokens) / self.length)
+        from ropewalk.search.heads import Tempered
+
         schedule, kept = found.pop("made", None), found.pop("kept_first", 0)
         if schedule is not None:
             found["schedule"] = schedule.to_json()
-            found["measured"] = self.measure(schedule, kept)
+            heads = np.asarray(found.get("heads", []))
+            found["measured"] = self.measure(Tempered(schedule, heads) if heads.size else schedule, kept)
         file.with_suffix(".tmp").write_text(json.dumps(found), encoding="utf-8")
         file.with_suffix(".tmp").rename(file)
         print(f"{name}: {found['seconds']:.1f} s", flush=True)
@@ -221,18 +225,25 @@ class Bench:
         """The gradient fit."""
         self.each_seed("tune", lambda seed: self.tuned(seed, "fit"))
 
+    def cells_heads(self) -> None:
+        """The gradient fit with a temperature a head."""
+        self.each_seed("heads", lambda seed: self.tuned(seed, "fit", temperatures="heads"))
+
     def cells_ladder(self) -> None:
         """One fit for 2, 4 and 8; measured at the highest."""
         self.cell("ladder 0", lambda: self.tuned(0, "fit", ladder=[2.0, 4.0, 8.0]))
 
-    def tuned(self, seed: int, search: str, ladder: list[float] | None = None) -> dict[str, Any]:
+    def tuned(
+        self, seed: int, search: str, ladder: list[float] | None = None, temperatures: str = "one"
+    ) -> dict[str, Any]:
         """A run of tune, whose own costs are counted."""
         import shutil
 
         import ropewalk
         from ropewalk.models.stretch import read_schedules
 
-        run = self.folder / "runs" / f"{search}-{seed}{'-ladder' if ladder else ''}"
+        kind = f"{'-ladder' if ladder else ''}{'' if temperatures == 'one' else '-' + temperatures}"
+        run = self.folder / "runs" / f"{search}-{seed}{kind}"
         shutil.rmtree(run, ignore_errors=True)
         began = time.monotonic()
         result = ropewalk.tune(
@@ -242,6 +253,7 @@ class Bench:
             search=search,
             budget=self.wanted.budget,
             seed=seed,
+            temperatures=temperatures,
             output=run,
             device=self.wanted.device,
             dtype=self.wanted.dtype,
@@ -249,6 +261,7 @@ class Bench:
         found = result.to_json()
         return {
             "made": read_schedules(result.schedule).rungs[-1],
+            "heads": result.rungs[-1].heads.tolist(),
             "seconds": time.monotonic() - began,
             "forward_equivalents": result.forward_equivalents,
             "result": {
@@ -370,7 +383,7 @@ def merged(wanted: argparse.Namespace) -> dict[str, Any]:
         }
         expected = []
         for kind in wanted.cells.split(","):
-            if kind in ("sweep", "tune", "cma", "evolution"):
+            if kind in ("sweep", "tune", "heads", "cma", "evolution"):
                 expected += [f"{kind} {seed}" for seed in range(wanted.seeds)]
             elif kind in ("landscape", "ladder"):
                 expected.append("landscape" if kind == "landscape" else "ladder 0")

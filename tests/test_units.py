@@ -22,6 +22,13 @@ def test_bad_lengths_are_named(text):
         units.parse_length(text)
 
 
+def test_lengths_double_up_to_the_last():
+    assert units.doublings(512, 4096) == [512, 1024, 2048, 4096]
+    assert units.doublings(512, 3000) == [512, 1024, 2048, 3000]
+    assert units.doublings(512, 512) == [512]
+    assert units.doublings(1024, 512) == [512]
+
+
 def test_ranges_double_and_end_at_the_bound():
     assert units.parse_lengths("4k..32k") == [4096, 8192, 16384, 32768]
     assert units.parse_lengths("4k..24k") == [4096, 8192, 16384, 24576]

@@ -39,15 +39,14 @@ def imported(nodes: list[ast.stmt] | list[ast.AST], known: dict[str, Path]) -> s
     return {name for name in ours if not any(other.startswith(f"{name}.") for other in ours)}
 
 
-def circles(arrows: dict[str, set[str]]) -> int:
-    """How many strongly connected groups of more than one there are (Tarjan)."""
+def circles(arrows: dict[str, set[str]]) -> list[list[str]]:
+    """The strongly connected groups of more than one (Tarjan)."""
     order: dict[str, int] = {}
     low: dict[str, int] = {}
     stack: list[str] = []
-    found = 0
+    found: list[list[str]] = []
 
     def visit(name: str) -> None:
-        nonlocal found
         order[name] = low[name] = len(order)
         stack.append(name)
         for other in arrows.get(name, ()):
@@ -60,7 +59,8 @@ def circles(arrows: dict[str, set[str]]) -> int:
             group = [stack.pop()]
             while group[-1] != name:
                 group.append(stack.pop())
-            found += len(group) > 1
+            if len(group) > 1:
+                found.append(sorted(group))
 
     for name in arrows:
         if name not in order:
@@ -111,10 +111,11 @@ def main(source: Path) -> None:
     whole = sum(lines.values())
     print(f"\nall: {len(known)} files, {whole} lines, one comment in {whole / sum(said.values()):.0f}")
     print(f"arrows: {sum(map(len, top.values()))} at load, {sum(map(len, every.values()))} in all")
-    print(
-        f"circles: {circles(top)} of modules at load, {circles(every)} of modules in all, "
-        f"{circles(rooms)} of rooms in all"
-    )
+    for arrows, what in ((top, "modules at load"), (every, "modules in all"), (rooms, "rooms in all")):
+        found = circles(arrows)
+        print(f"circles of {what}: {len(found)}")
+        for group in found:
+            print(f"    {', '.join(group)}")
     print(f"longest file: {longest}, {lines[longest]} lines; longest function: {name}, {size} lines")
     print(f"more than seven arguments: {many}")
 

@@ -54,11 +54,21 @@ def parse_lengths(text: str) -> list[int]:
             raise UsageError(
                 f"range {part.strip()!r} runs downwards", hint="write the shorter length first, 4k..32k"
             )
-        while low < high:
-            lengths.append(low)
-            low *= 2
-        lengths.append(high)
+        lengths += doublings(low, high)
     return sorted(set(lengths))
+
+
+def doublings(low: int, high: int) -> list[int]:
+    """`low`, twice that, and so on below `high`, which always ends the list.
+
+    >>> doublings(512, 3000), doublings(4096, 4096)
+    ([512, 1024, 2048, 3000], [4096])
+    """
+    lengths = []
+    while low < high:
+        lengths.append(low)
+        low *= 2
+    return [*lengths, high]
 
 
 def parse_target(text: str | int, original_length: int) -> int:

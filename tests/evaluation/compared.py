@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ropewalk.evaluation.candidates.candidate import Candidate, scheduled
-from ropewalk.evaluation.compare import Queue
+from ropewalk.evaluation.candidates.rows import Queue
 from ropewalk.evaluation.local import Measured
 from ropewalk.evaluation.loss.controls import Crop
 from ropewalk.evaluation.loss.reading import Reading

@@ -16,7 +16,6 @@ from ropewalk.cli.compare_view import bars
 from ropewalk.errors import UsageError
 from ropewalk.evaluation.candidates.candidate import Candidate, scheduled
 from ropewalk.evaluation.candidates.choose import choose, merged
-from ropewalk.evaluation.compare import doubling
 from ropewalk.evaluation.loss.key_tokens import KeyTokens, key_token_loss
 from ropewalk.evaluation.loss.key_tokens import choose as choose_keys
 from ropewalk.evaluation.loss.reading import Reading
@@ -79,12 +78,6 @@ def test_equal_schedules_are_merged_and_nothing_else() -> None:
     assert found == [("ntk", ("abf",)), ("linear", ()), ("zones", ()), ("more zones", ())]
     with pytest.raises(UsageError, match="kind='magic'"):
         Candidate("a", "magic")
-
-
-def test_lengths_double_up_to_the_target() -> None:
-    assert doubling(512, 4096) == [512, 1024, 2048, 4096]
-    assert doubling(512, 3000) == [512, 1024, 2048, 3000]
-    assert doubling(512, 512) == [512]
 
 
 def test_good_at_loss_and_blind_far_away_is_not_recommended() -> None:
@@ -467,3 +460,16 @@ def test_what_training_can_bring_by_hand() -> None:
 def test_a_gain_that_is_counted_as_none_has_no_interval_that_runs_backwards() -> None:
     found = comparison({"row": Reader(inside=1.0, far=1.0, keys=1.0, noise=0.001)}).verdict.fine_tuning
     assert (found.loss_gain, found.loss_gain_ci) == (0.0, [0.0, 0.0])
+
+
+def test_a_row_that_is_not_there_suggests_one_that_is() -> None:
+    result = comparison({"yarn": Reader(), "linear": Reader()})
+    assert result.row("cropped").name == "cropped"
+    with pytest.raises(UsageError, match="no row 'yarm': did you mean yarn"):
+        result.row("yarm")
+
+
+def test_without_any_row_nothing_is_said_of_a_gain() -> None:
+    found = comparison({}).verdict.fine_tuning
+    assert found.slope == pytest.approx(0.1, abs=1e-5)
+    assert (found.loss_gain, found.loss_gain_ci) == (None, None)

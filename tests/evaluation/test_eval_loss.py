@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from eval_models import WORDS, byte_tokenizer, plain_loss, text_ids, tiny
 from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.evaluation.forward.engine import Engine
 from ropewalk.evaluation.loss.controls import Crop, read_cropped, tail_difference
-from ropewalk.evaluation.loss.reading import Reading, by_length, by_position, read_prefix
+from ropewalk.evaluation.loss.reading import Reading, by_length, by_position, forwards_needed, read_prefix
 from ropewalk.evaluation.loss.sliding import plan_windows, window_mean, windows_loss
 from ropewalk.evaluation.loss.units import prefix_reading, prefix_units, run_units
 from ropewalk.evaluation.retrieval.scores import SampleScore
@@ -210,7 +211,23 @@ def test_effective_length_needs_both_sides() -> None:
     strong = effective_length([32], every, reading_of(2.05), [reading_of(2.1), reading_of(2.0)])
     assert strong["evidence"][0]["tail_minus_cropped"] == pytest.approx(0.05, abs=1e-6)
     assert strong["length"] is None
-    assert effective_length([32], [], reading_of(2.0), [reading_of(2.0)])["length"] is None
+    for scores, losses, cropped, missing in (
+        ([], reading_of(2.0), [reading_of(2.0)], "retrieval was"),
+        (every, None, [reading_of(2.0)], "loss and the cropped control were"),
+        (every, reading_of(2.0), [], "loss and the cropped control were"),
+    ):
+        nothing = effective_length([32], scores, losses, cropped, threshold=0.7)
+        assert nothing == {
+            "length": None, "threshold": 0.7, "short_score": None, "short_length": None, "evidence": [],
+            "left_out": [], "why": f"{missing} not measured; an effective length needs both",
+        }  # fmt: skip
+
+
+def test_one_forward_answers_every_length_of_a_rotation_that_stands_still() -> None:
+    still = SimpleNamespace(regime=None)
+    assert forwards_needed(still, [128, 32, 64]) == [[32, 64, 128]]
+    switching = SimpleNamespace(regime=SimpleNamespace(groups=lambda lengths: [lengths[:1], lengths[1:]]))
+    assert forwards_needed(switching, [128, 32, 64]) == [[32], [64, 128]]
 
 
 @pytest.mark.parametrize(("found", "worse", "length"), [

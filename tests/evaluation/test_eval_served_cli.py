@@ -89,3 +89,26 @@ def test_answers_are_kept_and_only_the_rest_is_asked_again(
     # The first call's eleven requests: four to learn how long prompts are, four probes, three answers.
     answers = [one for one in behaviour.requests if one["max_tokens"] > 1 and "logprobs" not in one]
     assert len(answers) == 6 - 3
+
+
+def test_a_haystack_that_changed_in_place_finishes_no_run(cli: Callable[..., Any], tmp_path: Path) -> None:
+    """Half of the answers would be about one text and half about another, under one name."""
+    behaviour = Behaviour()
+
+    def dies(handler: Any, number: int) -> bool:
+        if number > 11:
+            handler.reply(400, b'{"error": {"message": "out of order"}}')
+        return number > 11
+
+    behaviour.misbehave = dies
+    book, run = tmp_path / "book.txt", str(tmp_path / "kept")
+    book.write_text("The river runs past the old mill. " * 200)
+    words = ("--tasks", "needle", "--haystack", str(book), *WORDS[2:], "--workers", "1", "-o", run)
+    with serving(behaviour) as url:
+        assert "out of order" in cli("eval", url, *words).complaint
+        behaviour.misbehave = None
+        book.write_text("The miller walks along the river. " * 200)
+        again = cli("eval", url, *words)
+        assert (again.code, "changed in place: questions" in again.complaint) == (2, True)
+        book.write_text("The river runs past the old mill. " * 200)
+        assert cli("eval", url, *words).code == 0

@@ -18,6 +18,7 @@ import pytest
 import ropewalk
 from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.models.facts import read_facts
+from ropewalk.runs import open_run
 from ropewalk.runtimes import environments, facts_about, find_runtime, proof
 from ropewalk.runtimes.export import export_config
 from ropewalk.runtimes.runners import answering
@@ -134,6 +135,10 @@ def test_a_program_that_is_not_installed_leaves_the_question_open(cli, tmp_path,
     assert (check["name"], check["status"]) == ("runtime:vllm", "skip")
     assert "make runtimes" in check["detail"]
     assert outcome.code == 4
+    cli("verify", str(tmp_path / "out"), "--runtime", "vllm", "-o", str(tmp_path / "run"))
+    kept = open_run(tmp_path / "run")
+    assert (kept.kind, kept.request["runtimes"]) == ("verify", ["vllm"])
+    assert kept.read_json() == outcome.json
     with pytest.raises(UsageError, match="SGLang cannot be run from here"):
         proof.verify_runtimes(tmp_path / "out", ["sglang"])
 

@@ -127,6 +127,61 @@ def test_the_reference_length_changes_nothing():
         torch.testing.assert_close(tensor, kept[name], rtol=1e-6, atol=1e-9)
 
 
+def _pairwise(values):
+    """The mean cosine between every two different rows, by a walk over them."""
+    unit = (values / values.norm(dim=-1, keepdim=True)).double()
+    count = len(unit)
+    return sum(float(unit[i] @ unit[j]) for i in range(count) for j in range(count) if i != j) / (
+        count * (count - 1)
+    )
+
+
+def test_value_vectors_are_compared_with_each_other_and_make_the_gain():
+    model, tokens = _new(), some_tokens(2, 20)
+    values = {}
+    for index, module in attention_modules(model).items():
+        module.v_proj.register_forward_hook(
+            lambda _module, _args, output, index=index: values.update({index: values.get(index, output[0])})
+        )
+    with torch.no_grad():
+        model(input_ids=tokens, use_cache=False)
+    model.train()
+    done = initialise(model, 4096, qk="entropy", reference_length=64, input_ids=tokens)
+    assert model.training
+    assert (done.length, done.reference_length, done.qk) == (4096, 64, "entropy")
+    assert [change.layer for change in done.layers] == [0, 1]
+
+    def spread_of_an_output(length, sigma, cosine):
+        kept = min(1.0, math.exp(sigma**2) * sum(1 / n for n in range(1, length + 1)) / length)
+        rho = min(1.0, max(0.0, cosine))
+        return (rho + (1 - rho) * kept) ** 0.5
+
+    for change in done.layers:
+        cosine = _pairwise(values[change.layer])
+        assert change.value_cosine == pytest.approx(cosine, abs=1e-6)
+        short = spread_of_an_output(64, change.logit_std_before, cosine)
+        long = spread_of_an_output(4096, change.logit_std_after, cosine)
+        assert change.gain == pytest.approx(short / long, rel=1e-4)
+
+
+@pytest.mark.parametrize(("ratio", "gain"), [(100.0, 8.0), (0.01, 1 / 8), (3.0, 3.0)])
+def test_a_gain_is_at_most_eight_either_way(monkeypatch, ratio, gain):
+    from ropewalk.training.model import initialise as module
+
+    monkeypatch.setattr(module, "gain_for", lambda length, sigma, cosine: ratio if length == 8192 else 1.0)
+    model = _new()
+    before = attention_modules(model)[0].o_proj.weight.clone()
+    assert initialise(model, 8192).layers[0].gain == gain
+    torch.testing.assert_close(attention_modules(model)[0].o_proj.weight, before * gain)
+
+
+def test_a_seed_draws_the_same_tokens_and_another_others():
+    def cosines(**more):
+        return [change.value_cosine for change in initialise(_new(), 4096, **more).layers]
+
+    assert cosines() == cosines(seed=0) != cosines(seed=1)
+
+
 def test_the_output_gain_can_be_left_out():
     first, second = _new(), _new()
     initialise(first, 8192, output_gain=False)

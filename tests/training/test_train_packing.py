@@ -147,6 +147,13 @@ def test_sliding_windows_are_never_lost_in_packing():
         choose_method(small_model("mistral", sliding_window=64), PackingOptions(method="mask"))
 
 
+def test_attention_that_is_not_told_its_sliding_window_is_noticed(monkeypatch):
+    """A Llama whose layers are taken for sliding ones: its attention is told of none."""
+    monkeypatch.setattr(borders, "chosen_layers", lambda model, layers: [0])
+    with pytest.raises(UsageError, match="varlen: its attention is not told its sliding window"):
+        choose_method(small_model(), PackingOptions(method="varlen"))
+
+
 class Leaking(torch.nn.Module):
     """Documents apart but for a share of the logits' own spread: from the first token of the row, or of the place."""
 

@@ -10,7 +10,8 @@ from tinymodels import VOCABULARY, small_model, some_tokens
 from torch.nn import functional
 
 from ropewalk.errors import UsageError
-from ropewalk.training.parts.head import install_head, remove_head
+from ropewalk.training.parts import head
+from ropewalk.training.parts.head import Head, install_head, remove_head
 from ropewalk.training.parts.losses import IGNORE, shift_labels
 from ropewalk.training.parts.options import (
     LossOptions,
@@ -77,6 +78,113 @@ def test_a_head_that_does_more_is_noticed():
 def test_liger_without_a_gpu_is_refused():
     with pytest.raises(UsageError, match="liger-kernel and a GPU"):
         install_head(small_model(), LossOptions(kernel="liger"))
+
+
+def _own_loss(model):
+    """The model's own loss on the sixteen first tokens."""
+    tokens = torch.arange(16)[None]
+    with torch.no_grad():
+        logits = model(input_ids=tokens, use_cache=False).logits.float()[0, :-1]
+    return functional.cross_entropy(logits, tokens[0, 1:]).item()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 5e-3)])
+def test_a_head_may_differ_by_rounding_and_no_more(dtype, tolerance):
+    """A layer after the head that moves the loss by half of what is allowed, and by twice as much."""
+    for share, kernel in ((0.5, "chunked"), (2.0, "plain")):
+        model = small_model().to(dtype)
+        plain = _own_loss(model)
+        size = [1.0]
+        model.lm_head.register_forward_hook(lambda module, args, output, size=size: output.float() * size[0])
+        wanted = plain + share * (1e-4 + tolerance * plain)
+        low, high = 1.0, 2.0
+        for _ in range(40):
+            size[0] = (low + high) / 2
+            low, high = (size[0], high) if _own_loss(model) < wanted else (low, size[0])
+        assert _own_loss(model) == pytest.approx(wanted, abs=1e-5)
+        assert install_head(model, LossOptions()).kernel == kernel
+
+
+def test_what_a_head_holds_is_read_from_the_configuration():
+    for kind, fields, scale, softcap in (
+        ("llama", {}, None, None),
+        ("cohere", {"logit_scale": 1.0}, None, None),
+        ("cohere", {"logit_scale": 0.25}, 0.25, None),
+        ("granite", {"logits_scaling": 4.0}, 0.25, None),
+        ("gemma2", {"head_dim": 8, "final_logit_softcapping": 3.0}, None, 3.0),
+    ):
+        found = Head.of(small_model(kind, attn="eager", **fields))
+        assert (found.scale, found.softcap) == (scale, softcap)
+    both = small_model("cohere", logit_scale=0.5)
+    both.config.logits_scaling = 4.0
+    assert Head.of(both).scale == 0.5
+
+
+@pytest.mark.parametrize("usable", [False, True])
+def test_kernels_are_chosen_by_what_fits(monkeypatch, usable):
+    """With a GPU's kernel at hand and without: asked for, or by itself."""
+    monkeypatch.setattr(head, "liger_usable", lambda device: usable)
+    assert install_head(small_model(), LossOptions()).kernel == ("liger" if usable else "chunked")
+    assert install_head(small_model(), LossOptions(kernel="plain")).kernel == "plain"
+    assert install_head(small_model(), LossOptions(kernel="chunked")).remark is None
+    if usable:
+        assert install_head(small_model(), LossOptions(kernel="liger")).kernel == "liger"
+    router = small_model("mixtral", num_local_experts=2, num_experts_per_tok=1, output_router_logits=True)
+    installed = install_head(router, LossOptions())
+    assert installed.kernel == "plain"
+    assert "the router's loss" in str(installed.remark)
+    with pytest.raises(UsageError, match=r"loss.kernel=chunked does not fit: output_router_logits"):
+        install_head(router, LossOptions(kernel="chunked"))
+
+
+def test_the_gpus_kernel_gets_what_it_can_compute(monkeypatch):
+    """No weights and no scale; chunks of 256 tokens on a CPU unless asked otherwise."""
+    seen = []
+    real = head.chunked_cross_entropy
+
+    def chunked(*args, **kwargs):
+        # The trial on sixteen tokens, before anything is installed, asks for neither.
+        if "chunk" in kwargs:
+            seen.append(kwargs["chunk"])
+            assert kwargs["denominator"] == 1.0
+        return real(*args, **kwargs)
+
+    def fused(hidden, weight, targets, *, bias, softcap):
+        seen.append("liger")
+        return real(hidden, weight, targets, bias=bias, softcap=softcap, denominator=1.0)
+
+    monkeypatch.setattr(head, "liger_usable", lambda device: True)
+    monkeypatch.setattr(head, "chunked_cross_entropy", chunked)
+    monkeypatch.setattr(head, "liger_sum", fused)
+    tokens = some_tokens(1, 20)
+    targets = shift_labels(tokens)
+    for kind, options, more in (
+        ("llama", LossOptions(kernel="liger"), {}),
+        ("llama", LossOptions(kernel="liger"), {"token_weights": torch.ones(1, 20)}),
+        ("llama", LossOptions(kernel="chunked"), {}),
+        ("llama", LossOptions(kernel="chunked", chunk=3), {}),
+        ("cohere", LossOptions(kernel="liger"), {}),
+    ):
+        model = small_model(kind, **SPECIAL.get(kind, {}))
+        wanted = (model(input_ids=tokens, labels=tokens, use_cache=False).loss * 19).item()
+        install_head(model, options)
+        seen.clear()
+        loss = model(input_ids=tokens, target_ids=targets, **more).loss.item()
+        seen.append(loss)
+        assert loss == pytest.approx(wanted, rel=1e-4)
+        told = {"liger": "liger", "chunked": 256}[options.kernel]
+        assert seen[0] == (256 if more or kind == "cohere" else options.chunk or told)
+
+
+@pytest.mark.parametrize("engine", ["chunked", "plain"])
+def test_token_weights_multiply_the_losses(engine):
+    model, tokens = small_model(), some_tokens()
+    logits = model(input_ids=tokens, use_cache=False).logits[:, :-1].flatten(0, 1)
+    losses = functional.cross_entropy(logits, tokens[:, 1:].flatten(), reduction="none").view(2, -1)
+    weights = torch.linspace(0.0, 3.0, tokens.numel()).view_as(tokens)
+    install_head(model, LossOptions(kernel=engine))
+    found = model(input_ids=tokens, target_ids=shift_labels(tokens), token_weights=weights).loss
+    torch.testing.assert_close(found, (losses * weights[:, :-1]).sum(), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("engine", ["chunked", "plain"])

@@ -26,7 +26,6 @@ from ropewalk.attention.interface import (
 )
 from ropewalk.attention.options import PARAMETER, TemperatureOptions
 from ropewalk.errors import RopewalkError, UsageError
-from ropewalk.geometry import FloatArray
 
 
 class AppliedTemperature:
@@ -159,9 +158,14 @@ class AppliedTemperature:
 
 
 def apply_temperature(
-    model: Any, options: TemperatureOptions, *, logit_std: Mapping[int, Tensor] | None = None
+    model: Any,
+    options: TemperatureOptions,
+    *,
+    logit_std: Mapping[int, Tensor] | None = None,
+    logs: Mapping[int, Tensor] | None = None,
 ) -> AppliedTemperature:
-    """Put a temperature on a model. `logit_std` (from `measure_logit_std`) is what `per-head` starts from.
+    """Put a temperature on a model. `per-head` starts from `logit_std` (of `measure_logit_std`), or is given by its
+    `logs`: the logarithms of what multiplies each head's logits, by layer; gradients reach them.
 
     A per-head temperature is H numbers in each layer, `ropewalk_log_temperature`: a buffer, or a parameter that is
     trained with the rest. Fold it before saving, since stock software would not know the name.
@@ -171,13 +175,14 @@ def apply_temperature(
             "a temperature without rule and divisor does nothing", hint="give rule or divisor_power"
         )
     modules = attention_modules(model)
-    chosen = chosen_layers(model, options.layers)
+    chosen = chosen_layers(model, options.layers) if logs is None else _given(modules, logs)
     if not chosen:
         raise UsageError(
             "every attention layer slides over a window that does not grow: there is nothing to temper",
             hint="set layers to all, or widen the sliding window instead",
         )
-    if options.rule == "per-head" and (logit_std is None or not set(chosen) <= set(logit_std)):
+    measured = logit_std is not None and set(chosen) <= set(logit_std)
+    if options.rule == "per-head" and logs is None and not measured:
         raise UsageError(
             "per-head temperature starts from each head's measured logits",
             hint="pass logit_std=measure_logit_std(model, tokens)",
@@ -185,23 +190,38 @@ def apply_temperature(
     install_attention(model)
     hooks: dict[int, Any] = {}
     for index in chosen:
-        if options.rule == "per-head":
+        if options.rule == "per-head" and logs is not None:
+            _start(modules[index], logs[index], options)
+        elif options.rule == "per-head":
             assert logit_std is not None
             assert options.factor is not None
-            _start(
-                modules[index],
-                closed.entropy_matched(options.factor, logit_std[index].cpu().numpy()),
-                options,
-            )
+            kappa = closed.entropy_matched(options.factor, logit_std[index].cpu().numpy())
+            _start(modules[index], torch.from_numpy(kappa).log(), options)
         hooks[index] = _Hook(options)
         add_query_hook(modules[index], hooks[index])
     return AppliedTemperature(model, options, hooks)
 
 
-def _start(module: nn.Module, kappa: FloatArray, options: TemperatureOptions) -> None:
+def _given(modules: Mapping[int, nn.Module], logs: Mapping[int, Tensor]) -> list[int]:
+    """The layers of given temperatures, which must be this model's, head for head."""
+    for index, values in logs.items():
+        if index not in modules:
+            raise UsageError(
+                f"temperatures for layer {index}, and the model has layers 0 to {len(modules) - 1}",
+                hint="they belong to another model: fit them on this one",
+            )
+        if values.shape != (num_query_heads(modules[index]),):
+            raise UsageError(
+                f"{values.numel()} temperatures for the {num_query_heads(modules[index])} heads of layer {index}",
+                hint="they belong to another model: fit them on this one",
+            )
+    return sorted(logs)
+
+
+def _start(module: nn.Module, logs: Tensor, options: TemperatureOptions) -> None:
     like = next(module.parameters())
     # As logarithms, so that no training step can turn a temperature negative.
-    values = torch.from_numpy(kappa).log().to(device=like.device, dtype=torch.float32)
+    values = logs.to(device=like.device, dtype=torch.float32)
     if options.learned:
         module.register_parameter(PARAMETER, nn.Parameter(values))
     else:

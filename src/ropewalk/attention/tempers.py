@@ -5,8 +5,10 @@
     constant[:VALUE]    what multiplies cos and sin: VALUE, or 0.1 ln s + 1
     entropy-matched     logits of head h times sqrt(1 + 2 ln s / sigma_h ** 2), sigma_h measured on the model's own text
                         (`per-head` names the same)
+    FILE.json           logits of each head times what `ropewalk tune --temperatures heads` fitted
 
-L is the original window, s the factor. The first two depend on the position: no weights can hold them.
+L is the original window, s the factor. The first two depend on the position: no weights can hold them. The numbers of a
+file hold at its own factor; between it and 1 their logarithms go with ln s.
 """
 
 from __future__ import annotations
@@ -14,12 +16,13 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ropewalk.attention.head_temperatures import HeadTemperatures, read_temperatures
 from ropewalk.attention.options import TemperatureOptions
 from ropewalk.attention.temperature import AppliedTemperature, apply_temperature, measure_logit_std
 from ropewalk.errors import UsageError, near_miss, one_line
@@ -37,11 +40,12 @@ class Temper:
 
     name: str
     value: float | None = None
+    heads: HeadTemperatures | None = field(default=None, repr=False)
 
     @property
     def foldable(self) -> bool:
         """Whether weights can hold it."""
-        return self.name in ("constant", "entropy-matched")
+        return self.heads is not None or self.name in ("constant", "entropy-matched")
 
     def options(self, factor: float, original_length: int) -> TemperatureOptions:
         """What a recipe would say."""
@@ -58,6 +62,9 @@ class Temper:
         """On a model until it is removed."""
         live = bare(model)
         options = self.options(factor, original_length)
+        if self.heads is not None:
+            logs = {layer: torch.from_numpy(item) for layer, item in self.heads.logs(factor).items()}
+            return apply_temperature(live, options, logs=logs)
         spread = None
         if options.rule == "per-head":
             spread = measure_logit_std(live, own_text(live, original_length))
@@ -72,22 +79,28 @@ class Temper:
 
 def is_temper(text: str) -> bool:
     """Whether a word names a temperature."""
-    return text.strip().lower().partition(":")[0] in (*NAMES, "per-head")
+    return _is_file(text) or text.strip().lower().partition(":")[0] in (*NAMES, "per-head")
+
+
+def _is_file(text: str) -> bool:
+    return text.strip().lower().endswith(".json")
 
 
 def parse_temper(text: str) -> Temper:
-    """A temperature by its name.
+    """A temperature by its name, or the file that holds one.
 
     >>> parse_temper("step-log:8k")
     Temper(name='step-log', value=8192.0)
     """
+    if _is_file(text):
+        return Temper(text.strip(), heads=read_temperatures(text.strip()))
     found = _WRITTEN.fullmatch(text.strip().lower())
     name, value = (found[1], found[2]) if found else (text, None)
     name = "entropy-matched" if name == "per-head" else name
     if name not in NAMES:
         raise UsageError(
             f"temperature {one_line(text, 40)!r} is unknown",
-            hint=near_miss(name, NAMES, otherwise=f"use {', '.join(NAMES)}"),
+            hint=near_miss(name, NAMES, otherwise=f"use {', '.join(NAMES)}, or a file that tune wrote"),
         )
     if value is None:
         return Temper(name)

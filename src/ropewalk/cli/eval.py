@@ -72,7 +72,7 @@ from ropewalk.cli.measuring import grid_option, measuring_options, tasks_option
     "--attention-temperature",
     "temperatures",
     metavar="NAMES",
-    help="Attention temperatures beside the model's own: log-n, step-log, constant:1.1, entropy-matched.",
+    help="Attention temperatures beside the model's own: log-n, step-log, constant:1.1, entropy-matched, FILE.",
 )
 @click.option("--model", "served_model", metavar="NAME", help="URL: the name of the served model.")
 @click.option(

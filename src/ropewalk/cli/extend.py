@@ -60,7 +60,7 @@ from ropewalk.cli.common import (
 @click.option(
     "--temperature",
     metavar="NAME",
-    help="Fold an attention temperature into the weights: constant:1.1, or entropy-matched.",
+    help="Fold an attention temperature into the weights: constant:1.1, entropy-matched, or a file of `tune`.",
 )
 @click.option(
     "--replace",

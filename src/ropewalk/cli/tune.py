@@ -56,6 +56,13 @@ if TYPE_CHECKING:
 )
 @click.option("--start", metavar="METHOD", help="Start from this method's defaults instead of sweeping.")
 @click.option("--storage", metavar="URL", help="optuna storage that several --search cma workers share.")
+@click.option(
+    "--temperatures",
+    type=click.Choice(["one", "layers", "heads"]),
+    default="one",
+    show_default=True,
+    help="One attention temperature, or one a layer or a head besides, for `extend --temperature` to fold in.",
+)
 @click.option("-o", "--output", metavar="RUN", help="Run folder; an unfinished one is continued.")
 @seed_option
 @device_option
@@ -74,6 +81,7 @@ def command(
     tasks: str,
     start: str | None,
     storage: str | None,
+    temperatures: str,
     output: str | None,
     seed: int,
     device: str,
@@ -102,6 +110,7 @@ def command(
             tasks=[] if tasks == "none" else [name.strip() for name in tasks.split(",") if name.strip()],
             start=start,
             storage=storage,
+            temperatures=temperatures,
             output=output,
             seed=seed,
             device=device,
@@ -154,7 +163,7 @@ def show(screen: Console, model: str, result: TuneResult) -> None:
     )
     screen.print(f"Run: {result.run}", markup=False)
     file = result.ladder or result.schedule
-    line = shown_command("extend", model, schedule=file, o="OUT")
+    line = shown_command("extend", model, schedule=file, temperature=result.temperatures, o="OUT")
     if result.zones is not None:
         measured = shown_command("compare", model, target=str(result.target_length), schedule=result.zones)
         screen.print(f"Measured with intervals: {measured}", markup=False, soft_wrap=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
@@ -76,7 +78,7 @@ def command(
         )
     if programs is not None:
         dtype = "float32" if options["dtype"] == "auto" else options["dtype"]
-        _in_programs(checkpoint, programs, dtype, as_json, allow_unproven)
+        _in_programs(checkpoint, programs, dtype, output, as_json, allow_unproven)
         return
     result = _verified(checkpoint, output, options)
     if as_json:
@@ -90,16 +92,22 @@ def command(
         raise click.exceptions.Exit(4)
 
 
-def _in_programs(checkpoint: str, programs: str, dtype: str, as_json: bool, allow_unproven: bool) -> None:
+def _in_programs(
+    checkpoint: str, programs: str, dtype: str, output: str | None, as_json: bool, allow_unproven: bool
+) -> None:
     """The checks of `--runtime`; a program that could not be run leaves the question open, like any skipped check."""
     from rich.text import Text
 
     from ropewalk.runtimes.proof import verify_runtimes
 
     names = [name.strip() for name in programs.split(",") if name.strip()]
-    checks = verify_runtimes(checkpoint, names, dtype)
+    asked = {"model": checkpoint, "runtimes": names, "dtype": dtype}
+    with _kept(output, asked) as keep:
+        checks = verify_runtimes(checkpoint, names, dtype)
+        document = {"checkpoint": checkpoint, "checks": [check.to_json() for check in checks]}
+        keep(document)
     if as_json:
-        emit_json({"checkpoint": checkpoint, "checks": [check.to_json() for check in checks]})
+        emit_json(document)
     else:
         out = console()
         for check in checks:
@@ -112,18 +120,24 @@ def _in_programs(checkpoint: str, programs: str, dtype: str, as_json: bool, allo
         raise click.exceptions.Exit(4)
 
 
-def _verified(checkpoint: str, output: str | None, options: dict[str, Any]) -> Any:
-    from pathlib import Path
-
-    from ropewalk.models.verify import verify
-
+@contextlib.contextmanager
+def _kept(output: str | None, asked: dict[str, Any]) -> Iterator[Callable[[Any], object]]:
+    """What keeps the document of a verification in the run folder that -o names; nothing where none is named."""
     if output is None:
-        return verify(checkpoint, **options)
+        yield lambda document: None
+        return
     from ropewalk.runs import create_run
 
-    with create_run("verify", {"model": checkpoint, **options}, path=Path(output)) as run:
+    with create_run("verify", asked, path=output) as run:
+        yield lambda document: run.write_json("result.json", document)
+
+
+def _verified(checkpoint: str, output: str | None, options: dict[str, Any]) -> Any:
+    from ropewalk.models.verify import verify
+
+    with _kept(output, {"model": checkpoint, **options}) as keep:
         result = verify(checkpoint, **options)
-        run.write_json("result.json", result.to_json())
+        keep(result.to_json())
     return result
 
 

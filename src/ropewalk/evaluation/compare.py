@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ropewalk.errors import RopewalkError, UsageError, renamed
+from ropewalk.evaluation.candidates.rows import Queue
 from ropewalk.evaluation.request import CompareRequest, make_request
-from ropewalk.evaluation.result import CompareResult, LeftOut
-from ropewalk.units import parse_target
+from ropewalk.evaluation.result import CompareResult
+from ropewalk.units import doublings, parse_target
 
 if TYPE_CHECKING:
     from ropewalk.evaluation.candidates.candidate import Candidate
     from ropewalk.evaluation.local import Local, Measured
     from ropewalk.evaluation.loss.reading import Reading
-    from ropewalk.models.facts import ModelFacts
 
 
 @dataclass(frozen=True)
@@ -71,23 +71,12 @@ def compare(
         methods=methods,
         schedules=schedules,
         candidates=[candidate.name for candidate in candidates],
-        lengths=doubling(facts.original_length, length),
+        # The window, its doublings, the target.
+        lengths=doublings(facts.original_length, length),
         **settings,
     )
     _check(request)
     return _in_run(request, parts, Queue.of(request, facts, length, candidates), output, on_step)
-
-
-def doubling(original: int, target: int) -> list[int]:
-    """The window, its doublings, the target.
-
-    >>> doubling(512, 3000)
-    [512, 1024, 2048, 3000]
-    """
-    lengths = [min(original, target)]
-    while lengths[-1] * 2 < target:
-        lengths.append(lengths[-1] * 2)
-    return lengths if lengths[-1] == target else [*lengths, target]
 
 
 def _check(request: CompareRequest) -> None:
@@ -106,46 +95,6 @@ def _check(request: CompareRequest) -> None:
             raise UsageError(
                 f"a comparison does not take {name}={getattr(request, name)}", hint=f"it is {way}"
             )
-
-
-@dataclass(frozen=True)
-class Queue:
-    """What is measured, in this order, and what is left out with the reason."""
-
-    controls: list[Candidate]
-    rows: list[Candidate]
-    left_out: list[LeftOut]
-    facts: ModelFacts
-    target: int
-
-    @classmethod
-    def of(cls, request: CompareRequest, facts: ModelFacts, target: int, given: Sequence[Candidate]) -> Queue:
-        """Controls first: everything else is held against them."""
-        from ropewalk.evaluation.candidates.attended import named
-        from ropewalk.evaluation.candidates.candidate import Candidate
-        from ropewalk.evaluation.candidates.choose import from_files, merged
-        from ropewalk.evaluation.candidates.controls import REFERENCES, as_is, controls
-
-        # `--methods none` asks for the named files alone; without any there would be nothing to measure.
-        alone = bool(given or request.schedules) and request.methods == ["none"]
-        found, left_out = ([], []) if alone else named(request.methods, facts, target)
-        rows = merged([*as_is(facts), *found, *from_files(request.schedules, facts, target), *given])
-        names = [row.name for row in [*controls(facts), *rows]]
-        names += REFERENCES if request.reference is not None else ()
-        # Cells are kept under the name as a file has it: `a.b` beside `a-b` would read the other's figures as its own.
-        slugs = [Candidate(name).slug for name in names]
-        twice = sorted({name for name, slug in zip(names, slugs, strict=True) if slugs.count(slug) > 1})
-        if twice:
-            called = "called" if len(twice) == 1 else "kept under one name:"
-            raise UsageError(
-                f"two rows are {called} {', '.join(twice)}", hint="rename the file or the candidate"
-            )
-        return cls(controls(facts), rows, [LeftOut(name=i.name, why=i.why) for i in left_out], facts, target)
-
-    @property
-    def all(self) -> list[Candidate]:
-        """Everything, controls first."""
-        return [*self.controls, *self.rows]
 
 
 def _in_run(

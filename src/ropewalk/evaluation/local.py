@@ -43,6 +43,7 @@ from ropewalk.evaluation.work.watch import Watcher
 from ropewalk.map_files import is_map, read_map
 from ropewalk.text.corpus import read_documents
 from ropewalk.text.segments import Segments, cut
+from ropewalk.units import doublings
 
 
 @dataclass(frozen=True)
@@ -159,11 +160,7 @@ class Local:
         if self.map_file is not None:
             longest = read_map(self.map_file).target_length
         # From half the window: what a model does inside it is what longer lengths are held against.
-        lengths, length = [], max(8, self.original_length // 2)
-        while length < longest:
-            lengths.append(length)
-            length *= 2
-        return [*lengths, max(longest, 8)]
+        return doublings(max(8, self.original_length // 2), max(longest, 8))
 
     def _crop(self) -> Crop | None:
         if not self.request.controls or self.original_length is None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from ropewalk.errors import UsageError, near_miss, one_line
 from ropewalk.evaluation.request import CompareRequest, EvalRequest
 
 
@@ -271,4 +272,7 @@ class CompareResult(Strict):
     def row(self, name: str) -> Row:
         """A method's or control's row by its label."""
         found = {row.name: row for row in [*self.controls.values(), *self.methods]}
+        if name not in found:
+            known = f"there are {', '.join(found)}"
+            raise UsageError(f"no row {one_line(name, 60)!r}", hint=near_miss(name, found, otherwise=known))
         return found[name]

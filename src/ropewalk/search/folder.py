@@ -38,6 +38,11 @@ class Folder:
         if self.run is not None:
             self.run.write_text(name, content)
 
+    def remove(self, name: str) -> None:
+        """Take back a document of an earlier call, where there is one."""
+        if self.run is not None:
+            self.run.file(name).unlink(missing_ok=True)
+
     def read(self, name: str) -> dict[str, Any] | None:
         """A document that an interrupted call left in the run, None where there is none."""
         return self._of_main(lambda run: self._left(run, name))

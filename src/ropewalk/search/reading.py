@@ -25,6 +25,7 @@ from ropewalk.models.live.heads import decoder_of, logits_from, split_works
 from ropewalk.position_maps import Zones
 from ropewalk.schedule import FrequencySchedule
 from ropewalk.search.family import Family
+from ropewalk.search.heads import HeadLayout, Tempered, TemperedFamily
 from ropewalk.search.objective import Terms, Weighed, terms_of
 from ropewalk.search.rotation import Rotation
 from ropewalk.search.zones import ZoneFamily
@@ -40,6 +41,7 @@ _TOKENS_AT_ONCE = {"cpu": 8192, "cuda": 65536}
 TAIL_SPAN = 256
 
 Read = TypeVar("Read")
+Reading = FrequencySchedule | Zones | Tempered
 
 
 class NonFiniteLossError(RopewalkError):
@@ -81,9 +83,15 @@ class Reader:
     """
 
     def __init__(
-        self, model: Any, *, checkpointing: bool | None = None, processes: Processes | None = None
+        self,
+        model: Any,
+        *,
+        checkpointing: bool | None = None,
+        processes: Processes | None = None,
+        temperatures: str = "one",
     ) -> None:
         self.model = model
+        self.layout = None if temperatures == "one" else HeadLayout.of(model, temperatures)
         self.processes = processes or Processes()
         self.rotation = Rotation(model)
         self.device = model.get_input_embeddings().weight.device
@@ -123,9 +131,7 @@ class Reader:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def terms(
-        self, schedule: FrequencySchedule | Zones | None, rows: Sequence[Weighed], kept_first: int = 0
-    ) -> Terms:
+    def terms(self, schedule: Reading | None, rows: Sequence[Weighed], kept_first: int = 0) -> Terms:
         """What a schedule or zones (None: the model as it is) come to on rows."""
         answers = [item.row.answer for item in rows]
         losses, found = self.read(schedule, [item.row.ids for item in rows], kept_first, answers)
@@ -134,7 +140,7 @@ class Reader:
     @torch.no_grad()
     def read(
         self,
-        schedule: FrequencySchedule | Zones | None,
+        schedule: Reading | None,
         rows: Sequence[Any],
         kept_first: int = 0,
         answers: Sequence[tuple[int, ...]] | None = None,
@@ -152,7 +158,7 @@ class Reader:
 
     def _read(
         self,
-        schedule: FrequencySchedule | Zones | None,
+        schedule: Reading | None,
         rows: Sequence[Any],
         kept_first: int,
         answers: Sequence[tuple[int, ...]] | None,
@@ -233,12 +239,18 @@ class Reader:
         return losses.double().cpu().numpy(), greedy.cpu().numpy()
 
     @contextlib.contextmanager
-    def _turned(self, schedule: FrequencySchedule | Zones | None, kept_first: int) -> Iterator[None]:
+    def _turned(self, schedule: Reading | None, kept_first: int) -> Iterator[None]:
         if schedule is None:
             yield
             return
         if isinstance(schedule, Zones):
             with applied(self.model, schedule):
+                yield
+            return
+        if isinstance(schedule, Tempered):
+            assert self.layout is not None
+            heads = torch.from_numpy(schedule.heads)
+            with self.layout.applied(self.model, heads), self._turned(schedule.schedule, kept_first):
                 yield
             return
         inv_freq = torch.tensor(schedule.inv_freq, dtype=torch.float64)
@@ -294,12 +306,19 @@ class Reader:
         still = torch.zeros(geometry.half_dim - geometry.num_rotating, dtype=torch.float64)
         heat = 1.0 + log * ((1 - share) * numbers["cool"] + share * numbers["heat"])
         inv_freq = torch.cat([turned, still])
-        # The model's graph ends at these; the small one from the family's numbers is gone through once, after
-        # it.
+        # The model's graph ends at these; the small one from the family's numbers is gone through once, after it.
         leaves = inv_freq.detach().requires_grad_(True), heat.detach().requires_grad_(True)
+        heads = torch.tensor(family.extra, dtype=torch.float64, requires_grad=True)
 
-        def under() -> AbstractContextManager[None]:
-            return self.rotation.turning(leaves[0], leaves[1].to(device=self.device, dtype=torch.float32))
+        @contextlib.contextmanager
+        def under() -> Iterator[None]:
+            with contextlib.ExitStack() as stack:
+                if isinstance(family, TemperedFamily):
+                    assert self.layout is not None
+                    stack.enter_context(self.layout.applied(self.model, heads))
+                factor = leaves[1].to(device=self.device, dtype=torch.float32)
+                stack.enter_context(self.rotation.turning(leaves[0], factor))
+                yield
 
         total = self._backward(item, under)
         if leaves[0].grad is None or leaves[1].grad is None:
@@ -309,7 +328,8 @@ class Reader:
             )
         torch.autograd.backward([inv_freq, heat], [leaves[0].grad, leaves[1].grad])
         grads = {name: tensor.grad.numpy() for name, tensor in numbers.items()}
-        return Slope(total, grads["low"], grads["top"], float(grads["cool"]), float(grads["heat"]))
+        extra = np.zeros(0) if heads.grad is None else heads.grad.numpy()
+        return Slope(total, grads["low"], grads["top"], float(grads["cool"]), float(grads["heat"]), extra)
 
     def _backward(self, item: Weighed, under: Callable[[], AbstractContextManager[None]]) -> float:
         """One row's part of J; its gradient is added to whatever leaves the model is read under."""

@@ -25,6 +25,7 @@ class Request:
     dtype: str
     start: str | None
     storage: str | None = None
+    temperatures: str = "one"
     objective: Objective = field(default_factory=Objective)
     amounts: Amounts = field(default_factory=Amounts)
 
@@ -40,5 +41,6 @@ class Request:
             "seed": self.seed,
             "dtype": self.dtype,
             "start": self.start,
+            "temperatures": self.temperatures,
             "objective": self.objective.to_json(),
         }

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from ropewalk.geometry import FloatArray
 from ropewalk.schedule import FrequencySchedule
 
 
@@ -22,6 +25,7 @@ class RungResult:
     after: Mapping[str, Any]
     controls: Mapping[str, Any]
     kept_start: str | None = None
+    heads: FloatArray = field(default_factory=lambda: np.zeros(0))
 
     def to_json(self) -> dict[str, Any]:
         """Without the schedule, which has a file of its own."""
@@ -35,6 +39,7 @@ class RungResult:
             "kept_start": self.kept_start,
             "profile": self.schedule.profile.tolist(),
             "attention_factor": self.schedule.attention_factor,
+            "temperatures": np.exp(self.heads).tolist(),
         }
 
 
@@ -42,7 +47,8 @@ class RungResult:
 class TuneResult:
     """The highest rung's figures at the top, every rung's in `rungs`.
 
-    `schedule` is the file for `extend --schedule`, `ladder` that of all rungs where there are several, `zones` that of
+    `schedule` is the file for `extend --schedule`, `ladder` that of all rungs where there are several, `temperatures`
+    that of layers or heads, which belongs to it and goes to `extend --temperature`, `zones` that of
     fitted zones, beside which `schedule` is the best single table (`before` are its figures). `kept_start`
     says why a start was kept in the place of the fit; None where the fit won. `stopped` is why the fit ended.
     """
@@ -71,6 +77,7 @@ class TuneResult:
     remarks: Sequence[str]
     run: Path
     zones: Path | None = None
+    temperatures: Path | None = None
     complete: bool = True
     seed: int = 0
     objective: Mapping[str, float] = field(default_factory=dict)
@@ -84,6 +91,7 @@ class TuneResult:
             "schedule": str(self.schedule),
             "ladder": None if self.ladder is None else str(self.ladder),
             "zones": None if self.zones is None else str(self.zones),
+            "temperatures": None if self.temperatures is None else str(self.temperatures),
             "search": self.search,
             "start": self.start,
             "kept_start": self.kept_start,

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ropewalk.errors import UsageError
 from ropewalk.evaluation.work import fingerprints
 from ropewalk.evaluation.work.processes import Processes
@@ -16,6 +18,7 @@ from ropewalk.search.budget import DEFAULT, Budget, parse_budget
 from ropewalk.search.family import Family
 from ropewalk.search.fit import Settings, State
 from ropewalk.search.folder import Folder, opened
+from ropewalk.search.heads import TemperedFamily, check_temperatures
 from ropewalk.search.job import Job, Rung, add_keys, make_rungs, skilled_tasks
 from ropewalk.search.loop import Point, Progress, measure, reason_to_keep_start, run_fit
 from ropewalk.search.objective import Objective, Terms, usual
@@ -25,7 +28,7 @@ from ropewalk.search.request import Request
 from ropewalk.search.result import RungResult, TuneResult
 from ropewalk.search.rows import TASKS, Amounts, gather
 from ropewalk.search.sweep import Measured, at_factor, best_that_finds, candidates, finalists, sweep
-from ropewalk.search.writing import point_words, provenance, start_of, write_for_report
+from ropewalk.search.writing import point_words, provenance, start_of, write_for_report, write_schedules
 from ropewalk.units import parse_target
 
 SEARCHES = ("fit", "sweep", "zones", "cma", "evolution")
@@ -55,6 +58,7 @@ def tune(
     tasks: Sequence[str] = TASKS,
     start: str | None = None,
     storage: str | None = None,
+    temperatures: str = "one",
     output: str | Path | None = None,
     seed: int = 0,
     objective: Objective | None = None,
@@ -73,7 +77,8 @@ def tune(
     text beyond the window, on text inside it and on planted answers (see `Objective`), is lowered by its gradient.
     Validation on other documents and other planted answers stops the fit and picks its best point. A fit that does not
     beat its start there, or finds fewer answers, gives the start back and says so. With `ladder` (factors such as
-    (2, 4, 8)) one family of profiles is fitted for all of them; at factor 1 it is the model itself.
+    (2, 4, 8)) one family of profiles is fitted for all of them; at factor 1 it is the model itself. With `temperatures`
+    (`layers`, `heads`) the logits of each layer or head get a multiplier of their own, which weights can hold.
 
     Interrupted, it keeps the best so far; the same call with the same `output` goes on from there.
     """
@@ -87,6 +92,7 @@ def tune(
     factors = _factors(target, ladder, facts.original_length)
     if search == "zones" and len(factors) > 1:
         raise UsageError("zones are fitted for one target", hint="give --target in the place of --ladder")
+    check_temperatures(temperatures, search, factors)
     lengths = [round(factor * facts.original_length) for factor in factors]
     model = load_model(
         source, device=processes.device(device), dtype=dtype, attn=attn, trust_remote_code=trust_remote_code
@@ -103,12 +109,13 @@ def tune(
         dtype=str(model.dtype).removeprefix("torch."),
         start=start,
         storage=storage,
+        temperatures=temperatures,
         objective=objective or usual(search),
         amounts=amounts or Amounts(),
     )
     tell = on_told or (lambda told: None)
     with (
-        Reader(model, checkpointing=checkpointing, processes=processes) as reader,
+        Reader(model, checkpointing=checkpointing, processes=processes, temperatures=temperatures) as reader,
         opened(request, output, processes) as run,
     ):
         tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
@@ -148,6 +155,8 @@ def _tuned(
     if request.search == "zones":
         return _tuned_zones(job, facts, kept, settings, tell)
     family = Family.through([start_of(rung) for rung in rungs])
+    if reader.layout is not None:
+        family = TemperedFamily.at(family, reader.layout.count)
     if kept is not None:
         progress = Progress.from_json(family, kept)
         # What the interrupted call read counts too.
@@ -326,6 +335,7 @@ def _finished(
                 after.to_json(),
                 rung.controls,
                 why,
+                progress.best.extra if why is None else np.zeros(0),
             )
         )
     return _written(job, facts, progress, rungs, complete)
@@ -334,28 +344,17 @@ def _finished(
 def _written(
     job: Job, facts: _Facts, progress: Progress, rungs: list[RungResult], complete: bool
 ) -> TuneResult:
-    from ropewalk.models.stretch import ladder_document
-
     request, run, top = facts.request, facts.run, rungs[-1]
-    fitted = provenance(job, request, facts.text, progress, top)
-    run.write_json("schedule.json", top.schedule.to_json() | {"fitted": fitted})
-    if len(rungs) > 1:
-        family = None if any(rung.kept_start for rung in rungs) else progress.best.to_json()
-        own = {
-            **fitted,
-            "family": family,
-            "rungs": [
-                {"factor": rung.factor, "before": dict(rung.before), "after": dict(rung.after)}
-                for rung in rungs
-            ],
-        }
-        run.write_json("ladder.json", ladder_document([rung.schedule for rung in rungs], own))
+    files = write_schedules(
+        run, job.reader.layout, progress, rungs, provenance(job, request, facts.text, progress, top)
+    )
     result = TuneResult(
         model=request.model,
         target_length=request.target_length,
         factor=top.factor,
-        schedule=Path(run.path) / "schedule.json",
-        ladder=Path(run.path) / "ladder.json" if len(rungs) > 1 else None,
+        schedule=files["schedule"],
+        ladder=files.get("ladder"),
+        temperatures=files.get("temperatures"),
         search=request.search,
         start=top.start,
         kept_start=top.kept_start,

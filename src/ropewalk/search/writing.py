@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from ropewalk.schedule import FrequencySchedule
 from ropewalk.search.folder import Folder
+from ropewalk.search.heads import HeadLayout
 from ropewalk.search.job import Job, Rung
 from ropewalk.search.loop import Point, Progress
 from ropewalk.search.request import Request
@@ -37,6 +41,42 @@ def provenance(job: Job, request: Request, text: str, progress: Progress, top: R
         "after": dict(top.after),
         "controls": dict(top.controls),
     }
+
+
+def write_schedules(
+    run: Folder,
+    layout: HeadLayout | None,
+    progress: Progress,
+    rungs: Sequence[RungResult],
+    fitted: Mapping[str, Any],
+) -> dict[str, Path]:
+    """The schedule of the highest rung, and where they belong to it a ladder and temperatures; the files by name."""
+    from ropewalk.models.stretch import ladder_document
+
+    top = rungs[-1]
+    found = {"schedule": run.path / "schedule.json"}
+    schedule = top.schedule
+    # An interrupted call may have left temperatures that the fit has given up since.
+    run.remove("temperatures.json")
+    if layout is not None and top.heads.size:
+        made = layout.file(top.heads, top.factor, fitted)
+        found["temperatures"] = run.path / "temperatures.json"
+        run.write_json("temperatures.json", made.to_json())
+        note = f"fitted together with {found['temperatures']}: give that too (extend --temperature)"
+        schedule = replace(schedule, notes=(*schedule.notes, note))
+    run.write_json("schedule.json", schedule.to_json() | {"fitted": fitted})
+    if len(rungs) > 1:
+        found["ladder"] = run.path / "ladder.json"
+        own = {
+            **fitted,
+            "family": None if any(rung.kept_start for rung in rungs) else progress.best.to_json(),
+            "rungs": [
+                {"factor": rung.factor, "before": dict(rung.before), "after": dict(rung.after)}
+                for rung in rungs
+            ],
+        }
+        run.write_json("ladder.json", ladder_document([rung.schedule for rung in rungs], own))
+    return found
 
 
 def write_for_report(start: FrequencySchedule, run: Folder, result: TuneResult) -> None:

@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.evaluation.candidates.candidate import Candidate, scheduled
+from ropewalk.evaluation.result import LeftOut
 from ropewalk.geometry import FloatArray, RopeGeometry
 from ropewalk.methods import find_method, methods
-from ropewalk.models.facts import ModelFacts
 from ropewalk.planning.variants import default_of, fitted, reaching
 from ropewalk.schedule import FrequencySchedule
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """A method that is not measured, and why."""
-
-    name: str
-    why: str
 
 
 def choose(
@@ -53,7 +44,9 @@ def choose(
     left_out: list[LeftOut] = []
     for name in names:
         if everything and methods()[name].needs_training:
-            left_out.append(LeftOut(name, "needs training: zero-shot figures would say nothing about it"))
+            left_out.append(
+                LeftOut(name=name, why="needs training: zero-shot figures would say nothing about it")
+            )
             continue
         own = (kept or {}).get(name, {})
         try:
@@ -61,7 +54,7 @@ def choose(
         except RopewalkError as error:
             if not everything:
                 raise
-            left_out.append(LeftOut(name, str(error)))
+            left_out.append(LeftOut(name=name, why=str(error)))
             continue
         forms += reaching(name, geometry, factor) + fitted(name, geometry, factor, own)
         needs = methods()[name].needs_training
@@ -93,22 +86,6 @@ def _twins(one: Candidate, other: Candidate) -> bool:
     if one.schedule is None or other.schedule is None or {one.kind, other.kind} != {"schedule"}:
         return False
     return _equal(one.schedule, other.schedule)
-
-
-def from_files(paths: Sequence[str | Path], facts: ModelFacts, target: int) -> list[Candidate]:
-    """Finished schedules (of `tune`, of an earlier comparison, ladders) as rows named after their files, and maps."""
-    from ropewalk.evaluation.candidates.attended import from_map_file
-    from ropewalk.map_files import is_map
-    from ropewalk.models.stretch import stretch_for
-
-    found = []
-    for path in paths:
-        if is_map(path):
-            found.append(from_map_file(path, facts))
-            continue
-        made = stretch_for(facts, schedule=path, target=target).schedule
-        found.append(scheduled(Path(path).stem, made, variant="file", file=str(path)))
-    return found
 
 
 def _equal(one: FrequencySchedule, other: FrequencySchedule) -> bool:

@@ -4,17 +4,52 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 import torch
+from numpy.typing import NDArray
 
 from ropewalk.attention.caches import cache_bytes, copied, croppable, new_cache
 from ropewalk.errors import UsageError
 from ropewalk.evaluation.forward.scored import Scored, check_finite, token_loss
 from ropewalk.models.live.regimes import fixed_length
 
-if TYPE_CHECKING:
-    from ropewalk.evaluation.forward.engine import Engine, Ids
+Ids = Sequence[int] | NDArray[Any] | torch.Tensor
+
+
+class Logits(Protocol):
+    """One chunk that has been read; its logits are made when they are asked for."""
+
+    def logits(self, first: int, last: int) -> torch.Tensor:
+        """Those at chunk positions first..last-1."""
+
+
+class Reads(Protocol):
+    """What a context needs of the engine that reads for it."""
+
+    model: Any
+    device: torch.device
+    chunkable: bool
+
+    @property
+    def chunk(self) -> int:
+        """Tokens of one forward."""
+
+    def tensor(self, ids: Ids) -> torch.Tensor:
+        """Token ids as (B, T), checked."""
+
+    def read_chunk(self, ids_BT: torch.Tensor, cache: Any | None) -> Logits:
+        """One forward, through a cache or without."""
+
+    def slice_tokens(self, rows: int) -> int:
+        """Positions whose logits are held at once."""
+
+    def rope_length_for(self, length: int) -> int | None:
+        """Where a rotation that depends on the length is fixed."""
+
+    def guard(self) -> AbstractContextManager[None]:
+        """Where the model runs."""
 
 
 class Context:
@@ -24,7 +59,7 @@ class Context:
     answer's first token needs no pass of its own and going back to an earlier length recomputes nothing.
     """
 
-    def __init__(self, engine: Engine, *, capacity: int, rope_length: int | None = None) -> None:
+    def __init__(self, engine: Reads, *, capacity: int, rope_length: int | None = None) -> None:
         self.engine = engine
         self.capacity = capacity
         self.rope_length = rope_length

@@ -9,27 +9,24 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from numpy.typing import NDArray
 
 from ropewalk.attention.caches import KIND, cache_bytes, new_cache
 from ropewalk.attention.chunks import chunks_agree
 from ropewalk.attention.interface import split_attention
 from ropewalk.attention.split import splittable
 from ropewalk.errors import RopewalkError, UsageError, one_line
-from ropewalk.evaluation.forward.context import Context
+from ropewalk.evaluation.forward.context import Context, Ids
 from ropewalk.evaluation.forward.scored import Scored, check_finite, token_loss, token_loss_in_place
 from ropewalk.models.live.heads import decoder_of, logits_from, split_works
 from ropewalk.models.live.regimes import Regime, find_regime, fixed_length
 from ropewalk.models.live.rotary import bare
 
 __all__ = ["Context", "Engine", "Ids", "NoRoomError", "Scored", "free_bytes", "token_loss"]
-
-Ids = Sequence[int] | NDArray[Any] | torch.Tensor
 
 _CHUNK = {"cpu": 2048, "cuda": 4096}
 _TOKENS_IN_FLIGHT = {"cpu": 2048, "cuda": 16384}

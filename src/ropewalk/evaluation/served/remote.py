@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 from ropewalk.errors import UsageError
 from ropewalk.evaluation.request import AUTO, EvalRequest
 from ropewalk.evaluation.result import Controls, EvalResult, LossRow
 from ropewalk.evaluation.retrieval.inputs import asking_of
-from ropewalk.evaluation.retrieval.run import Course
+from ropewalk.evaluation.retrieval.run import Asking, Course
 from ropewalk.evaluation.retrieval.scores import SampleScore
 from ropewalk.evaluation.retrieval.scores import by_length as retrieval_by_length
 from ropewalk.evaluation.served.asking import ServedResult, connect, run_served
+from ropewalk.evaluation.served.server import Server
 from ropewalk.evaluation.verdict import words as verdict
 from ropewalk.evaluation.work.cells import Cells
 from ropewalk.evaluation.work.watch import Watcher
-from ropewalk.text.corpus import read_documents
+from ropewalk.text.corpus import Document, read_documents
 
 
 def measure_served(request: EvalRequest, tokenizer: Any | None, cells: Cells, watcher: Watcher) -> EvalResult:
@@ -26,6 +29,13 @@ def measure_served(request: EvalRequest, tokenizer: Any | None, cells: Cells, wa
         raise UsageError(
             "health looks inside the model, a server shows only answers", hint="leave out --health"
         )
+    # Read before anything is asked: a file that is not there is told at once, one that changed finishes no old run.
+    documents = read_documents(request.text)[: request.max_segments] if request.reads_text else []
+    asking = asking_of(request, request.lengths)
+    hashes = {"text": _hash(documents)} if request.reads_text else {}
+    if request.retrieval_tasks:
+        hashes["questions"] = _hash((asking.haystack, asking.questions))
+    cells.bind_contents(hashes)
     api = {"completion": "completions"}.get(request.style, request.style)
     server = connect(request.model, request.served_model, api=api, timeout_s=request.timeout_s)
     if request.tokenizer is not None and tokenizer is None:
@@ -37,8 +47,10 @@ def measure_served(request: EvalRequest, tokenizer: Any | None, cells: Cells, wa
         remarks.append(
             f"a server only writes answers: --scoring {request.scoring} has no effect, generation is scored"
         )
-    served = _retrieval(request, server, tokenizer, cells, watcher) if request.retrieval_tasks else None
-    loss = _loss(request, server, cells, watcher, remarks) if request.reads_text else []
+    served = None
+    if request.retrieval_tasks:
+        served = _retrieval(request, server, asking, tokenizer, cells, watcher)
+    loss = _loss(request, server, documents, cells, watcher, remarks) if request.reads_text else []
     rows = [] if served is None else served.rows
     by_size = retrieval_by_length(rows)
     findings = [] if served is None else served.findings
@@ -55,16 +67,26 @@ def measure_served(request: EvalRequest, tokenizer: Any | None, cells: Cells, wa
         verdict=[*said, *verdict.text_verdict(loss, Controls(), None), *verdict.retrieval_verdict(by_size)],
         next=_next(served),
         remarks=remarks,
-        request=request,
+        request=request.model_copy(update={"hashes": hashes}),
     )
 
 
+def _hash(content: object) -> str:
+    """SHA-256 of texts and rows of questions, which say all of themselves when they are shown."""
+    return hashlib.sha256(repr(content).encode("utf-8", "replace")).hexdigest()
+
+
 def _retrieval(
-    request: EvalRequest, server: Any, tokenizer: Any | None, cells: Cells, watcher: Watcher
+    request: EvalRequest,
+    server: Server,
+    asking: Asking,
+    tokenizer: Any | None,
+    cells: Cells,
+    watcher: Watcher,
 ) -> ServedResult:
     return run_served(
         server,
-        asking_of(request, request.lengths),
+        asking,
         tokenizer=tokenizer,
         max_tokens=request.max_answer_tokens,
         workers=request.workers,
@@ -77,7 +99,12 @@ def _retrieval(
 
 
 def _loss(
-    request: EvalRequest, server: Any, cells: Cells, watcher: Watcher, remarks: list[str]
+    request: EvalRequest,
+    server: Server,
+    documents: Sequence[Document],
+    cells: Cells,
+    watcher: Watcher,
+    remarks: list[str],
 ) -> list[LossRow]:
     from ropewalk.evaluation.served.loss import document_losses, find_way, loss_table
 
@@ -86,7 +113,6 @@ def _loss(
         remarks.append("the server gives no log-probabilities of the prompt: loss is not measured")
         return []
     watcher.begin("text")
-    documents = read_documents(request.text)[: request.max_segments]
     kept = cells.document("served-loss")
     losses = kept or document_losses(server, way, documents, max(request.lengths))
     if kept is None:

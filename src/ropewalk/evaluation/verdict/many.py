@@ -33,7 +33,7 @@ from ropewalk.evaluation.verdict.ranking import (
 from ropewalk.evaluation.verdict.worth import fine_tuning
 
 if TYPE_CHECKING:
-    from ropewalk.evaluation.compare import Queue
+    from ropewalk.evaluation.candidates.rows import Queue
 
 CURVE_POINTS = 64
 

@@ -6,7 +6,7 @@ from ropewalk.planning import inference_memory
 from ropewalk.report.figure import Axis, Bars, Figure, NoDataError, Panel, significant
 from ropewalk.report.figures.kinds import figure_kind
 from ropewalk.report.views import ModelView
-from ropewalk.units import format_bytes, format_length
+from ropewalk.units import doublings, format_bytes, format_length
 
 
 @figure_kind("memory", shows="inference memory by length", source="model")
@@ -17,7 +17,7 @@ def figure(view: ModelView) -> Figure:
             f"the sizes of {view.name} are not known, only its rotary geometry",
             hint="give the model's config.json",
         )
-    lengths = _lengths(view.geometry.original_length, view.target_length)
+    lengths = doublings(view.geometry.original_length, view.target_length)
     found = [inference_memory(view.shape, length) for length in lengths]
     names = tuple(format_length(length) for length in lengths)
     parts = {
@@ -45,11 +45,3 @@ def figure(view: ModelView) -> Figure:
             f"{name} {format_bytes(memory.total())}" for name, memory in zip(names, found, strict=True)
         ),
     )
-
-
-def _lengths(first: int, last: int) -> list[int]:
-    lengths = []
-    while first < last:
-        lengths.append(first)
-        first *= 2
-    return [*lengths, last]

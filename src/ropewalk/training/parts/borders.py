@@ -58,7 +58,7 @@ def check_skips(model: Any, method: str) -> None:
     )
     tokens = (torch.arange(_LENGTH, device=device) + 3)[None] % vocabulary
     other = tokens.clone()
-    other[0, 0] = 1
+    other[:, 0] = 1
     plain = torch.arange(_LENGTH, device=device)[None]
     skipped = torch.where(plain < _LENGTH // 2, plain, plain + 2 * _LENGTH)
     training = model.training
