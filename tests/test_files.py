@@ -88,3 +88,14 @@ def test_force_replaces_a_file_of_that_name_too(tmp_path):
         (working / "new").write_text("new")
     assert (tmp_path / "out" / "new").read_text() == "new"
     assert [item.name for item in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_file_that_cannot_be_read_meanwhile_is_named(tmp_path):
+    missing = tmp_path / "source" / "tokenizer.json"
+    with pytest.raises(RopewalkError) as caught, files.whole_folder(tmp_path / "out") as working:
+        (working / "here").write_bytes(missing.read_bytes())
+    assert caught.value.message == f"cannot write {tmp_path}/out (No such file or directory: {missing})"
+    with pytest.raises(RopewalkError) as caught, files.whole_folder(tmp_path / "out") as working:
+        (working / "no" / "folder").write_bytes(b"")
+    assert caught.value.message == f"cannot write {tmp_path}/out (No such file or directory)"
+    assert list(tmp_path.iterdir()) == []

@@ -144,7 +144,11 @@ class Plan:
             "model": {"path": self.source} | self.setup.model(),
             **rope,
             "data": {"sources": [{"name": "text", "kind": "corpus"}]},
-            "stages": [{"length": length, "steps": steps, "mix": {original: 0.25}} for length in lengths],
+            # At the window itself there are no shorter samples to mix in.
+            "stages": [
+                {"length": length, "steps": steps} | ({"mix": {original: 0.25}} if length > original else {})
+                for length in lengths
+            ],
             # The step of the small budget, so that the cost printed is that of this recipe.
             "tokens_per_step": max(1 << 18, target),
             "micro_batch_tokens": target,

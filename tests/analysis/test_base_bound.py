@@ -135,3 +135,20 @@ def test_a_known_lower_base_is_looked_at_itself():
     bound = scan_base_bound(32, 300)
     assert scan_base_bound(32, 300, least=bound) == bound
     assert scan_base_bound(8, 1) == 2.0
+
+
+def test_bases_end_at_the_largest_that_is_looked_at(monkeypatch):
+    """Heads of 128 and 4,096 tokens need 28,656.8: none where 20,000 is the largest. A limit that is met counts."""
+    from ropewalk.analysis import base
+
+    found = base.scan_base_bound(128, 4096)
+    assert found == pytest.approx(28656.8, abs=0.1)
+    guessed = base.base_bound(128, 3_000_000)
+    monkeypatch.setattr(base, "_LARGEST_BASE", 40000.0)
+    assert base.scan_base_bound(128, 4096) == found
+    monkeypatch.setattr(base, "_LARGEST_BASE", 20000.0)
+    assert base.scan_base_bound(128, 4096) == math.inf
+    monkeypatch.setattr(base, "_LARGEST_BASE", guessed)
+    assert base.base_bound(128, 3_000_000) == guessed
+    monkeypatch.setattr(base, "_LARGEST_BASE", guessed * 0.999)
+    assert base.base_bound(128, 3_000_000) == math.inf

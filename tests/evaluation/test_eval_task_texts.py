@@ -32,7 +32,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "state": ("e96c7fa2e7", "8ae8274100"),
     "doc-qa": ("6b6f777713", "8c8041bdc9"),
     "doc-qa-packed": ("49d71857cc", "4c5adc573b"),
-    "qa": ("2a27d32286", "ce7249a4d4"),
+    "qa": ("7bfdee2399", "b353d801c4"),
     "niah_single_1": ("7fc3e5ac46", "ac4fad9a64"),
     "niah_single_2": ("e6df4d486f", "b3f28a89fc"),
     "niah_single_3": ("4382da3193", "b4100d7d32"),

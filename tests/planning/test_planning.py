@@ -226,20 +226,21 @@ def test_the_bound_can_be_scanned():
 def test_the_recipe_is_one_that_train_accepts(tmp_path):
     from ropewalk.training.recipe.reading import read_recipe
 
-    for config, memory, gpus in (
-        (LLAMA_2, None, 1),
-        (LLAMA_2, "24GB", 1),
-        (LLAMA_2, "80GB", 8),
-        (LLAMA_2, "24GB", 8),
-        (LLAMA_31, "24GB", 1),
+    for config, memory, gpus, target in (
+        (LLAMA_2, None, 1, 32768),
+        (LLAMA_2, None, 1, 4096),
+        (LLAMA_2, "24GB", 1, 32768),
+        (LLAMA_2, "80GB", 8, 32768),
+        (LLAMA_2, "24GB", 8, 32768),
+        (LLAMA_31, "24GB", 1, 32768),
     ):
-        made = ropewalk.plan(config, 32768, memory=memory, gpus=gpus)
+        made = ropewalk.plan(config, target, memory=memory, gpus=gpus)
         recipe = made.recipe()
         recipe["model"]["path"] = "somewhere"
         path = tmp_path / "recipe.yaml"
         path.write_text(yaml.safe_dump(recipe, sort_keys=False))
         read = read_recipe(path)
-        assert read.stages[-1].length == 32768
+        assert read.stages[-1].length == target
         assert (read.rope is None) == made.advice.keep
         if read.rope is not None:
             assert read.rope.method == "yarn"

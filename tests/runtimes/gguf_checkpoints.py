@@ -89,6 +89,29 @@ def deep(layer, dense):
             for name, shape in (dense if at == 0 else layer).items()}  # fmt: skip
 
 
+LINEAR = {"layer_types": ["linear_attention"] * 3 + ["full_attention"], "linear_conv_kernel_dim": 4,
+          "linear_key_head_dim": 3, "linear_value_head_dim": 3, "linear_num_key_heads": 2, "linear_num_value_heads": 6,
+          "partial_rotary_factor": 0.25}  # fmt: skip
+
+
+MANY = {"num_experts": EXPERTS, "num_experts_per_tok": 2, "moe_intermediate_size": 7,
+        "shared_expert_intermediate_size": 9}  # fmt: skip
+FUSED = {"mlp.gate.weight": (EXPERTS, HIDDEN), "mlp.experts.gate_up_proj": (EXPERTS, 14, HIDDEN),
+         "mlp.experts.down_proj": (EXPERTS, HIDDEN, 7)}  # fmt: skip
+
+
+def qwen35(forward=GATED):
+    """Three layers of linear attention and a full one whose queries bring their gate."""
+    wide = 2 * 2 * 3 + 6 * 3
+    linear = {"linear_attn.A_log": (6,), "linear_attn.conv1d.weight": (wide, 1, 4), "linear_attn.dt_bias": (6,),
+              "linear_attn.in_proj_a.weight": (6, HIDDEN), "linear_attn.in_proj_b.weight": (6, HIDDEN),
+              "linear_attn.in_proj_qkv.weight": (wide, HIDDEN), "linear_attn.in_proj_z.weight": (18, HIDDEN),
+              "linear_attn.norm.weight": (3,), "linear_attn.out_proj.weight": (HIDDEN, 18)}  # fmt: skip
+    full = ATTENTION | EACH | {"self_attn.q_proj.weight": (2 * HEADS * HEAD, HIDDEN)}
+    return {f"model.layers.{at}.{name}": shape for at in range(LAYERS)
+            for name, shape in (forward | TWO | (full if at == 3 else linear)).items()}  # fmt: skip
+
+
 # By model type: changes to the configuration, and the tensors with their shapes as transformers saves them.
 CHECKPOINTS = {
     "llama": ({}, HEADED | layered(ATTENTION | GATED | TWO)),
@@ -171,6 +194,12 @@ CHECKPOINTS = {
         ATTENTION | EACH | {"attention_layernorm.weight": NORM, "feedforward_layernorm.weight": NORM,
                             "mlp.up_proj.weight": UP, "mlp.down_proj.weight": DOWN, "mlp.act_fn.alpha_p": (1,),
                             "mlp.act_fn.alpha_n": (1,), "mlp.act_fn.beta": (), "mlp.act_fn.eps": ()})),
+    "qwen3_5_text": (LINEAR, HEADED | {"mtp.norm.weight": NORM} | qwen35()),
+    "qwen3_5": (LINEAR, {name.replace("model.", "model.language_model."): shape
+                         for name, shape in (HEADED | qwen35()).items()} | {"model.visual.merger.weight": (4, 4)}),
+    "qwen3_5_moe_text": (LINEAR | MANY, HEADED | qwen35(MOE | SHARED)),
+    "qwen3_5_moe": (LINEAR | MANY, {name.replace("model.", "model.language_model."): shape
+                                    for name, shape in (HEADED | qwen35(FUSED | SHARED)).items()}),
     "minicpm3": (LATENT_CONFIG, HEADED | layered(LATENT | GATED | TWO)),
     "gpt_oss": (EVERY_OTHER | {"num_local_experts": EXPERTS, "num_experts_per_tok": 2}, HEADED | layered(
         ATTENTION | BIASES | TWO | {"self_attn.o_proj.bias": NORM, "self_attn.sinks": (HEADS,),
@@ -189,8 +218,9 @@ def config_of(name: str) -> dict:
     config = BASE | {"model_type": name} | CHECKPOINTS[name][0]
     if name == "falcon":
         del config["intermediate_size"], config["num_key_value_heads"]
-    if name == "gemma3":
-        return {"model_type": name, "text_config": config | {"model_type": "gemma3_text"}} | TIED
+    if name in ("gemma3", "qwen3_5", "qwen3_5_moe"):
+        tied = TIED if name == "gemma3" else {"tie_word_embeddings": False}
+        return {"model_type": name, "text_config": config | {"model_type": f"{name}_text"}} | tied
     return config
 
 
@@ -231,111 +261,6 @@ def converted(folder: Path, length: int = 64, **options) -> tuple[dict, dict[str
     return keys, {str(tensor.name): np.array(tensor.data) for tensor in reader.tensors}
 
 
-def neighbours(rows, heads):
-    out, width = np.empty_like(rows), len(rows) // heads
-    for head in range(heads):
-        for at in range(width // 2):
-            out[head * width + 2 * at] = rows[head * width + at]
-            out[head * width + 2 * at + 1] = rows[head * width + width // 2 + at]
-    return out
-
-
-def together(weights, at, name, where="mlp.experts"):
-    return np.stack(
-        [weights[f"model.layers.{at}.{where}.{number}.{name}.weight"] for number in range(EXPERTS)]
-    )
-
-
-def parts(rows, order):
-    """Blocks of one head's rows, in that order."""
-    return np.concatenate([rows[block * HEAD : (block + 1) * HEAD] for block in order])
-
-
-def expected(name: str, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What llama.cpp reads of layer 2 where it is not simply renamed, written out by hand."""
-    here = {
-        key.split(".2.", 1)[1]: value
-        for key, value in weights.items()
-        if ".layers.2." in key or ".h.2." in key
-    }
-    q, k = here.get("self_attn.q_proj.weight"), here.get("self_attn.k_proj.weight")
-    if name in ("llama", "mistral", "granite", "granitemoe", "mixtral", "arcee", "smollm3", "olmo"):
-        found = {"attn_q.weight": neighbours(q, HEADS), "attn_k.weight": neighbours(k, KV)}
-        if name == "mixtral":
-            for new, old in (("gate", "w1"), ("down", "w2"), ("up", "w3")):
-                found[f"ffn_{new}_exps.weight"] = together(weights, 2, old, "block_sparse_moe.experts")
-        if name == "granitemoe":
-            both = here["block_sparse_moe.input_linear.weight"]
-            found |= {"ffn_gate_exps.weight": both[:, :INNER], "ffn_up_exps.weight": both[:, INNER:],
-                      "ffn_down_exps.weight": here["block_sparse_moe.output_linear.weight"]}  # fmt: skip
-        return found
-    found = {} if q is None else {"attn_q.weight": q, "attn_k.weight": k}
-    if name in ("qwen2_moe", "qwen3_moe", "olmoe", "deepseek_v2", "deepseek_v3"):
-        for part in ("gate", "up", "down"):
-            found[f"ffn_{part}_exps.weight"] = together(weights, 2, f"{part}_proj")
-        found["ffn_gate_inp.weight"] = here["mlp.gate.weight"]
-    if name in ("deepseek_v2", "deepseek_v3"):
-        both = here["self_attn.kv_b_proj.weight"].reshape(HEADS, NOPE + VALUE, LOW)
-        found["attn_k_b.weight"] = np.stack([both[head, :NOPE].T for head in range(HEADS)])
-        found["attn_v_b.weight"] = np.stack([both[head, NOPE:] for head in range(HEADS)])
-    if name == "deepseek_v3":
-        found["exp_probs_b.bias"] = here["mlp.gate.e_score_correction_bias"]
-    if name.startswith("gemma"):
-        found |= {"attn_norm.weight": here["input_layernorm.weight"] + np.float32(1)}
-    if name in ("gemma2", "gemma3_text", "gemma3"):
-        olds = {"post_attention_norm": "post_attention", "ffn_norm": "pre_feedforward"}
-        olds["post_ffw_norm"] = "post_feedforward"
-        found |= {
-            f"{new}.weight": here[f"{old}_layernorm.weight"] + np.float32(1) for new, old in olds.items()
-        }
-    if name in ("gemma3_text", "gemma3"):
-        found |= {
-            f"attn_{which}_norm.weight": here[f"self_attn.{which}_norm.weight"] + np.float32(1)
-            for which in "qk"
-        }
-    if name == "nemotron":
-        found |= {"attn_norm.weight": here["input_layernorm.weight"] + np.float32(1),
-                  "ffn_norm.weight": here["post_attention_layernorm.weight"] + np.float32(1),
-                  "ffn_norm.bias": here["post_attention_layernorm.bias"]}  # fmt: skip
-    if name == "gpt_neox":
-        order = [3 * head + which for which in range(3) for head in range(HEADS)]
-        fused = "attention.query_key_value"
-        found = {f"attn_qkv.{kind}": parts(here[f"{fused}.{kind}"], order) for kind in ("weight", "bias")}
-    if name == "falcon":
-        # Two groups of two queries, a key and a value each.
-        found = {"attn_qkv.weight": parts(here["self_attention.query_key_value.weight"], [0, 1, 4, 5, 2, 6, 3, 7]),
-                 "attn_norm.weight": here["ln_mlp.weight"], "attn_norm_2.weight": here["ln_attn.weight"]}  # fmt: skip
-    if name == "gpt_oss":
-        both, bias = here["mlp.experts.gate_up_proj"], here["mlp.experts.gate_up_proj_bias"]
-        for at, part in enumerate(("gate", "up")):
-            found[f"ffn_{part}_exps.weight"] = np.stack([both[e][:, at::2].T for e in range(EXPERTS)])
-            found[f"ffn_{part}_exps.bias"] = bias[:, at::2]
-        found |= {"ffn_down_exps.weight": np.stack([here["mlp.experts.down_proj"][e].T for e in range(EXPERTS)]),
-                  "attn_sinks.weight": here["self_attn.sinks"]}  # fmt: skip
-    if name in ("glm4", "phi3"):
-        found["ffn_up.weight"] = here["mlp.gate_up_proj.weight"]
-    if name == "cohere":
-        found["ffn_gate.weight"] = here["mlp.gate_proj.weight"]
-    if name in ("olmo2", "olmo3", "exaone4", "glm4"):
-        olds = (
-            ("self_attn_" if name == "glm4" else "attention_"),
-            ("mlp_" if name == "glm4" else "feedforward_"),
-        )
-        found |= {"post_attention_norm.weight": here[f"post_{olds[0]}layernorm.weight"],
-                  "post_ffw_norm.weight": here[f"post_{olds[1]}layernorm.weight"]}  # fmt: skip
-    if name == "apertus":
-        found["ffn_norm.weight"] = here["feedforward_layernorm.weight"]
-    if name in ("qwen3", "qwen3_moe", "exaone4", "apertus"):
-        found["attn_k_norm.weight"] = here["self_attn.k_norm.weight"]
-    if name in ("seed_oss", "qwen2", "glm4", "starcoder2"):
-        found["attn_v.bias"] = here["self_attn.v_proj.bias"]
-    if name == "minicpm3":
-        found["attn_kv_b.weight"] = here["self_attn.kv_b_proj.weight"]
-    if name == "phi":
-        found |= {"attn_output.bias": here["self_attn.dense.bias"], "ffn_down.weight": here["mlp.fc2.weight"]}
-    return found
-
-
 PLAIN = {
     "block_count": LAYERS, "embedding_length": HIDDEN, "attention.head_count": HEADS, "attention.head_count_kv": KV,
     "attention.key_length": HEAD, "attention.value_length": HEAD, "feed_forward_length": INNER,
@@ -352,6 +277,12 @@ LATENT_KEYS = {
     "attention.key_length": LOW + ROPE, "attention.value_length": LOW, "attention.key_length_mla": NOPE + ROPE,
     "attention.value_length_mla": VALUE, "leading_dense_block_count": 1, "expert_shared_count": 1, **SEVEN,
 }  # fmt: skip
+LINEAR_KEYS = {
+    RMS: 1e-6, "rope.dimension_count": 2, "rope.dimension_sections": [11, 11, 10, 0], "ssm.conv_kernel": 4,
+    "ssm.state_size": 3, "ssm.group_count": 2, "ssm.time_step_rank": 6, "ssm.inner_size": 18,
+    "full_attention_interval": 4,
+}  # fmt: skip
+MANY_KEYS = {"feed_forward_length": 7, "expert_shared_feed_forward_length": 9, **SEVEN}
 # The keys beyond the plain ones, with what the class says where config.json is silent.
 KEYS = {
     "llama": {RMS: 1e-6}, "mistral": {RMS: 1e-6}, "mixtral": {RMS: 1e-5, **MOE_KEYS}, "arcee": {RMS: 1e-5},
@@ -373,6 +304,8 @@ KEYS = {
     "gpt_neox": {LAYER: 1e-5, "rope.dimension_count": HEAD // 4, "use_parallel_residual": True, **ALL_HEADS},
     "falcon": {LAYER: 1e-5}, "glm4": {RMS: 1.5625e-7, "rope.dimension_count": HEAD // 2}, "ernie4_5": {RMS: 1e-5},
     "apertus": {RMS: 1e-5, "rope.freq_base": 12000000.0},
+    "qwen3_5": LINEAR_KEYS, "qwen3_5_text": LINEAR_KEYS, "qwen3_5_moe": LINEAR_KEYS | MANY_KEYS,
+    "qwen3_5_moe_text": LINEAR_KEYS | MANY_KEYS,
     "minicpm3": {RMS: 1e-5, "attention.q_lora_rank": LOW, "attention.kv_lora_rank": LOW,
                  "attention.key_length": NOPE + ROPE, "attention.value_length": VALUE, **ALL_HEADS},
     "gpt_oss": {RMS: 1e-5, "rope.freq_base": 150000.0, "expert_feed_forward_length": INNER, **MOE_KEYS, **ONE_OF_TWO},

@@ -243,3 +243,12 @@ def test_what_only_new_keys_can_say_is_written_in_them_and_proportional_is_two_f
             4.0 if method == "linear" else None,
         )
     assert "proportional's factor is not handed on" in made["vllm"].answer.reason
+
+
+def test_a_fault_is_told_with_the_name_of_its_file(cli, tmp_path):
+    (tmp_path / "other.json").write_text(
+        json.dumps(json.loads(Path(LLAMA2).read_text()) | {"rope_theta": -1})
+    )
+    done = cli("export", tmp_path / "other.json", "--method", "yarn", "--factor", "8")
+    assert done.code == 1
+    assert done.complaint.startswith(f"ropewalk: {tmp_path / 'other.json'}: rope_theta=-1 ")

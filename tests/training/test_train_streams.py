@@ -49,6 +49,62 @@ def test_an_epoch_reads_every_token_once(sizes: list[int], length: int, width: i
         assert sorted(found[epoch * total : (epoch + 1) * total]) == list(range(1, total + 1))
 
 
+def plain_stream(
+    sizes: list[int], key: list[int], width: int, lengths: list[int]
+) -> list[tuple[list[int], list[str]]]:
+    """(tokens, names) of rows over open documents, by the rule as it is written, on lists of tokens."""
+    starts = np.cumsum([1, *sizes])
+    epoch = -1
+    coming: list[int] = []
+    lanes: list[tuple[str, list[int]]] = []
+    rows = []
+
+    def opened() -> tuple[str, list[int]]:
+        number = coming.pop(0)
+        return f"d{number}", list(range(starts[number], starts[number + 1]))
+
+    for taken, length in enumerate(lengths):
+        rng = np.random.default_rng([*key, taken, 0x1A9E])
+        row: list[int] = []
+        names: list[str] = []
+        lane = None
+        while len(row) < length:
+            if lane is None:
+                if not lanes and not coming:
+                    epoch += 1
+                    coming = np.random.default_rng([*key, epoch]).permutation(np.arange(len(sizes))).tolist()
+                while len(lanes) < width and coming:
+                    lanes.append(opened())
+                lane = int(rng.integers(len(lanes)))
+            name, tokens = lanes.pop(lane)
+            names.append(name)
+            taking = length - len(row)
+            row += tokens[:taking]
+            if tokens[taking:]:
+                lanes.insert(lane, (name, tokens[taking:]))
+            elif len(row) < length and coming:
+                lanes.insert(lane, opened())
+            else:
+                lane = None
+        rows.append((row, names))
+    return rows
+
+
+@pytest.mark.parametrize("width", [1, 2, 4, 30])
+def test_rows_over_open_documents_are_those_of_the_rule(width: int) -> None:
+    rng = np.random.default_rng(7)
+    for case, count in enumerate((1, 3, 11)):
+        # Lengths that sizes divide by: documents end where rows do.
+        sizes = [int(size) for size in rng.choice([0, 4, 8, 12, 13], count)]
+        sizes[0] += 4
+        lengths = [int(length) for length in rng.choice([4, 8, 9, 24], 40)]
+        stream = DocumentStream(documents_of(sizes), np.arange(count), (2, case), width)
+        for length, (row, names) in zip(lengths, plain_stream(sizes, [2, case], width, lengths), strict=True):
+            sample = stream.take(length)
+            assert sample.ids.tolist() == row
+            assert list(sample.names) == names
+
+
 def test_inside_a_row_a_document_runs_on_and_across_rows_too() -> None:
     documents = documents_of([30, 20, 25])
     stream = DocumentStream(documents, np.arange(3), (3,), 2)

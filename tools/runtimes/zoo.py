@@ -21,6 +21,7 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests" / "models")]
 
 import tiny  # noqa: E402
 import torch  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 
 from ropewalk.methods import schedule  # noqa: E402
 from ropewalk.methods.longrope import longrope_attention_factor  # noqa: E402
@@ -50,6 +51,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 ARCHITECTURES = (
     "llama", "qwen3", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3_moe", "qwen3_5_text", "qwen3_5_moe_text",
+    "qwen3_5", "qwen3_5_moe",
     "gemma", "gemma2", "gemma3_text", "gemma3", "gemma4_text", "phi", "phi3", "phimoe", "olmo",
     "olmo2", "olmo3", "olmoe",
     "cohere", "cohere2", "deepseek_v2", "deepseek_v3", "gpt_oss", "glm4", "glm4_moe", "granite", "granitemoe",
@@ -58,6 +60,8 @@ ARCHITECTURES = (
     "llama-tied", "cohere2-window", "gemma2-window", "falcon-grouped", "deepseek_v2-lite", "gpt_neox-serial",
     "stablelm-parallel",
 )  # fmt: skip
+# Composites whose text model has a causal class of its own: what its names begin with in them.
+_INSIDE = {"qwen3_5": "model.language_model.", "qwen3_5_moe": "model.language_model."}
 _CHANGES: dict[str, dict[str, Any]] = {
     # Fewer layers than its pattern of local and global ones would make mlx-lm fail for another reason.
     "gemma3_text": {"num_hidden_layers": 6, "layer_types": ["sliding_attention"] * 5 + ["full_attention"],
@@ -115,6 +119,10 @@ def main(out: str, *names: str) -> None:
 
 def make(name: str, folder: Path) -> int:
     """One architecture's model, cases and references."""
+    if name in _INSIDE:
+        count = make(f"{name}_text", folder)
+        wrap(folder, name)
+        return count
     model = tiny_model(name)
     model.config.architectures = [type(model).__name__]
     model.save_pretrained(folder / "base")
@@ -139,6 +147,18 @@ def make(name: str, folder: Path) -> int:
     document = {"architecture": config["model_type"], "prompts": prompts(), "cases": cases}
     (folder / "cases.json").write_text(json.dumps(document), encoding="utf-8")
     return len(cases)
+
+
+def wrap(folder: Path, name: str) -> None:
+    """A text model as it is published: inside a composite, by the names that it has there. Its numbers stay."""
+    weights, path = folder / "base" / "model.safetensors", folder / "base" / "config.json"
+    renamed = {key.replace("model.", _INSIDE[name], 1): value for key, value in load_file(weights).items()}
+    save_file(renamed, weights, metadata={"format": "pt"})
+    config = json.loads(path.read_text(encoding="utf-8"))
+    outer = {"model_type": name, "text_config": config, "tie_word_embeddings": config["tie_word_embeddings"]}
+    path.write_text(json.dumps(outer, indent=2), encoding="utf-8")
+    document = json.loads((folder / "cases.json").read_text(encoding="utf-8"))
+    (folder / "cases.json").write_text(json.dumps(document | {"architecture": name}), encoding="utf-8")
 
 
 def _as_published(config: dict[str, Any]) -> dict[str, Any]:

@@ -101,6 +101,7 @@ class Method:
     @cached_property
     def passes_on(self) -> bool:
         """True for a wrapper that hands unknown keywords to another method."""
+        # A `**` in the signature is how a method says so.
         kinds = [parameter.kind for parameter in inspect.signature(self.function).parameters.values()]
         return inspect.Parameter.VAR_KEYWORD in kinds
 

@@ -104,6 +104,7 @@ def extend(
         return result_of(ready, (companions.CONFIG,), request.weights, dry_run=True)
     with whole_folder(request.out, force=force) as working:
         if drafting is not None:
+            # The draft first, so that the manifest written last covers it.
             (working / DRAFT).mkdir()
             _write(working / DRAFT, drafting, with_code=trust_remote_code)
         return _write(working, ready, with_code=trust_remote_code)
@@ -175,6 +176,7 @@ def _ready(request: Request, place: Place) -> Ready:
     if request.repair:
         fixed, repaired = _repaired(config, tokenizer_settings(place.config), request.original_length)
     facts = read_facts(fixed)
+    # What nobody has touched stays as its maker left it, unread by stock code.
     if repaired:
         remarks = _read_again(fixed, facts)
     made, notes = _stretch(request, facts)
@@ -256,6 +258,7 @@ def _stretch(request: Request, facts: ModelFacts) -> tuple[Stretch | None, tuple
         # Its window or base may be read wrongly because of a defect; that must not pass unseen.
         faults = [finding for finding in find(facts.config) if finding.severity == "error"]
         notes = tuple(f"inspect finds {fault.id}: {fault.message} (--repair mends first)" for fault in faults)
+    # The default of the argument is there beside a schedule, too, and means nothing then.
     method = None if request.schedule is not None else request.method
     made = stretch_for(
         facts,
@@ -316,6 +319,7 @@ def _write(working: Path, ready: Ready, *, with_code: bool) -> Extended:
         mode = "none"
     else:
         shards, mode, remarks = weight_files.bring_all(ready.weights, working, request.weights)
+    # After the weights, which it changes, and before the manifest, which holds their sizes.
     finished = {} if request.finish is None else dict(request.finish(working))
     if finished:
         remarks += ("the weights hold the temperature: files with a changed tensor are written anew",)

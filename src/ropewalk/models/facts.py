@@ -326,6 +326,7 @@ def _names(value: Any) -> tuple[str, ...]:
 
 def _dtype(config: Mapping[str, Any], view: TextView) -> str | None:
     for place in (view.text, config):
+        # Newer files say the first, and where both stand it is the one that is kept up.
         for key in ("dtype", "torch_dtype"):
             if isinstance(place.get(key), str):
                 return str(place[key]).removeprefix("torch.")

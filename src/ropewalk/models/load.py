@@ -60,7 +60,7 @@ def load_model(
             if empty:
                 return _empty(config, folder, dtype=kind, attn=attn)
             packed = _quantised(config, quantisation, wanted)
-            model = AutoModelForCausalLM.from_pretrained(
+            model: Any = AutoModelForCausalLM.from_pretrained(
                 folder,
                 config=config,
                 dtype=kind,
@@ -96,7 +96,7 @@ def _quantised(config: Any, told: Mapping[str, Any] | None, device: Any) -> dict
         return {}
     stored = getattr(config, "quantization_config", None)
     if stored is not None:
-        config.quantization_config = (stored if isinstance(stored, dict) else stored.to_dict()) | told
+        config.quantization_config = (stored if isinstance(stored, dict) else stored.to_dict()) | dict(told)
         return {"device_map": {"": device}}
     return {"device_map": {"": device}, "quantization_config": dict(told)}
 

@@ -220,6 +220,7 @@ def _rungs(path: Path, rungs: object) -> tuple[FrequencySchedule, ...]:
     if not isinstance(rungs, list) or not rungs or not all(isinstance(rung, Mapping) for rung in rungs):
         raise DamagedError(f"{path}: the ladder has no rungs", hint=_WRITE_AGAIN)
     found = [_schedule(path, rung.get("schedule")) for rung in rungs]
+    # Said twice in the file: where the two differ somebody changed one of them.
     if any(rung.get("factor") != made.factor for rung, made in zip(rungs, found, strict=True)):
         raise DamagedError(f"{path}: a rung's factor is not that of its schedule", hint=_WRITE_AGAIN)
     if len({made.factor for made in found}) != len(found) or len({made.geometry for made in found}) != 1:
@@ -253,6 +254,7 @@ def _finished(
     if isinstance(found, FrequencySchedule):
         made, name = found, "the schedule"
     else:
+        # A single schedule serves any target; that one lies beyond it is said, not refused.
         asked = factor if factor is not None or length is None else length / facts.original_length
         made, name = found.reaching(asked if ladder else None), str(found.path)
     _check_geometry(name, made.geometry, facts)
@@ -261,6 +263,7 @@ def _finished(
 
 def _check_geometry(name: str, one: RopeGeometry, facts: ModelFacts) -> None:
     other = facts.geometry
+    # To the bit: the stretch is a ratio to this very base, and a nearly equal one gives another.
     if one != other:
         raise UsageError(
             f"{name} was made for another geometry (original_length={one.original_length}, "

@@ -50,6 +50,7 @@ def training_flops(shape: ModelShape, tokens: int, length: int) -> float:
     A token meets its keys in two products, query with key and weight with value, of 2 operations an element each, and
     the backward pass does both twice.
     """
+    # Layers without attention meet none.
     keys = shape.full_layers * mean_keys(length)
     keys += shape.window_layers * mean_keys(length, shape.window, chunked=shape.chunked)
     widths = shape.query_size + shape.output_size

@@ -108,6 +108,7 @@ def option(label: str, made: FrequencySchedule, target_length: int, ask: Ask | N
     return Option(
         label=label,
         schedule=made,
+        # At the target that was asked for, which the schedule may be made to exceed.
         out_of_bound_pairs=int(out_of_bound(made, target_length).sum()),
         effective_factor=effective_factor(made),
         distortion=kernel_distortion(made),

@@ -50,6 +50,7 @@ def reaching(name: str, geometry: RopeGeometry, factor: float) -> list[Variant]:
 def fitted(name: str, geometry: RopeGeometry, factor: float, kept: Mapping[str, Any]) -> list[Variant]:
     """A method by rotations with a ramp that follows the window, where the usual one was made for longer windows."""
     fast, slow = suggested_betas(geometry)
+    # The default has these betas already.
     if name not in _BY_ROTATIONS or fast >= _USUAL_FAST or factor <= 1.0:
         return []
     fast_name, slow_name = _BY_ROTATIONS[name]

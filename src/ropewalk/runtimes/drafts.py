@@ -9,7 +9,6 @@ from typing import Any
 
 from ropewalk.errors import RopewalkError, one_line
 from ropewalk.methods import schedule as make_schedule
-from ropewalk.models.config import read_config
 from ropewalk.models.facts import ModelFacts, read_facts
 from ropewalk.schedule import FrequencySchedule
 
@@ -45,7 +44,7 @@ def matched(facts: ModelFacts, schedule: FrequencySchedule, target_length: int, 
     """
     name = str(source)
     try:
-        own = read_facts(read_config(source))
+        own = read_facts(source)
     except RopewalkError as error:
         return Draft(
             name, None, target_length, False, f"its configuration cannot be read: {one_line(error, 200)}"

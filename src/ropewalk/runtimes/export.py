@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.errors import RopewalkError
-from ropewalk.models.config import read_config
 from ropewalk.models.facts import ModelFacts, read_facts
 from ropewalk.models.stretch import ScheduleFile, Stretch, own_stretch, stretch_for
 from ropewalk.runtimes.answer import Answer, answer, job_for
@@ -98,8 +97,7 @@ def export_config(
     `to` names the programs. A program that was named and does not carry the schedule exactly on this architecture
     raises RopewalkError with the nearest exact choices, unless `allow_approximate`.
     """
-    config = source if isinstance(source, Mapping) else read_config(source)
-    facts = read_facts(config)
+    facts = read_facts(source)
     found = stretch_of(facts, method, factor=factor, target=target, parameters=parameters)
     job = job_for(facts, found.schedule, target_length=found.target_length, layers=layers)
     names = [to] if isinstance(to, str) else to

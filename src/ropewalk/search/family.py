@@ -135,6 +135,7 @@ def tuned_schedule(
 ) -> FrequencySchedule:
     """A schedule from a profile over the rotating pairs; stock software gets it by the universal carrier."""
     rotating = geometry.inv_freq[: geometry.num_rotating]
+    # At 1 not even the rounding of a product: the model's own bits.
     inv_freq = geometry.padded(rotating * factor**-profile) if factor != 1.0 else geometry.inv_freq
     return FrequencySchedule(
         method=METHOD,

@@ -50,6 +50,7 @@ def companions(place: Place, *, with_code: bool) -> Iterator[Path]:
     folder = place.folder
     if place.is_lone_file and place.config.name != CONFIG:
         return
+    # A configuration under a name of its own is the one that is written anew.
     own = (*_OWN, place.config.name)
     inside = [path for path in sorted(folder.iterdir()) if path.name not in own and path.name[0] != "."]
     inside += sorted((folder / TEMPLATES).glob("*.jinja")) if (folder / TEMPLATES).is_dir() else []

@@ -26,6 +26,7 @@ class Regime:
         """Lengths that one forward of the longest of them can answer together."""
         short = [length for length in lengths if length <= self.length]
         long = [length for length in lengths if length > self.length]
+        # Past a switch one set serves every length; dynamic scaling has another rule for each.
         beyond = [long] if self.kind == "switch" else [[length] for length in long]
         return [group for group in ([short] if short else []) + beyond if group]
 
@@ -64,6 +65,7 @@ def _rule(module: Any, layer_type: str | None, rope_type: str) -> Regime | None:
     if rope_type != "longrope":
         return None
     same_factors = parameters.get("short_factor") == parameters.get("long_factor")
+    # PhiMoE's two, which change with the length as the lists do.
     same_mscale = parameters.get("short_mscale") == parameters.get("long_mscale")
     if same_factors and same_mscale:
         return None

@@ -96,8 +96,10 @@ def _check_names(family: Family, facts: ModelFacts, own: Mapping[str, Any], name
     """RopewalkError by name for a tensor that llama.cpp's graph wants and that is not there, or the other way round."""
     leading = int(own.get("leading_dense_block_count", 0))
     wanted, allowed = {_full(name) for name in family.whole}, set()
+    linear = set(facts.layers.other)
     for layer in range(facts.num_layers):
         row = family.dense if layer < leading and family.dense else family.layer
+        row = family.other if layer in linear else row
         wanted |= {_full(f"blk.{layer}.{name}") for name in row}
         allowed |= {_full(f"blk.{layer}.{name}") for name in family.may}
     if family.output == "own" or (family.output == "either" and not facts.tie_embeddings):
@@ -115,4 +117,6 @@ def _check_names(family: Family, facts: ModelFacts, own: Mapping[str, Any], name
 
 
 def _full(name: str) -> str:
+    if name.endswith("."):
+        return name[:-1]
     return name if name.endswith((".bias", ".weight")) else f"{name}.weight"

@@ -42,6 +42,7 @@ class Family:
     whole: tuple[str, ...]
     layer: tuple[str, ...]
     dense: tuple[str, ...]
+    other: tuple[str, ...]
     may: tuple[str, ...]
     output: str
     rules: tuple[Rule, ...]
@@ -76,7 +77,9 @@ def _family(name: str) -> Family:
         for names, operation, *targets in row["tensors"]
     )
     keys = {key: value for key, value in row["keys"].items() if value is not None}
-    lists = {trait: tuple(row.get(trait, "").split()) for trait in ("whole", "layer", "dense", "may")}
+    lists = {
+        trait: tuple(row.get(trait, "").split()) for trait in ("whole", "layer", "dense", "other", "may")
+    }
     return Family(
         name=name,
         keys=keys,
@@ -100,6 +103,7 @@ def _joined(name: str) -> dict[str, Any]:
     base = _joined(row.pop("like"))
     for trait in ("keys", "needs"):
         row[trait] = base[trait] | row.get(trait, {})
+    row["tensors"] = [*row.get("tensors", base["tensors"]), *row.pop("also", [])]
     return base | row
 
 
@@ -228,6 +232,31 @@ def _lite(facts: ModelFacts) -> str:
     return "as llama.cpp" if plain == lite else f"q_lora_rank {'none' if plain else 'given'}"
 
 
+def _interval(facts: ModelFacts) -> int:
+    """Every how many layers a full one follows those of linear attention."""
+    linear = set(facts.layers.other)
+    return next((at + 1 for at in range(facts.num_layers) if at not in linear), facts.num_layers + 1)
+
+
+def _linear_layers(facts: ModelFacts) -> str:
+    """llama.cpp knows a regular pattern, and heads of one width."""
+    view, every = view_of(facts.config), _interval(facts)
+    regular = set(facts.layers.other) == {at for at in range(facts.num_layers) if (at + 1) % every}
+    alike = view.get("linear_key_head_dim") == view.get("linear_value_head_dim")
+    return "as llama.cpp" if regular and alike else "irregular" if alike else "of two widths"
+
+
+def _linear_width(facts: ModelFacts) -> int:
+    view = view_of(facts.config)
+    return int(view.get("linear_value_head_dim") or 128) * int(view.get("linear_num_value_heads") or 32)
+
+
+def _sections(facts: ModelFacts) -> list[int]:
+    """Pairs for time, height and width of a picture; text has one position for all."""
+    given = list(facts.rope.parameters.get("mrope_section") or (11, 11, 10))
+    return [*given, *[0] * (4 - len(given))]
+
+
 def _activation(facts: ModelFacts) -> Any:
     """Gemma's newer key, or the older one."""
     view = view_of(facts.config)
@@ -253,6 +282,10 @@ COMPUTED: dict[str, Callable[[ModelFacts], Any]] = {
     "sliding_layers": lambda facts: len(facts.layers.sliding),
     "query_scale": _query_scale,
     "lite": _lite,
+    "interval": _interval,
+    "linear_layers": _linear_layers,
+    "linear_width": _linear_width,
+    "sections": _sections,
     "activation": _activation,
     "feed_forward": _feed_forward,
     "rotates_but_each_4th": _rotates_but_each_4th,

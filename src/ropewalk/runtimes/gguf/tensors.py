@@ -56,12 +56,19 @@ class Sizes:
     kv_heads: int
     head_dim: int
     nope: int
+    # Of linear attention: key heads, value heads, and the rows of all queries and keys together.
+    groups: int = 1
+    values: int = 1
+    keys: int = 0
 
     @classmethod
     def of(cls, facts: ModelFacts) -> Sizes:
         """Those of a model."""
-        nope = view_of(facts.config).get("qk_nope_head_dim")
-        return cls(facts.num_attention_heads, facts.num_kv_heads, facts.head_dim, int(nope or 0))
+        view = view_of(facts.config)
+        nope, groups = int(view.get("qk_nope_head_dim") or 0), int(view.get("linear_num_key_heads") or 1)
+        values, keys = int(view.get("linear_num_value_heads") or 1), int(view.get("linear_key_head_dim") or 0)
+        heads = (facts.num_attention_heads, facts.num_kv_heads, facts.head_dim)
+        return cls(*heads, nope, groups, values, 2 * groups * keys)
 
 
 Operation = Callable[..., list[np.ndarray]]
@@ -133,6 +140,31 @@ def latent(array: np.ndarray, sizes: Sizes) -> list[np.ndarray]:
     """What makes keys and values of the latent vector, a matrix a head each; that of the keys turned."""
     split = array.reshape(sizes.heads, -1, array.shape[-1])
     return [split[:, : sizes.nope].swapaxes(1, 2), split[:, sizes.nope :]]
+
+
+@operation
+def tiled(array: np.ndarray, sizes: Sizes, axis: str, skipped: str = "") -> list[np.ndarray]:
+    """Value heads of linear attention: the first of every key, then the second, where they lay key by key; queries and
+    keys before them stay."""
+    at = int(axis)
+    before, values = np.split(array, [sizes.keys if skipped else 0], axis=at)
+    moved = np.moveaxis(values, at, 0)
+    heads = moved.reshape(sizes.groups, sizes.values // sizes.groups, -1, *moved.shape[1:])
+    mixed = np.moveaxis(heads.swapaxes(0, 1).reshape(moved.shape), 0, at)
+    return [np.concatenate([before, mixed], axis=at)]
+
+
+@operation
+def kernel(array: np.ndarray, sizes: Sizes) -> list[np.ndarray]:
+    """A convolution of each channel by itself, without the axis of one."""
+    return tiled(array.reshape(array.shape[0], array.shape[-1]), sizes, "0", "keys")
+
+
+@operation
+def decay(array: np.ndarray, sizes: Sizes) -> list[np.ndarray]:
+    """Linear attention's forgetting, stored as a logarithm: its negative exponential, head by head."""
+    assert array.ndim == 1, array.shape
+    return [-np.exp(part) for part in tiled(array, sizes, "0")]
 
 
 def read_sources(folder: Path, family: Family) -> dict[str, Source]:

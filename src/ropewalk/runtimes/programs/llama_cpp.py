@@ -125,7 +125,8 @@ class LlamaCpp(Runtime):
         notes = (*way.notes, "use an f32 cache and no flash attention when comparing numbers")
         if job.facts.text_path:
             notes += (
-                "the file holds the text model: pictures and sound want llama.cpp's mmproj file besides",
+                "the file holds the text model: pictures want llama.cpp's mmproj file besides, and layers that predict "
+                "further tokens are not in it",
             )
         return Fragment("the GGUF file", content, command, notes)
 
