@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from counted_bytes import Counting
 
 
 def main(recipe: str, output: str, *words: str) -> None:
@@ -26,13 +27,17 @@ def main(recipe: str, output: str, *words: str) -> None:
         return real(self)
 
     loop.Loop.end_step = end_step
-    train(
-        json.loads(Path(recipe).read_text()),
-        output=output,
-        resume="resume" in words,
-        quiet=True,
-        device=next((word.removeprefix("device=") for word in words if word.startswith("device=")), "cpu"),
-    )
+    with Counting() as counting:
+        train(
+            json.loads(Path(recipe).read_text()),
+            output=output,
+            resume="resume" in words,
+            quiet=True,
+            device=next(
+                (word.removeprefix("device=") for word in words if word.startswith("device=")), "cpu"
+            ),
+        )
+    counting.write(Path(f"{output}-bytes-{os.environ.get('RANK', 0)}.json"))
 
 
 if __name__ == "__main__":

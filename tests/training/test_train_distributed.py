@@ -15,8 +15,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from test_train_resume import metrics_of
+from tinymodels import small_model
 
 from ropewalk.errors import RopewalkError, UsageError
+from ropewalk.models.facts import read_facts
+from ropewalk.plan import shape_of
+from ropewalk.planning.memory import TrainingSetting, training_memory
 from ropewalk.training.engine import Engine, engine_of, start_engine
 from ropewalk.training.recipe.recipe import EnginePart
 from ropewalk.training.run import train
@@ -81,6 +85,43 @@ def assert_two_are_one(single: dict[str, Any], shared: dict[str, Any], folder: P
 @pytest.mark.parametrize("engine", ["ddp", "fsdp2"])
 def test_two_processes_are_one(tiny: Tiny, tmp_path: Path, engine: str) -> None:
     assert_two_are_one(recipe_for(tiny, "single"), recipe_for(tiny, engine), tmp_path)
+
+
+@pytest.mark.slow
+def test_what_a_process_holds_is_the_plans(tiny: Tiny, tmp_path: Path) -> None:
+    """A model of 26 million weights over two processes: to the byte, and no tensor besides."""
+    recipe = recipe_for(tiny, "fsdp2") | {
+        "stages": [{"length": 128, "steps": 3}],
+        "tokens_per_step": 1024,
+        "micro_batch_tokens": 128,
+        "memory": {"checkpointing": True},
+        "checkpoints": {"every": 3},
+    }
+    del recipe["evaluation"], recipe["rope"]
+    sizes = {
+        "hidden_size": 512,
+        "intermediate_size": 1408,
+        "num_hidden_layers": 8,
+        "max_position_embeddings": 128,
+    }
+    heads = {"num_attention_heads": 8, "num_key_value_heads": 8}
+    small_model(vocab_size=257, sharp=False, **sizes, **heads).save_pretrained(tmp_path / "model")
+    recipe["model"] = {"path": str(tmp_path / "model"), "tokenizer": recipe["model"]["tokenizer"]}
+    done = launch(recipe, tmp_path / "two")
+    assert done.returncode == 0, done.stderr[-3000:]
+    config = json.loads((tmp_path / "two/checkpoints/step-000003/config.json").read_text())
+    shape = shape_of(read_facts(config))
+    counted = training_memory(shape, 128, TrainingSetting(dtype="float32", shards=2, loss_chunk=256))
+    gathered = max(shape.layer_parameters, shape.embedding_parameters) * 4
+    for rank in (0, 1):
+        found = json.loads((tmp_path / f"two-bytes-{rank}.json").read_text())
+        print(rank, found, counted.to_json())
+        assert found["parameters"] == pytest.approx(counted.weights - gathered, rel=1e-3)
+        assert found["gradients"] == found["waiting"] == pytest.approx(counted.gradients, rel=1e-3)
+        assert found["optimiser"] == pytest.approx(counted.optimiser, rel=1e-3)
+        held = found["parameters"] + found["gradients"] + found["optimiser"]
+        # Whatever else there is (a gathered part, a micro-batch) is less than the layer that the plan has besides.
+        assert held <= found["live"] < held + gathered
 
 
 @pytest.mark.slow

@@ -23,6 +23,9 @@ from test_train_resume import metrics_of
 from tinymodels import small_model
 
 from ropewalk.errors import DamagedError
+from ropewalk.models.facts import read_facts
+from ropewalk.plan import shape_of
+from ropewalk.planning.memory import TrainingSetting, training_memory
 from ropewalk.training.run import train
 
 SCRIPT = Path(__file__).parent / "two_processes.py"
@@ -45,9 +48,21 @@ CHANGES: dict[str, dict[str, Any]] = {
     "bfloat16": {"engine": {"name": "ddp", "context_parallel": 2}, "precision": "bfloat16", **SHARED},
     # From a checkpoint, read part by part; checkpoints in parts, written while training goes on.
     "parts": {"engine": {"name": "fsdp2"}, "checkpoints": PARTS, "packing": {"boundaries": "block-diagonal"}},
+    # Adapters beside a base of which each process reads its own rows; norms and embeddings trained in full.
+    "lora-loaded": {
+        "engine": {"name": "fsdp2"},
+        "lora": {"rank": 2, "train_norms": True, "train_embeddings": True},
+        "packing": {"boundaries": "block-diagonal"},
+        "checkpoints": {"every": 1, "keep_last": None},
+    },
+    "lora-parts": {
+        "engine": {"name": "fsdp2"},
+        "lora": {"rank": 2, "train_norms": True},
+        "checkpoints": PARTS,
+    },
     "bfloat16-parts": {"engine": {"name": "fsdp2"}, "checkpoints": PARTS, "precision": "bfloat16"},
 }
-LOADED = ("parts", "bfloat16-parts")
+LOADED = ("parts", "lora-loaded", "lora-parts", "bfloat16-parts")
 
 
 def recipe_of(name: str, base: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -156,17 +171,40 @@ def test_two_processes_are_one(runs: Any, name: str) -> None:
             torch.testing.assert_close(twin[key], tensor, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize(("name", "shards"), [("ddp", 1), ("fsdp2", 2), ("parts", 2)])
+def test_a_process_holds_what_the_plan_counts(runs: Any, name: str, shards: int) -> None:
+    """Parameters, gradients and moments, byte for byte where rows divide by two; gradients that wait for the rest of a
+    step are split as well. What the plan has besides is the layer that is gathered for the moment of its use."""
+    loaded = name in LOADED
+    config = json.loads((runs[0] / name / "checkpoints/step-000002/config.json").read_text())
+    shape = shape_of(read_facts(config))
+    counted = training_memory(shape, 32, TrainingSetting(dtype="float32", shards=shards))
+    gathered = max(shape.layer_parameters, shape.embedding_parameters) * 4 if shards > 1 else 0
+    # 257 rows of an embedding do not divide: the first process has one more than the second.
+    tables = 1 if loaded else 2
+    for rank, uneven in ((0, 1), (1, -1)):
+        found = json.loads((runs[0] / f"{name}-bytes-{rank}.json").read_text())
+        more = uneven * tables * 16 * 4 // 2 if shards > 1 else 0
+        assert found["parameters"] == counted.weights - gathered + more
+        assert found["gradients"] == found["waiting"] == counted.gradients + more
+        assert found["optimiser"] == counted.optimiser + 2 * more
+
+
 def test_dropout_differs_between_processes(runs: Any) -> None:
     file = runs[0] / "dropping/checkpoints/step-000002/training/random.safetensors"
     states = load_file(file)
     assert not torch.equal(states["0/torch"], states["1/torch"])
 
 
-def test_a_resumed_process_goes_on_with_its_own_random_state(runs: Any) -> None:
-    """Taken up after step 1, dropout in step 2 falls where it fell: in the second process as in the first."""
+@pytest.mark.parametrize("name", ["dropping", "lora-loaded"])
+def test_a_resumed_process_goes_on_with_its_own_random_state(runs: Any, name: str) -> None:
+    """Taken up after step 1, dropout in step 2 falls where it fell: in the second process as in the first.
+
+    Of adapters over a split base, what was trained comes from the checkpoint, everything else from the base's files.
+    """
     for kind in ("model", "training/optimizer", "training/random"):
         file = f"checkpoints/step-000002/{kind}.safetensors"
-        whole, resumed = (load_file(runs[0] / name / file) for name in ("dropping", "resumed"))
+        whole, resumed = (load_file(runs[0] / run / file) for run in (name, f"{name}-resumed"))
         assert whole.keys() == resumed.keys()
         for key, tensor in whole.items():
             assert torch.equal(resumed[key], tensor), f"{kind}: {key}"

@@ -8,20 +8,31 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
+from counted_bytes import Counting
 
 
 def main(recipes: str, folder: str) -> None:
     torch.set_num_threads(1)
     from ropewalk.training.run import train
 
-    for name, recipe in json.loads(Path(recipes).read_text()).items():
-        train(recipe, output=Path(folder) / name, quiet=True, device="cpu")
-    # The last one again, as if it had been killed after step 1.
-    again = Path(folder) / "resumed"
+    with Counting() as counting:
+        for name, recipe in json.loads(Path(recipes).read_text()).items():
+            train(recipe, output=Path(folder) / name, quiet=True, device="cpu")
+            counting.write(Path(folder) / f"{name}-bytes-{os.environ['RANK']}.json")
+            if recipe["checkpoints"] == {"every": 1, "keep_last": None}:
+                resume(recipe, Path(folder), name)
+
+
+def resume(recipe: dict[str, Any], folder: Path, name: str) -> None:
+    """A run again, as if it had been killed after step 1."""
+    from ropewalk.training.run import train
+
+    again = folder / f"{name}-resumed"
     if os.environ["RANK"] == "0":
-        copy = shutil.copytree(Path(folder) / name, Path(folder) / "copied")
+        copy = shutil.copytree(folder / name, folder / "copied")
         shutil.rmtree(copy / "checkpoints/step-000002")
         for file in ("result.json", "manifest.json"):
             (copy / file).unlink()

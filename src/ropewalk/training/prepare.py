@@ -34,8 +34,8 @@ from ropewalk.training.state.checkpoint import (
     prune_checkpoints,
 )
 from ropewalk.training.state.identity import check_same_run, describe_run
-from ropewalk.training.state.sharded import fits_straight, names_in, read_parts
-from ropewalk.training.state.weights import is_sharded, read_kept, read_weights
+from ropewalk.training.state.sharded import fits_straight, names_in, places, read_parts
+from ropewalk.training.state.weights import TRAINED, is_sharded, read_kept, read_weights
 
 
 def prepare(settings: Settings, engine: Engine, folder: Path, take_up: Callable[[], None]) -> Loop:
@@ -89,10 +89,13 @@ def prepare(settings: Settings, engine: Engine, folder: Path, take_up: Callable[
     elif checkpoint is not None:
         read_weights(checkpoint.path, model)
     # What the parts try on the model, they try where it will be trained: kernels differ between devices.
-    if quantisation is None or not quantisation.packed:
+    # A split model is there already, and moving it would split again what is gathered for them.
+    if not straight and (quantisation is None or not quantisation.packed):
         model.to(device)
-    # Where layers travel in bfloat16 they are asked under mixed precision alone, as they will be trained.
-    with engine.accelerator.autocast() if straight else contextlib.nullcontext():
+    # Where layers travel in bfloat16 they are asked under mixed precision alone, as they will be trained; and
+    # FlashAttention has no float32.
+    mixed = straight or recipe.model.attention == "flash_attention_2"
+    with engine.accelerator.autocast() if mixed else contextlib.nullcontext():
         parts = _parts(settings, folder, model, mixture, checkpoint)
     if engine.sharing is not None:
         share_attention(bare(model), engine.sharing)
@@ -132,7 +135,6 @@ def prepare(settings: Settings, engine: Engine, folder: Path, take_up: Callable[
 def _whole_first(recipe: Recipe, quantisation: Quantisation | None) -> list[str]:
     """What of a recipe looks at whole weights before they are split."""
     looking = {
-        "lora puts its adapters beside whole weights": recipe.lora is not None,
         "a temperature is measured on it": recipe.temperature is not None,
         "retention copies it": recipe.retention is not None,
         "its weights are quantised": quantisation is not None,
@@ -152,10 +154,20 @@ def _weights_of(recipe: Recipe, checkpoint: Checkpoint | None = None) -> dict[st
 
 
 def _split_and_fill(model: Any, engine: Engine, recipe: Recipe, checkpoint: Checkpoint | None) -> None:
-    """Split an empty model over the processes, and read into each its own part: none ever holds the whole."""
+    """Split an empty model over the processes, and read into each its own part: none ever holds the whole.
+
+    Under LoRA the base's weights are always its own files'; what is trained, the checkpoint's where there is one.
+    """
     engine.shard(model)
     device = engine.accelerator.device
-    read_parts(model, _weights_of(recipe, checkpoint), device)
+    if recipe.lora is None:
+        read_parts(model, places(model, _weights_of(recipe, checkpoint)), device)
+    else:
+        from ropewalk.training.model.lora import own_name
+
+        read_parts(model, places(model, _weights_of(recipe), own_name), device)
+        if checkpoint is not None and not is_sharded(checkpoint.path):
+            read_parts(model, places(model, names_in([checkpoint.path / TRAINED])), device)
     model.to(device)
     with torch.no_grad(), engine.accelerator.autocast():
         # Leaves the outermost weights gathered, so that parts of the model can be asked by themselves.

@@ -6,6 +6,7 @@ in place, so that tied weights stay tied. A finished model is saved merged, or a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,8 @@ _PREFIX = "base_model.model."
 def add_lora(model: Any, options: LoraOptions, *, seed: int = 0) -> Any:
     """The model with adapters: a peft model that shares all of its weights. Only what is to be trained has gradients.
 
-    B starts at zero, so the model computes what it did; A is drawn under `seed`.
+    B starts at zero, so the model computes what it did; A is drawn under `seed`. Beside an empty model's weights, which
+    are on the meta device, the adapters are real ones on the CPU.
     """
     peft = _peft()
     targets = _targets(model, options)
@@ -48,12 +50,35 @@ def add_lora(model: Any, options: LoraOptions, *, seed: int = 0) -> Any:
         task_type="CAUSAL_LM",
     )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
         wrapped = peft.get_peft_model(model, config)
+    _draw(wrapped, seed)
     base = wrapped.get_base_model()
     for name in _in_full(base, options):
         _train_in_full(base, base.get_submodule(name))
     return wrapped
+
+
+@torch.no_grad()
+def _draw(wrapped: nn.Module, seed: int) -> None:
+    """A as peft draws it, uniform in +- 1 / sqrt(inputs), and B zero; the same whatever holds the base."""
+    from peft.tuners.lora import LoraLayer
+
+    generator = torch.Generator().manual_seed(seed)
+    for module in wrapped.modules():
+        if not isinstance(module, LoraLayer):
+            continue
+        for part in (module.lora_A["default"], module.lora_B["default"]):
+            if part.weight.is_meta:
+                part.to_empty(device="cpu")
+        down = module.lora_A["default"].weight
+        drawn = nn.init.kaiming_uniform_(torch.empty(down.shape), a=math.sqrt(5), generator=generator)
+        down.copy_(drawn)
+        module.lora_B["default"].weight.zero_()
+
+
+def own_name(name: str) -> str:
+    """What the base itself calls a tensor of a model with adapters; any other name stays as it is."""
+    return name.removeprefix(_PREFIX).replace(".base_layer.", ".")
 
 
 def _train_in_full(model: Any, module: nn.Module) -> None:

@@ -6,7 +6,7 @@ reads what any other number wrote. There is no pickle among them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -101,19 +101,30 @@ def names_in(files: list[Path]) -> dict[str, Path]:
     return found
 
 
+def places(
+    model: nn.Module, files: Mapping[str, Path], own_name: Callable[[str], str] = str
+) -> dict[str, tuple[Path, str]]:
+    """Parameter -> (file, the tensor's name in it), for each that the files hold."""
+    named = ((name, own_name(name)) for name, _ in model.named_parameters())
+    return {name: (files[stored], stored) for name, stored in named if stored in files}
+
+
 @torch.no_grad()
-def read_parts(model: nn.Module, files: Mapping[str, Path], device: torch.device) -> None:
-    """Fill the split parameters of an empty model: each process reads its own rows of each tensor, and no others."""
+def read_parts(model: nn.Module, stored_in: Mapping[str, tuple[Path, str]], device: torch.device) -> None:
+    """Fill split parameters of a model that may be empty: each process reads its own rows of each tensor, no others."""
     from torch.distributed.tensor import DTensor
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
     filled: dict[int, nn.Parameter] = {}
     for name, parameter in model.named_parameters():
-        with safe_open(files[name], framework="pt") as stream:
-            stored = stream.get_slice(name)
+        if name not in stored_in:
+            continue
+        path, key = stored_in[name]
+        with safe_open(path, framework="pt") as stream:
+            stored = stream.get_slice(key)
             if list(stored.get_shape()) != list(parameter.shape):
                 raise DamagedError(
-                    f"{files[name].name}: {name} is {stored.get_shape()}, the model's {list(parameter.shape)}",
+                    f"{path.name}: {key} is {stored.get_shape()}, the model's {list(parameter.shape)}",
                     hint="config.json and weights do not belong together",
                 )
             assert isinstance(parameter, DTensor)
@@ -133,7 +144,9 @@ def read_parts(model: nn.Module, files: Mapping[str, Path], device: torch.device
     # What is tied has several names and stays one.
     names = model.named_parameters(remove_duplicate=False)
     model.load_state_dict(
-        {name: filled[id(parameter)] for name, parameter in names}, strict=False, assign=True
+        {name: filled[id(parameter)] for name, parameter in names if id(parameter) in filled},
+        strict=False,
+        assign=True,
     )
 
 
