@@ -95,6 +95,17 @@ def test_ctrl_c_ends_a_stream_and_leaves_what_was_written(cli, monkeypatch):
     assert (told.code, told.json["text"], told.json["exit_code"]) == (130, "one two\n", 130)
 
 
+def test_without_an_end_token_the_limit_ends_it_and_that_is_said(cli, monkeypatch):
+    monkeypatch.setattr("ropewalk.generation.request.end_tokens", lambda *asked: set())
+    done = cli("generate", "hemp", "x = 1", "--max-new-tokens", "3")
+    assert done.code == 0
+    assert "no end token is known, so the text ends at --max-new-tokens" in done.err
+    assert "3 tokens in" in done.err
+    refused = cli("generate", "hemp", "x = 1", "--dynamic")
+    assert refused.code == 2
+    assert "neither the model nor its tokenizer has an end token" in refused.complaint
+
+
 def test_a_reader_that_goes_away_is_no_traceback():
     words = [sys.executable, "-m", "ropewalk", "generate", "hemp", "import os", "--max-new-tokens", "300"]
     with subprocess.Popen(

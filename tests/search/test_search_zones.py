@@ -191,7 +191,7 @@ def test_an_interrupted_fit_leaves_its_map_and_goes_on(
     def cut(*given: Any) -> None:
         raise KeyboardInterrupt
 
-    def again() -> Any:
+    def again(name: str = "run") -> Any:
         return ropewalk.tune(
             model_folder,
             target="2x",
@@ -199,11 +199,32 @@ def test_an_interrupted_fit_leaves_its_map_and_goes_on(
             text=text_folder,
             start="yarn",
             tasks=(),
-            amounts=FEW,
+            amounts=Amounts(4, 0, 5, 0),
             device="cpu",
             budget=1,
-            output=tmp_path / "run",
+            output=tmp_path / name,
         )
+
+    # The start is the lowest on validation, wherever the sweep put it.
+    own, lowest = Reader.terms, 0
+
+    def biased(self: Reader, subject: Any, rows: Any, *rest: Any) -> Terms:
+        found = own(self, subject, rows, *rest)
+        on_validation = isinstance(subject, Zones) and len(rows) == 5
+        asked.append(subject) if on_validation else None
+        return replace(found, value=float(len(asked) - 1 != lowest)) if on_validation else found
+
+    for lowest in (0, 1):
+        asked: list[Zones] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(zone_fit, "offered", lambda *given: offered(*given)[:2])
+            patch.setattr(zone_fit, "run_fit", cut)
+            patch.setattr(Reader, "terms", biased)
+            with pytest.raises(KeyboardInterrupt):
+                again(f"start {lowest}")
+        kept = read_map(tmp_path / f"start {lowest}" / "zones.json")
+        assert kept.plan.to_json() == asked[lowest].to_json()
+        assert kept.fitted["before"]["objective"] == 0.0
 
     monkeypatch.setattr(zone_fit, "offered", lambda *asked: offered(*asked)[:1])
     with monkeypatch.context() as patch:

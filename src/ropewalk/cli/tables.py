@@ -37,7 +37,10 @@ def show_table(
     as `name value`; what still does not fit is folded."""
     from rich.text import Text
 
-    widths = [max(_cells(text) for text in texts) for texts in _by_column(columns, rows)]
+    widths = [
+        max(_cells(text) for text in (column.name, *(row[i] for row in rows)))
+        for i, column in enumerate(columns)
+    ]
     placed = list(range(len(columns)))
     leaving = sorted((i for i in placed if columns[i].below), key=lambda i: columns[i].below)
     while leaving and _needed(widths, placed) > screen.width:
@@ -59,10 +62,6 @@ def show_table(
         said = "; ".join(f"{columns[i].name} {row[i]}".strip() for i in moved if str(row[i]).strip(" -"))
         if said:
             screen.print(_wrapped(said, screen.width), markup=False)
-
-
-def _by_column(columns: Sequence[Column], rows: Sequence[Sequence[str | Text]]) -> list[list[str | Text]]:
-    return [[column.name, *(row[i] for row in rows)] for i, column in enumerate(columns)]
 
 
 def _needed(widths: Sequence[int], placed: Sequence[int]) -> int:

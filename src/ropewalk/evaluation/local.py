@@ -260,8 +260,12 @@ class Local:
 
     def _read(self, engine: Engine, candidate: Candidate) -> Reading:
         """The text, read whole or on cropped context."""
-        label = candidate.slug
-        units = self._cropped_units(engine, label) if candidate.cropped else self._units(engine, label)
+        if candidate.cropped:
+            assert self.segments is not None
+            assert self.crop is not None
+            units = cropped_units(engine, self.segments, self.crop, candidate.slug)
+        else:
+            units = self._units(engine, candidate.slug)
         self.watcher.plan(sum(unit.tokens for unit in units) // self.processes.world)
         self.watcher.begin(f"{candidate.name}: text")
         found = run_units(units, self.cells, self.processes, self.watcher.step)
@@ -283,11 +287,6 @@ class Local:
             return prefix_units(engine, self.segments, self.lengths, label)
         stride = self.request.stride
         return [u for n in self.lengths for u in window_units(engine, self.segments, n, stride, label)]
-
-    def _cropped_units(self, engine: Engine, label: str) -> list[Unit]:
-        assert self.segments is not None
-        assert self.crop is not None
-        return cropped_units(engine, self.segments, self.crop, label)
 
     def _reading(self, engine: Engine, candidate: Candidate, found: dict[str, Any]) -> Reading:
         assert self.segments is not None

@@ -7,7 +7,7 @@ them then says what to run. Every item carries the JSON path that it was read fr
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -154,7 +154,7 @@ def grids(view: RunView) -> list[Grid]:
     found = []
     for name, role, document, path in parts(view):
         rows = mappings(document.get("retrieval"))
-        for task in _tasks(rows):
+        for task in dict.fromkeys(str(row.get("task") or "retrieval") for row in rows):
             cells = [
                 cell
                 for index, item in enumerate(rows)
@@ -165,10 +165,6 @@ def grids(view: RunView) -> list[Grid]:
             if cells:
                 found.append(Grid(view, name, role, task, tuple(cells), f"{path}/retrieval"))
     return found
-
-
-def _tasks(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(str(row.get("task") or "retrieval") for row in rows))
 
 
 def _cell(item: Mapping[str, Any], path: str, chance: float | None) -> Cell | None:

@@ -15,7 +15,6 @@ from ropewalk.evaluation.result import LeftOut
 from ropewalk.geometry import FloatArray, RopeGeometry
 from ropewalk.methods import find_method, methods
 from ropewalk.planning.variants import default_of, fitted, reaching
-from ropewalk.schedule import FrequencySchedule
 
 
 def choose(
@@ -83,16 +82,14 @@ def merged(candidates: Iterable[Candidate]) -> list[Candidate]:
 
 
 def _twins(one: Candidate, other: Candidate) -> bool:
-    if one.schedule is None or other.schedule is None or {one.kind, other.kind} != {"schedule"}:
+    first, second = one.schedule, other.schedule
+    # Only among schedules: the unmodified control has frequencies too, and is no row that another could be.
+    if first is None or second is None or {one.kind, other.kind} != {"schedule"}:
         return False
-    return _equal(one.schedule, other.schedule)
-
-
-def _equal(one: FrequencySchedule, other: FrequencySchedule) -> bool:
     return (
-        _close(one.inv_freq, other.inv_freq)
-        and _close(one.short_inv_freq, other.short_inv_freq)
-        and math.isclose(one.attention_factor, other.attention_factor, rel_tol=1e-9)
+        _close(first.inv_freq, second.inv_freq)
+        and _close(first.short_inv_freq, second.short_inv_freq)
+        and math.isclose(first.attention_factor, second.attention_factor, rel_tol=1e-9)
     )
 
 

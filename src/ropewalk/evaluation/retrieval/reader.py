@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ropewalk.errors import RopewalkError, UsageError
-from ropewalk.evaluation.forward.engine import Context, Engine, token_loss
+from ropewalk.evaluation.forward.engine import Context, Engine, Scored, token_loss
 from ropewalk.evaluation.retrieval import scores
 from ropewalk.evaluation.retrieval.grid import Node, tree_of
 from ropewalk.evaluation.retrieval.scores import SampleScore, Told
@@ -64,8 +64,7 @@ class Reader:
 
     def scores(self, walk: Walk, kept: Kept) -> Iterator[tuple[SampleScore, int]]:
         """Each score with the number of tokens read by then. Branches whose samples are all kept are not read."""
-        pairs = self._along(walk, kept) if self.engine.chunkable else self._one_by_one(walk, kept)
-        yield from pairs
+        yield from self._along(walk, kept) if self.engine.chunkable else self._one_by_one(walk, kept)
 
     def _along(self, walk: Walk, kept: Kept) -> Iterator[tuple[SampleScore, int]]:
         start = self.engine.context(capacity=walk.capacity, rope_length=walk.rope_length)
@@ -106,9 +105,9 @@ class Reader:
         with named(sample):
             if self.scoring == "generation":
                 room = len(sample.answer_ids) + SPARE_TOKENS
-                return scores.generated(sample, self._text(context.generate(room, stop=self._stops())))
-            told = [context.score(ids) for ids in self._asked(sample)]
-            return self._scored(sample, [Told(said.tokens, said.logprobs, said.greedy) for said in told])
+                written = context.generate(room, stop=self._stops())
+                return scores.generated(sample, str(self.tokenizer.decode(written, skip_special_tokens=True)))
+            return self._scored(sample, [context.score(ids) for ids in self._asked(sample)])
 
     def _asked(self, sample: Sample) -> list[tuple[int, ...]]:
         return _continuations(sample) if self.scoring == "forced-choice" else [sample.answer_ids]
@@ -131,7 +130,7 @@ class Reader:
             yield self._scored(sample, told), min(read, walk.tree.tokens())
 
     @torch.inference_mode()
-    def _whole(self, prompt: IdArray, answer: Sequence[int]) -> Told:
+    def _whole(self, prompt: IdArray, answer: Sequence[int]) -> Scored:
         ids_BT = self.engine.tensor(torch.tensor([[*prompt.tolist(), *answer]]))
         with self.engine.guard():
             logits_BTV = self.engine.model(input_ids=ids_BT[:, :-1], use_cache=False).logits[
@@ -143,10 +142,8 @@ class Reader:
                 f"the model's output near position {len(prompt)} is not a finite number",
                 hint="try --dtype float32",
             )
-        return Told(tuple(answer), losses_BT[0].neg().tolist(), logits_BTV[0].argmax(-1).tolist())
-
-    def _text(self, written: Sequence[int]) -> str:
-        return str(self.tokenizer.decode(written, skip_special_tokens=True))
+        logprobs, greedy = losses_BT[0].neg().tolist(), logits_BTV[0].argmax(-1).tolist()
+        return Scored(tuple(answer), tuple(logprobs), tuple(greedy))
 
     def _stops(self) -> list[int]:
         # Both, since chat models end a turn with a token that their tokenizer does not call the end.

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from ropewalk.errors import DamagedError, UsageError, one_line
 from ropewalk.evaluation.tasks.sample import Sample
@@ -58,13 +58,20 @@ class SampleScore:
             ) from error
 
 
-@dataclass(frozen=True)
-class Told:
+class Told(Protocol):
     """What a model said about one continuation: each token's log probability and the greedy choice there."""
 
-    tokens: Sequence[int]
-    logprobs: Sequence[float]
-    greedy: Sequence[int]
+    @property
+    def tokens(self) -> Sequence[int]:
+        """The continuation."""
+
+    @property
+    def logprobs(self) -> Sequence[float]:
+        """Natural, one a token."""
+
+    @property
+    def greedy(self) -> Sequence[int]:
+        """What greedy decoding would have written in each place."""
 
 
 def check_scoring(scoring: str) -> str:

@@ -28,7 +28,11 @@ class Way:
     def losses(self, choice: dict[str, Any]) -> Losses | None:
         """-ln p of every prompt token but the first, or None where the server left them out."""
         told = self._told(choice)
-        if told is None or len(told) < 2 or not all(_is_number(value) for value in told[1:]):
+        if (
+            told is None
+            or len(told) < 2
+            or not all(isinstance(value, int | float) and math.isfinite(value) for value in told[1:])
+        ):
             return None
         return [-float(value) for value in told[1:]]
 
@@ -53,10 +57,6 @@ WAYS = (
     Way("echo", {"echo": True, "logprobs": 1, "max_tokens": 1}),
     Way("prompt_logprobs", {"prompt_logprobs": 0, "max_tokens": 1}),
 )
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def find_way(server: Server) -> Way | None:

@@ -80,9 +80,6 @@ class Gauge:
     def _count(self, text: str) -> int | None:
         return self.server.ask(text, 1).prompt_tokens
 
-    def _setting(self, seed: int, options: dict[str, Any]) -> Setting:
-        return Setting(encoder=self.encoder, frame=self.frame, template="compact", seed=seed, **options)
-
     def groups(
         self,
         name: str,
@@ -94,7 +91,7 @@ class Gauge:
         options: dict[str, Any],
     ) -> list[list[Asked]]:
         """The samples of one task, `length` being the server's tokens with room for the answer."""
-        setting = self._setting(seed, options)
+        setting = Setting(encoder=self.encoder, frame=self.frame, template="compact", seed=seed, **options)
         # The wording is chosen at the density of prose; only then can the density of the worded task be asked for.
         first = [self._units(min(lengths), self.tokens_per_unit)]
         template = choose_template(KINDS[name], setting, first, depths)

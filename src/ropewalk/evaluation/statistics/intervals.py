@@ -72,13 +72,9 @@ def weighted_interval(units: Values, weights: Values) -> Interval:
         return Interval(mean, None, None, count)
     error = math.sqrt(count / (count - 1) * float(((shares * (values - mean)) ** 2).sum()))
     half = quantile(count - 1, LEVEL) * error
-    return Interval(mean, mean - half, mean + half, count, _p(mean, error, count - 1))
-
-
-def _p(mean: float, error: float, degrees: int) -> float:
-    if error == 0.0:
-        return 0.0 if mean else 1.0
-    return two_sided(mean / error, degrees)
+    # Units that are all equal have no spread: the mean is then surely what it is, or surely zero.
+    p = two_sided(mean / error, count - 1) if error else 0.0 if mean else 1.0
+    return Interval(mean, mean - half, mean + half, count, p)
 
 
 def _groups(owners: Sequence[Hashable] | None, count: int) -> NDArray[np.int64]:

@@ -152,7 +152,8 @@ class Task(ABC):
             head=self._head(ask.head),
             inserts=tuple(Insert(self._piece(text), depth) for text, depth in ask.inserts),
             question=self._piece(ask.question),
-            lead=self._piece(self._lead(ask)),
+            # A chat model's answer begins a new message, where a leading space would be out of place.
+            lead=self._piece(ask.lead.lstrip() if self.setting.frame.chat else ask.lead),
             answer_tokens=sum(len(span.ids) for span in answer),
         )
 
@@ -179,10 +180,6 @@ class Task(ABC):
 
     def _piece(self, text: str) -> Piece:
         return Piece(text, self.setting.encoder.ids(text) if text else ())
-
-    def _lead(self, ask: Ask) -> str:
-        # A chat model's answer begins a new message, where a leading space would be out of place.
-        return ask.lead.lstrip() if self.setting.frame.chat else ask.lead
 
     def _answer(self, ask: Ask) -> tuple[Span, ...]:
         spans: list[Span] = []

@@ -14,7 +14,7 @@ from ropewalk.report.page.kinds.measured import (
     rows_table,
     tail_table,
 )
-from ropewalk.report.reading import Curve, by_length, grids, loss_curves, number
+from ropewalk.report.reading import by_length, grids, loss_curves, number
 from ropewalk.report.views import RunView
 from ropewalk.units import format_length
 
@@ -95,7 +95,7 @@ def _against_controls(view: RunView) -> list[str]:
         return []
     points = []
     for curve in curves:
-        other = _at(curve, own.rows[-1].at)
+        other = next((row.value for row in curve.rows if row.at == own.rows[-1].at), None)
         if curve.role != "control" or other is None:
             continue
         difference = own.rows[-1].value - other
@@ -105,10 +105,6 @@ def _against_controls(view: RunView) -> list[str]:
             f"At {where} tokens its loss is {abs(difference):.3f} nats {word} the {curve.name} control."
         )
     return points
-
-
-def _at(curve: Curve, length: float) -> float | None:
-    return next((row.value for row in curve.rows if row.at == length), None)
 
 
 def _tiles(view: RunView) -> list[Tile]:
