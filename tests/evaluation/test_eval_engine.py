@@ -207,12 +207,3 @@ def test_a_model_spread_over_devices_measures_the_same() -> None:
     assert torch.allclose(engine.nll(ids), expected, atol=1e-5)
     with pytest.raises(RopewalkError, match="cannot be spread"):
         spread(tiny(), {"model.layers.0": "cpu"})
-
-
-def test_an_answer_of_no_tokens_leaves_the_text() -> None:
-    """transformers crops a cache to zero tokens where it is asked to crop by zero."""
-    ids = text_ids(40)[0].tolist()
-    context = Engine(tiny()).context(ids, capacity=60)
-    wanted = context.score([5, 6]).logprobs
-    assert context.generate(0) == []
-    assert context.score([5, 6]).logprobs == wanted

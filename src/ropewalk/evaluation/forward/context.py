@@ -183,10 +183,9 @@ class Context:
                 if int(token_BT) in stop:
                     break
                 written.append(int(token_BT))
-        fed = cache.get_seq_length() - (before - 1)
-        # transformers reads a negative length as so many fewer, and zero as nothing to be left.
-        if cache is self._cache and fed:
-            cache.crop(-fed)
+        if cache is self._cache:
+            # Negative: transformers takes the tokens to remove, and refuses a length to keep.
+            cache.crop(before - 1 - cache.get_seq_length())
         return written
 
     def _generate_whole(self, max_tokens: int, stop: Sequence[int]) -> list[int]:
