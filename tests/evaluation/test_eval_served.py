@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import socket
 import threading
 import time
 from http.server import BaseHTTPRequestHandler
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from ropewalk.evaluation.retrieval.scores import SampleScore
 from ropewalk.evaluation.served.asking import ServedResult, connect, run_served
 from ropewalk.evaluation.served.endpoint import Endpoint, EndpointError, check_url
 from ropewalk.evaluation.served.loss import document_losses, find_way, loss_table
+from ropewalk.evaluation.served.plan import Gauge
 from ropewalk.evaluation.served.server import Server
 from ropewalk.evaluation.served.workers import in_parallel
 from ropewalk.text.corpus import Document
@@ -420,3 +423,22 @@ def test_a_window_that_is_too_short_for_the_loss_is_told_from_a_text_that_is() -
         assert "shorter --lengths" in str(caught.value.hint)
         with pytest.raises(RopewalkError, match="has 800 tokens on this server"):
             document_losses(server, way, [Document("a", text[:300])], 800)
+
+
+def test_without_tokenizer_a_prompt_is_as_long_as_it_is_expected() -> None:
+    """A server of half a token a byte that adds seven tokens to every prompt."""
+
+    def count(text: str) -> int:
+        return 7 + math.ceil(len(text.encode()) / 2)
+
+    server = SimpleNamespace(
+        api="completions", chat=False, ask=lambda text, tokens: SimpleNamespace(prompt_tokens=count(text))
+    )
+    gauge = Gauge(server, None, 1000)
+    assert gauge.overhead == pytest.approx(7, abs=1)
+    assert gauge.tokens_per_unit == pytest.approx(0.5, abs=1e-3)
+    options = {"seed": 0, "options": {}}
+    for group in gauge.groups("passkey", lengths=[1000, 2000], depths=[0.0, 0.5], samples=2, **options):
+        for asked in group:
+            assert asked.expected_tokens == pytest.approx(count(asked.text(False)), abs=2)
+            assert 0.9 * asked.sample.length < count(asked.text(False)) < asked.sample.length

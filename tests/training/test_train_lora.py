@@ -116,3 +116,17 @@ def test_the_fused_loss_works_under_lora():
 def test_layers_that_do_not_exist_are_refused():
     with pytest.raises(UsageError, match="'w_pack'"):
         add_lora(small_model(), LoraOptions(targets=("q_proj", "w_pack")))
+
+
+def test_parts_of_packed_weights_belong_to_their_module():
+    from ropewalk.training.model.lora import _owner
+
+    modules = {"model.layers.1.q_proj": torch.nn.Linear(2, 2)}
+    for name, owned in (
+        ("model.layers.1.q_proj.weight", True),
+        ("model.layers.1.q_proj.weight.absmax.nested", True),
+        ("model.layers.10.q_proj.weight", False),
+        ("model.layers.1.q_proj_extra.weight", False),
+        ("model.layers.1.q_proj", False),
+    ):
+        assert _owner(name, modules) == owned

@@ -176,6 +176,28 @@ class Leaking(torch.nn.Module):
         return type("Output", (), {"logits": logits + spread * self.place * (input_ids.shape[1] > 12)})()
 
 
+def test_a_leak_of_rounding_is_allowed_where_numbers_are_rounded():
+    """Three hundredths of the spread in bfloat16, stored or by autocast; float64 is as whole as float32."""
+    changes = "a document changes with the one before it"
+
+    def leak(share, dtype):
+        model = Leaking(before=share)
+        plain = model.forward
+
+        def rounded(input_ids, **inputs):
+            found = plain(input_ids, **inputs)
+            found.logits = found.logits.to(dtype)
+            return found
+
+        model.forward = rounded
+        return borders._leak(model, "none")
+
+    assert [leak(share, torch.bfloat16) for share in (1e-2, 5e-2)] == [None, changes]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert [leak(share, torch.float32) for share in (1e-2, 5e-2)] == [None, changes]
+    assert [leak(share, torch.float64) for share in (0.8e-4, 1e-2)] == [None, changes]
+
+
 @pytest.mark.parametrize("size", [50.0, 0.02])
 def test_a_leak_is_measured_against_the_spread_of_the_logits(size: float) -> None:
     """A ten-thousandth of it from the document before, a thousandth from being packed; whatever the logits' size."""

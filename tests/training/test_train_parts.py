@@ -105,6 +105,10 @@ def test_a_head_may_differ_by_rounding_and_no_more(dtype, tolerance):
         assert install_head(model, LossOptions()).kernel == kernel
 
 
+def test_a_vocabulary_smaller_than_the_trial_is_no_fault():
+    assert install_head(small_model(vocab_size=10), LossOptions()).kernel == "chunked"
+
+
 def test_what_a_head_holds_is_read_from_the_configuration():
     for kind, fields, scale, softcap in (
         ("llama", {}, None, None),
