@@ -220,8 +220,8 @@ def _memory_remarks(made: Plan) -> Iterator[str]:
     yield f"By kind of cache (`ropewalk eval --cache` measures what each costs): {kinds}."
     full, kept = inference.kv_kinds["full"], inference.kv_kinds["offloaded"]
     yield (
-        f"An offloaded cache keeps the other {format_bytes(full - kept)} in main memory. quanto and hqq take what q8, "
-        "q4 and q2 do. Zones keep far keys beside the cache, half as much again."
+        f"An offloaded cache keeps the other {format_bytes(full - kept)} in main memory. quanto and hqq take about "
+        "what q8, q4 and q2 do. Zones keep far keys beside the cache, half as much again."
     )
     yield f"KV cache: {caches}. Whole logits of the prompt would take {format_bytes(inference.logits_whole)}."
     if made.shape.latent is not None:

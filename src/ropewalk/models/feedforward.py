@@ -90,7 +90,7 @@ def _experts(facts: ModelFacts, view: TextView, width: int) -> dict[str, int]:
         # One shared expert in every such layer, by the class and by no key.
         shared = size
     return {
-        "count": int(known["num_experts"] or 0),
+        "count": int(known["num_experts"]),
         "active": int(known.get("num_experts_per_tok") or 1),
         "size": size,
         "shared": shared + (known.get("n_shared_experts") or 0) * size,

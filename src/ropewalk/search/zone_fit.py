@@ -81,10 +81,11 @@ def fit_zones(
     best = best_that_finds(rows, single)
     kept_start = None if best.name == FITTED else why or "the fit finds fewer answers"
     assert isinstance(best.schedule, Zones)
+    came_from = start.name if kept_start is None else best.name
     about = {
         "by": "ropewalk tune --search zones",
         "model": request.model,
-        "start": start.name if kept_start is None else best.name,
+        "start": came_from,
         "kept_start": kept_start,
         "objective": request.objective.to_json(),
         "seed": request.seed,
@@ -93,7 +94,7 @@ def fit_zones(
         "single_table": {"name": top.start_name, **single.to_json()},
     }
     file = map_file(best.schedule, geometry, top.length, about, nearest=table)
-    return FittedZones(file, single, best.terms, about["start"], kept_start), progress
+    return FittedZones(file, single, best.terms, came_from, kept_start), progress
 
 
 def _why_not(job: Job, progress: Progress, rows: list[Measured]) -> str | None:
