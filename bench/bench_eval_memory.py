@@ -39,9 +39,10 @@ def child(way: str, length: int) -> None:
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     kv = 0.0
     if way == "ours":
-        engine = Engine(model)
-        kv = engine.kv_bytes_per_token * length
-        engine.nll(ids)
+        shape = model.config
+        kv = 2.0 * shape.num_hidden_layers * shape.num_key_value_heads * shape.head_dim * length
+        kv *= model.dtype.itemsize
+        Engine(model).nll(ids)
     else:
         plain_loss(model, ids)
     print(json.dumps({"peak": resident("VmHWM") - before, "weights": weights, "kv": kv}))

@@ -112,9 +112,8 @@ def test_a_text_in_the_place_of_its_file_is_said_in_one_line() -> None:
 
 
 def test_the_remark_on_joined_documents_says_why() -> None:
-    from ropewalk.hemp.tokenizer import build_tokenizer
-
     from ropewalk.text.segments import cut
+    from ropewalk.training.hemp.tokenizer import build_tokenizer
 
     documents = [Document("a", "a" * 100), Document("b", "b" * 100)]
     said = "the documents were joined into one text"
