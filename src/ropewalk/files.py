@@ -1,4 +1,4 @@
-"""Writing files so that a reader sees the old content or the new, never half of it."""
+"""Writing files so that a reader sees the old content or the new, never half of it; reading a document by its path."""
 
 from __future__ import annotations
 
@@ -13,7 +13,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ropewalk.errors import RopewalkError, one_line
+from ropewalk.errors import DamagedError, RopewalkError, one_line
+
+
+def read_json(path: Path, *, hint: str) -> Any:
+    """The JSON document of a file that a person named; what cannot be read or is no JSON is said."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RopewalkError(
+            f"cannot read {path} ({error.strerror or type(error).__name__})", hint="check the path"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        # A thousand nested brackets are valid JSON, and more than the parser's stack.
+        raise DamagedError(f"{path} is not JSON ({one_line(error, 120)})", hint=hint) from error
 
 
 def fsync_folder(folder: Path) -> None:

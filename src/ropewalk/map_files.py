@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ropewalk.errors import DamagedError, RopewalkError, one_line
+from ropewalk.files import read_json
 from ropewalk.geometry import FloatArray, RopeGeometry
 from ropewalk.methods import schedule as make_schedule
 from ropewalk.methods.build import temperature
@@ -71,14 +72,7 @@ def is_map(path: str | Path) -> bool:
 
 def read_map(path: str | Path) -> MapFile:
     """The map of a file; DamagedError where it holds none."""
-    try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RopewalkError(
-            f"cannot read {path} ({error.strerror or type(error).__name__})", hint="check the path"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise DamagedError(f"{path} is not JSON ({one_line(error, 120)})", hint="write it again") from error
+    document = read_json(Path(path), hint="write it again")
     if not isinstance(document, Mapping) or document.get("format") != MAP_FORMAT:
         raise DamagedError(
             f"{path} holds no position map", hint="give what `ropewalk tune --search zones` wrote"

@@ -14,7 +14,7 @@ import ropewalk
 from ropewalk.attention.saving import folding
 from ropewalk.attention.temperature import attention_modules
 from ropewalk.attention.tempers import Temper, is_temper, own_text, parse_temper
-from ropewalk.errors import UsageError
+from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.evaluation.candidates.rows import named
 from ropewalk.models.facts import read_facts
 
@@ -57,7 +57,7 @@ def test_rows_of_a_comparison_attend_at_a_temperature() -> None:
     model, ids = model_of("llama"), some_tokens(60)
     facts = read_facts(model.config.to_dict())
     # Before any row is measured.
-    with pytest.raises(UsageError, match=r"lost\.json: No such file"):
+    with pytest.raises(RopewalkError, match=r"lost\.json \(No such file"):
         named(["yarn+lost.json"], facts, 128)
     rows, _ = named(["yarn+log-n", "none+constant:1.2", "zones+log-n+q8", "linear+q8"], facts, 128)
     assert [(row.name, row.kind) for row in rows] == [

@@ -7,7 +7,6 @@ No torch here.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from ropewalk.errors import RopewalkError, UsageError, one_line
+from ropewalk.errors import UsageError, one_line
+from ropewalk.files import read_json
 from ropewalk.geometry import PerHead
 
 FORMAT = "ropewalk-temperatures/1"
@@ -63,14 +63,7 @@ class HeadTemperatures:
 def read_temperatures(path: str | Path) -> HeadTemperatures:
     """The temperatures of a file, or an error that names it."""
     file = Path(path)
-    try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(
-            f"{file}: {error.strerror or error}", hint="`ropewalk tune --temperatures heads` writes one"
-        ) from error
-    except ValueError as error:
-        raise RopewalkError(f"{file} is not JSON: {one_line(error, 80)}", hint="fit it again") from error
+    document = read_json(file, hint="fit it again with `ropewalk tune --temperatures heads`")
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise UsageError(
             f"{file} is no file of temperatures (format {FORMAT})",

@@ -16,13 +16,13 @@ Targets and factors count from the ORIGINAL window, whatever the file holds toda
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ropewalk.errors import DamagedError, RopewalkError, UsageError, one_line
+from ropewalk.errors import DamagedError, RopewalkError, UsageError
+from ropewalk.files import read_json
 from ropewalk.geometry import RopeGeometry
 from ropewalk.map_files import MAP_FORMAT, MapFile, read_map
 from ropewalk.methods import find_method
@@ -166,14 +166,7 @@ def read_schedules(path: str | Path) -> ScheduleFile:
     document of ours (a checkpoint's ropewalk.json, a result of `tune`).
     """
     path = Path(path)
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RopewalkError(
-            f"cannot read {path} ({error.strerror or type(error).__name__})", hint="check the path"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise DamagedError(f"{path} is not JSON ({one_line(error, 120)})", hint=_WRITE_AGAIN) from error
+    document = read_json(path, hint=_WRITE_AGAIN)
     if not isinstance(document, Mapping):
         raise DamagedError(f"{path} holds {shown(document)}, not a schedule", hint=_WRITE_AGAIN)
     fitted = document.get("fitted")
