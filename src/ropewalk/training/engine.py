@@ -62,6 +62,7 @@ class Engine:
                 box[0] = make()
             except Exception as error:
                 failure, box[1] = error, str(error)
+        # A failure travels too, as text: without it the others would wait for ever in their next collective call.
         torch.distributed.broadcast_object_list(box, src=0)
         if failure is not None:
             raise failure
@@ -82,6 +83,7 @@ class Engine:
 
         policy = MixedPrecisionPolicy()
         if self.accelerator.mixed_precision == "bf16":
+            # Casting the inputs would round the float32 residual stream at every layer.
             policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
         mesh = self._mesh()
         for layer in decoder_layers(model):
@@ -90,12 +92,14 @@ class Engine:
             if apart:
                 fully_shard(apart, mesh=mesh)
             fully_shard(layer, mesh=mesh, mp_policy=policy)
+        # Last, from the inside out: the outermost group is made of the parameters that no layer has taken.
         fully_shard(model, mesh=mesh)
 
     def _mesh(self) -> Any:
         """All processes in a row; or, with `shards`, copies by parts of a copy."""
         from torch.distributed.device_mesh import init_device_mesh
 
+        # fully_shard takes a mesh of two dimensions for HSDP: copies along the first, parts of one along the second.
         kind = self.accelerator.device.type
         if self.shards is None or self.shards == self.world:
             return init_device_mesh(kind, (self.world,))
@@ -109,6 +113,7 @@ class Engine:
 
     def wrap(self, model: nn.Module) -> Any:
         """The model on its device under mixed precision, and in DDP where that is the engine."""
+        # In its evaluation mode accelerate sets device and precision only: a model that is split must not go into DDP.
         return self.accelerator.prepare_model(model, evaluation_mode=self.name == "fsdp2")
 
     def placed(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -232,6 +237,7 @@ def _accelerator(recipe: Recipe, device: str, folder: Path) -> Any:
         )
     # One process may train twice, on another device or in another precision; accelerate keeps the first for ever, and
     # has no public way to forget it: this call is the one that its own test case makes between two tests.
+    # The inner state of several processes stays: it holds the group that `start_engine` has joined.
     AcceleratorState._reset_state(reset_partial_state=int(os.environ.get("WORLD_SIZE", "1")) == 1)
     return Accelerator(
         cpu=device == "cpu",

@@ -25,6 +25,7 @@ from ropewalk.training.recipe.recipe import EvaluationPart
 
 # An interval wants at least this many texts.
 FEWEST = 4
+# Tokens in one forward: short rows go together, a longer one alone.
 _AT_ONCE = 8192
 
 
@@ -116,9 +117,11 @@ def cropped_rows(texts_NT: Tensor, window: int) -> tuple[Tensor, Tensor]:
     """
     stride = window // 2
     length = texts_NT.shape[1]
+    # The last window ends with the text, so it may overlap the one before it by more than half.
     starts = [*range(0, length - window, stride), length - window]
     rows, targets = [], []
     for text in texts_NT:
+        # The next token of the text to be scored; the very first is not, since nothing predicts it.
         done = 1
         for start in starts:
             row = text[start : start + window]

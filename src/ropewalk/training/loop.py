@@ -108,9 +108,11 @@ class Loop:
                 if self.end_step():
                     self.saver.finish()
                     return
+                # A signal reaches each process at its own moment: unless all agree, one leaves and the others wait.
                 number = self.engine.highest(self.stopping.number)
                 if number:
                     self.saver.finish()
+                    # Unless the step was saved by its own rhythm: parts count as `last` only once they are published.
                     if self.saver.last != self.saver.target:
                         self.save()
                         self.saver.finish()
@@ -129,10 +131,12 @@ class Loop:
             self._restore(self.resume_from.path)
         elif self.engine.rank:
             # Dropout differs between processes, as it does between the rows of one.
+            # Seeds are below 2**31, so that no shifted rank gives the seed of another run.
             torch.manual_seed(self.recipe.seed + (self.engine.rank << 32))
         if self.engine.is_main:
             # Only now: everything that was asked for fits together, and what was put back fits the model.
             self._describe()
+            # Without a checkpoint the run starts over: even the line of step 0 is written again.
             self.metrics.open(after_step=-1 if self.resume_from is None else self.step)
         self._clock = self._log_clock = time.monotonic()
         if self.step == 0:
@@ -155,6 +159,7 @@ class Loop:
         lengths = self.curriculum.plan(self.step)
         if self.used is not None:
             self.used.count(lengths)
+        # Every process draws all rows of the step and keeps its own, so that the position in the data is one for all.
         samples = [self.mixture.take(length) for length in lengths]
         micro = self.recipe.micro_batch_tokens or self.recipe.tokens_per_step
         return make_step(samples, micro, self.engine.data_rank, self.engine.data_world)
@@ -166,6 +171,7 @@ class Loop:
             step=self.step,
             rank=self.engine.data_rank,
             number=number,
+            # 0 where the config names no window.
             target_length=self.rope.reached[self.curriculum.state.stage] or None,
             vocabulary_size=self.vocabulary_size,
         )
@@ -184,6 +190,7 @@ class Loop:
             return summed_loss(model, inputs, weight)
         with self.retention.watching() as states:
             loss = summed_loss(model, inputs, weight)
+        # accelerate wraps the trained model's forward alone: the teacher's comes under the same precision here.
         with self.engine.accelerator.autocast():
             return loss + self.retention.distance(states, inputs, batch["target_weights"])
 
@@ -192,6 +199,7 @@ class Loop:
         assert self.stepped is not None
         assert self.batch is not None
         loss = self.stepped.loss
+        # Read before `advance`, after which the state may be that of the next stage.
         number = self.trained_stage = self.curriculum.state.stage
         self.tokens += self.batch.num_tokens
         self.loss_sum += loss
@@ -204,6 +212,7 @@ class Loop:
         self._clock = now
         if self.step % self.recipe.log_every == 0 or self.curriculum.finished:
             self._log(number, self.stepped)
+        # Before the checkpoint, which must hold what an evaluation decides: it can end a stage, or the run.
         self._evaluate()
         self.saver.poll()
         if self.step % self.recipe.checkpoints.every == 0 or self.curriculum.finished:
@@ -259,6 +268,7 @@ class Loop:
         self.mixture.share(self.curriculum.stages[state["trained_stage"]].sources)
         self.mixture.restore(state["data"])
         self._restore_counters(state)
+        # A checkpoint may fall between two lines of the log: the mean of the next covers the steps before it too.
         self.loss_sum, self.loss_steps = state["loss_sum"], state["loss_steps"]
         self.documents = state.get("documents", 0)
         put_own_random(state["random"], random_tensors, self.engine.rank)
@@ -291,6 +301,7 @@ class Loop:
         speed = (
             (self.tokens - self._log_tokens) / max(1e-9, now - self._log_clock) if self._log_tokens else 0.0
         )
+        # The first line of a start or a resume has none before it: the mean speed of all the training so far.
         if not self._log_tokens and self.seconds:
             speed = self.tokens / self.seconds
         used = None if self.used is None else self.used.taken(now - self._log_clock)
@@ -344,6 +355,7 @@ class Loop:
         if "loss" in found:
             self.curriculum.measured(found["loss"])
         now = time.monotonic()
+        # The time of an evaluation counts neither as training nor against its speed.
         self._log_clock += now - began
         self._clock = now
 

@@ -21,6 +21,7 @@ class Metrics:
     def open(self, *, after_step: int) -> None:
         """Keep the lines up to `after_step` and append from there."""
         kept = [line for line in read_metrics(self.path) if line["step"] <= after_step]
+        # Replaced as a whole: a kill here leaves the file as it was, or cut back.
         write_text(self.path, "".join(_line(line) for line in kept))
         self._stream = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - stays open for the run
 
@@ -28,6 +29,7 @@ class Metrics:
         """Append a line; numbers that are not finite become null."""
         assert self._stream is not None
         self._stream.write(_line(line))
+        # Out of the process at every line, onto the disk only with a checkpoint (`sync`).
         self._stream.flush()
 
     def sync(self) -> None:
@@ -47,6 +49,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     lines = []
+    # A kill can cut the last line in the middle of a character.
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             line = json.loads(text)

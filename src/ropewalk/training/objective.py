@@ -23,6 +23,7 @@ def summed_loss(model: Any, inputs: Mapping[str, Any], weight: torch.Tensor) -> 
     auxiliary = getattr(output, "aux_loss", None)
     if auxiliary is None:
         return output.loss
+    # The router's loss is a mean over tokens: times their weight it is a sum, as the rest of the loss is.
     return output.loss + auxiliary * _router_coefficient(model) * weight
 
 
@@ -32,6 +33,7 @@ def plain_loss(
 ) -> float:
     """The sum of the losses of rows of text as they are, without options, for an evaluation."""
     if sharing is None or input_ids.shape[1] % sharing.multiple_of:
+        # Rows that do not divide into equal parts are computed whole, by every process of the group alike.
         return float(model(input_ids=input_ids, target_ids=targets).loss)
     positions = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
     with sharing.rows(torch.zeros_like(input_ids)):
@@ -39,6 +41,7 @@ def plain_loss(
             input_ids=sharing.slice(input_ids),
             target_ids=sharing.slice(targets),
             position_ids=sharing.slice(positions),
+            # Without a mask transformers would take jumps between the positions of a part for borders of documents.
             attention_mask=sharing.slice(torch.ones_like(input_ids)),
             use_cache=False,
         ).loss.double()
@@ -54,5 +57,6 @@ def shared_batch(sharing: Sharing, batch: Batch) -> Batch:
 
 
 def _router_coefficient(model: Any) -> float:
+    # DDP keeps the model in `module`.
     config = getattr(getattr(model, "module", model), "config", None)
     return float(getattr(config, "router_aux_loss_coef", 0.0) or 0.0)

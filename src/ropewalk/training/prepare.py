@@ -48,6 +48,7 @@ def prepare(settings: Settings, engine: Engine, folder: Path, take_up: Callable[
     mixture = mixture_of(recipe, tokenizer)
     for remark in [remark for source in mixture.sources for remark in source.remarks]:
         settings.progress.warn(remark)
+    # A function, because only stages in epochs ask: the answer needs the tokens of all documents.
     curriculum = Curriculum(recipe, lambda: mixture.tokens_per_epoch)
     if recipe.optimizer.warmup_steps >= curriculum.max_steps:
         settings.progress.warn(
@@ -78,11 +79,13 @@ def prepare(settings: Settings, engine: Engine, folder: Path, take_up: Callable[
     idle = idle_processes(recipe, curriculum, engine.data_world)
     for warning in [*warnings_of(reports, rope.original, tokenizer.eos_token_id is not None), *idle]:
         settings.progress.warn(warning)
+    # Before the adapters: the teacher is a copy of the base alone.
     retention = Retention.of(recipe.retention, model, window=rope.original, shortest=recipe.shortest)
     if recipe.lora is not None:
         from ropewalk.training.model.lora import add_lora
 
         model = add_lora(model, recipe.lora, seed=recipe.seed)
+    # One process looks and tells the others: all must go on from the same checkpoint, and one alone tidies up.
     described, checkpoint = engine.share(lambda: _start_or_resume(folder, settings, mixture, model))
     if straight:
         _split_and_fill(model, engine, recipe, checkpoint)
@@ -103,6 +106,7 @@ def prepare(settings: Settings, engine: Engine, folder: Path, take_up: Callable[
         retention.install(recipe, model, engine.accelerator.device)
         engine.shard(retention.teacher)
     if straight:
+        # The trials of the parts are over: what was left gathered for them is split again.
         engine.settle(model)
     else:
         engine.shard(model)

@@ -14,10 +14,12 @@ from ropewalk.units import format_bytes, format_duration, format_length
 
 def peak_memory_bytes() -> int:
     """The largest resident set of this process so far; on a GPU, the most memory that tensors held."""
+    # Looked up, not imported: a line of progress is no reason to load torch.
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         return int(torch.cuda.max_memory_allocated())
     size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # macOS counts bytes here, Linux KiB.
     return size if sys.platform == "darwin" else size * 1024
 
 
@@ -50,6 +52,7 @@ class Progress:
             return
         now = time.monotonic()
         if self._first_step is None:
+            # After a resume the time left follows from the steps of this process, not from those before it.
             self._first_step, self._started = step, now
         terminal = self.stream.isatty()
         if now - self._last < (0.2 if terminal else self.interval_s) and not final:

@@ -70,6 +70,7 @@ def train(
         recipe = recipe_of(folder)
     checked = read_recipe(recipe)
     if folder is not None:
+        # Before the processes meet in `start_engine`: the folder is made after that, so none finds it taken by another.
         finished = _look(folder, checked, resume, allow_changes)
         if finished is not None:
             progress.warn(f"{folder} is already finished")
@@ -147,6 +148,7 @@ def _run(settings: Settings, engine: Any, folder: Path, take_up: Callable[[], No
             loop.metrics.close()
             settings.progress.close()
     result = _finish(loop, folder)
+    # Only after a run that went well: whoever failed has nobody to meet at the barrier.
     engine.close()
     return result
 

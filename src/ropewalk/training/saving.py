@@ -47,10 +47,12 @@ class Saver:
     def save(self) -> None:
         """Write the checkpoint of the step that has just ended, then remove what `keep_last` lets go."""
         loop, target = self.loop, self.target
+        # These three gather from all processes, so all of them call; the main one alone writes.
         tensors = optimizer_tensors(loop.optimizer, names_of(loop.model), keep=loop.engine.is_main)
         state, random_tensors = loop.state()
         files = self._gathered()
         if loop.engine.is_main:
+            # The log before the checkpoint: a resume can cut lines away, not bring back those that a power cut took.
             loop.metrics.sync()
 
             def fill(working: Path) -> None:
@@ -60,6 +62,7 @@ class Saver:
             with naming_a_full_disk(target):
                 write_checkpoint(self.root, loop.step, fill, self._facts())
             self._prune(target)
+        # A barrier: `last` names, on every process, only what stands on the disk.
         loop.engine.share(lambda: None)
         self.last = target
 
@@ -139,6 +142,7 @@ class ShardedSaver(Saver):
 
     def poll(self) -> None:
         """Between two steps: publish the checkpoint where all processes have written theirs."""
+        # `finish` speaks with the other processes: all enter it at the same step, once the slowest has written.
         if self._writing is not None and not self.loop.engine.highest(int(not self._writing.done())):
             self.finish()
 
@@ -146,6 +150,7 @@ class ShardedSaver(Saver):
         """Wait for what is being written and publish it; where one process failed, none of it stays."""
         if self._writing is None:
             return
+        # Asking a future for its exception waits for its end.
         failure, self._writing = self._writing.exception(), None
         failed = self.loop.engine.highest(int(failure is not None))
         self.loop.engine.share(lambda: self._publish(failure, bool(failed)))
@@ -162,6 +167,7 @@ class ShardedSaver(Saver):
         assert opened is not None
         with naming_a_full_disk(self._coming), opened:
             if failure is not None:
+                # Inside the folder's context, which removes the folder on its way out.
                 raise failure
             if failed:
                 raise RopewalkError(

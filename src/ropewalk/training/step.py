@@ -34,7 +34,9 @@ def train_step(loop: Loop, step: StepBatch) -> Stepped:
     engine, optimizer = loop.engine, loop.optimizer
     accelerator = engine.accelerator
     loop.wrapped.train()
+    # All are transformed before the first forward: each loss is divided by the weight of the whole step.
     batches = [loop.transform(engine.placed(batch), number) for number, batch in enumerate(step.micro)]
+    # The clamp gives a step whose tokens are all masked a loss of 0, where 0 / 0 would stop the run.
     weight = engine.total(torch.stack([target_weight(batch) for batch in batches]).sum()).clamp(min=1e-8)
     total = torch.zeros((), device=accelerator.device)
     for number, batch in enumerate(batches):
@@ -46,6 +48,7 @@ def train_step(loop: Loop, step: StepBatch) -> Stepped:
             # Processes average their gradients, so each one's share is multiplied by how many they are.
             loss = loop.objective(loop.wrapped, batch) * (engine.world / weight)
             accelerator.backward(loss)
+        # The factor for the averaging is taken out again: what is reported is summed over processes, not averaged.
         total += loss.detach() / engine.world
     # One look a step, after the sum over all processes: each of them stops, and a GPU waits once.
     total = engine.total(total)
@@ -60,7 +63,9 @@ def train_step(loop: Loop, step: StepBatch) -> Stepped:
     if not bool(torch.isfinite(total)):
         raise loop.non_finite(f"the loss is {total.item()}")
     clip = loop.recipe.optimizer.clip
+    # An infinite bound clips nothing and still gives the norm, which the check below and the log want.
     norm = accelerator.clip_grad_norm_(loop.wrapped.parameters(), math.inf if clip is None else clip)
+    # Under fsdp2 the norm is a DTensor of parts: every rank calls, and has the same number afterwards.
     grad_norm = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
     if not math.isfinite(grad_norm):
         raise loop.non_finite(f"the gradient's norm is {grad_norm}")

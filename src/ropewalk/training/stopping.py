@@ -38,6 +38,7 @@ class Stopping:
             self.number = number
             for name in wanted:
                 # Whoever asks twice does not want to wait for the step.
+                # (None stands for a handler that was not set from Python, and cannot be put back.)
                 signal.signal(name, before[name] or signal.SIG_DFL)
 
         for number in wanted:

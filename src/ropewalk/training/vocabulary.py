@@ -30,6 +30,7 @@ def _bytes(value: object) -> object:
 
 def _whole(value: object) -> object:
     if isinstance(value, bool):
+        # pydantic would read true as 1.
         raise ValueError(f"write a number, not {str(value).lower()}")
     return value
 
