@@ -30,7 +30,9 @@ class AngleTable:
         device, last = like_BHTD.device, first + like_BHTD.shape[2]
         made = self._made.get(device)
         if made is None or len(made[0]) < last:
+            # Twice what is asked for: a text that grows token by token makes the table anew at doublings only.
             angles = self._angles(np.arange(max(1024, 2 * last), dtype=np.float64))
+            # Cosines before the cast: in float32 an angle of thousands of turns has few digits left for its phase.
             made = self._made[device] = (
                 torch.as_tensor(np.cos(angles), dtype=torch.float32, device=device),
                 torch.as_tensor(np.sin(angles), dtype=torch.float32, device=device),
@@ -57,10 +59,12 @@ class TurnedKeys:
     def all(self, call: Call) -> Tensor:
         """Every key of the call, turned, (B, G, K, D)."""
         key, layer = call.key_BHKD, _layer_of(call)
+        # A backward pass needs these keys as they were, and the kept ones are written in place.
         if layer is None or torch.is_grad_enabled():
             return self._turn(key, 0)
         self.keep_to(call)
         kept = layer.turned
+        # Another map, or another number of rows, has no use for what the last one turned.
         if kept is None or kept.owner is not self or kept.states.shape[0] != key.shape[0]:
             kept = layer.turned = _Kept(self, key.new_empty(*key.shape[:2], 0, key.shape[3]), 0)
         total = key.shape[2]

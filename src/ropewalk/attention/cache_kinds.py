@@ -113,6 +113,7 @@ class CacheKind:
         if self.name == "full":
             yield
             return
+        # A trial: a package or a device that is missing is told before anything is read.
         self.make(live)
         if (self.is_static or self.press is not None) and any(
             getattr(item, "_ropewalk_routes", ()) for item in attention_modules(live).values()
@@ -149,6 +150,7 @@ def parse_kind(text: str) -> CacheKind:
     stock = _STOCK.fullmatch(word)
     if stock:
         return CacheKind(word, bits=int(stock[2] or 8), backend=stock[1] or "fp8")
+    # Not the lowered word: the name of a press is that of a class.
     press = _PRESS.fullmatch(text.strip())
     if press:
         return CacheKind(text.strip(), press=(press[1], float(press[2] or 0.5)))
@@ -244,11 +246,14 @@ class Rounded:
     def of(cls, states_BHTD: Tensor, bits: int, axis: int) -> Rounded:
         """Rounded in groups along one axis: all 64 tokens of a channel, or up to 64 channels of a token."""
         size = states_BHTD.shape[axis]
+        # The widest group that leaves no rest: head widths need not be multiples of 64.
         group = next(width for width in (GROUP, 32, 16, 8, 4, 2, 1) if size % width == 0)
         parts = states_BHTD.unflatten(axis, (size // group, group)).float()
         low, high = parts.amin(axis, keepdim=True), parts.amax(axis, keepdim=True)
+        # In the stored type before steps are counted: they are counted from where recalling begins.
         low = low.to(states_BHTD.dtype)
         step = ((high - low.float()) / (2**bits - 1)).to(states_BHTD.dtype)
+        # A group of equal numbers has no step.
         whole = ((parts - low.float()) / step.float().clamp(min=1e-12)).round().clamp(0, 2**bits - 1)
         packed = _packed(whole.to(torch.uint8).flatten(), bits)
         return cls(packed, low, step, bits, parts.shape, axis)

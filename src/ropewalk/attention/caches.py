@@ -111,12 +111,14 @@ def new_cache(model: Any, capacity: int, *, forkable: bool) -> DynamicCache:
         if type(layer) is DynamicLayer or (forkable and type(layer) is DynamicSlidingWindowLayer):
             cache.layers[index] = BufferedLayer(capacity)
     if not cache.layers:
+        # A configuration that names no layers: transformers makes each one when it is first written to.
         cache.layer_class_to_replicate = lambda: BufferedLayer(capacity)
     return cache
 
 
 def croppable(cache: DynamicCache) -> bool:
     """Whether the cache can be taken back to a shorter text: recurrent and window layers cannot."""
+    # The very types: a window layer is a DynamicLayer too, and has dropped what cropping would bring back.
     return all(type(layer) in (BufferedLayer, DynamicLayer, DummyLayer) for layer in cache.layers)
 
 
@@ -136,6 +138,7 @@ def cache_bytes(cache: DynamicCache) -> int:
         total += 0 if kept is None else kept.num_bytes
         for value in vars(layer).values():
             tensors = value if isinstance(value, list | tuple) else [value]
+            # `keys` and `values` are views of these: only the filled part counts, and only once.
             if value is getattr(layer, "_buffers", None):
                 continue
             total += sum(t.numel() * t.element_size() for t in tensors if isinstance(t, torch.Tensor))

@@ -56,6 +56,7 @@ class DualChunkRoute:
         size = self.plan.chunk
         start = begin // size * size
         own = self.rotation.turned(query, *self._own.rows(begin, query))
+        # All keys stand at j mod chunk, so the own chunk's queries are turned with them: distances stay true.
         found: Part = behind_a_past(own, keys[:, :, start:], values[:, :, start:], scale)
         for table, low, high in ((self._next, start - size, start), (self._far, 0, start - size)):
             if high > max(0, low):

@@ -70,6 +70,7 @@ def _weight_and_bias(name: str, tensors: Mapping[str, Tensor]) -> list[str]:
 
 def _times(tensor: Tensor, factors: Tensor) -> Tensor:
     shaped = factors.to(tensor.device).view(-1, *[1] * (tensor.ndim - 1))
+    # Rounded once, at the end: a product in half precision would round the constant as well.
     return (tensor.double() * shaped).to(tensor.dtype)
 
 
@@ -106,6 +107,7 @@ def _norm(
             "all heads share one query norm, so different constants cannot be folded into its gain",
             hint="use a constant temperature, or keep this one applied",
         )
+    # A norm that multiplies by 1 + gain takes c * (1 + gain) as a gain of c * (1 + gain) - 1.
     one = 1.0 if _adds_one(norm, gain) else 0.0
     folded = {f"{name}.weight": (_times(gain.double() + one, factors) - one).to(gain.dtype)}
     bias = tensors.get(f"{name}.bias")

@@ -163,6 +163,7 @@ def _change(model: Any, *, users: int = 0, splitting: int = 0) -> None:
         state = owner._ropewalk_attention = _Installed(_bases(owner))
     state.users = max(0, state.users + users)
     state.splitting = max(0, state.splitting + splitting)
+    # Past the public setter, which gives every part of a model one name: here each part keeps its own.
     for config, base in state.bases:
         if state.splitting and base == "sdpa":
             config._attn_implementation_internal = _registered(SPLIT)
@@ -173,6 +174,7 @@ def _change(model: Any, *, users: int = 0, splitting: int = 0) -> None:
 
 
 def _bases(model: nn.Module) -> list[tuple[Any, str]]:
+    # By identity: many modules share one configuration, and parts of a model (vision, text) have their own.
     configs = {id(item.config): item.config for item in model.modules() if hasattr(item, "config")}
     named = [(config, getattr(config, "_attn_implementation_internal", None)) for config in configs.values()]
     return [(config, name) for config, name in named if isinstance(name, str)]
@@ -186,6 +188,7 @@ def _registered(base: str) -> str:
     name = PREFIX + base
     if name not in ALL_ATTENTION_FUNCTIONS.valid_keys():
         AttentionInterface.register(name, partial(_attention, base))
+        # transformers looks masks up by this name too, and makes none at all under one that it does not know.
         if base == SPLIT:
             AttentionMaskInterface.register(name, unmasked)
         elif base in ALL_MASK_ATTENTION_FUNCTIONS.valid_keys():
@@ -203,6 +206,7 @@ def _attention(
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     hooks: tuple[QueryHook, ...] = getattr(module, "_ropewalk_hooks", ())
+    # Hooks before routes: a map or a probe must see the queries at their temperature.
     for hook in hooks:
         query_BHTD, kwargs = hook(module, query_BHTD, key_BHTD, kwargs)
     routes: tuple[Route, ...] = getattr(module, "_ropewalk_routes", ())
@@ -212,6 +216,7 @@ def _attention(
             return attended, None
     run = _implementation(base, module)
     bounds = kwargs.get("cu_seq_lens_q")
+    # Flash reads the borders of documents from these arguments itself.
     if bounds is None or base.startswith("flash"):
         return run(module, query_BHTD, key_BHTD, value_BHTD, attention_mask, **kwargs)
     if base not in ("sdpa", SPLIT):
@@ -229,6 +234,7 @@ def _implementation(base: str, module: nn.Module) -> Implementation:
     if base != "eager":
         found: Implementation = ALL_ATTENTION_FUNCTIONS[base]
         return found
+    # Eager is in no registry: every modeling file brings its own, with what is special to it.
     own: Implementation | None = getattr(
         sys.modules[type(module).__module__], "eager_attention_forward", None
     )
@@ -257,6 +263,7 @@ def by_document(
     document longer than `sliding_window`.
     """
     rows, length = query_BHTD.shape[0], query_BHTD.shape[2]
+    # A piece is a text of its own: borders left in would be those of the whole batch.
     kwargs = {
         name: value for name, value in kwargs.items() if not name.startswith(("cu_seq_lens", "max_length"))
     }

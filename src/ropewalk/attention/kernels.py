@@ -55,6 +55,7 @@ def attend(
 
 def merge(one: Part, other: Part) -> Part:
     """Two parts over different keys as one."""
+    # From the difference alone: exponentials of the two would overflow where logits are large.
     weight = torch.sigmoid(other[1] - one[1]).unsqueeze(-1).to(one[0].dtype)
     return torch.lerp(one[0], other[0], weight), torch.logaddexp(one[1], other[1])
 
@@ -84,6 +85,7 @@ def _kernel(
         mask = torch.nn.functional.pad(mask.to(query.dtype), (0, spare))[..., : mask.shape[-1]]
         mask = mask.expand(*query.shape[:3], key.shape[2])
     efficient = torch.ops.aten._scaled_dot_product_efficient_attention
+    # True asks for the log-sum-exp, which comes padded to the kernel's own blocks.
     out, lse = efficient(query, key, value, mask, True, 0.0, causal, scale=scale)[:2]
     return out, lse[..., : query.shape[2]]
 
@@ -151,6 +153,7 @@ def _plain(
 ) -> Part:
     times = query.shape[1] // key.shape[1]
     key, value = _repeated(key, times), _repeated(value, times)
+    # The sum of exponentials is over a whole text: half types would lose the small ones.
     logits = (query @ key.transpose(2, 3)).float() * scale
     if mask is not None:
         logits = logits + mask

@@ -26,6 +26,7 @@ from ropewalk.errors import UsageError
 from ropewalk.models.live.rotary import bare
 from ropewalk.position_maps import DualChunk, PositionMap, Zones
 
+# A quarter of float32's lowest: added to logits it stays finite, and so does the log-sum-exp of nothing else.
 _NEVER = torch.finfo(torch.float32).min / 4
 
 
@@ -64,6 +65,7 @@ def applied(model: Any, plan: PositionMap | DualChunk, far: FarZone | None = Non
         if key not in shared:
             shared[key] = route_for(plan, rotation) if far is None else FittedZones(plan, rotation, far)
         routes[index] = shared[key]
+    # Plain causal patterns come without a mask then, so that a mask in a call means padding.
     with routed(live, routes, split=True):
         yield
 
@@ -98,8 +100,10 @@ class TwoZones:
         # The first query with a far zone; those before it see everything at its true distance.
         skip = max(0, self.plan.exact_until - first)
         far_query = self._far_query(call, query[:, :, skip:], first + skip)
+        # The last `near` keys are in no query's far zone, not even the last one's.
         far_key = self._far_keys(call)[:, :, : total - near]
         far = behind_a_past(far_query, far_key, value[:, :, : total - near], scale)
+        # The same added to every logit of a part moves its log-sum-exp alone: what it puts out stays.
         far = far[0], far[1] + self._offset(call, first + skip, total)
         out, _ = merge(banded(query[:, :, skip:], key, value, near, scale), far)
         if skip:
@@ -198,6 +202,7 @@ class FittedZones(TwoZones):
         )
 
     def _turned(self, states_BHTD: Tensor, first: int) -> Tensor:
+        # Angles made here, not taken from tables: the gradient has to reach the frequencies.
         own_P = self.rotation.inv_freq.to(self._far.inv_freq)
         places_T = torch.arange(first, first + states_BHTD.shape[2], dtype=torch.float64, device=own_P.device)
         return self.rotation.turned_by(states_BHTD, places_T[:, None] * (self._far.inv_freq - own_P))
@@ -207,6 +212,7 @@ def banded(query_BHTD: Tensor, key_BGKD: Tensor, value_BGKD: Tensor, near: int, 
     """Causal attention to the nearest `near` keys, the query's own included, a block of queries at a time."""
     total, tokens = key_BGKD.shape[2], query_BHTD.shape[2]
     parts = []
+    # A block as wide as the band: however long the text is, a mask has less than 2 * near columns.
     for begin in range(total - tokens, total, near):
         end = min(begin + near, total)
         query = query_BHTD[:, :, begin - total + tokens : end - total + tokens]

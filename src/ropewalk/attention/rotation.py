@@ -49,6 +49,7 @@ class Rotation:
     def turned(self, states_BHTD: Tensor, cos_TP: Tensor, sin_TP: Tensor) -> Tensor:
         """The states with pair p of token t turned by a further angle, given by its cosine and sine."""
         first, second = self._places(states_BHTD.device)
+        # A factor on cosines and sines is in the states already; turning them further must not bring it in twice.
         one, two = states_BHTD[..., first].float(), states_BHTD[..., second].float()
         turned = states_BHTD.clone()
         turned[..., first] = (one * cos_TP - two * sin_TP).to(states_BHTD.dtype)
@@ -192,6 +193,7 @@ def _layouts(spectrum: Any, head_dim: int) -> Iterator[Rotation]:
     width = 2 * len(inv_freq)
     if width > head_dim:
         return
+    # Partial rotation takes the head's beginning, latent attention its end, behind what is not rotated.
     for start in sorted({0, head_dim - width}):
         for interleaved in (False, True):
             yield Rotation(inv_freq, spectrum.attention_factor, start, interleaved)

@@ -71,6 +71,7 @@ def _fold(folder: Path, temper: Temper) -> dict[str, Any]:
 def _changed(applied: AppliedTemperature, model: Any) -> dict[str, torch.Tensor]:
     before = model.state_dict()
     folded = applied.folded(before)
+    # By identity: what took no constant comes back as the very tensor that was given.
     return {name: tensor for name, tensor in folded.items() if tensor is not before.get(name)}
 
 
@@ -89,6 +90,7 @@ def _replace(folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
         for name in mine:
             if content[name].shape != tensors[name].shape:
                 raise _unknown(name)
+            # The file's own type, whatever the model was loaded in.
             content[name] = tensors[name].to(content[name].dtype).contiguous()
         path.unlink()
         save_file(content, path, metadata=notes)

@@ -126,6 +126,7 @@ class Sharing:
 
     def _gathered(self, slice_BHSD: Tensor) -> Tensor:
         """The whole row of every process's slices, in the order of the row."""
+        # A slice is a front part and its mirror, so that the row is their parts sorted, not the slices in turn.
         stacked = _Gather.apply(slice_BHSD, self.group, self.size)
         length = slice_BHSD.shape[2] * self.size
         parts = {
@@ -142,6 +143,7 @@ class Sharing:
                 f"{heads} heads with {kept} key-value heads do not divide over {self.size} processes",
                 hint="use context_parallel, which takes any number of heads",
             )
+        # With fewer key-value heads than processes each goes to several, as the query heads that read it do.
         times = max(1, self.size // kept)
         return key.repeat_interleave(times, dim=1), value.repeat_interleave(times, dim=1)
 
@@ -232,6 +234,7 @@ def _mask(queries: int, keys: int, window: int | None, device: torch.device) -> 
     """None where plain causal attention is meant; the last query always sees the last key."""
     if window is not None and keys > window:
         return window_mask(queries, keys, window, device)
+    # torch aligns `is_causal` with the first key, and these queries stand at the end of theirs.
     return None if queries == keys else causal_lower_right(queries, keys)
 
 
@@ -247,6 +250,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        # Queries of every process read this slice: its gradient is the sum of theirs.
         own = torch.empty_like(gradient[0])
         dist.reduce_scatter_tensor(own, gradient.contiguous().flatten(0, 1), group=ctx.group)
         return own, None, None
@@ -317,6 +321,7 @@ def check_sharing(
     wanted = sharing.slice(whole).double()
     loose = 5e-2 if mixed or whole.dtype not in (torch.float32, torch.float64) else 1e-3
     worst = torch.tensor(float((shared.double() - wanted).abs().max() / wanted.std()), device=device)
+    # One answer for all: a process that raised alone would leave the others waiting.
     dist.all_reduce(worst, op=dist.ReduceOp.MAX, group=sharing.group)
     if not float(worst) <= loose:
         name = type(getattr(model, "module", model)).__name__

@@ -88,6 +88,7 @@ class SinkLayer(DynamicLayer):
     def _rewind(self, tokens: int) -> None:
         """Move what stays to the front of the buffer: once in a window's worth of tokens."""
         assert self._buffers is not None
+        # The piece itself takes the rest of the window.
         keep = max(0, self.window - tokens)
         for buffer in self._buffers:
             buffer[..., self.sinks : self.sinks + keep, :] = buffer[
@@ -107,6 +108,7 @@ class SinkLayer(DynamicLayer):
             self._sinks = dict(zip(names, parts, strict=True))
         place = slice(self._start, self._start + self.sinks)
         for name, buffer in zip(names, self._buffers, strict=True):
+            # From the sinks as they were read, at every step: turned step by step they would gather roundings.
             kept = self._sinks[name]
             if self.cached is not None and self.cached.where == name:
                 rotation = self.cached.rotation
@@ -122,6 +124,7 @@ class SinkLayer(DynamicLayer):
         """Keys that a piece of `query_length` tokens is given, and the index of the first of them."""
         total = self.seen + query_length
         kept = min(total, self.sinks + self.window)
+        # The mask counts as if the sinks stood right before the window, which is where their angles put them.
         return kept, total - kept
 
     def get_max_length(self) -> int:
@@ -195,6 +198,7 @@ class SinkCache(Cache):
         )
 
     def _layer(self, index: int, stock: Any, found: dict[int, Cached | None], live: Any) -> Any:
+        # Where no mask keeps the window, the layer sees the whole text and needs sinks like any other.
         never_masked = type(stock) is DynamicSlidingWindowLayer and not masks_windows(live)
         if type(stock) is DynamicLayer or never_masked:
             return SinkLayer(self.sinks, self.window, found.get(index))
@@ -213,4 +217,5 @@ class SinkCache(Cache):
 
 def _stock_layers(live: Any, found: dict[int, Cached | None]) -> list[Any]:
     layers = list(DynamicCache(config=live.config).layers)
+    # A configuration that names no layers gets them as they are written to; here they must be there at once.
     return layers or [DynamicLayer() for _ in range(max(found) + 1)]

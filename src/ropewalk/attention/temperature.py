@@ -237,6 +237,7 @@ def chosen_layers(model: Any, layers: Literal["full", "all"]) -> list[int]:
     from ropewalk.models.structure.view import view_of
 
     sliding = set(layers_of(view_of(model.config.to_dict())).sliding)
+    # A temperature answers a growing number of keys, which a window does not have.
     return [index for index in modules if index not in sliding]
 
 
@@ -324,6 +325,7 @@ class _Hook:
     def _constant(self) -> float:
         options = self.options
         return (
+            # Squared: cosines and sines stand in query and key, so that logits get the value twice.
             closed.constant(options.factor if options.factor is not None else 1.0, value=options.value) ** 2
         )
 

@@ -96,6 +96,7 @@ def parse_temper(text: str) -> Temper:
         return Temper(text.strip(), heads=read_temperatures(text.strip()))
     found = _WRITTEN.fullmatch(text.strip().lower())
     name, value = (found[1], found[2]) if found else (text, None)
+    # Recipes call it by its rule.
     name = "entropy-matched" if name == "per-head" else name
     if name not in NAMES:
         raise UsageError(
@@ -128,10 +129,12 @@ def own_text(model: Any, original_length: int, seed: int = 0) -> Tensor:
     training, cache, tokens = model.training, None, [row]
     try:
         model.eval()
+        # 16 is the least that `measure_logit_std` takes.
         for _ in range(max(16, min(_SAMPLE, original_length)) - 1):
             output = model(input_ids=tokens[-1], past_key_values=cache, use_cache=True)
             cache = output.past_key_values
             shares_V = output.logits[0, -1].float().softmax(-1).cpu()
+            # On the CPU: a GPU's generator would draw another text from the same seed.
             drawn = torch.multinomial(shares_V, 1, generator=generator)
             tokens.append(drawn[None].to(embedding.device))
     finally:
