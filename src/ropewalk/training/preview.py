@@ -55,7 +55,7 @@ def preview(recipe: Recipe | dict[str, Any] | str | Path, rows: int) -> list[Sho
 
 
 def _shown(sample: Sample, tokenizer: Any) -> ShownRow:
-    # A row's padding counts as one more document, which has no name.
+    # The padding behind documents is numbered as one more of them, which has no name.
     padded = int((sample.documents >= len(sample.names)).sum())
     end = len(sample) - padded
     # A piece ends where the weight or the document changes.

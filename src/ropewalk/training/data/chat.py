@@ -152,6 +152,7 @@ class ChatDocuments(Documents):
         # A template that writes today's date makes other tokens tomorrow.
         fixed = cache is not None and "strftime" not in template.source_text
         names = str(getattr(template.tokenizer, "special_tokens_map", ""))
+        # transformers writes the template out: another version may write it otherwise.
         how = ("chat", __version__, template.source_text, names)
         self._store = cache.store(*how) if cache is not None and fixed else None
         for name, talk in talks:

@@ -89,6 +89,7 @@ def planted_spans(
     """
     phrasing = rng.choice(PHRASINGS)
     crowded = phrasing.has_key and rng.random() < dense
+    # In short samples that is more than fits: the loop below takes facts away until there is room.
     count = 20 if crowded else rng.choice((2, 3, 3, 4, 5, 8)) if phrasing.has_key else 1
     if crowded and rng.random() < 0.5:
         pairs = {words.key(rng): words.number(rng, 5) for _ in range(count)}

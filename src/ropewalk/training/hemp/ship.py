@@ -69,6 +69,7 @@ def _write_config(checkpoint: Path, working: Path) -> None:
     config["rope_theta"] = float(config["rope_parameters"]["rope_theta"])
     config["rope_scaling"] = None
     config["use_cache"] = True
+    # It names a folder of the machine that trained.
     config.pop("_name_or_path", None)
     write_json(working / "config.json", config)
     write_json(

@@ -25,6 +25,7 @@ Maker = Callable[[random.Random, Sequence[str], int], str]
 
 
 def _draw(rng: np.random.Generator) -> random.Random:
+    # The words are drawn by Python's generator, seeded by one number of the row's own: row n stays the same row.
     return random.Random(int(rng.integers(2**63)))
 
 
@@ -89,8 +90,10 @@ def hemp_tasks(
     encoder = TokenizerEncoder(tokenizer)
     depth = drawn.choice((0.0, 1.0)) if edges and drawn.random() < edges else None
     try:
+        # One token is kept for the newline that ends the answer.
         sample = text_sample(name, drawn, budget=budget - 1, encoder=encoder, template=template, depth=depth)
     except UsageError:
+        # The budget was too short for the task that was drawn: the passkey needs least.
         sample = text_sample("passkey", drawn, budget=budget - 1, encoder=encoder)
     prompt = tokenizer.encode(sample.text, add_special_tokens=False)
     answer = tokenizer.encode(sample.answer, add_special_tokens=False)

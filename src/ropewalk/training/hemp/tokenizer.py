@@ -29,6 +29,7 @@ def build_tokenizer(window: int = 512) -> Any:
     backend = Tokenizer(
         models.BPE(vocab={letter: byte for byte, letter in enumerate(byte_letters())}, merges=[])
     )
+    # Without merges there is nothing that a split into words could keep apart.
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
     reserved = [f"<|reserved_{number}|>" for number in range(VOCAB_SIZE - NUM_BYTES - 2)]

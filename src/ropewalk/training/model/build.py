@@ -18,6 +18,7 @@ def build_tokenizer(part: ModelPart) -> Any:
     """The recipe's tokenizer; by default the one that travels with the model."""
     wanted = part.tokenizer if part.tokenizer is not None else part.path
     assert wanted is not None
+    # `load_tokenizer` wants a whole model's folder, and a tokenizer may come in one of its own.
     if Path(wanted).is_dir() and not (Path(wanted) / "config.json").exists():
         return _tokenizer_folder(Path(wanted))
     from ropewalk.models.load import load_tokenizer
@@ -77,6 +78,7 @@ def build_model(
             f"the tokenizer has {len(tokenizer)} tokens, the model's embedding {vocabulary}",
             hint="use the model's own tokenizer, or raise vocab_size in model.init",
         )
+    # Beside the memory: with a cache transformers ignores the borders of documents.
     model.config.use_cache = False
     if part.sliding_window is not None:
         set_window(model, None if part.sliding_window == "none" else part.sliding_window)
@@ -175,6 +177,7 @@ class Rope:
         original = self.facts.original_length
         factor = part.factor if part.factor is not None else (part.target_length or 0) / original
         if part.follow == "stage":
+            # Not below 1: a stage inside the window trains the rope as it is.
             factor = min(factor, max(1.0, stage.longest / original))
         return stretch_for(self.facts, part.method, factor=factor, parameters=part.parameters).schedule
 

@@ -141,11 +141,13 @@ def gain_for(length: int, sigma: float, cosine: float) -> float:
     (1.0, 1.0)
     """
     harmonic = (
+        # Euler's constant: the expansion is right to 1 / (12 T**2), without a sum of a million terms.
         math.log(length) + 0.5772156649015329 + 1 / (2 * length)
         if length > 20
         else sum(1 / n for n in range(1, length + 1))
     )
     kept = min(1.0, math.exp(sigma**2) * harmonic / length)
+    # A measured mean can fall just below 0, or round above 1.
     rho = min(max(cosine, 0.0), 1.0)
     return float((rho + (1 - rho) * kept) ** -0.5)
 
@@ -200,6 +202,7 @@ def _value_cosines(model: Any, modules: dict[int, nn.Module], input_ids: Tensor)
         values = projection(hidden) if isinstance(projection, nn.Module) else hidden
         unit = nn.functional.normalize(values[0].double(), dim=-1)
         count = unit.shape[0]
+        # The square of the sum of n unit vectors is n and the cosines of all pairs: no n * n array is needed.
         found[int(module.layer_idx)] = float((unit.sum(0).square().sum() - count) / (count * (count - 1)))
 
     handles = [item.register_forward_pre_hook(watch, with_kwargs=True) for item in modules.values()]

@@ -49,6 +49,7 @@ def add_lora(model: Any, options: LoraOptions, *, seed: int = 0) -> Any:
         bias="none",
         task_type="CAUSAL_LM",
     )
+    # peft draws A from the global generator, only for `_draw` to replace it: the run's own numbers stay where they are.
     with torch.random.fork_rng(devices=[]):
         wrapped = peft.get_peft_model(model, config)
     _draw(wrapped, seed)
@@ -94,6 +95,7 @@ def _train_in_full(model: Any, module: nn.Module) -> None:
     module.register_forward_hook(lambda _module, _args, output: output.to(dtype))
     head = model.get_output_embeddings()
     if module is model.get_input_embeddings() and head is not None and head.weight is module.weight:
+        # A tied head shares the float32 weight: without this its product would be of two types.
         head.register_forward_pre_hook(lambda _head, args: (args[0].float(), *args[1:]))
 
 
@@ -158,6 +160,7 @@ def merged_weights(model: Any) -> dict[str, Tensor]:
             # What was trained in float32 is written in the type of the rest.
             merged[name] = tensor.to(kept) if tensor.is_floating_point() else tensor
         elif last == "weight":
+            # The sum is made in float32 and rounded once.
             merged[f"{owner}.weight"] = (tensor.float() + _delta(layers[owner])).to(tensor.dtype)
         else:
             merged[f"{owner}.{last}"] = tensor
@@ -202,6 +205,7 @@ def save_adapter(
 
     peft = _peft()
     base = model.get_base_model()
+    # As peft itself writes it: whoever loads the adapter has it frozen.
     config = peft.LoraConfig(**{**model.peft_config["default"].to_dict(), "inference_mode": True})
     if base_path is not None:
         config.base_model_name_or_path = base_path
@@ -209,6 +213,7 @@ def save_adapter(
     for full_name, tensor in (trained_tensors(model) if trained is None else trained).items():
         name = full_name.removeprefix(_PREFIX)
         if ".lora_" in name:
+            # Files do not name the adapter: peft puts the name in again when it loads one.
             tensors[_PREFIX + name.replace(".default.", ".")] = tensor.cpu().contiguous()
             continue
         tensors[_PREFIX + name] = tensor.cpu().contiguous()
@@ -219,6 +224,7 @@ def save_adapter(
     )
     if inputs in modules and base.config.get_text_config().tie_word_embeddings:
         config.ensure_weight_tying = True
+        # A copy, because safetensors refuses two names for one memory.
         tensors[f"{_PREFIX}{outputs}.weight"] = tensors[f"{_PREFIX}{inputs}.weight"].clone()
     folder.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(str(folder))
@@ -232,6 +238,7 @@ def _trained(model: nn.Module) -> dict[str, Tensor]:
 
 def _targets(model: Any, options: LoraOptions) -> list[str]:
     head = model.get_output_embeddings()
+    # The head stays plain: the loss reads its weight itself, without anything that stands beside it.
     linear = {name: item for name, item in model.named_modules() if is_linear(item) and item is not head}
     if options.targets == "all-linear":
         found = list(linear)
@@ -239,6 +246,7 @@ def _targets(model: Any, options: LoraOptions) -> list[str]:
         owners = {id(item) for module in attention_modules(model).values() for item in module.modules()}
         found = [name for name, item in linear.items() if id(item) in owners]
     else:
+        # With the dot a target is a whole word: proj is no name for q_proj.
         found = [
             name for name in linear if any(f".{name}".endswith(f".{target}") for target in options.targets)
         ]

@@ -79,6 +79,7 @@ class Together(Optimizer):
             first = last
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        # `load_state_dict` ends here with new groups and a new state, which the parts must share as they did the old.
         super().__setstate__(state)
         self._share()
 

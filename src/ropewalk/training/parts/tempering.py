@@ -26,6 +26,7 @@ class Tempering:
         if not self.applied.foldable:
             return
         # Met now rather than at the first checkpoint: a constant that the architecture cannot hold is an error.
+        # Under LoRA the weights to be folded into are peft's base layers.
         if any(".base_layer." in name for name, _ in model.named_parameters()):
             self.applied.folded(
                 {name.replace(".base_layer.", "."): item for name, item in model.state_dict().items()}
@@ -54,6 +55,7 @@ class Tempering:
         if not self.applied.foldable:
             return plain, own
         folded = self.applied.folded(weights | own)
+        # `folded` hands on the very tensors that it does not change, so identity tells which it did.
         changed = (
             {name: plain[name] for name in plain if folded[name] is not plain[name]} if keep_weights else {}
         )

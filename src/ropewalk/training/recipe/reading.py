@@ -80,6 +80,7 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str | int, ...], i
         )
     try:
         text = content.decode("utf-8")
+        # Events come one by one: a document that is too deep or too long is refused before it becomes a tree.
         _check_events(text, path)
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         document = yaml.safe_load(text)
@@ -106,6 +107,7 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str | int, ...], i
 def _check_events(text: str, path: Path) -> None:
     depth = nodes = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        # A few lines of aliases of aliases can stand for billions of nodes.
         if isinstance(event, yaml.AliasEvent):
             raise UsageError(
                 f"{path} line {event.start_mark.line + 1}: aliases (*{event.anchor}) are not allowed in a recipe",
@@ -120,11 +122,13 @@ def _check_events(text: str, path: Path) -> None:
 def _index(node: Any, where: tuple[str | int, ...], lines: dict[tuple[str | int, ...], int]) -> None:
     if node is None:
         return
+    # The line of the key, which its mapping has set, wins over that of a value that begins further down.
     lines.setdefault(where, node.start_mark.line + 1)
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
             name = str(key.value)
+            # PyYAML would take the last of them without a word.
             if name in seen:
                 raise UsageError(
                     f"line {key.start_mark.line + 1}: {one_line(name, 60)} is given twice", hint="keep one"
@@ -141,12 +145,14 @@ def explain(error: ValidationError, lines: dict[tuple[str | int, ...], int]) -> 
     """Every fault of a recipe: field, line (None without a file), message, and what was given."""
     faults = []
     for item in error.errors(include_url=False):
+        # pydantic adds this word where the key of a dictionary is at fault.
         where = tuple(part for part in item["loc"] if part != "[key]")
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
             message = "no such key" + _near(where)
         elif item["type"] == "missing":
             message = "missing"
+        # What is missing has no line: that of the innermost block around it is given.
         line = next((lines[where[:n]] for n in range(len(where), -1, -1) if where[:n] in lines), None)
         field = ".".join(str(part) for part in where) or "recipe"
         given = None if isinstance(item.get("input"), dict | list) else one_line(item.get("input"), 60)
