@@ -31,6 +31,7 @@ from ropewalk.runtimes.gguf.write import key_of, write_gguf
 
 TYPES = ("auto", "float32", "float16", "bfloat16")
 _NAMED = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+# llama.cpp's numbers for what a file mostly holds; they are not those of single tensors (BF16 is 30 there).
 _FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32}
 _EMBEDDING, _OUTPUT = "token_embd.weight", "output.weight"
 
@@ -46,12 +47,15 @@ def convert(
 ) -> None:
     """Write the checkpoint in `folder` as a GGUF file with a schedule; `dtype` is that of its matrices."""
     family = family_of(facts)
+    # The target, not config.json's window: only prompts longer than a sliding window miss it where llama.cpp has none.
     check_needs(family, facts, int(metadata.get("context_length", facts.max_position_embeddings)))
     own = model_keys(family, facts)
     sources = read_sources(folder, family)
+    # Before the plan, which refuses them: tensors that become metadata have no name of their own in GGUF.
     numbers = take_numbers(sources, family, facts.num_layers)
     wanted = main_type(sources) if dtype == "auto" else _NAMED[dtype]
     steps = _steps(family, facts, sources, int(own.get("expert_count", 0)))
+    # Before a byte is written: llama.cpp would complain only when it loads the finished file.
     _check_names(family, facts, own, [name for step in steps for name in step.targets])
     name = ARCHITECTURES[facts.model_type]
     general = {
@@ -79,6 +83,7 @@ def _steps(family: Family, facts: ModelFacts, sources: Mapping[str, Source], exp
     names = gguf.get_tensor_name_map(number, facts.num_layers)
 
     def rename(name: str) -> str | None:
+        # gguf's map lists names without their suffix and puts it back.
         found: str | None = names.get_name(name, try_suffixes=(".weight", ".bias"))
         return found
 
@@ -86,6 +91,7 @@ def _steps(family: Family, facts: ModelFacts, sources: Mapping[str, Source], exp
     if facts.tie_embeddings or family.output == "tied":
         # The class reads the embedding in its place, whatever a checkpoint holds besides.
         steps = [step for step in steps if step.targets != (_OUTPUT,)]
+        # The graph of such a family asks for an output matrix, tied or not.
         if family.output == "own":
             embedding = next((step for step in steps if step.targets == (_EMBEDDING,)), None)
             steps += [] if embedding is None else [Step(embedding.sources, embedding.operation, (_OUTPUT,))]
@@ -104,6 +110,7 @@ def _check_names(family: Family, facts: ModelFacts, own: Mapping[str, Any], name
         allowed |= {_full(f"blk.{layer}.{name}") for name in family.may}
     if family.output == "own" or (family.output == "either" and not facts.tie_embeddings):
         wanted.add(_OUTPUT)
+    # Experts that lie there both apart and fused would make one tensor twice. Counting is quadratic, so only then.
     twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
     missing, strange = sorted(wanted - set(names)), sorted(set(names) - wanted - allowed)
     if missing or strange or twice:

@@ -71,11 +71,13 @@ def families() -> dict[str, Family]:
 def _family(name: str) -> Family:
     row = _joined(name)
     assert row["output"] in OUTPUTS, name
+    # A misspelt trait would be passed over and its tensors left as they are.
     assert not set(row) - set(table()["traits"]), name
     rules = tuple(
         Rule(tuple(names), operation, tuple(targets[0] if targets else ()))
         for names, operation, *targets in row["tensors"]
     )
+    # null takes away a key of the family that a row is like.
     keys = {key: value for key, value in row["keys"].items() if value is not None}
     lists = {
         trait: tuple(row.get(trait, "").split()) for trait in ("whole", "layer", "dense", "other", "may")
@@ -103,6 +105,7 @@ def _joined(name: str) -> dict[str, Any]:
     base = _joined(row.pop("like"))
     for trait in ("keys", "needs"):
         row[trait] = base[trait] | row.get(trait, {})
+    # Behind the base's own: of several rules that fit a name the first is taken.
     row["tensors"] = [*row.get("tensors", base["tensors"]), *row.pop("also", [])]
     return base | row
 
@@ -128,7 +131,9 @@ def check_needs(family: Family, facts: ModelFacts, target_length: int) -> None:
     for name, allowed in family.needs.items():
         value = COMPUTED[name[1:]](facts) if name.startswith("=") else view_of(facts.config).get(name)
         if not any(
-            value == wanted and isinstance(value, bool) == isinstance(wanted, bool) for wanted in allowed
+            # True equals 1 in Python, and a step of one (decoder_sparse_step) is not a yes.
+            value == wanted and isinstance(value, bool) == isinstance(wanted, bool)
+            for wanted in allowed
         ):
             wanted = " or ".join(json.dumps(each) for each in allowed if each is not None) or "nothing"
             raise RopewalkError(
@@ -180,6 +185,7 @@ def model_keys(family: Family, facts: ModelFacts) -> dict[str, Any]:
     for name in ("feed_forward_length", "vocab_size"):
         if made[name] is None:
             raise RopewalkError(f"config.json gives no {name}", hint=OWN_CONVERTER)
+    # JSON has 10000 for a base of 10000.0, and llama.cpp refuses a key whose type is not the one it reads.
     floats = set(table()["floats"])
     return {key: float(value) if key in floats else value for key, value in made.items() if value is not None}
 
@@ -208,6 +214,7 @@ def _given(name: str, facts: ModelFacts) -> Any:
 def _period(facts: ModelFacts) -> int | None:
     """Every how many layers a full one follows the sliding ones; None where it is otherwise."""
     sliding = [is_sliding(kind) for kind in facts.layer_types]
+    # llama.cpp has the full layer at the end of each period; 0 means that every layer slides.
     period = sliding.index(False) + 1 if False in sliding else 0
     regular = [bool(period == 0 or (at + 1) % period) for at in range(len(sliding))]
     return period if sliding == regular and period != 1 else None
@@ -220,6 +227,7 @@ def _sliding_theta(facts: ModelFacts) -> float | None:
 def _query_scale(facts: ModelFacts) -> str | float:
     """Gemma's query_pre_attn_scalar, which llama.cpp takes to be the head's width, but for the largest model's."""
     value = float(_given("query_pre_attn_scalar", facts))
+    # The 27B models have 46 layers in Gemma 2 and 62 in Gemma 3, by which llama.cpp knows them.
     largest = facts.num_layers == {"gemma2": 46}.get(facts.model_type, 62)
     wanted = facts.hidden_size // facts.num_attention_heads if largest else facts.head_dim
     return "as llama.cpp" if value == wanted else value
@@ -228,6 +236,7 @@ def _query_scale(facts: ModelFacts) -> str | float:
 def _lite(facts: ModelFacts) -> str:
     """DeepSeek's small models have no low-rank queries, which llama.cpp tells by the number of layers."""
     plain = "q_lora_rank" in facts.text and facts.text["q_lora_rank"] is None
+    # DeepSeek-V2-Lite has 27 layers; llama.cpp asks for either number.
     lite = facts.num_layers in (26, 27)
     return "as llama.cpp" if plain == lite else f"q_lora_rank {'none' if plain else 'given'}"
 
@@ -235,6 +244,7 @@ def _lite(facts: ModelFacts) -> str:
 def _interval(facts: ModelFacts) -> int:
     """Every how many layers a full one follows those of linear attention."""
     linear = set(facts.layers.other)
+    # Without a full layer: an interval that no layer reaches.
     return next((at + 1 for at in range(facts.num_layers) if at not in linear), facts.num_layers + 1)
 
 
@@ -248,12 +258,14 @@ def _linear_layers(facts: ModelFacts) -> str:
 
 def _linear_width(facts: ModelFacts) -> int:
     view = view_of(facts.config)
+    # The class's defaults, as the row has them for the other sizes of linear attention.
     return int(view.get("linear_value_head_dim") or 128) * int(view.get("linear_num_value_heads") or 32)
 
 
 def _sections(facts: ModelFacts) -> list[int]:
     """Pairs for time, height and width of a picture; text has one position for all."""
     given = list(facts.rope.parameters.get("mrope_section") or (11, 11, 10))
+    # llama.cpp reads four numbers, whatever the model has.
     return [*given, *[0] * (4 - len(given))]
 
 
@@ -268,10 +280,12 @@ def _feed_forward(facts: ModelFacts) -> int:
 
 
 def _rotates_but_each_4th(facts: ModelFacts) -> bool:
+    # llama.cpp reads no list: it leaves every fourth layer of SmolLM3 unrotated by a constant.
     return set(facts.layers.no_rope) == set(range(3, facts.num_layers, 4))
 
 
 def _full_layers_rotate(facts: ModelFacts) -> bool:
+    # llama.cpp rotates Cohere2's sliding layers alone.
     return bool(facts.layers.full_rope)
 
 

@@ -29,7 +29,9 @@ def rewrite(
     if target.resolve() == Path(source).resolve():
         raise RopewalkError(f"{target} is the source itself", hint="write the copy elsewhere")
     keys = with_rope(found.keys, found.architecture, metadata)
+    # llama.cpp takes the factor tensors that it finds, so an older schedule's would act beside the new keys.
     pieces = [piece for piece in copied(found) if piece.name not in ROPE_TENSORS]
+    # Keys are copied as bytes, general.alignment among them: the padding must stay what it says.
     write_gguf(
         target, keys, [*rope_pieces(tensors), *pieces], alignment=found.alignment, version=found.version
     )
@@ -38,6 +40,7 @@ def rewrite(
 def with_rope(keys: Sequence[Key], architecture: str, metadata: Mapping[str, Any]) -> list[Key]:
     """Metadata with every older scaling removed and the given keys in its place; a left-over would still be read."""
     given = {f"{architecture}.{name}": value for name, value in metadata.items()}
+    # rope.scale_linear is the key of files from before rope.scaling, and is still read.
     stale = (f"{architecture}.rope.scaling.", f"{architecture}.rope.scale_linear")
     kept = [key for key in keys if key.name not in given and not key.name.startswith(stale)]
     return kept + [key_of(name, value) for name, value in given.items() if value is not None]
@@ -50,6 +53,7 @@ def rope_pieces(tensors: Mapping[str, Sequence[float]]) -> list[Piece]:
 
 def check_same_model(found: GgufFile, facts: ModelFacts) -> None:
     """RopewalkError where the file is not this model, as far as architecture and shape tell."""
+    # A merged file keeps the key, with 0 in it.
     if found.get("split.count") not in (None, 0, 1):
         raise RopewalkError(
             f"{found.path} is one part of {found.get('split.count')}",
@@ -70,6 +74,7 @@ def check_same_model(found: GgufFile, facts: ModelFacts) -> None:
     }
     for name, expected in shape.items():
         value = found.own(name)
+        # llama.cpp's converter counts a layer that predicts further tokens among the blocks.
         if value is not None and value != expected and not (name == "block_count" and value == expected + 1):
             raise RopewalkError(
                 f"{found.path} says {name}={value} where the model has {expected}",

@@ -25,6 +25,7 @@ from ropewalk.models.structure.view import view_of
 from ropewalk.runtimes.gguf.families import OWN_CONVERTER, Family, Rule, table
 from ropewalk.runtimes.gguf.write import Piece
 
+# ggml's numbers for the types of single tensors.
 KINDS = {"F32": F32, "F16": 1, "BF16": 30}
 _WIDTH = {"F32": 4, "F16": 2, "BF16": 2}
 
@@ -45,6 +46,7 @@ class Source:
         with open(self.shard, "rb") as origin:
             origin.seek(self.start)
             raw = origin.read(self.size)
+        # numpy has no bfloat16; what is only moved needs no arithmetic.
         return np.frombuffer(raw, dtype="<u4" if _WIDTH[self.dtype] == 4 else "<u2").reshape(self.shape)
 
 
@@ -138,6 +140,7 @@ def by_group(array: np.ndarray, sizes: Sizes) -> list[np.ndarray]:
 @operation
 def latent(array: np.ndarray, sizes: Sizes) -> list[np.ndarray]:
     """What makes keys and values of the latent vector, a matrix a head each; that of the keys turned."""
+    # llama.cpp multiplies the query by the key's matrix and attends over the latent itself, so it is needed turned.
     split = array.reshape(sizes.heads, -1, array.shape[-1])
     return [split[:, : sizes.nope].swapaxes(1, 2), split[:, sizes.nope :]]
 
@@ -146,6 +149,7 @@ def latent(array: np.ndarray, sizes: Sizes) -> list[np.ndarray]:
 def tiled(array: np.ndarray, sizes: Sizes, axis: str, skipped: str = "") -> list[np.ndarray]:
     """Value heads of linear attention: the first of every key, then the second, where they lay key by key; queries and
     keys before them stay."""
+    # ggml repeats keys over value heads as 0 1 0 1, transformers as 0 0 1 1.
     at = int(axis)
     before, values = np.split(array, [sizes.keys if skipped else 0], axis=at)
     moved = np.moveaxis(values, at, 0)
@@ -174,6 +178,7 @@ def read_sources(folder: Path, family: Family) -> dict[str, Source]:
     for shard in find_weights(folder).shards:
         header = check_shard(shard, folder)
         with open(shard, "rb") as stream:
+            # Eight bytes of length and the header stand before the data, from which offsets count.
             start = 8 + struct.unpack("<Q", stream.read(8))[0]
         for name, entry in header.items():
             if name == "__metadata__" or name.endswith(unused) or name.startswith(family.beside):
@@ -185,6 +190,7 @@ def read_sources(folder: Path, family: Family) -> dict[str, Source]:
                     hint=OWN_CONVERTER,
                 )
             shape = tuple(int(size) for size in entry["shape"])
+            # With a composite's prefix and without it, two names may mean one tensor.
             own = _inside(name, family)
             if own in found:
                 raise RopewalkError(
@@ -312,11 +318,13 @@ def _pieces(step: Step, sizes: Sizes, wanted: str) -> list[Piece]:
 def _piece(step: Step, sizes: Sizes, at: int, shape: tuple[int, ...], wanted: str) -> Piece:
     name, first = step.targets[at], step.sources[0]
     alone = len(first.shape) == 1
+    # ggml adds biases in float32; a router that is rounded sends tokens to other experts.
     dtype = "F32" if alone or name.endswith((".bias", "ffn_gate_inp.weight")) else wanted
     count = len(step.sources)
     full = shape if count == 1 else (count, *shape)
 
     def copy(stream: BinaryIO) -> None:
+        # A fused tensor is read again for each of its parts: time is cheaper here than holding the others.
         for source in step.sources:
             array = cast(source.read(), source.dtype, "F32") if alone else source.read()
             part = np.ascontiguousarray(_applied(step, array, sizes)[at])
@@ -339,6 +347,7 @@ def cast(storage: np.ndarray, before: str, after: str) -> np.ndarray:
     if before == after:
         return storage.view("<f4") if after == "F32" else storage
     if before == "BF16":
+        # bfloat16 is the upper half of a float32.
         values = (storage.astype("<u4") << 16).view("<f4")
     else:
         values = storage.view("<f4" if before == "F32" else "<f2").astype("<f4")
@@ -355,4 +364,5 @@ def cast(storage: np.ndarray, before: str, after: str) -> np.ndarray:
 def main_type(sources: Mapping[str, Source]) -> str:
     """The type that most matrices have."""
     matrices = [source.dtype for source in sources.values() if len(source.shape) > 1]
+    # Sorted, so that a tie falls the same way in every run.
     return max(sorted(set(matrices)), key=matrices.count)

@@ -11,8 +11,10 @@ from ropewalk.models.facts import ModelFacts
 from ropewalk.models.gguf.file import Key
 from ropewalk.runtimes.gguf.write import key_of
 
+# llama.cpp's numbers for what a token is.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 _OWN_CONVERTER = "convert it with llama.cpp's convert_hf_to_gguf.py and pass the file with --gguf"
+# The cuts of GPT-4o, of Llama 3, and the last of DeepSeek-V3's three; a pattern that differs by a letter is another.
 _CASED = (
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
     r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
@@ -60,6 +62,7 @@ def vocabulary_keys(folder: Path, facts: ModelFacts) -> list[Key]:
         keys["tokenizer.ggml.add_space_prefix"] = _adds_space(document)
     else:
         keys |= {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": _pre(document, path)}
+    # Older files hold a merge as one text, newer ones as a pair; byte-level tokens hold no space to blur the two.
     merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model.get("merges") or []]
     if not model.get("byte_fallback"):
         # llama.cpp refuses an empty list; a merge of the first two tokens into nothing it knows is never taken.
@@ -78,6 +81,7 @@ def _tokens(document: dict[str, Any], size: int, *, fallback: bool) -> tuple[lis
     for added in document.get("added_tokens") or []:
         by_number[int(added["id"])] = str(added["content"])
         kinds[int(added["id"])] = CONTROL if added.get("special") else USER_DEFINED
+    # An embedding is often padded to a round number of rows, and llama.cpp wants a token for each.
     total = max(size, max(by_number) + 1)
     tokens = [by_number.get(number, f"[PAD{number}]") for number in range(total)]
     return tokens, [kinds.get(number, UNUSED) for number in range(total)]
@@ -85,6 +89,7 @@ def _tokens(document: dict[str, Any], size: int, *, fallback: bool) -> tuple[lis
 
 def _scores(tokens: list[str], model: dict[str, Any]) -> list[float]:
     """Numbers that make SentencePiece's algorithm merge in the file's order: earlier merges win, the rest never."""
+    # That algorithm knows no list of merges: it joins the neighbours whose whole has the highest score.
     ranks: dict[str, int] = {}
     for rank, pair in enumerate(model.get("merges") or []):
         left, right = pair.split(" ") if isinstance(pair, str) else pair
@@ -98,6 +103,7 @@ def _adds_space(document: dict[str, Any]) -> bool:
     before = [step for step in normalizers if step.get("type") == "Prepend"]
     marks = [step for step in _steps(document.get("pre_tokenizer")) if step.get("type") == "Metaspace"]
     schemes = [
+        # Older files say add_prefix_space.
         step.get("prepend_scheme", "always" if step.get("add_prefix_space", True) else "never")
         for step in marks
     ]
@@ -110,6 +116,7 @@ def _pre(document: dict[str, Any], path: Path) -> str:
     byte_level = next((step for step in steps if step.get("type") == "ByteLevel"), None)
     if byte_level is None:
         raise RopewalkError(f"{path}: not a byte-level tokenizer", hint=_OWN_CONVERTER)
+    # The first word would get other tokens than in training.
     if byte_level.get("add_prefix_space"):
         raise RopewalkError(
             f"{path}: it puts a space in front, which llama.cpp does not", hint=_OWN_CONVERTER

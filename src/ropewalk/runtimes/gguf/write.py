@@ -50,12 +50,14 @@ def key_of(name: str, value: Any) -> Key:
     if kind != ARRAY:
         return Key(name, kind, struct.pack("<I", kind) + _packed(value, kind))
     inner = _kind_of(value[0]) if value else STRING
+    # Lists of numbers are signed in llama.cpp's own files, single counts are not.
     inner = INT32 if inner == UINT32 else inner
     body = b"".join(_packed(item, inner) for item in value)
     return Key(name, ARRAY, struct.pack("<IIQ", ARRAY, inner, len(value)) + body)
 
 
 def _kind_of(value: Any) -> int:
+    # First, since a bool is an int in Python.
     if isinstance(value, bool):
         return BOOL
     if isinstance(value, int):
@@ -81,6 +83,7 @@ def floats(name: str, values: Sequence[float]) -> Piece:
 def copied(source: GgufFile) -> list[Piece]:
     """Every tensor of a file, copied in chunks when its turn comes."""
 
+    # A function for each tensor's place: one made in the loop below would see the last tensor's alone.
     def piece(offset: int, size: int) -> Callable[[BinaryIO], None]:
         def copy(stream: BinaryIO) -> None:
             with open(source.path, "rb") as origin:
@@ -124,6 +127,7 @@ def write_gguf(
                 begin = stream.tell()
                 piece.copy(stream)
                 written = stream.tell() - begin
+                # Offsets stand in the header already: a tensor that is a byte short displaces all that follow.
                 assert written == piece.size, f"{piece.name}: {written} bytes of {piece.size}"
                 stream.write(b"\0" * (padded(piece.size, alignment) - piece.size))
     except OSError as error:
@@ -138,6 +142,7 @@ def _header(keys: list[Key], pieces: Sequence[Piece], alignment: int, version: i
     for piece in pieces:
         parts += [_packed(piece.name, STRING), struct.pack("<I", len(piece.dims))]
         parts += [struct.pack(f"<{len(piece.dims)}Q", *piece.dims), struct.pack("<IQ", piece.kind, offset)]
+        # llama.cpp refuses tensors that do not follow each other in the header's order.
         offset += padded(piece.size, alignment)
     header = b"".join(parts)
     return header + b"\0" * (padded(len(header), alignment) - len(header))
