@@ -78,7 +78,9 @@ def assert_two_are_one(single: dict[str, Any], shared: dict[str, Any], folder: P
         tensors, twins = load_file(one / file), load_file(folder / "two" / file)
         assert tensors.keys() == twins.keys()
         for name, tensor in tensors.items():
-            assert torch.allclose(tensor, twins[name], rtol=1e-3, atol=1e-4), (file, name)
+            # A merged weight kept in bfloat16 may round to its neighbour: those stand up to 2 ** -7 apart.
+            rtol = 2**-7 if tensor.dtype == torch.bfloat16 else 1e-3
+            assert torch.allclose(tensor, twins[name], rtol=rtol, atol=1e-4), (file, name)
 
 
 @pytest.mark.slow

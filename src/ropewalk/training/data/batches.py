@@ -37,6 +37,7 @@ def make_step(samples: Sequence[Sample], micro_tokens: int, rank: int, world: in
     its own repeats one with zero weight, so that collective calls stay in step.
     """
     micro: list[dict[str, torch.Tensor]] = []
+    # groupby joins neighbours only: the curriculum gives the rows of a step sorted by length.
     for length, group in groupby(enumerate(samples), key=lambda item: len(item[1])):
         rows = [Numbered(number, sample, True) for number, sample in group]
         share = -(-len(rows) // world)

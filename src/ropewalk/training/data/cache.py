@@ -40,6 +40,7 @@ def cache_place() -> Path | None:
 
 def digest_of(text: str) -> bytes:
     """What a text is found by."""
+    # Text out of JSON may hold lone surrogates, which plain UTF-8 refuses.
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:16]
 
 
@@ -83,6 +84,7 @@ class TokenStore:
     def count(self, digest: bytes) -> int | None:
         """How many tokens a text has, where that is kept."""
         if digest not in self._places:
+            # Once before, for what others have kept meanwhile, and once after, for the places of our own lines.
             self._look()
         place = self._places.get(digest)
         if place is None:
@@ -105,6 +107,7 @@ class TokenStore:
     def alone(self) -> Iterator[None]:
         """Inside, no other process makes many tokens for this store: who waits finds them made."""
         with contextlib.ExitStack() as stack:
+            # Without the lock tokens are made twice at worst: a reader's folder may not let itself be locked.
             with contextlib.suppress(OSError):
                 stack.enter_context(self._locked("making"))
             yield
@@ -136,6 +139,7 @@ class TokenStore:
                 stream.write(content)
                 start += len(ids)
         with open(self.folder / "index.bin", "ab") as stream:
+            # Half a line of a killed process would shift all that follow.
             stream.truncate(stream.tell() // _LINE.itemsize * _LINE.itemsize)
             stream.seek(0, os.SEEK_END)
             stream.write(np.array(lines, dtype=_LINE).tobytes())
@@ -152,6 +156,7 @@ class TokenStore:
 
     def _mapped(self, end: int) -> Ids:
         path = self.folder / "ids.bin"
+        # Mapped anew once the file has grown; an empty one cannot be mapped.
         if len(self._ids) < end and _size(path) >= 4:
             self._ids = np.memmap(path, dtype="<i4", mode="r", shape=(_size(path) // 4,))
         return self._ids
@@ -176,6 +181,7 @@ class TokenCache:
             return None
         from tokenizers import __version__
 
+        # With the library's version, since another may cut the same text otherwise.
         key = "\0".join((FORMAT, __version__, str(self.fingerprint), *how))
         folder = self.place / "tokens" / hashlib.sha256(key.encode()).hexdigest()[:20]
         return self.stores.setdefault(folder, TokenStore(folder))

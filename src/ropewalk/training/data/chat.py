@@ -126,6 +126,7 @@ class Template:
                 "assistant said cannot be told apart",
                 hint="give a template that only appends (template: FILE), or end the conversation there",
             )
+        # The blank space that a template puts after the end of a turn is not the assistant's to say.
         return len(before), len(after.rstrip())
 
 
@@ -182,12 +183,14 @@ class ChatDocuments(Documents):
         kept = self._store.get(digest)
         if kept is None:
             ids, weights = self._made_tokens(talk, name)
+            # -1 - id and not -id, because token 0 has no sign.
             self._store.put([(digest, np.where(weights > 0, ids, -1 - ids).astype(np.int32))])
             return ids, weights
         return np.where(kept < 0, -1 - kept, kept).astype(np.int32), (kept >= 0).astype(np.float32)
 
     def _made_tokens(self, talk: Conversation, name: str) -> tuple[Ids, NDArray[np.float32]]:
         text, spans = self._template.spans(talk, name)
+        # The template has written its special tokens into the text: a second beginning would be one too many.
         encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         starts = np.array([start for start, _ in encoded["offset_mapping"]], dtype=np.int64)
         ends = np.array([end for _, end in encoded["offset_mapping"]], dtype=np.int64)

@@ -36,6 +36,7 @@ def share_out(shares: Sequence[float], served: Sequence[int]) -> int:
     """The index that is furthest behind its share of what was served; the first of equals."""
     total = sum(served)
     weight = sum(shares)
+    # One more than was served, so that the very first goes to the largest share.
     behind = [share / weight * (total + 1) - done for share, done in zip(shares, served, strict=True)]
     return int(np.argmax(behind))
 
@@ -226,6 +227,7 @@ class Mixture:
         self.tokenizer_hash = tokenizer_hash(tokenizer)
         self.cache = TokenCache(_what_makes(tokenizer, self.tokenizer_hash))
         for number, part in enumerate(data.sources):
+            # The 1 keeps the data's draws apart from the curriculum's, whose key begins with (seed, 2).
             key = (seed, 1, number)
             if part.kind == "generated":
                 self.sources.append(GeneratedSource(part, tokenizer, key))
@@ -299,5 +301,6 @@ def _hash_of(pieces: Any) -> str:
     digest = hashlib.sha256()
     for piece in pieces:
         content = piece.encode("utf-8", "surrogatepass")
+        # With the length before it no piece runs into the next: other pieces never make the same bytes.
         digest.update(len(content).to_bytes(8, "little") + content)
     return digest.hexdigest()

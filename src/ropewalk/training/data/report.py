@@ -24,6 +24,7 @@ from ropewalk.units import format_length
 COUNTED_CHARACTERS = 4_000_000
 SAMPLED_DOCUMENTS = 64
 TRIED_ROWS, TRIED_TOKENS = 64, 400_000
+# A mix deals its lengths out over several steps: one alone may hold none of a length.
 TRIED_STEPS = 8
 
 
@@ -110,6 +111,7 @@ def idle_processes(recipe: Recipe, curriculum: Curriculum, rows_at_once: int) ->
     """Stages whose steps have fewer rows of a length than are trained at the same time, in words."""
     said = []
     for number, stage in enumerate(recipe.stages):
+        # Planning counts what it serves: in a state of its own, so that the run's stays.
         trial = copy.copy(curriculum)
         trial.state = StageState(stage=number)
         counts = Counter(length for step in range(TRIED_STEPS) for length in trial.plan(step))
@@ -149,6 +151,7 @@ def tried_rows(source: TextSource, length: int) -> tuple[float, float]:
         numbers = {name: number for number, name in enumerate(used.documents.names)}
         for _ in range(rows):
             row = stream.take(length)
+            # Padding is numbered after the documents that have names.
             sizes = np.bincount(row.documents, minlength=len(row.names) + 1)
             tokens, padding = tokens + length, padding + int(sizes[len(row.names)])
             for size, name in zip(sizes, row.names, strict=False):

@@ -41,6 +41,7 @@ def conversations_of(part: SourcePart) -> list[tuple[str, Conversation]]:
     """(name, conversation) of every line of a chat source, in a fixed order."""
     found: list[tuple[str, Conversation]] = []
     for path in _files(part):
+        # Not splitlines: characters such as U+2028 may stand inside a JSON string.
         for number, line in enumerate(_read_text(part, path).split("\n"), start=1):
             if part.max_documents is not None and len(found) >= part.max_documents:
                 return found
@@ -65,6 +66,7 @@ def _files(part: SourcePart) -> Iterator[Path]:
             yield path
             continue
         if path.is_dir():
+            # File systems list in any order, and the order is part of what the data is.
             files = sorted(
                 item for item in path.rglob("*") if item.is_file() and not item.name.startswith(".")
             )

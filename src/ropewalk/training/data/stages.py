@@ -136,6 +136,7 @@ class Curriculum:
         state.step += 1
         state.tokens += tokens
         goal = self.goals[state.stage]
+        # A growing stage ends by its steps, on which its length depends: by tokens it might end before its full length.
         if goal is None or stage.grow is not None:
             done = state.step >= self.steps[state.stage]
         else:
@@ -152,6 +153,7 @@ class Curriculum:
     def measured(self, loss: float) -> bool:
         """Count an evaluation's loss, where the stage listens to it; True when the stage ended."""
         until = None if self.finished else self.stage.until
+        # What is measured before a stage's first step is the doing of the stage before.
         if until is None or until.measure != "evaluation" or self.state.step == 0:
             return False
         return self._leave() if self._good_enough(loss) else False
@@ -206,6 +208,7 @@ class LearningRate:
     def __call__(self, step: int) -> float:
         """Factor for optimiser step `step`, counted from 0."""
         if step < self.warmup_steps:
+            # Not from 0, at which the first step would train nothing.
             return (step + 1) / (self.warmup_steps + 1)
         if self.decay == "constant":
             return 1.0

@@ -50,6 +50,7 @@ class Documents:
         self._tokenizer = tokenizer
         self._ids: dict[int, Ids] = {}
         first, last = tokenizer.bos_token_id, tokenizer.eos_token_id
+        # A tokenizer may have such a token and not put it: what it makes of no text tells.
         starts = first is not None and tokenizer("")["input_ids"][:1] == [first]
         self._begin = [int(first)] if starts else []
         self._end = [] if last is None else [int(last)]
@@ -85,6 +86,7 @@ class Documents:
     @property
     def known_lengths(self) -> NDArray[np.int64] | None:
         """Tokens of every document where all of them are made already; None where one is missing."""
+        # A cached_property that was asked keeps its value there.
         if "lengths" in self.__dict__ or not self._missing(range(len(self))):
             return self.lengths
         return None
@@ -213,6 +215,7 @@ class DocumentStream:
     def take(self, count: int) -> Sample:
         """The next `count` tokens, across documents and epochs."""
         rng = np.random.default_rng([*self.key, self.taken, 0x1A9E])
+        # An epoch with any text fills at least one place: a row that needs more epochs than places never fills.
         row, last_epoch = Row(self.documents, count), self.epoch + count
         lane = self._lane(rng)
         while row.room:
@@ -298,6 +301,7 @@ class FittedStream:
     def _best(self, room: int) -> int | None:
         """The place of the longest waiting piece of at most `room` tokens."""
         sizes = [len(self.documents.ids(document)) - offset for document, offset in self.waiting]
+        # Of equal sizes the one that has waited longest.
         fitting = [(size, -place) for place, size in enumerate(sizes) if size <= room]
         return -max(fitting)[1] if fitting else None
 
@@ -308,6 +312,7 @@ class FittedStream:
             if self.opened == len(self.members):
                 self.epoch, self.opened = self.epoch + 1, 0
                 order = self._order()
+                # Whole epochs without a single token: there are none.
                 if self.epoch > begun + 2 and not self.waiting:
                     raise UsageError(
                         "the documents of a source have no tokens", hint="check its text and the tokenizer"

@@ -72,6 +72,7 @@ def check_skips(model: Any, method: str) -> None:
         )
     finally:
         model.train(training)
+    # Equal to the bit, on purpose: a token that is not seen at all changes none.
     if torch.equal(far, changed):
         reason = "takes a skipped position for the end of a document"
     elif torch.equal(near, far):
@@ -89,6 +90,7 @@ def _window_lost(model: Any, method: str) -> str | None:
     """Why layers with a sliding window would see more than it, or None. A short trial row could not show this."""
     modules = attention_modules(model)
     sliding = set(modules) - set(chosen_layers(model, "full"))
+    # Transformers makes native masks by layer type, and FlashAttention takes the window as an argument.
     if not sliding or method == "native" or base_implementation(model).startswith("flash"):
         return None
     if method == "mask":
@@ -144,6 +146,7 @@ def _leak(model: Any, method: str) -> str | None:
     spread = alone.double().std()
     if (changed - packed).double().abs().max() > loose * spread:
         return "a document changes with the one before it"
+    # A row of another length may be summed in another order: ten times the room of the comparison above.
     if (packed - alone).double().abs().max() > 10 * loose * spread:
         return "a document is not computed as it is alone"
     return None

@@ -87,6 +87,7 @@ def install_head(model: Any, options: LossOptions) -> Installed:
             )
         if kernel == "auto":
             kernel = "plain" if reason is not None else "liger" if liger_usable(device) else "chunked"
+    # A second installation stands around the model's own forward too, not around the first one.
     if not hasattr(model, "_ropewalk_forward"):
         model._ropewalk_forward = model.forward
     model.forward = types.MethodType(
@@ -124,6 +125,7 @@ def _forward_with(kernel: str, chunk: int) -> Callable[..., Any]:
     ) -> Any:
         if target_ids is None:
             return self._ropewalk_forward(*args, **kwargs)
+        # Beside the memory: with a cache transformers ignores the borders of documents.
         kwargs["use_cache"] = False
         run = _plain_loss if kernel == "plain" else _fused_loss
         return run(self, args, kwargs, Wanted(target_ids, token_weights, weigher, kernel, chunk))

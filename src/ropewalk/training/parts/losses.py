@@ -123,6 +123,7 @@ def _logits(
 def _chunk_losses(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Losses of a chunk, which tokens count, safe labels, and the sum of exponentials that `logits` is turned into."""
     counted = labels != IGNORE
+    # `IGNORE` is no index: any valid label serves where the loss is dropped.
     safe = torch.where(counted, labels, 0)
     losses, total = losses_in_place(logits, safe)
     return torch.where(counted, losses, 0.0), counted, safe, total
@@ -152,6 +153,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             piece = slice(start, start + chunk)
             rows = hidden_NC[piece].to(dtype)
             logits = _logits(rows, head, bias, softcap, scale)
+            # Before `_chunk_losses`, which overwrites the logits with their exponentials.
             through = None if softcap is None else 1 - (logits / softcap) ** 2
             losses, counted, safe, total_exp = _chunk_losses(logits, labels_N[piece])
             factors = counted.to(losses.dtype)
@@ -176,6 +178,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
+    # The gradients are finished numbers without a graph: a second derivative through them would be wrong unseen.
     @once_differentiable
     def backward(ctx: Any, grad_total: Tensor) -> tuple[Tensor | None, ...]:
         grads = [
@@ -223,6 +226,7 @@ def _slope(
 
 def _accumulate(grad_head: Tensor, slope: Tensor, rows: Tensor) -> None:
     if slope.dtype == grad_head.dtype:
+        # In place, without a second array of the size of the head; it takes tensors of one type only.
         grad_head.addmm_(slope.T, rows)
     else:
         grad_head += slope.T @ rows

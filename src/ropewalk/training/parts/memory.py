@@ -36,6 +36,7 @@ def prepare(model: Any, options: MemoryOptions) -> None:
             f"{type(model).__name__} does not support activation checkpointing",
             hint="set memory.checkpointing to false",
         )
+    # The reentrant kind loses the gradients where a layer's input has none, as above frozen embeddings under LoRA.
     settings = {"use_reentrant": False}
     if hasattr(model, "activation_checkpointing_enable"):
         model.activation_checkpointing_enable(settings, every_n_layers=options.checkpoint_every)
@@ -81,6 +82,7 @@ class ActivationOffload:
         self.options = options
         self.stored_bytes = 0
         self.peak_bytes = 0
+        # By storage: autograd saves views of a weight too, such as its transpose.
         self._kept = {item.untyped_storage().data_ptr() for item in keep}
         self._folder: Path | None = None
         self._made_root = False
@@ -140,6 +142,7 @@ class _OnCpu:
     def __init__(self, owner: ActivationOffload, tensor: Tensor, size: int) -> None:
         self._owner, self._size, self._device = owner, size, tensor.device
         self._copy = torch.empty_like(tensor, device="cpu", pin_memory=tensor.device.type == "cuda")
+        # Blocking: once packed, the device may give the tensor's memory to another.
         self._copy.copy_(tensor, non_blocking=False)
 
     def load(self) -> Tensor:
@@ -154,6 +157,7 @@ class _OnDisk:
         self._owner, self._size = owner, size
         self._device, self._dtype, self._shape = tensor.device, tensor.dtype, tensor.shape
         self._path = owner._next_path()
+        # As bytes, because numpy has no bfloat16.
         flat = tensor.detach().to("cpu").contiguous().view(-1).view(torch.uint8)
         try:
             with open(self._path, "wb") as stream:
@@ -172,6 +176,7 @@ class _OnDisk:
             )
         return flat.view(self._dtype).view(self._shape).to(self._device)
 
+    # Autograd drops what it saved after its last use, and also when a step fails: either way the file goes.
     def __del__(self) -> None:
         with contextlib.suppress(OSError):
             os.unlink(self._path)
@@ -223,6 +228,7 @@ def _stale_folders(root: Path) -> Iterator[Path]:
 
 def _alive(process: int) -> bool:
     try:
+        # Signal 0 reaches nobody and only asks whether the process is there.
         os.kill(process, 0)
     except ProcessLookupError:
         return False

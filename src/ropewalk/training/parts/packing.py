@@ -57,9 +57,11 @@ def attention_inputs(documents_BT: Any, positions_BT: Any, *, method: str) -> di
     import torch
 
     if method == "varlen":
+        # Over the flattened batch each row begins a document, whatever its number.
         borders = torch.ones_like(documents_BT, dtype=torch.bool)
         borders[:, 1:] = documents_BT[:, 1:] != documents_BT[:, :-1]
         starts = borders.flatten().nonzero().flatten()
+        # FlashAttention's kernels read 32-bit bounds.
         bounds = torch.cat([starts, starts.new_tensor([documents_BT.numel()])]).to(torch.int32)
         longest = int((bounds[1:] - bounds[:-1]).max())
         extra: dict[str, Any] = {
@@ -67,6 +69,7 @@ def attention_inputs(documents_BT: Any, positions_BT: Any, *, method: str) -> di
             "cu_seq_lens_k": bounds,
             "max_length_q": longest,
             "max_length_k": longest,
+            # A mask of ones is all seen, and keeps transformers from guessing borders in the positions.
             "attention_mask": torch.ones_like(documents_BT),
         }
     elif method == "mask":

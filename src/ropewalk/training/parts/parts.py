@@ -75,6 +75,7 @@ class Parts:
             )
         if self.options.zones is not None:
             self._stack.enter_context(applied(base, zones_of(base, self.options.zones)))
+        # Last: its trial is of the model as the other parts have left it.
         loss = install_head(base, self.options.loss)
         remarks = [
             None if self.tempering is None else self.tempering.remark,
@@ -113,6 +114,7 @@ class Parts:
             (documents != documents[:, :1]).any()
         )
         if blocked:
+            # The end of a document cannot tell how the next begins, which it does not see.
             made["target_ids"][:, :-1][documents[:, 1:] != documents[:, :-1]] = IGNORE
         else:
             documents = torch.zeros_like(documents)
@@ -142,6 +144,7 @@ class Parts:
 
     def _random(self, batch: Batch, *, step: int, rank: int, number: int) -> list[np.random.Generator]:
         """Random numbers for each row by its number in the step: micro-batches and processes change nothing."""
+        # The constant keeps these draws apart from those of data and curriculum, which come from the same seed.
         if "rows" in batch:
             return [
                 np.random.default_rng([self.options.seed, 0x9A57, step, row])
@@ -207,6 +210,7 @@ class Parts:
 
     def _attention_inputs(self, documents: Tensor, positions: Tensor) -> dict[str, Any]:
         blocked = bool((documents != documents[:, :1]).any())
+        # Rows of one document each need no borders, and stay with the plain kernel.
         return attention_inputs(documents, positions, method=self._method if blocked else self._unbroken)
 
     def _weights(self, batch: Batch, losses: Tensor | None = None, cropped: Tensor | None = None) -> Tensor:

@@ -97,6 +97,7 @@ def _pose(options: PositionOptions, length: int, target: int, rng: np.random.Gen
     offsets = np.zeros(num_chunks, dtype=np.int64)
     offsets[0] = 0 if options.keep_first else rng.integers(0, target - length + 1)
     for index in range(1, num_chunks):
+        # Offsets never fall, so positions rise; the largest puts the last token at target - 1.
         offsets[index] = rng.integers(offsets[index - 1], target - length + 1)
     pieces = np.searchsorted(cuts, np.arange(length), side="right")
     return np.arange(length, dtype=np.int64) + offsets[pieces]

@@ -51,6 +51,7 @@ class Retention:
     def install(self, options: PartsOptions, model: Any, device: torch.device) -> None:
         """Put the teacher where the model is, under the same borders, and watch the layers of both."""
         self.teacher.to(device)
+        # The teacher is the base as it was, and has no backward pass whose memory could be saved.
         plain = {"memory": MemoryOptions(), "temperature": None, "zones": None}
         Parts(options.model_copy(update=plain)).install(self.teacher)
         for watched in (bare(model), self.teacher):

@@ -110,6 +110,7 @@ def repeat_distance(inputs_BT: Tensor, labels_BT: Tensor, documents_BT: Tensor |
     row = torch.arange(rows, device=inputs_BT.device)[:, None].expand_as(inputs_BT)
     place = row * (int(documents_BT.max()) + 2) + documents_BT + 1
     key = place.reshape(-1) * (int(steps.max()) + 1) + steps.view(-1)
+    # Stable: equal keys stay in the order of the row, so that the neighbour before is the last occurrence.
     order = torch.argsort(key, stable=True)
     same = key[order][1:] == key[order][:-1]
     distance = torch.zeros_like(key)
@@ -197,6 +198,7 @@ def _loss_weight(
             raise UsageError(
                 "long tokens need their loss in a cropped context", hint="pass cropped_losses_BT"
             )
+        # exp overflows float32 beyond 88.
         gain = (cropped_losses_BT - losses_BT).to(torch.float32).clamp(max=50.0)
         weights = gain.exp().clamp(options.long_tokens.floor, options.long_tokens.ceiling)
     if options.easy is not None:

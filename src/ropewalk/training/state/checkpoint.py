@@ -50,6 +50,7 @@ def write_checkpoint(root: Path, step: int, fill: Callable[[Path], None], facts:
 @contextlib.contextmanager
 def checkpoint_folder(root: Path, step: int, facts: dict[str, Any]) -> Iterator[Path]:
     """A folder that becomes `root/step-N`, manifest and all, when the block ends well, and vanishes otherwise."""
+    # A run that went back behind a damaged checkpoint comes to the same step again.
     with whole_folder(root / f"step-{step:06d}", force=True) as working:
         yield working
         files = entries_of(working, MANIFEST)

@@ -30,6 +30,7 @@ def put_random(document: dict[str, Any], tensors: dict[str, torch.Tensor]) -> No
     name, keys, position, has_gauss, cached = document["numpy"]
     np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
     torch.set_rng_state(tensors["torch"])
+    # All but torch's own are CUDA's.
     cuda = [tensors[f"cuda.{number}"] for number in range(len(tensors) - 1)]
     if cuda and torch.cuda.device_count() == len(cuda):
         torch.cuda.set_rng_state_all(cuda)

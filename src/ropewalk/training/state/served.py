@@ -34,6 +34,7 @@ def finished_config(
 ) -> None:
     """Write config.json `stretched`, with the base's declared type, and the tokenizer's length after the model's."""
     document = stretched(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    # Training has it off (`build_model`): left so, whoever generates would compute every token's past again.
     document["use_cache"] = True
     if dtype is not None:
         document["dtype"] = dtype
@@ -64,6 +65,7 @@ def write_base(
     """
     from ropewalk.training.model.quantised import declared, written_plain
 
+    # One base serves all the checkpoints of its stage.
     if target.exists():
         return
     with whole_folder(target) as working:

@@ -73,9 +73,11 @@ def read_shards(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer
         if name.startswith(_OPTIMIZER):
             owner, _, key = name.removeprefix(_OPTIMIZER).rpartition("::")
             parameter = parameters[owner]
+            # A counter is not of its parameter's shape, and has one element in the file (`own_tensors`).
             single = key == "step"
             room = torch.zeros(facts.size) if single else torch.zeros_like(parameter, requires_grad=False)
             states.setdefault(owner, {})[key] = wanted[name] = room
+    # Split tensors are read by a plan that all processes make together; a whole model reads by itself.
     split = any(hasattr(tensor, "device_mesh") for tensor in wanted.values())
     try:
         checkpoint.load(wanted, storage_reader=reader, no_dist=not split)
@@ -131,6 +133,7 @@ def read_parts(model: nn.Module, stored_in: Mapping[str, tuple[Path, str]], devi
             shape, offset = compute_local_shape_and_global_offset(
                 parameter.shape, parameter.device_mesh, parameter.placements
             )
+            # Of a small tensor some processes have no rows.
             rows = slice(offset[0], offset[0] + shape[0]) if shape and shape[0] else slice(0, 0)
             part = stored[rows].to(device=device, dtype=parameter.dtype).contiguous()
         whole = DTensor.from_local(
@@ -146,6 +149,7 @@ def read_parts(model: nn.Module, stored_in: Mapping[str, tuple[Path, str]], devi
     model.load_state_dict(
         {name: filled[id(parameter)] for name, parameter in names if id(parameter) in filled},
         strict=False,
+        # An empty parameter has no memory to copy into.
         assign=True,
     )
 

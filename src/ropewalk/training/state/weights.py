@@ -158,6 +158,7 @@ class ModelFiles:
         """Gather (every rank must call). With `with_base` an adapter's base is no file yet: it is taken along."""
         adapter = lora is not None and lora.save == "adapter"
         if not keep and lora is None and tempering is None:
+            # Gathered all the same: the process that writes cannot gather alone.
             wholes(model.state_dict(), model, keep=False)
             return cls(model, None, None, {})
         weights, trained = cls._gathered(model, lora)

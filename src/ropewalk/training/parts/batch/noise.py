@@ -48,6 +48,7 @@ class InputNoise(Part):
             return batch
         places = max(1, length - self.span)
         starts = np.stack([1 + rng.choice(places, size=min(count, places), replace=False) for rng in rngs])
+        # Wider than the row, because a span may be longer than it.
         hit = np.zeros((rows, length + self.span), dtype=bool)
         for offset in range(self.span):
             np.put_along_axis(hit, starts + offset, True, axis=1)
