@@ -255,6 +255,7 @@ def _claimed(server: Server) -> int | None:
 
 def _lengths(original: int, claimed: int | None) -> list[int]:
     """The original window and its doubles up to what is claimed, or four times where nothing is."""
+    # The original window is tried however long it is; beyond it every probe costs the server a whole prompt.
     top = min(claimed or 4 * original, max(PROBE_LIMIT, original))
     found = [max(128, original // 2)]
     while 2 * found[-1] < top:

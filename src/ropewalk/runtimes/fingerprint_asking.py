@@ -89,6 +89,7 @@ class Witness:
                     "/completions", wish | {"prompt": list(ids)}, no_choice
                 )
             except UnsupportedError:
+                # It took ids before, so this refusal is of something else.
                 if self._takes_ids:
                     raise
             else:

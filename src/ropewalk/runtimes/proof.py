@@ -137,6 +137,7 @@ def verify_runtimes(
                 to=program.name,
                 output=Path(work) / file_stem(program.name),
                 gguf_type=dtype,
+                # Temporary folders often lie on another file system, which hard links do not reach.
                 weights="symlink",
                 # What is known to be wrong is run all the same: the run may show otherwise.
                 allow_approximate=True,
@@ -223,6 +224,7 @@ def _check(made: ExportResult, reference: _Reference, how: tuple[str, str], work
         span = (prompt.first, window)
         asked = values[prompt.first :]
         checks.append(judged(exported, prompt.logprobs, asked, span, row["versions"], dtype))
+    # A failed prompt comes before any that passed: one that told nothing has no difference to be ranked by.
     worst = max(checks, key=lambda check: (check.status != "pass", check.largest or 0.0))
     if worst is checks[0]:
         return worst
@@ -324,6 +326,7 @@ def _item(made: ExportResult, exported: Exported, reference: _Reference) -> dict
         }
     if exported.runtime == "vllm":
         assert exported.fragment is not None
+        # vLLM's export has no weights: its overrides lie over the checkpoint itself.
         source = locate(made.source).folder
         return item | {"model": str(source.absolute()), "overrides": dict(exported.fragment.content)}
     return item | {"model": str(folder)}
@@ -365,6 +368,7 @@ def run_item(runtime: str, python: str, item: dict[str, Any], work: Path) -> dic
             raise RopewalkError(f"it took more than {TIMEOUT_S} s", hint="try a smaller model") from error
     lines = out.read_text(encoding="utf-8").splitlines() if out.is_file() else []
     if not lines:
+        # A traceback ends with what went wrong.
         last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
         raise RopewalkError(
             f"it does not run ({one_line(last[0], 240)})", hint="build it again: make runtimes"
