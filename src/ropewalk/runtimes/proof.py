@@ -138,6 +138,7 @@ def verify_runtimes(
                 output=Path(work) / file_stem(program.name),
                 gguf_type=dtype,
                 weights="symlink",
+                # What is known to be wrong is run all the same: the run may show otherwise.
                 allow_approximate=True,
             )
             reference = reference or _Reference.of(place.folder, made)
@@ -165,7 +166,9 @@ class _Reference:
     def of(cls, folder: Path, made: ExportResult) -> _Reference:
         facts = made.job.facts
         ids = tokens_for(facts, made.target_length)
+        # Logits of a whole long prompt in a large vocabulary fill memory: the last rows alone, up to a GiB.
         rows = max(64, _MAX_ROWS_BYTES // (4 * (facts.vocab_size or 1)))
+        # transformers takes the long set for all of a long prompt, which cannot show that the short one is dropped.
         asked = (
             [ids] if made.schedule.short_inv_freq is None else [ids, ids[: min(facts.original_length, 512)]]
         )
@@ -194,6 +197,7 @@ def _told(logits: np.ndarray, wanted: tuple[int, ...]) -> np.ndarray:
 def tokens_for(facts: ModelFacts, target_length: int) -> tuple[int, ...]:
     """A block of random tokens over and over, past the original window: models that copy make positions matter."""
     length = facts.original_length
+    # One place of the window stays free, since servers want to write a token.
     count = max(2, min(target_length - 1, 4 * length, length + 2048))
     vocabulary = facts.vocab_size or 256
     low = min(3, vocabulary - 1)
@@ -348,6 +352,7 @@ def run_item(runtime: str, python: str, item: dict[str, Any], work: Path) -> dic
     """One item through a program's runner: the row that it wrote, or RopewalkError with the program's own words."""
     jobs, out = work / f"{file_stem(runtime)}-jobs.json", work / f"{file_stem(runtime)}-out.jsonl"
     jobs.write_text(json.dumps({"items": [item]}), encoding="utf-8")
+    # Our packages would be found before the program's own, whose pins differ.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     with as_file(files("ropewalk.runtimes.runners").joinpath(f"run_{file_stem(runtime)}.py")) as script:
