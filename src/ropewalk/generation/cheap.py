@@ -40,6 +40,7 @@ def _turn(layer: Any, old: Cached, new: Cached) -> None:
     angles_TP = positions_T[:, None] * change_P.to(positions_T.device)
     turned = rotation.turned_by(states, angles_TP)
     if scale != 1.0:
+        # Only what is rotated: the factor came with cosines and sines, and the other entries never met them.
         places = slice(rotation.start, rotation.start + 2 * rotation.num_pairs)
         turned[..., places] = (turned[..., places].float() * scale).to(states.dtype)
     # In place: keys may be a view of a buffer that the next tokens are written to.

@@ -123,6 +123,7 @@ def in_force(model: Any, rung: Rung) -> Iterator[None]:
         if rung.positions is not None:
             stack.enter_context(applied(model, rung.positions))
         live = bare(model)
+        # Once the rung's rotation is in force: an entropy-matched one measures logits under it.
         if rung.temper is not None:
             stack.enter_context(rung.temper(live))
         # A rule that looks at the length would change its mind in the middle: it is asked for the window's, once.

@@ -181,12 +181,14 @@ class Writing:
                 if settings.cheap and session.switches:
                     self._drift = self._measured_drift(session)
         finally:
+            # A writing that is stopped or fails comes past here alone.
             self._seconds = self._seconds or time.perf_counter() - began
 
     def _write(self, session: Session, sampler: Sampler, pieces: Pieces | None) -> Iterator[str]:
         fed = self.prompt
         for number in itertools.count(1):
             token, logprob = sampler(session.read(fed))
+            # At every token: whoever stops early asks for the figures when the cache is gone.
             self._kv_bytes = session.kv_bytes
             if token in self.ends:
                 self.ended = "end token"

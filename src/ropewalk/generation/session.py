@@ -153,6 +153,7 @@ class Session:
         """Tokens that a cache is made for at first."""
         if self._tokens is not None:
             return self._tokens
+        # A window may be far wider than the text becomes; a static cache cannot grow.
         return rung.window if self.kind.is_static else min(rung.window, len(self.ids) + CHUNK)
 
     @torch.inference_mode()
