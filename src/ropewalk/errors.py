@@ -107,6 +107,7 @@ def shown_command(command: str, *arguments: object, **options: object) -> str:
     >>> shown_command("inspect", "-model")
     'ropewalk inspect ./-model'
     """
+    # As in `near_miss`: not with every command.
     import shlex
 
     words = [f"./{word}" if str(word).startswith("-") else str(word) for word in arguments]

@@ -65,6 +65,7 @@ def is_map(path: str | Path) -> bool:
     """Whether a file holds a map; one that cannot be read is left to whoever reads it for its message."""
     try:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
+    # RecursionError is what the parser raises for brackets nested too deep.
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(document, Mapping) and document.get("format") == MAP_FORMAT
@@ -121,6 +122,7 @@ def nearest_table(
         return make_schedule("yarn" if factor > 1 else "none", geometry, factor=factor)
     own = geometry.inv_freq[: geometry.num_rotating]
     distances = np.round(np.geomspace(1, target_length - 1, _DISTANCES))
+    # Grouped angles depend on where the query stands, not on the distance alone: the target's last stands for all.
     last = np.full(len(distances), float(target_length - 1))
     turned = plan.query_turn(geometry.inv_freq, last) - plan.key_turn(geometry.inv_freq, last - distances)
     far_DP = (np.outer(distances, geometry.inv_freq) + turned)[:, : len(own)]
@@ -130,6 +132,7 @@ def nearest_table(
         [(2 - 2 * np.cos(np.outer(distances, own * factor**-m) - angles_DP)).mean(0) for m in profiles]
     )
     best, slow = profiles[apart_SP.argmin(0)], angles_DP.max(0) < 2 * math.pi
+    # m at which the pair's angle at the last distance is the map's largest one; 1e-300 for angles of zero.
     least = np.log(own * (target_length - 1) / np.maximum(angles_DP.max(0), 1e-300)) / math.log(factor)
     profile: FloatArray = np.maximum.accumulate(
         np.where(slow, np.maximum(best, np.clip(least, 0.0, 1.0)), best)

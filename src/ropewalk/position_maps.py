@@ -190,6 +190,7 @@ class ReRoPE(PositionMap):
 
     def query_turn(self, inv_freq_P: FloatArray, positions_T: FloatArray) -> FloatArray:
         """(p / k + near - near / k - p) * theta."""
+        # With a slowdown of inf this is `near`, and keys stand at 0: the distance no longer grows.
         far = positions_T / self.slowdown + self.near - self.near / self.slowdown
         return np.outer(far - positions_T, inv_freq_P)
 
@@ -245,6 +246,7 @@ def map_for(
     if name == "dual-chunk":
         return DualChunk(int(parameters.get("chunk", max(1, window * 3 // 4))), window)
     near = int(parameters.pop("near", max(1, window // 2)))
+    # How much slower distances must grow beyond near, so that the target's last ends at the window's edge.
     reach = (max(target_length, window + 1) - near) / max(1, window - near)
     shared: dict[str, Any] = {"near": near, "original_length": window}
     shared |= {
@@ -256,6 +258,7 @@ def map_for(
         return ReRoPE(**shared)
     if name == "leaky-rerope":
         return ReRoPE(**shared, slowdown=float(parameters.get("slowdown", reach)))
+    # Sizes are whole; the small term keeps a rounding above a whole number from making it one more.
     group = int(parameters.get("group", math.ceil(reach - 1e-9)))
     groups: Sequence[int] = parameters.get("groups", _bands(geometry, group)) if name == "dpe" else (group,)
     return Grouped(**shared, groups=tuple(int(size) for size in groups))
@@ -274,6 +277,7 @@ def _zones(
         made = replace(made, attention_factor=1.0)
     if "discount" not in shared and "log_discount" not in shared:
         shared["discount"] = "log"
+    # Squared: an attention factor multiplies cosines and sines of queries and of keys.
     shared["far_logits"] = shared.get("far_logits", 1.0) * made.attention_factor**2
     return Zones(**shared, far_inv_freq=made.inv_freq, far_method=made.method, far_factor=made.factor)
 
@@ -284,5 +288,6 @@ def _bands(geometry: RopeGeometry, group: int) -> tuple[int, ...]:
     The published sizes were found by probing one model; these grow with the logarithm of the wavelength instead.
     """
     rotations = np.array([band.mean() for band in np.array_split(geometry.rotations, 8) if len(band)])
+    # Nothing from 32 rotations on, everything at one or less: where YaRN's ramp begins and ends too.
     slow = np.clip(1 - np.log(np.maximum(rotations, 1.0)) / math.log(32), 0.0, 1.0)
     return tuple(int(size) for size in np.maximum(1, np.round(group**slow)))

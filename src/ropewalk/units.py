@@ -12,6 +12,7 @@ _LENGTH = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kKmM]?)\s*$", re.ASCII)
 _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kKmMgGtT]?)(i?)[bB]?\s*$", re.ASCII)
 _LENGTH_UNIT = {"": 1, "k": 1024, "m": 1024**2}
 _SIZE_POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+# Far below 2**53: a length stays exact on its way through a float.
 MAX_LENGTH = 1 << 40
 _LARGEST_SIZE = 1 << 60
 _SMALLEST_PLAIN = 1_000_000
@@ -29,6 +30,7 @@ def parse_length(text: str | int) -> int:
             f"length {str(text)[:60]!r} is not a number of tokens", hint="write 4096, 4k, 128k or 1m"
         )
     value = float(match.group(1)) * _LENGTH_UNIT[match.group(2).lower()]
+    # The range first: a number whose digits make an infinite float has no int.
     if not 1 <= value <= MAX_LENGTH or value != int(value):
         raise UsageError(
             f"length {str(text)[:60]!r} is not a whole number of tokens between 1 and 2**40",
@@ -88,6 +90,7 @@ def parse_target(text: str | int, original_length: int) -> int:
             raise UsageError(
                 f"target {written[:60]!r} is not a multiple", hint="write 8x, or a length such as 32k"
             )
+        # Before it is multiplied: an infinite product cannot be rounded.
         if multiple > MAX_LENGTH / original_length:
             raise UsageError(
                 f"target {written[:60]!r} of original_length={original_length} is beyond 2**40 tokens",
@@ -118,6 +121,7 @@ def parse_bytes(text: str | int) -> int:
             f"size {str(text)[:60]!r} is not a number of bytes", hint="write 24GB, 512MB or 1000000"
         )
     size = float(match.group(1)) * 1024 ** _SIZE_POWER[match.group(2).lower()]
+    # Also a number whose digits make an infinite float, which has no int.
     if not size <= _LARGEST_SIZE:
         raise UsageError(
             f"size {str(text)[:60]!r} is beyond any machine", hint="write 24GB, 512MB or 1000000"

@@ -78,7 +78,11 @@ def assert_two_are_one(single: dict[str, Any], shared: dict[str, Any], folder: P
         tensors, twins = load_file(one / file), load_file(folder / "two" / file)
         assert tensors.keys() == twins.keys()
         for name, tensor in tensors.items():
-            assert torch.allclose(tensor, twins[name], rtol=1e-3, atol=1e-4), (file, name)
+            # Sums in another order differ in the last bit, over which an activation in bfloat16 rounds to its neighbour
+            # (2 ** -7 away at most) now and then, and its gradient with it: by seed, adapters differ by 1e-6 to 2e-4.
+            half = tensor.dtype == torch.bfloat16
+            rtol, atol = (2**-7, 5e-4) if half else (1e-3, 1e-4)
+            assert torch.allclose(tensor, twins[name], rtol=rtol, atol=atol), (file, name)
 
 
 @pytest.mark.slow

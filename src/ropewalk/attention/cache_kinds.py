@@ -123,6 +123,7 @@ class CacheKind:
                 hint="use the full cache under a map",
             )
         length = None
+        # A rule by length would follow the whole text, while no distance here leaves sinks and window.
         if self.sinks is not None and find_regime(live) is not None:
             length = own_window(read_facts(live.config.to_dict()))
         exact = exact_positions(live) if self.sinks is not None else contextlib.nullcontext()

@@ -39,6 +39,7 @@ class DualChunkRoute:
             self._keys.keep_to(call)
             return None
         refuse_unknown(call)
+        # Chunks are counted from a row's first index, which padding shifts against its positions.
         if call.mask is not None:
             raise UsageError("padding under a dual-chunk map", hint="run rows one by one, without padding")
         keys = self._keys.all(call)

@@ -32,6 +32,7 @@ def folded_tensors(module: Any, tensors: Mapping[str, Tensor], multipliers_H: Te
     attention, the query rows of a fused qkv_proj or query_key_value). Rows are rounded to the weights' own type.
     """
     multipliers_H = multipliers_H.double().cpu()
+    # As Llama 4's: a norm behind the projection undoes a constant in it, and has no gain to take one.
     if _is_module(module, "qk_norm"):
         raise _cannot_fold(module)
     for name in _NORMS:

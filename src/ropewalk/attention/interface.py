@@ -267,6 +267,7 @@ def by_document(
     kwargs = {
         name: value for name, value in kwargs.items() if not name.startswith(("cu_seq_lens", "max_length"))
     }
+    # A piece has no mask as a rule, and then this decides; left out, the module's own attribute would.
     kwargs["is_causal"] = True
     pieces: list[list[Tensor]] = [[] for _ in range(rows)]
     edges = bounds.tolist()

@@ -35,6 +35,7 @@ def attend(
     gradients = torch.is_grad_enabled() and any(
         item.requires_grad for item in (query_BHTD, key_BGKD, value_BGKD)
     )
+    # A GPU kernel's backward knows no gradient of the log-sum-exp, and merging parts needs it.
     if query_BHTD.device.type not in ("cpu", "cuda") or (gradients and query_BHTD.device.type != "cpu"):
         return _in_blocks(query_BHTD, key_BGKD, value_BGKD, scale, causal, mask_TK)
     if query_BHTD.shape[2] == 1 and mask_TK is None and query_BHTD.device.type == "cpu" and not gradients:

@@ -47,6 +47,7 @@ def split_forward(
         and not kwargs.get("dropout")
     )
     causal = kwargs.get("is_causal") is not False and getattr(module, "is_causal", True)
+    # The values of latent attention are narrower than its keys, which the kernel does not take.
     same_width = query.shape[-1] == value.shape[-1]
     if not (plain and causal and same_width and 1 < tokens < total):
         if attention_mask is None and causal and 1 < tokens < total:

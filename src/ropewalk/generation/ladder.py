@@ -123,6 +123,7 @@ def in_force(model: Any, rung: Rung) -> Iterator[None]:
         if rung.positions is not None:
             stack.enter_context(applied(model, rung.positions))
         live = bare(model)
+        # Once the rung's rotation is in force: an entropy-matched one measures logits under it.
         if rung.temper is not None:
             stack.enter_context(rung.temper(live))
         # A rule that looks at the length would change its mind in the middle: it is asked for the window's, once.
@@ -138,6 +139,7 @@ def tempered(ladder: Ladder, name: str, original_length: int) -> Ladder:
         def put(model: Any) -> AbstractContextManager[None]:
             return temper.applied(model, rung.factor, original_length)
 
+        # Higher rungs of a model's own rule have no schedule or map either, and stretch all the same.
         return rung if rung.is_own and rung is ladder.rungs[0] else replace(rung, temper=put)
 
     return replace(ladder, name=f"{ladder.name} at {name}", rungs=tuple(at(rung) for rung in ladder.rungs))
@@ -154,6 +156,7 @@ def _default_method(facts: ModelFacts) -> str:
 
 
 def _above(name: str, own: list[Rung], rungs: list[Rung]) -> Ladder:
+    # What the model reaches as it was loaded needs no stretch, however the factors are counted.
     return Ladder(name, (*own, *(rung for rung in rungs if rung.window > own[-1].window)))
 
 
@@ -193,6 +196,7 @@ def _mapped(
 
 def _own_rule(facts: ModelFacts, regime: Regime, growth: float, max_factor: float) -> Ladder:
     first = Rung(1.0, regime.length)
+    # A switch knows two sets of frequencies and so two rungs; a dynamic rule has one for any length.
     if regime.kind == "switch":
         window = own_window(facts)
         own = first, Rung(window / regime.length, window)

@@ -37,4 +37,5 @@ class Pieces:
         return whole[len(before) :]
 
     def _text(self, ids: list[int]) -> str:
+        # Without clean-up: it takes away spaces before marks, some of which have been printed by then.
         return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))

@@ -161,6 +161,7 @@ class Writing:
     def __iter__(self) -> Iterator[str]:
         settings = self.settings
         limit = settings.max_new_tokens
+        # The whole request at once: under one factor from the first token, nothing is ever read again.
         tokens = None if settings.dynamic or limit is None else len(self.prompt) + limit
         pieces = None if self.tokenizer is None else Pieces(self.tokenizer, self.prompt)
         sampler = Sampler(settings.temperature, settings.top_p, settings.seed)
@@ -180,12 +181,14 @@ class Writing:
                 if settings.cheap and session.switches:
                     self._drift = self._measured_drift(session)
         finally:
+            # A writing that is stopped or fails comes past here alone.
             self._seconds = self._seconds or time.perf_counter() - began
 
     def _write(self, session: Session, sampler: Sampler, pieces: Pieces | None) -> Iterator[str]:
         fed = self.prompt
         for number in itertools.count(1):
             token, logprob = sampler(session.read(fed))
+            # At every token: whoever stops early asks for the figures when the cache is gone.
             self._kv_bytes = session.kv_bytes
             if token in self.ends:
                 self.ended = "end token"
@@ -208,6 +211,7 @@ class Writing:
     def _measured_drift(self, session: Session) -> tuple[float, float]:
         start = session.switches[-1]
         fresh = session.fresh_logprobs(start)
+        # The last token was drawn and never read, so that the session's text may lack it.
         own = torch.tensor(self.logprobs[start - len(self.prompt) :])[: len(fresh)]
         apart = (own - fresh).abs()
         return (float(apart.mean()), float(apart.max())) if len(apart) else (0.0, 0.0)
@@ -263,6 +267,7 @@ def generate(
     rows, single = prompt_rows(prompt, tokenizer, attention_mask)
     done = []
     for number, ids in enumerate(rows):
+        # A fresh seed for each row: two equal prompts are two draws.
         writing = Writing(model, ids, replace(chosen, seed=chosen.seed + number), tokenizer)
         for piece in writing:
             if listener is not None and piece:
@@ -304,6 +309,7 @@ def end_tokens(model: Any, tokenizer: Any) -> set[int]:
 
 def _unpadded(row_T: torch.Tensor, mask_T: torch.Tensor) -> list[int]:
     kept = mask_T.bool().nonzero().flatten()
+    # The kept tokens must be neighbours: a gap would be closed, and the text another one.
     if len(kept) and int(kept[-1] - kept[0]) + 1 != len(kept):
         raise UsageError("padding in the middle of a prompt", hint="pad on the left or on the right")
     return [int(token) for token in row_T[mask_T.bool()]]

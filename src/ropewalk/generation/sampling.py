@@ -24,6 +24,7 @@ class Sampler:
         if not 0 < top_p <= 1:
             raise UsageError(f"top_p={top_p} is not in (0, 1]", hint="1 keeps every token")
         self.temperature, self.top_p = temperature, top_p
+        # On the CPU and not the global one: a seed draws the same on every device, whatever else has drawn.
         self._generator = torch.Generator().manual_seed(seed)
 
     def __call__(self, logits_V: Tensor) -> tuple[int, float]:
@@ -40,5 +41,6 @@ class Sampler:
         if self.top_p == 1.0:
             return shares_V
         sorted_V, order_V = shares_V.sort(descending=True, stable=True)
+        # What stands before a token, not with it: so the one that crosses is kept, and the first always.
         kept_V = sorted_V.cumsum(-1) - sorted_V < self.top_p
         return torch.zeros_like(shares_V).scatter(0, order_V[kept_V], sorted_V[kept_V])

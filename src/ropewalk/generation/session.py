@@ -86,6 +86,7 @@ class Session:
         self._check(ids)
         self.ids += map(int, ids)
         rung = self._fixed or self.ladder.rung_for(len(self.ids))
+        # Rungs are equal by factor and window: what makes them is not compared.
         if rung == self.rung:
             return self._forward(ids)
         if self.rung is None:
@@ -95,6 +96,7 @@ class Session:
         if self.cheap:
             from ropewalk.generation.cheap import turned
 
+            # Around the change of rungs: it looks at the rotation before and after.
             with turned(self.model, self._cache):
                 self._enter(rung, keep=True)
             return self._forward(ids)
@@ -106,6 +108,7 @@ class Session:
 
         What a cheap session's own figures are held against.
         """
+        # Beside the session's own cache, which goes on as it was: this reading is a measurement.
         kept, counted = self._cache, self.forwarded
         self._cache = self._new_cache()
         found: list[float] = []
@@ -150,6 +153,7 @@ class Session:
         """Tokens that a cache is made for at first."""
         if self._tokens is not None:
             return self._tokens
+        # A window may be far wider than the text becomes; a static cache cannot grow.
         return rung.window if self.kind.is_static else min(rung.window, len(self.ids) + CHUNK)
 
     @torch.inference_mode()
@@ -160,6 +164,7 @@ class Session:
         begin, step = len(self.ids) - len(ids), self._step(row_BT)
         options: dict[str, Any] = {}
         if "logits_to_keep" in self._takes and each is None:
+            # Logits of a whole prompt are its length times the vocabulary, and only the last row is read.
             options["logits_to_keep"] = 1
         logits_BTV = None
         try:

@@ -126,6 +126,7 @@ class Stream:
     def _forward(self, piece: list[int]) -> Tensor:
         began = time.perf_counter()
         row_BT = torch.tensor([piece], dtype=torch.long, device=self._device)
+        # True positions, evicted tokens counted: keys keep theirs in the cache, and only the sinks' are turned on.
         places = torch.arange(len(piece), device=self._device)[None] + self.cache.seen
         options = {"position_ids": places} if self._takes_positions else {}
         output = self.model(input_ids=row_BT, past_key_values=self.cache, use_cache=True, **options)
@@ -140,6 +141,7 @@ class Stream:
         return logits_TV.float()
 
     def _score(self, piece: list[int], logits_TV: Tensor) -> None:
+        # The last piece's last row tells the first token of this one.
         rows = logits_TV[:-1] if self._last_V is None else torch.cat([self._last_V[None], logits_TV[:-1]])
         targets = torch.tensor(piece[len(piece) - len(rows) :], device=logits_TV.device)
         self._last_V = logits_TV[-1]

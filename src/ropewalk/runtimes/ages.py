@@ -16,6 +16,7 @@ def installed(program: Runtime) -> dict[str, str]:
     own = environment_of(program.name)
     for name in program.packages:
         if own is not None:
+            # Folders of installed metadata have an underscore for every separator.
             spelled = re.sub(r"[-_.]+", "_", name)
             for path in own.glob(f"lib/python*/site-packages/{spelled}-*.dist-info"):
                 found[name] = path.name.removesuffix(".dist-info").rpartition("-")[2]

@@ -88,6 +88,7 @@ def job_for(
     target = schedule.target_length if target_length is None else target_length
     try:
         carried = carry(facts.config, schedule, target_length=target, layers=layers)
+    # A RopewalkError too, but never the architecture's doing.
     except UsageError:
         raise
     except RopewalkError as error:
@@ -101,6 +102,7 @@ def answer(runtime: Runtime | str, job: Job) -> Answer:
     candidates = [judge(program, job.architecture, way) for way in program.ways(job)]
     if not candidates:
         return Answer(program.name, job.architecture, "refused", None, (), program.obstacle(job))
+    # Of ways that are equally good the first counts, which is the one that the program prefers.
     return min(candidates, key=lambda found: _RANK[found.outcome])
 
 

@@ -36,6 +36,7 @@ class Job:
     @property
     def architecture(self) -> str:
         """The name that facts are kept under: the model_type of config.json."""
+        # A composite's own type, not its text model's: most programs have another class for it.
         return self.facts.model_type or self.facts.text_type
 
     @property

@@ -25,11 +25,13 @@ def companions_of(result: ExportResult, given: str | None, output: Path | None) 
         sources = []
     if given is not None:
         sources.append(given)
+    # A companion that was named may be one that was found as well.
     found = [matched(facts, schedule, result.target_length, source) for source in dict.fromkeys(sources)]
     if output is not None:
         found = [
             _written(draft, result, output / f"draft{number or ''}") for number, draft in enumerate(found)
         ]
+    # They lie in the model's own file and read its entry, so nothing is written for them.
     heads = prediction_layers(facts)
     return found + [Draft(result.source, None, result.target_length, True, head) for head in heads]
 

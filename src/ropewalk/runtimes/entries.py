@@ -116,6 +116,7 @@ def lengths(job: Job) -> dict[str, Any]:
         "n_positions",
         "max_seq_len",
     )
+    # The window always: an override document lies over a file that may still say the old one.
     before = job.facts.text
     return {
         name: job.text[name]
@@ -136,5 +137,6 @@ def _same(one: Any, other: Any) -> bool:
 def stops_pairs(job: Job) -> bool:
     """Whether the schedule stops pairs that turn in the model."""
     made = job.schedule
+    # A partial rotation's tail stands still in the model itself, and asks nothing of a program.
     sets = [made.inv_freq] if made.short_inv_freq is None else [made.inv_freq, made.short_inv_freq]
     return any(bool(np.any((inv_freq == 0) & (made.geometry.inv_freq > 0))) for inv_freq in sets)

@@ -21,6 +21,7 @@ def interpreter(name: str) -> str | None:
     """
     own = environment_of(name)
     if own is not None:
+        # Not resolved: the link leads to the base interpreter, which knows none of the environment's packages.
         return str((own / "bin" / "python").absolute())
     return sys.executable if find_spec(RUNNABLE[name]) is not None else None
 

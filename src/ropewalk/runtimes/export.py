@@ -103,6 +103,7 @@ def export_config(
     names = [to] if isinstance(to, str) else to
     wanted = list(runtimes()) if names is None else [find_runtime(name).name for name in names]
     made = tuple(describe(job, name) for name in dict.fromkeys(wanted))
+    # A GGUF file may still hold what config.json cannot.
     if job.carried is None and not any(entry.answer.exact for entry in made):
         raise RopewalkError(
             job.refusal or "config.json cannot hold it", hint="apply it in memory: ropewalk.apply"

@@ -28,6 +28,7 @@ from ropewalk.schedule import FrequencySchedule
 from ropewalk.units import format_length
 
 FORMAT = "ropewalk-fingerprint/1"
+# Where a server tells only what it writes, each place is a request of its own.
 SHORT_TOKENS, PLACES = 320, 48
 # A prompt beyond the original window is also run on this machine, so it stays short.
 LONG_LIMIT = 4096
@@ -168,6 +169,7 @@ def fingerprint(
     claimed = _claimed(server) or (None if expected is None else expected.max_position_embeddings)
     witness = Witness(server, tokenizer)
     tried = references.candidates(facts, _schedule_of(expected), claimed)
+    # Inside the original window: a schedule of two sets still runs its short one there.
     short = min(SHORT_TOKENS, int(0.9 * facts.original_length))
     identified = [_identify(loaded, facts, tried, witness.ask(probe_ids(tokenizer, short, seed=0), PLACES))]
     gauge = Gauge(server, tokenizer, max(64, min(short, facts.original_length // 2)))
@@ -177,10 +179,12 @@ def fingerprint(
     accepted = max((probe.length for probe in probes if probe.refused is None), default=0)
     cut = any(finding["severity"] == "error" for finding in findings)
     beyond = min(2 * facts.original_length, accepted, LONG_LIMIT)
+    # A server that cuts prompts would be judged by another text than it was sent.
     if beyond > facts.original_length and not cut:
         try:
             said = witness.ask(probe_ids(tokenizer, beyond - 8, seed=1), PLACES // 2)
             long = _identify(loaded, facts, _likeliest(identified[0], tried), said)
+            # Another winner among the few that were kept may be the best of wrong ones.
             if long.best.candidate.name != identified[0].best.candidate.name:
                 long = _identify(loaded, facts, tried, said)
             identified.append(long)
@@ -204,6 +208,7 @@ def _identify(model: Any, facts: ModelFacts, tried: Sequence[Candidate], said: S
     if finer is not None:
         with_finer = known.matches([*tried, finer])
         place = next(row for row in with_finer if row.candidate is rows[0].candidate)
+        # A free factor nearly always fits a little better; it has to be far likelier than the round one.
         if with_finer[0].candidate is finer and place.log_ratio >= references.SURE:
             rows = with_finer
     typical = sorted(row.difference for row in rows)[len(rows) // 2]
@@ -241,6 +246,7 @@ def _claimed(server: Server) -> int | None:
         if isinstance(row, dict) and row.get("id") == server.model:
             meta = row.get("meta")
             meta = meta if isinstance(meta, dict) else {}
+            # n_ctx_train is what llama.cpp's file says, n_ctx what it serves, so that comes first.
             for value in (row.get("max_model_len"), meta.get("n_ctx"), meta.get("n_ctx_train")):
                 if isinstance(value, int) and value > 0:
                     return value
@@ -249,6 +255,7 @@ def _claimed(server: Server) -> int | None:
 
 def _lengths(original: int, claimed: int | None) -> list[int]:
     """The original window and its doubles up to what is claimed, or four times where nothing is."""
+    # The original window is tried however long it is; beyond it every probe costs the server a whole prompt.
     top = min(claimed or 4 * original, max(PROBE_LIMIT, original))
     found = [max(128, original // 2)]
     while 2 * found[-1] < top:
@@ -262,6 +269,7 @@ def _findings(made: Fingerprint, facts: ModelFacts, expects: bool) -> list[dict[
     best = short.best.candidate
     if short.unlike:
         fix = "is --base the model that it serves? If so its schedule is not among the candidates: give --expect"
+        # Every other finding would speak of a candidate that the server does not run.
         return [_finding("unknown-schedule", "error", made.verdict, fix)]
     found = []
     if expects and best.kind != "expected" and not any(name.startswith(_EXPECTED) for name in short.rivals):

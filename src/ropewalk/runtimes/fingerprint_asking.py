@@ -19,6 +19,7 @@ from ropewalk.evaluation.served.loss import Way, find_way
 from ropewalk.evaluation.served.server import Server, no_choice
 from ropewalk.text import words
 
+# No more than the completions API allows for `logprobs`.
 TOP = 5
 
 
@@ -88,9 +89,11 @@ class Witness:
                     "/completions", wish | {"prompt": list(ids)}, no_choice
                 )
             except UnsupportedError:
+                # It took ids before, so this refusal is of something else.
                 if self._takes_ids:
                     raise
             else:
+                # A server that takes the list for something else counts other tokens, and is asked in text.
                 if counted is None or counted == len(ids):
                     self._takes_ids = True
                     return choice
@@ -146,6 +149,7 @@ def probe_ids(tokenizer: Any, tokens: int, seed: int) -> tuple[int, ...]:
     text = ""
     while len(tokenizer(text).input_ids) < half:
         text += " ".join(words.sentence(rng) for _ in range(8)) + " "
+    # Special tokens stand at the very beginning alone, as they do in any text.
     first = list(tokenizer(text).input_ids)[:half]
     plain = list(tokenizer(text, add_special_tokens=False).input_ids)
     return (

@@ -121,6 +121,7 @@ def _distinct(found: Iterable[Candidate], own: FrequencySchedule | None) -> list
 
 
 def _same(one: FrequencySchedule, other: FrequencySchedule) -> bool:
+    # Pairs that stand still are 0 or divided by 1e30, and both are below this.
     alike = np.allclose(one.inv_freq, other.inv_freq, rtol=1e-6, atol=1e-25)
     return bool(alike) and math.isclose(one.attention_factor, other.attention_factor, rel_tol=1e-6)
 
@@ -148,8 +149,10 @@ class References:
         import torch
 
         device = next(self.model.parameters()).device
+        # The row before a place foretells it.
         places = torch.tensor([place - 1 for place, _, _ in self.said.values], device=device)
         tokens = torch.tensor([token for _, token, _ in self.said.values], device=device)
+        # A server that lists alternatives names the same place several times; its row is normalised once.
         unique, back = torch.unique(places, return_inverse=True)
         with torch.inference_mode():
             logits = self.model(
@@ -193,6 +196,7 @@ def refined(facts: ModelFacts, references: References, best: Candidate) -> Candi
     def make(value: float) -> Candidate:
         return of_base(facts, value) if best.kind == "base-changed" else of_method(facts, best.kind, value)
 
+    # Golden section: one forward a step, ended where the factor is known to 2 %.
     left, right = math.log(low), math.log(high)
     golden = (math.sqrt(5.0) - 1.0) / 2.0
 

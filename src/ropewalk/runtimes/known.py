@@ -186,6 +186,7 @@ def _fact(row: Mapping[str, Any], forms: Mapping[str, str], where: str) -> Fact:
     size = evidence.difference
     if outcome == "exact" and evidence.kind == "measured":
         _check(named, size is not None and size <= TOLERANCE, f"exact asks for a difference <= {TOLERANCE:g}")
+    # A difference that small would have been called exact: the row or the run is wrong.
     if outcome in ("approximate", "ignored") and size is not None:
         _check(named, size > TOLERANCE, f"{outcome} with a difference <= {TOLERANCE:g}")
     return Fact(row["architecture"], tuple(row["forms"]), outcome, difference, evidence)

@@ -41,6 +41,7 @@ class Rung:
         """The launch line of this rung on its own port; None for programs without one."""
         launch = self.result.exports[0].launch
         return (
+            # Ollama's line makes a model and starts no server; its own serves all of them on one port.
             None if launch is None or launch.startswith(("ollama", "cd ")) else f"{launch} --port {self.port}"
         )
 

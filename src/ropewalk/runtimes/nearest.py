@@ -40,6 +40,7 @@ def nearest(job: Job, program: Runtime) -> Nearest:
     others = tuple(name for name, found in answers(job).items() if found.exact and name != program.name)
     best: tuple[float, str] | None = None
     for name, known in methods().items():
+        # A way out is a method that works at once, and one that stretches.
         if known.needs_training or known.contrib or name == "none":
             continue
         try:
@@ -57,6 +58,7 @@ def nearest(job: Job, program: Runtime) -> Nearest:
 
 def distance(one: FrequencySchedule, other: FrequencySchedule) -> float:
     """Root mean square of the log ratios of frequencies, over pairs that turn in both, and of the attention factors."""
+    # A pair that stands still has no logarithm.
     moving = (one.inv_freq > 0) & (other.inv_freq > 0)
     ratios = np.log(one.inv_freq[moving] / other.inv_freq[moving])
     temperature = math.log(one.attention_factor / other.attention_factor)

@@ -137,7 +137,9 @@ def verify_runtimes(
                 to=program.name,
                 output=Path(work) / file_stem(program.name),
                 gguf_type=dtype,
+                # Temporary folders often lie on another file system, which hard links do not reach.
                 weights="symlink",
+                # What is known to be wrong is run all the same: the run may show otherwise.
                 allow_approximate=True,
             )
             reference = reference or _Reference.of(place.folder, made)
@@ -165,7 +167,9 @@ class _Reference:
     def of(cls, folder: Path, made: ExportResult) -> _Reference:
         facts = made.job.facts
         ids = tokens_for(facts, made.target_length)
+        # Logits of a whole long prompt in a large vocabulary fill memory: the last rows alone, up to a GiB.
         rows = max(64, _MAX_ROWS_BYTES // (4 * (facts.vocab_size or 1)))
+        # transformers takes the long set for all of a long prompt, which cannot show that the short one is dropped.
         asked = (
             [ids] if made.schedule.short_inv_freq is None else [ids, ids[: min(facts.original_length, 512)]]
         )
@@ -194,6 +198,7 @@ def _told(logits: np.ndarray, wanted: tuple[int, ...]) -> np.ndarray:
 def tokens_for(facts: ModelFacts, target_length: int) -> tuple[int, ...]:
     """A block of random tokens over and over, past the original window: models that copy make positions matter."""
     length = facts.original_length
+    # One place of the window stays free, since servers want to write a token.
     count = max(2, min(target_length - 1, 4 * length, length + 2048))
     vocabulary = facts.vocab_size or 256
     low = min(3, vocabulary - 1)
@@ -219,6 +224,7 @@ def _check(made: ExportResult, reference: _Reference, how: tuple[str, str], work
         span = (prompt.first, window)
         asked = values[prompt.first :]
         checks.append(judged(exported, prompt.logprobs, asked, span, row["versions"], dtype))
+    # A failed prompt comes before any that passed: one that told nothing has no difference to be ranked by.
     worst = max(checks, key=lambda check: (check.status != "pass", check.largest or 0.0))
     if worst is checks[0]:
         return worst
@@ -320,6 +326,7 @@ def _item(made: ExportResult, exported: Exported, reference: _Reference) -> dict
         }
     if exported.runtime == "vllm":
         assert exported.fragment is not None
+        # vLLM's export has no weights: its overrides lie over the checkpoint itself.
         source = locate(made.source).folder
         return item | {"model": str(source.absolute()), "overrides": dict(exported.fragment.content)}
     return item | {"model": str(folder)}
@@ -348,6 +355,7 @@ def run_item(runtime: str, python: str, item: dict[str, Any], work: Path) -> dic
     """One item through a program's runner: the row that it wrote, or RopewalkError with the program's own words."""
     jobs, out = work / f"{file_stem(runtime)}-jobs.json", work / f"{file_stem(runtime)}-out.jsonl"
     jobs.write_text(json.dumps({"items": [item]}), encoding="utf-8")
+    # Our packages would be found before the program's own, whose pins differ.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     with as_file(files("ropewalk.runtimes.runners").joinpath(f"run_{file_stem(runtime)}.py")) as script:
@@ -360,6 +368,7 @@ def run_item(runtime: str, python: str, item: dict[str, Any], work: Path) -> dic
             raise RopewalkError(f"it took more than {TIMEOUT_S} s", hint="try a smaller model") from error
     lines = out.read_text(encoding="utf-8").splitlines() if out.is_file() else []
     if not lines:
+        # A traceback ends with what went wrong.
         last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
         raise RopewalkError(
             f"it does not run ({one_line(last[0], 240)})", hint="build it again: make runtimes"

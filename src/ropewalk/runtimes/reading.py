@@ -98,6 +98,7 @@ def _reading(facts: ModelFacts, name: str) -> Reading:
     program = find_runtime(name)
     served, note = program.served(facts)
     job = job_as_it_stands(facts)
+    # dynamic has no frequencies of its own to make a job of, but programs have a fact about it.
     forms = ("dynamic",) if job is None and facts.rope.rope_type == "dynamic" else None
     if job is None and forms is None:
         raise RopewalkError(
@@ -135,6 +136,7 @@ def _says_it_in_old_keys(facts: ModelFacts) -> bool:
     if facts.rope.is_scaled and facts.rope.rope_type != "default":
         return bool(text.get("rope_scaling"))
     theta = facts.rope.parameters.get("rope_theta")
+    # 10000 is what a reader takes that finds no base.
     return bool(text.get("rope_theta", text.get("rotary_emb_base", 10000.0)) == theta)
 
 
@@ -143,6 +145,7 @@ def _computed(facts: ModelFacts, found: Answer) -> FrequencySchedule | None:
     if made is None or found.outcome in ("unknown", "refused"):
         return None
     ignored = {form for fact in found.facts if fact.outcome == "ignored" for form in fact.forms}
+    # A row may speak of more forms than this configuration needs.
     ignored &= set(() if found.way is None else found.way.forms)
     if ignored & _WHOLE:
         return make_schedule("none", facts.geometry, factor=1.0)

@@ -107,6 +107,7 @@ def write_export(
             names, command = _write_one(result.job, made, materials, working / inside, place)
             written.append(with_files(made, [str(place / name) for name in names], command))
         finished = replace(result, exports=tuple(written))
+        # A checkpoint alone has its manifest, and is replaced by the rules for checkpoints.
         if not (alone and find_runtime(written[0].runtime).output == "folder"):
             write_json(working / RESULT, finished.to_json())
     return finished
@@ -168,6 +169,7 @@ def _over(made: Exported, model: Path) -> str:
     command = made.fragment.command or ""
     quoted = shlex.quote(str(model))
     for placeholder in ("MODEL.gguf", "MODEL"):
+        # As a word of its own, and once: overrides in the same line may hold the same letters.
         if f" {placeholder} " in f"{command} ":
             return f"{command} ".replace(f" {placeholder} ", f" {quoted} ", 1).strip()
     return command
@@ -228,6 +230,7 @@ def folder_config(job: Job, content: Mapping[str, Any]) -> dict[str, Any]:
     text, fragment = config, content
     for key in job.facts.text_path:
         text, fragment = text[key], fragment[key]
+    # A null is written too: it undoes an older rope_scaling, which would win over rope_parameters.
     text |= json.loads(json.dumps(dict(fragment)))
     return config
 

@@ -124,6 +124,7 @@ class HeadLayout:
     @contextlib.contextmanager
     def applied(self, model: Any, values: Tensor) -> Iterator[None]:
         """Inside the block every head's logits are multiplied by the exponential of its number."""
+        # With the logarithms given nobody looks at factor or layers; the rule asks for a factor all the same.
         options = TemperatureOptions(rule="per-head", factor=1.0, layers="all")
         with apply_temperature(bare(model), options, logs=self.split(values)):
             yield

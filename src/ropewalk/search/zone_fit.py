@@ -61,6 +61,7 @@ def fit_zones(
     assert isinstance(start.schedule, Zones)
     config = job.reader.model.config.get_text_config()
     family = ZoneFamily.at(geometry, start.schedule, (config.num_hidden_layers, config.num_attention_heads))
+    # While it runs the fit is held against its own start; against the single table it is chosen later.
     top.before = start.terms
     progress = Progress(State.at(family), family, start.terms.value)
     if kept is not None:
@@ -71,6 +72,7 @@ def fit_zones(
         try:
             run_fit(job, family, progress, request.budget, settings, on_point, keep)
         except KeyboardInterrupt:
+            # Each process stops where it stands, so nothing can be measured together any more.
             if job.reader.processes.world > 1:
                 raise
             # Whoever called writes the best so far, and then stops.

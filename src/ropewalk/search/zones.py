@@ -30,6 +30,7 @@ from ropewalk.search.family import METHOD, Family, monotone
 WIDTHS = (0.25, 0.5, 0.75)
 FAR_METHODS = ("linear", "by-parts")
 # (constant discount, log discount); the last is none at all.
+# The constants must be 0: a family starts from one of these and has no number for them.
 DISCOUNTS = ((0.0, 1.0), (0.0, 0.0))
 LEAST_LOG, MOST_LOG = -1.0, 3.0
 COLDEST, HOTTEST = -0.5, 0.5
@@ -53,6 +54,7 @@ class ZoneFamily(Family):
         """The family that starts at a map, for a model of so many layers with so many heads each."""
         assert plan.far_inv_freq is not None
         count = geometry.num_rotating
+        # m from the far frequencies, theta' = theta * s ** -m; 1e-300 for a pair that stands still.
         stretch = np.log(geometry.inv_freq[:count] / np.maximum(plan.far_inv_freq[:count], 1e-300))
         top = monotone(stretch / math.log(plan.far_factor))
         heat = math.log(plan.far_logits)
@@ -113,6 +115,7 @@ class ZoneFamily(Family):
     def from_json(cls, geometry: RopeGeometry, document: Mapping[str, Any]) -> ZoneFamily:
         """What `to_json` wrote."""
         shared = vars(Family.from_json(geometry, document))
+        # An empty list has lost its shape.
         heads = np.asarray(document["heads"], dtype=np.float64)
         return cls(**shared, near=int(document["near"]), heads=heads if heads.size else np.zeros((2, 0, 0)))
 
@@ -141,6 +144,7 @@ class Leaves:
         own = torch.tensor(geometry.inv_freq[: geometry.num_rotating], dtype=torch.float64)
         still = torch.zeros(geometry.half_dim - geometry.num_rotating, dtype=torch.float64)
         far_inv_freq = torch.cat([own * torch.exp(-math.log(family.highest) * top), still])
+        # Without numbers for heads the same formula makes scalars.
         apart = heads if heads.numel() else torch.zeros(2, dtype=torch.float64)
         # A leaf of its own for each, cut off from its making: rows go backward one by one.
         made = far_inv_freq, cool + apart[0], (heat + apart[1]).exp()

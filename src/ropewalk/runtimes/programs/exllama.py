@@ -46,5 +46,6 @@ class Exllama(Runtime):
     def fragment(self, job: Job, way: Way) -> Fragment:
         """The old keys, and the new ones alike for releases that read them."""
         names = ("rope_theta", "rope_local_base_freq", "rope_scaling", "rope_parameters")
+        # rope_scaling even where it is null: an older one in the file would go on being read.
         content = {name: job.text.get(name) for name in names if name in job.text or name == "rope_scaling"}
         return Fragment("config.json", job.inside(content | lengths(job)), notes=way.notes)

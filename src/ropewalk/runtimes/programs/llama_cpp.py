@@ -63,6 +63,7 @@ class LlamaCpp(Runtime):
         stays = made.is_identity
         if made.short_inv_freq is None and not stays:
             attention = () if made.attention_factor == 1.0 else ("tensor-attention",)
+            # llama3 has no type of its own there: llama.cpp's converter bakes it into this tensor too.
             found.append(Way("rope_freqs", ("tensor", *attention, *extra), made.method == "llama3"))
         if not stays:
             attention = () if made.attention_factor == 1.0 else ("factors-attention",)
@@ -80,12 +81,14 @@ class LlamaCpp(Runtime):
             return [Way("metadata", ("default" if made.is_identity else "theta",), True)]
         if kind == "linear":
             return [Way("metadata", ("linear",), True)]
+        # Its yarn always rounds the bounds; without rounding it is a schedule like any other, for the tensors.
         if kind == "yarn" and made.parameters.get("truncate", True):
             plain = math.isclose(made.attention_factor, temperature(made.factor), rel_tol=1e-9)
             betas = (made.parameters.get("beta_fast", 32.0), made.parameters.get("beta_slow", 1.0))
             forms = ("yarn",) + (() if plain else ("yarn-attention",))
             if betas == (32.0, 1.0):
                 return [Way("metadata", forms, True)]
+            # Betas are read from the command line alone, not from metadata.
             if self.flags:
                 return [Way("metadata and flags", (*forms, "yarn-betas"), True)]
         return []
@@ -104,6 +107,7 @@ class LlamaCpp(Runtime):
                 found.append("converter-longrope-two-sets")
             else:
                 found.append(f"converter-{form}")
+        # What is known of one set says nothing of two.
         if "converter-longrope-two-sets" in found:
             found.remove("converter-longrope")
         return tuple(dict.fromkeys(found))
@@ -140,15 +144,18 @@ def metadata(job: Job, way: Way) -> dict[str, Any]:
         if form == "theta"
         else made.geometry.rope_theta
     )
+    # Without a larger window in the file the server keeps to the old one, whatever -c asks for.
     keys: dict[str, Any] = {"context_length": job.target_length, "rope.freq_base": float(base)}
     if form in ("linear", "yarn"):
         keys |= {"rope.scaling.type": form, "rope.scaling.factor": float(made.factor)}
     elif form in ("tensor", "factors"):
+        # Under linear or yarn llama.cpp would scale the tensor's frequencies once more.
         keys["rope.scaling.type"] = "none" if form == "tensor" else "longrope"
         keys["rope.scaling.attn_factor"] = float(made.attention_factor)
     # llama.cpp needs it for yarn and for two sets; for the others it tells a reader from where the file was stretched.
     if form in ("linear", "yarn", "tensor", "factors"):
         keys["rope.scaling.original_context_length"] = made.geometry.original_length
+    # llama.cpp multiplies this by yarn's own temperature; beside factor tensors it stands alone.
     if "yarn-attention" in way.forms:
         keys["rope.scaling.attn_factor"] = made.attention_factor / temperature(made.factor)
     return keys
@@ -161,6 +168,7 @@ def tensors(job: Job, way: Way) -> dict[str, list[float]]:
     if form == "tensor":
         return {"rope_freqs.weight": long}
     if form == "factors":
+        # llama.cpp chooses between the two tensors by its context, so one set stands in both.
         short = long if made.short_inv_freq is None else factors_of(made, made.short_inv_freq)
         return {"rope_factors_long.weight": long, "rope_factors_short.weight": short}
     return {}

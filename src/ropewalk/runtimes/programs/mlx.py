@@ -46,12 +46,14 @@ class Mlx(Runtime):
         if job.carried is None:
             return []
         entry, forms = job.carried.entries[job.facts.main], set(config_forms(job))
+        # Entries that only new keys can hold (gemma4's): mlx-lm's models of such types read those.
         if not job.carried.old_dialect:
             return [Way(_NEW, tuple(sorted({*forms, NEW_KEYS})), entry.native)]
         found: list[Way] = []
         if "longrope" not in forms:
             native = {_BY_MSCALE if form == "yarn-attention" else form for form in forms}
             found.append(Way("rope_scaling", tuple(sorted(native)), entry.native))
+        # longrope's factor comes of a formula there that never falls below 1.
         if job.flat and (job.schedule.attention_factor >= 1.0 or not forms & {"longrope", "yarn"}):
             carrier = {"longrope"} | ({"longrope-two-sets"} if two_sets(job) else set())
             formula = formula_factor(_original(job), job.target_length)
@@ -92,6 +94,7 @@ class Mlx(Runtime):
                 if job.schedule.short_inv_freq is None
                 else factors_of(job.schedule, job.schedule.short_inv_freq)
             )
+            # The factors divide the model's own base; the carried keys may hold a method's changed one.
             content["rope_theta"] = job.schedule.geometry.rope_theta
             scaling = {
                 "type": "longrope",
@@ -110,12 +113,16 @@ class Mlx(Runtime):
             made = job.schedule
             per_step = temperature(made.factor) - 1.0
             scaling = {
-                name: value for name, value in (scaling or {}).items() if not name.startswith("mscale")
+                # Its factor is 0.1 mscale ln s + 1, divided by the same of mscale_all_dim where that is given.
+                name: value
+                for name, value in (scaling or {}).items()
+                if not name.startswith("mscale")
             }
             scaling["mscale"] = (made.attention_factor - 1.0) / per_step
         content["rope_scaling"] = scaling
         if job.flat:
             theta = content.get("rope_theta", job.entry.get("rope_theta"))
+            # Qwen3 reads these and Llama the old keys: a folder that says both alike serves either.
             new = {name: value for name, value in (scaling or {}).items() if name != "type"}
             content["rope_parameters"] = {"rope_type": "default"} | new | {"rope_theta": theta}
         detour: tuple[str, ...] = ()

@@ -37,6 +37,7 @@ class Sglang(Runtime):
         entry = job.carried.entries[job.facts.main]
         own = {"longrope-attention": _MSCALES, "yarn-attention": _MULTIPLIER}
         if job.facts.mla is None:
+            # The fragment says with this one factor what the two mscales amount to.
             own["yarn-mscale"] = _MULTIPLIER
         forms = tuple(sorted({own.get(form, form) for form in config_forms(job)}))
         notes = (self.two_sets,) if two_sets(job) else ()
@@ -76,6 +77,7 @@ class Sglang(Runtime):
             if job.facts.mla is None:
                 entry = {name: value for name, value in entry.items() if not name.startswith("mscale")}
         elif kind == "longrope":
+            # Both sets get it: transformers has one attention factor for the two.
             entry |= dict.fromkeys(("short_mscale", "long_mscale"), job.schedule.attention_factor)
         scaling: dict[str, Any] | None = None if kind == "default" else entry
         content = job.inside({"rope_theta": theta, "rope_scaling": scaling} | lengths(job))

@@ -54,9 +54,11 @@ class Vllm(Runtime):
         """max_position_embeddings, times the factor for types whose declared window counts as unscaled there."""
         kind, declared = facts.rope.rope_type, facts.max_position_embeddings
         if kind == "longrope":
+            # At the top level alone: what stands in the entry does not limit the window.
             stated = facts.text.get("original_max_position_embeddings")
             if isinstance(stated, int):
                 return stated, "the original window, for longrope: give --max-model-len"
+        # vLLM's own rule (_get_and_verify_max_len): for these types, and for every Gemma 3, the window is as declared.
         counted = kind in ("default", "longrope", "llama3", "yarn") or "gemma3" in facts.model_type
         factor = 1.0 if counted else facts.rope.factor
         if factor != 1.0:
@@ -72,6 +74,7 @@ class Vllm(Runtime):
     def fragment(self, job: Job, way: Way) -> Fragment:
         """The override document and the launch line."""
         assert job.carried is not None
+        # A copy: mscales are added below, and the job serves other programs too.
         entries: dict[str, Any] = json.loads(json.dumps(job.text["rope_parameters"]))
         if _MSCALES in way.forms:
             for label, made in job.carried.schedules.items():

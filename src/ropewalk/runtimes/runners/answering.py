@@ -31,6 +31,7 @@ def answer(logprobs: Callable[[dict[str, Any]], Any], packages: tuple[str, ...])
             row: dict[str, Any] = {"name": item["name"], "versions": versions}
             try:
                 row["logprobs"] = logprobs(item)
+            # Whatever the program says of one model, the next one is still asked.
             except Exception as error:
                 said = f"{type(error).__name__}: {error}"
                 row["error"] = said if len(said) <= HEAD + TAIL else f"{said[:HEAD]} ... {said[-TAIL:]}"

@@ -20,11 +20,13 @@ def logprobs(item: dict[str, Any]) -> list[list[float | None]]:
     params = xllamacpp.CommonParams()
     params.model.path = item["model"]
     params.n_ctx = item["max_length"]
+    # One slot: several would share the context, and its size chooses between longrope's two sets.
     params.n_parallel = 1
     params.n_batch = params.n_ubatch = 512
     # The weights have their type from the file; the cache gets the same.
     kind = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}[item.get("dtype", "float32")]
     params.cache_type_k = params.cache_type_v = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{kind}")
+    # Flash attention rounds otherwise (4e-2 beside the usual half-precision cache), and only the schedule should show.
     params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     params.warmup = False
     params.verbosity = -1
@@ -38,6 +40,7 @@ def logprobs(item: dict[str, Any]) -> list[list[float | None]]:
     for prompt in item["prompts"]:
         places = item.get("positions") or range(len(prompt) - 1)
         values: list[float | None] = [None] * (len(prompt) - 1)
+        # Ascending: each prefix begins with the one before, whose cache is kept.
         for place in sorted(places):
             if place < len(values):
                 values[place] = _ask(server, prompt[: place + 1], prompt[place + 1], item)
@@ -65,6 +68,7 @@ def _ask(server: Any, prefix: list[int], wanted: int, item: dict[str, Any]) -> f
     for told in content[0]["top_logprobs"]:
         if told["id"] == wanted:
             return float(told["logprob"])
+    # Every alternative was listed.
     return -math.inf
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 # vLLM reads them when it is imported.
 SETTINGS = {
+    # The engine in this process, where collecting garbage is switched off below.
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
@@ -27,6 +28,7 @@ def logprobs(item: dict[str, Any]) -> list[list[float | None]]:
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     given = {"hf_overrides": item["overrides"]} if item.get("overrides") else {}
+    # Filling a cache of a GiB is most of the start of a tiny model.
     if "cache_bytes" in item:
         given["kv_cache_memory_bytes"] = item["cache_bytes"]
     engine = LLM(
@@ -48,6 +50,7 @@ def logprobs(item: dict[str, Any]) -> list[list[float | None]]:
         answers = engine.generate([{"prompt_token_ids": prompt} for prompt in sent], asked, use_tqdm=False)
         found = []
         for prompt, answer, whole in zip(sent, answers, item["prompts"], strict=True):
+            # Nothing stands before the first token, so its entry is None.
             told = answer.prompt_logprobs[1:]
             values = [row[token].logprob for row, token in zip(told, prompt[1:], strict=True)]
             found.append(values + [None] * (len(whole) - len(prompt)))
