@@ -16,7 +16,7 @@ import ropewalk
 from ropewalk.attention import kernels
 from ropewalk.attention.caches import copied, new_cache
 from ropewalk.attention.interface import Call
-from ropewalk.attention.maps import applied, route_for
+from ropewalk.attention.maps import _additive, applied, route_for
 from ropewalk.attention.rotation import Rotation
 from ropewalk.errors import UsageError
 from ropewalk.models.facts import read_facts
@@ -398,3 +398,19 @@ def test_keys_are_turned_once():
         model(input_ids=torch.tensor([ids[50:51]]), past_key_values=cache)
     # A query and a key for each of the two layers.
     assert turned == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_a_part_without_keys_adds_nothing_in_any_type(dtype):
+    query, key, value = (
+        torch.randn(1, 2, 4, 16, generator=torch.Generator().manual_seed(n)) for n in range(3)
+    )
+    query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    seen = torch.ones(4, 4, dtype=torch.bool).tril()
+    near = kernels.attend(query, key, value, 0.25, mask_TK=_additive(seen, dtype))
+    far = kernels.attend(query, key, value, 0.25, mask_TK=_additive(torch.zeros_like(seen), dtype))
+    assert torch.equal(kernels.merge(near, far)[0], near[0])
+    plain = (query.double() @ key.double().mT * 0.25).masked_fill(~seen, -math.inf).softmax(
+        -1
+    ) @ value.double()
+    torch.testing.assert_close(near[0].double(), plain, rtol=0, atol=2e-2 if dtype != torch.float32 else 1e-5)

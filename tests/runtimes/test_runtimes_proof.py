@@ -112,6 +112,22 @@ def test_a_runner_gets_its_job_and_none_of_our_paths(tmp_path, monkeypatch):
     assert row["logprobs"] == [[-1.5]]
 
 
+def test_a_number_that_is_none_is_a_failure_and_not_a_place_that_nobody_asked_for(tmp_path, monkeypatch):
+    made = SimpleNamespace(exports=[exported("yarn", "mlx")])
+    prompt = SimpleNamespace(first=0, logprobs=WANTED)
+    reference = SimpleNamespace(facts=SimpleNamespace(original_length=4), prompts=[prompt])
+    monkeypatch.setattr(proof, "_item", lambda *_: {})
+
+    def check(told):
+        row = {"logprobs": [told], "versions": {}}
+        monkeypatch.setattr(proof, "run_item", lambda *_: row)
+        return proof._check(made, reference, ("python", "float32"), tmp_path)
+
+    assert check([-1.0, None, -3.0, -4.0]).status == "pass"
+    found = check([-1.0, -2.0, math.nan, math.nan])
+    assert (found.status, found.detail) == ("fail", "the program computes no number at position 2 and 1 more")
+
+
 @pytest.mark.parametrize(
     ("body", "said"),
     [

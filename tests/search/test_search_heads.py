@@ -146,6 +146,10 @@ def test_what_was_fitted_is_folded_and_stock_software_computes_it(
     ropewalk.extend(
         model_folder, schedule=found.schedule, out=tmp_path / "out", finish=folding(str(found.temperatures))
     )
+    told = ropewalk.verify(tmp_path / "out", base=model_folder)
+    states = {check.name: check.status for check in told.checks}
+    assert states.pop("weights") == "skip"
+    assert set(states.values()) == {"pass"}
     stock = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
     ids = IDS[:100]
     with torch.no_grad():

@@ -26,9 +26,6 @@ from ropewalk.errors import UsageError
 from ropewalk.models.live.rotary import bare
 from ropewalk.position_maps import DualChunk, PositionMap, Zones
 
-# A quarter of float32's lowest: added to logits it stays finite, and so does the log-sum-exp of nothing else.
-_NEVER = torch.finfo(torch.float32).min / 4
-
 
 @dataclass(frozen=True, eq=False)
 class FarZone:
@@ -146,8 +143,8 @@ class TwoZones:
         allowed = call.mask if call.mask.dtype == torch.bool else call.mask > -1e4
         within_BT = torch.as_tensor(_places(call, first, total) < self.plan.exact_until, device=query.device)
         near_BTK = (distance_TK < self.plan.near) | within_BT[:, None, :, None]
-        near = _additive(allowed & near_BTK).to(query.dtype)
-        far = _additive(allowed & ~near_BTK).to(query.dtype)
+        near = _additive(allowed & near_BTK, query.dtype)
+        far = _additive(allowed & ~near_BTK, query.dtype)
         near_part = attend(query, key, value, scale, mask_TK=near)
         out, lse = attend(
             self._far_query(call, query, first), self._far_keys(call), value, scale, mask_TK=far
@@ -225,13 +222,15 @@ def banded(query_BHTD: Tensor, key_BGKD: Tensor, value_BGKD: Tensor, near: int, 
         else:
             places = torch.arange(low, end, device=query.device)
             distance_TK = places[begin - low :, None] - places[None]
-            mask = _additive((distance_TK >= 0) & (distance_TK < near)).to(query.dtype)
+            mask = _additive((distance_TK >= 0) & (distance_TK < near), query.dtype)
             parts.append(attend(query, key, value, scale, mask_TK=mask))
     if len(parts) == 1:
         return parts[0]
     return torch.cat([part[0] for part in parts], dim=2), torch.cat([part[1] for part in parts], dim=2)
 
 
-def _additive(allowed: Tensor) -> Tensor:
+def _additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
     """0 where a key is seen; far below every logit, but finite, where it is not: a row may have no key at all."""
-    return torch.zeros_like(allowed, dtype=torch.float32).masked_fill(~allowed, _NEVER)
+    # A quarter of the type's own lowest: added to logits it stays finite, and so does the log-sum-exp of nothing else.
+    # float32's, cast to float16, is minus infinity, and a part without keys would count as much as one with.
+    return torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min / 4)

@@ -179,7 +179,10 @@ def _run(
     outcome.base = [run(model, probe) for probe in probes]
     outcome.sinks = any(name.endswith("sinks") for name, _ in model.named_parameters())
     outcome.base_buffers = _buffers(model)
-    with apply(model, original.schedule, layers=original.layers, target_length=target) as applied:
+    with (
+        _tempered(model, folder, manifest),
+        apply(model, original.schedule, layers=original.layers, target_length=target) as applied,
+    ):
         outcome.persistent, outcome.reason = applied.persistent, applied.reason
         outcome.applied = [run(model, probe) for probe in probes]
     outcome.after = [run(model, probe) for probe in probes]
@@ -194,6 +197,32 @@ def _run(
         folder, probes, device=str(device), dtype=chosen, attn=attn, trust_remote_code=trust
     )
     return outcome
+
+
+@contextlib.contextmanager
+def _tempered(model: Any, folder: Path, manifest: Mapping[str, Any] | None) -> Iterator[None]:
+    """Inside the block the tensors that hold a folded temperature are the checkpoint's, all others the base's.
+
+    Without them the base under the schedule is another model than the checkpoint, and no scaling would be at fault.
+    """
+    said = (manifest or {}).get("temperature")
+    names = said.get("tensors") if isinstance(said, Mapping) else None
+    if not isinstance(names, list) or not names:
+        yield
+        return
+    from safetensors import safe_open
+
+    own, kept = model.state_dict(), dict[str, Any]()
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for name in sorted(set(file.keys()) & set(names) & set(own)):
+                kept[name] = own[name].clone()
+                own[name].copy_(file.get_tensor(name))
+    try:
+        yield
+    finally:
+        for name, tensor in kept.items():
+            own[name].copy_(tensor)
 
 
 @contextlib.contextmanager

@@ -223,6 +223,12 @@ def _check(made: ExportResult, reference: _Reference, how: tuple[str, str], work
         values = np.array([np.nan if value is None else value for value in told], dtype=np.float64)
         span = (prompt.first, window)
         asked = values[prompt.first :]
+        # A NaN of the program's own is no place that was not asked: it must not leave the verdict to the others.
+        broken = [place for place, value in enumerate(told) if value is not None and value != value]
+        if broken:
+            said = f"the program computes no number at position {broken[0]} and {len(broken) - 1} more"
+            fields = (exported.runtime, "fail", said, exported.answer.describe())
+            return RuntimeCheck(*fields, versions=row["versions"], dtype=dtype)
         checks.append(judged(exported, prompt.logprobs, asked, span, row["versions"], dtype))
     # A failed prompt comes before any that passed: one that told nothing has no difference to be ranked by.
     worst = max(checks, key=lambda check: (check.status != "pass", check.largest or 0.0))

@@ -62,7 +62,7 @@ def write_schedules(
         made = layout.file(top.heads, top.factor, fitted)
         found["temperatures"] = run.path / "temperatures.json"
         run.write_json("temperatures.json", made.to_json())
-        note = f"fitted together with {found['temperatures']}: give that too (extend --temperature)"
+        note = f"fitted together with {found['temperatures']}, which goes to --temperature"
         schedule = replace(schedule, notes=(*schedule.notes, note))
     run.write_json("schedule.json", schedule.to_json() | {"fitted": fitted})
     if len(rungs) > 1:

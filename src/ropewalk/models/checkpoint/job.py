@@ -165,7 +165,8 @@ def result_of(
         files=files,
         repaired=ready.repaired,
         changed=ready.changed,
-        notes=ready.notes + (() if carried is None else carried.notes) + remarks,
+        # What a schedule says of itself comes from its reader and from its writer.
+        notes=tuple(dict.fromkeys(ready.notes + (() if carried is None else carried.notes) + remarks)),
         angle_errors=() if made is None else tuple(angle_errors(made.schedule)),
         command=ready.request.command(),
         dry_run=dry_run,

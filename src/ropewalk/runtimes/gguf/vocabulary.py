@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ropewalk.errors import RopewalkError
+from ropewalk.errors import DamagedError, RopewalkError, one_line
 from ropewalk.models.config import read_json
 from ropewalk.models.facts import ModelFacts
 from ropewalk.models.gguf.file import Key
@@ -13,6 +13,8 @@ from ropewalk.runtimes.gguf.write import key_of
 
 # llama.cpp's numbers for what a token is.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+# Ten times the largest vocabulary there is: one mistaken number must not make a list that fills the memory.
+MOST_TOKENS = 10_000_000
 _OWN_CONVERTER = "convert it with llama.cpp's convert_hf_to_gguf.py and pass the file with --gguf"
 # The cuts of GPT-4o, of Llama 3, and the last of DeepSeek-V3's three; a pattern that differs by a letter is another.
 _CASED = (
@@ -51,10 +53,25 @@ def vocabulary_keys(folder: Path, facts: ModelFacts) -> list[Key]:
     model = document.get("model") or {}
     if model.get("type") != "BPE" or not isinstance(model.get("vocab"), dict):
         raise RopewalkError(f"{path} is a {model.get('type')} tokenizer, not BPE", hint=_OWN_CONVERTER)
+    beside = folder / "tokenizer_config.json"
+    settings = read_json(beside) if beside.is_file() else {}
+    template = folder / "chat_template.jinja"
+    if template.is_file():
+        # Where newer checkpoints keep it; it wins, as in transformers.
+        settings = {**settings, "chat_template": template.read_text(encoding="utf-8")}
+    try:
+        return _keys(path, document, settings, facts)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise DamagedError(
+            f"{path} is not a tokenizer as the tokenizers library writes one ({type(error).__name__}: "
+            f"{one_line(error, 80)})",
+            hint="copy it again from the model's own folder",
+        ) from error
+
+
+def _keys(path: Path, document: dict[str, Any], settings: dict[str, Any], facts: ModelFacts) -> list[Key]:
+    model = document["model"]
     tokens, kinds = _tokens(document, int(facts.vocab_size or 0), fallback=bool(model.get("byte_fallback")))
-    settings = (
-        read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
-    )
     keys: dict[str, Any] = {"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": kinds}
     if model.get("byte_fallback"):
         keys |= {"tokenizer.ggml.model": "llama", "tokenizer.ggml.pre": "default"}
@@ -83,6 +100,8 @@ def _tokens(document: dict[str, Any], size: int, *, fallback: bool) -> tuple[lis
         kinds[int(added["id"])] = CONTROL if added.get("special") else USER_DEFINED
     # An embedding is often padded to a round number of rows, and llama.cpp wants a token for each.
     total = max(size, max(by_number) + 1)
+    if min(by_number) < 0 or total > MOST_TOKENS:
+        raise ValueError(f"tokens numbered {min(by_number)} to {total - 1}")
     tokens = [by_number.get(number, f"[PAD{number}]") for number in range(total)]
     return tokens, [kinds.get(number, UNUSED) for number in range(total)]
 

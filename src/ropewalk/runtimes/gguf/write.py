@@ -71,7 +71,13 @@ def _packed(value: Any, kind: int) -> bytes:
     if kind == STRING:
         text: bytes = value.encode("utf-8")
         return struct.pack("<Q", len(text)) + text
-    return struct.pack("<" + CODES[kind], value)
+    try:
+        return struct.pack("<" + CODES[kind], value)
+    except struct.error as error:
+        raise RopewalkError(
+            f"{value} is no number that a GGUF file's metadata can hold ({error})",
+            hint="correct it in the model's config.json",
+        ) from error
 
 
 def floats(name: str, values: Sequence[float]) -> Piece:
