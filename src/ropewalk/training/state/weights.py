@@ -233,6 +233,7 @@ def read_model(folder: Path, model: Any) -> None:
     for file in sorted(folder.glob("*.safetensors")):
         saved |= load_file(file)
     own = model.state_dict()
+    # Of tied tensors the files hold one: the other names are filled with it.
     tied = {name for name, tensor in own.items() if name not in saved and _twin(tensor, own, saved)}
     if set(saved) | tied != set(own):
         # Architectures whose file layout is not their module layout (fused experts) go through their own loader.
