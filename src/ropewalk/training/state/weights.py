@@ -198,6 +198,7 @@ class ModelFiles:
             save_adapter(self.model, folder / ADAPTER, self.trained, base_path)
         if self.trained is not None:
             (folder / FOLDER).mkdir(exist_ok=True)
+            # safetensors takes contiguous tensors only.
             save_file({name: tensor.contiguous() for name, tensor in self.trained.items()}, folder / TRAINED)
         if self.kept:
             (folder / FOLDER).mkdir(exist_ok=True)
