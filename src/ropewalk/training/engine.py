@@ -211,6 +211,7 @@ def start_engine(part: EnginePart, device: str) -> Engine:
 
     way, size = _ways(part)
     state = PartialState(cpu=device == "cpu")
+    # torch warns of a group that is still there when its process ends.
     atexit.register(state.destroy_process_group)
     sharing = None if size == 1 else _start_sharing(way, size, state.num_processes, device)
     if part.shards is not None and state.num_processes % part.shards:

@@ -137,6 +137,7 @@ class ShardedSaver(Saver):
         loop.engine.share(lambda: None)
 
     def _opened(self) -> Path:
+        # Open over the steps that follow: `_publish` ends it, and the folder has its name.
         self._open = contextlib.ExitStack()
         return self._open.enter_context(checkpoint_folder(self.root, self.loop.step, self._facts()))
 

@@ -67,6 +67,7 @@ class TokenStore:
         ids = self._mapped(start + count)[start : start + count]
         if len(ids) < count or zlib.crc32(ids.tobytes()) != crc:
             self.trouble = f"tokens kept in {self.folder} are damaged: those documents are made again"
+            # Forgotten, so that `put` writes the text again: of its two lines the later counts.
             del self._places[digest]
             return None
         return ids

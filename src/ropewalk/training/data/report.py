@@ -133,6 +133,7 @@ def token_lengths(source: TextSource) -> tuple[NDArray[np.int64], bool]:
     if known is not None or source.size["characters"] <= COUNTED_CHARACTERS:
         return source.documents.lengths if known is None else known, False
     characters = np.array(source.documents.characters, dtype=np.int64)
+    # Spread over the source, whose first documents may all be of one kind.
     numbers = np.linspace(0, len(characters) - 1, min(SAMPLED_DOCUMENTS, len(characters))).astype(int)
     tokens = sum(len(source.documents.ids(int(number))) for number in numbers)
     return np.round(characters * (tokens / max(1, characters[numbers].sum()))).astype(np.int64), True

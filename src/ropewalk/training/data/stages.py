@@ -85,6 +85,7 @@ class Curriculum:
         if stage.grow is None:
             return stage.length
         grow, steps = stage.grow, self.steps[self.state.stage]
+        # The last step of the stage has the full length.
         share = self.state.step / (steps - 1) if steps > 1 else 1.0
         if grow.shape == "linear":
             length = grow.from_length + share * (stage.length - grow.from_length)
@@ -212,6 +213,7 @@ class LearningRate:
             return (step + 1) / (self.warmup_steps + 1)
         if self.decay == "constant":
             return 1.0
+        # A stage that ends by tokens may take more steps than were expected: they stay at the final share.
         share = min(1.0, (step - self.warmup_steps) / max(1, self.max_steps - self.warmup_steps))
         fall = (1 + math.cos(math.pi * share)) / 2 if self.decay == "cosine" else 1 - share
         return self.final_share + (1 - self.final_share) * fall

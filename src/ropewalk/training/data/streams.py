@@ -113,6 +113,7 @@ class Documents:
             return
         with store.alone():
             for numbers in _batches(missing, self._texts):
+                # Asked again: whoever waited for another process finds what it has made.
                 left = self._missing(numbers)
                 if left:
                     self._made(left)

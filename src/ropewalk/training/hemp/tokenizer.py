@@ -39,6 +39,7 @@ def build_tokenizer(window: int = 512) -> Any:
         eos_token=END_OF_TEXT,
         pad_token=PADDING,
         model_max_length=window,
+        # What is decoded are the very bytes that were encoded.
         clean_up_tokenization_spaces=False,
     )
 

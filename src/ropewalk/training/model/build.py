@@ -184,6 +184,7 @@ class Rope:
     def enter(self, model: Any, number: int) -> FrequencySchedule | None:
         """Apply the schedule of a stage to the model, in the place of the one before; the schedule, or None."""
         if self.applied is not None:
+            # Schedules lie on a stack: without this those of all stages would pile up.
             self.applied.remove()
             self.applied = None
         wanted = self.schedules[number]

@@ -180,6 +180,7 @@ def _unit_inputs(modules: dict[int, nn.Module], generator: torch.Generator) -> I
 
     def replace(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         own = args[0] if args else kwargs["hidden_states"]
+        # Drawn on the CPU: a seed gives the same inputs on every device.
         noise = torch.randn(own.shape, generator=generator, dtype=torch.float32).to(own.device, own.dtype)
         return ((noise, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": noise})
 

@@ -48,6 +48,7 @@ def muon(part: OptimizerPart, model: nn.Module, trained: Named) -> Optimizer:
     tables = [model.get_input_embeddings(), model.get_output_embeddings()]  # type: ignore[operator]
     apart = {id(tensor) for table in tables if table is not None for tensor in table.parameters()}
     inner = [(name, tensor) for name, tensor in trained if tensor.ndim == 2 and id(tensor) not in apart]
+    # torch refuses an optimiser without parameters.
     if not inner:
         return adamw(part, model, trained)
     taken = {name for name, _ in inner}

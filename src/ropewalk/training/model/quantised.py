@@ -106,6 +106,7 @@ def _check_packed(recipe: Recipe, method: str, named: str, config: Mapping[str, 
             f"{named}: weights quantised by {method} are not trained on here",
             hint=f"start from the unquantised model; the methods that are: {known}",
         )
+    # transformers writes bitsandbytes' flags with an underscore as well.
     if config is not None and (config.get("load_in_8bit") or config.get("_load_in_8bit")):
         raise UsageError(
             f"{named}: 8-bit weights of bitsandbytes are not trained on here: their gradients failed when tried",
@@ -191,6 +192,8 @@ def _size(module: Any) -> int:
 @contextlib.contextmanager
 def written_plain(model: Any) -> Iterator[None]:
     """Inside, transformers writes the tensors that it is given, with a configuration that declares no quantisation."""
+    # Taken away, not set to None: a quantiser puts its packed tensors in the place of those that are given, and a
+    # configuration writes the key wherever it has the attribute.
     quantizer = model.__dict__.pop("hf_quantizer", None)
     stored = model.config.__dict__.pop("quantization_config", None)
     try:

@@ -159,6 +159,7 @@ def _fused_loss(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], wante
             return token_losses(hidden, weight_VC, labels_BT, chunk=chunk, **settings)
 
     if wanted.weigher is not None:
+        # The chunked loss makes its gradients on the way forward: weights made of losses must be there before.
         own = token_losses(hidden_BTC.detach(), weight_VC, wanted.target_ids, chunk=chunk, **settings)
         token_weights = wanted.weigher(own, losses_of)
     if wanted.kernel == "liger" and token_weights is None and head.scale is None:
@@ -213,6 +214,7 @@ def _backbone(model: Any) -> nn.Module:
 def _differs(model: Any, head: Head) -> str | None:
     """Why the loss from the hidden state is not the model's own, or None where it is."""
     training = model.training
+    # Dropout would draw differently in the two forwards that are compared.
     model.eval()
     size = min(16, model.get_input_embeddings().weight.shape[0])
     tokens = torch.arange(size, device=model.get_input_embeddings().weight.device)[None]

@@ -99,6 +99,7 @@ def _pose(options: PositionOptions, length: int, target: int, rng: np.random.Gen
     for index in range(1, num_chunks):
         # Offsets never fall, so positions rise; the largest puts the last token at target - 1.
         offsets[index] = rng.integers(offsets[index - 1], target - length + 1)
+    # From the right: the token at a cut begins the next piece.
     pieces = np.searchsorted(cuts, np.arange(length), side="right")
     return np.arange(length, dtype=np.int64) + offsets[pieces]
 

@@ -108,6 +108,7 @@ def repeat_distance(inputs_BT: Tensor, labels_BT: Tensor, documents_BT: Tensor |
     documents_BT = torch.zeros_like(inputs_BT) if documents_BT is None else documents_BT
     _, steps = torch.unique(torch.stack([inputs_BT, labels_BT], -1).view(-1, 2), dim=0, return_inverse=True)
     row = torch.arange(rows, device=inputs_BT.device)[:, None].expand_as(inputs_BT)
+    # One number for row, document and step, equal only for the same step in the same document.
     place = row * (int(documents_BT.max()) + 2) + documents_BT + 1
     key = place.reshape(-1) * (int(steps.max()) + 1) + steps.view(-1)
     # Stable: equal keys stay in the order of the row, so that the neighbour before is the last occurrence.

@@ -119,10 +119,12 @@ def read_parts(model: nn.Module, stored_in: Mapping[str, tuple[Path, str]], devi
 
     filled: dict[int, nn.Parameter] = {}
     for name, parameter in model.named_parameters():
+        # Adapters stand in no file of the base, and keep what they were drawn with.
         if name not in stored_in:
             continue
         path, key = stored_in[name]
         with safe_open(path, framework="pt") as stream:
+            # A slice reads its own bytes of the file, not the whole tensor.
             stored = stream.get_slice(key)
             if list(stored.get_shape()) != list(parameter.shape):
                 raise DamagedError(

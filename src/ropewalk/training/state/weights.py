@@ -198,6 +198,7 @@ class ModelFiles:
             save_adapter(self.model, folder / ADAPTER, self.trained, base_path)
         if self.trained is not None:
             (folder / FOLDER).mkdir(exist_ok=True)
+            # safetensors takes contiguous tensors only.
             save_file({name: tensor.contiguous() for name, tensor in self.trained.items()}, folder / TRAINED)
         if self.kept:
             (folder / FOLDER).mkdir(exist_ok=True)
@@ -233,6 +234,7 @@ def read_model(folder: Path, model: Any) -> None:
     for file in sorted(folder.glob("*.safetensors")):
         saved |= load_file(file)
     own = model.state_dict()
+    # Of tied tensors the files hold one: the other names are filled with it.
     tied = {name for name, tensor in own.items() if name not in saved and _twin(tensor, own, saved)}
     if set(saved) | tied != set(own):
         # Architectures whose file layout is not their module layout (fused experts) go through their own loader.

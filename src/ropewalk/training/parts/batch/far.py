@@ -44,6 +44,7 @@ class FarDrop(Part):
             )
         rows, length = shapes.pop()
         far = length - self.near
+        # One number for all rows, or they would not be one tensor afterwards.
         count = int(self.share * max(0, far - 1))
         if count == 0:
             return batch
