@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -206,3 +207,43 @@ def test_llama_cpp_makes_the_same_tokens(tmp_path, name):
     assert line is not None, ran.stderr[-800:]
     told = json.loads(line.partition("TOKENS")[2])
     assert told == [made.encode(text, add_special_tokens=False).ids for text in texts]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: model.update(vocab={}),
+        lambda model: model["vocab"].update({"far": 10**12}),
+        lambda model: model["vocab"].update({"below": -1}),
+        lambda model: model["vocab"].update({"none": None}),
+        lambda model: model.update(merges=[5]),
+    ],
+)
+def test_a_damaged_tokenizer_is_named(tmp_path, change):
+    document = json.loads(bytewise([WORDS]).to_str())
+    change(document["model"])
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document))
+    with pytest.raises(RopewalkError, match=r"tokenizer\.json is not a tokenizer"):
+        vocabulary.vocabulary_keys(tmp_path, SimpleNamespace(vocab_size=400, text={}))
+
+
+def test_a_chat_template_of_its_own_file_comes_along(tmp_path):
+    (tmp_path / "tokenizer.json").write_text(bytewise([WORDS]).to_str())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": "old"}))
+    facts = SimpleNamespace(vocab_size=400, text={})
+
+    def told():
+        keys = {key.name: key for key in vocabulary.vocabulary_keys(tmp_path, facts)}
+        return keys["tokenizer.chat_template"].value
+
+    assert told() == "old"
+    (tmp_path / "chat_template.jinja").write_text("{{ messages }}new")
+    assert told() == "{{ messages }}new"
+
+
+def test_a_number_that_metadata_cannot_hold_is_refused_by_value():
+    from ropewalk.runtimes.gguf.write import key_of
+
+    for value in (-1, 2**40):
+        with pytest.raises(RopewalkError, match=f"{value} is no number"):
+            key_of("llama.rope.dimension_count", value)

@@ -241,6 +241,23 @@ def test_optimizer_state_that_does_not_fit_is_named(tiny: Tiny, tmp_path: Path) 
         put_optimizer(optimizer, {id(parameter): "b"}, state)
 
 
+def test_steps_are_counted_where_the_optimiser_reads_them() -> None:
+    from types import SimpleNamespace
+
+    from ropewalk.training.state.weights import counter
+
+    # The meta device stands for a GPU: no other is on every machine.
+    parameters = [torch.nn.Parameter(torch.zeros(2, device="meta")) for _ in range(3)]
+    groups = [{"params": parameters[:1]}, {"params": parameters[1:2], "fused": True}]
+    optimizer: Any = SimpleNamespace(param_groups=[*groups, {"params": parameters[2:], "capturable": True}])
+    step = torch.tensor(3.0)
+    homes = [counter(optimizer, step, parameter).device.type for parameter in parameters]
+    assert homes == ["cpu", "meta", "meta"]
+    found = counter(optimizer, step, parameters[0])
+    assert found.item() == 3.0
+    assert found.data_ptr() != step.data_ptr()
+
+
 def test_checkpoints_load_in_stock_software(tiny: Tiny, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from ropewalk.errors import DamagedError, one_line
-from ropewalk.training.state.weights import SHARDS, names_of
+from ropewalk.training.state.weights import SHARDS, counter, names_of
 
 _MODEL, _OPTIMIZER = "model::", "optimizer::"
 
@@ -86,7 +86,8 @@ def read_shards(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer
     for name, parameter in parameters.items():
         if name in states:
             state = states[name]
-            optimizer.state[parameter] = state | ({"step": state["step"][0]} if "step" in state else {})
+            step = {"step": counter(optimizer, state["step"][0], parameter)} if "step" in state else {}
+            optimizer.state[parameter] = state | step
 
 
 def fits_straight(model: nn.Module, files: Mapping[str, Path]) -> bool:

@@ -88,12 +88,22 @@ def put_optimizer(
         )
     for parameter in wanted:
         saved = by_name[names[id(parameter)]]
-        optimizer.state[parameter] = {key: _placed(key, tensor, parameter) for key, tensor in saved.items()}
+        optimizer.state[parameter] = {
+            key: counter(optimizer, tensor, parameter) if key == "step" else _placed(tensor, parameter)
+            for key, tensor in saved.items()
+        }
 
 
-def _placed(key: str, tensor: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
-    if key == "step":
-        return tensor.clone()
+def counter(optimizer: torch.optim.Optimizer, step: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    """A parameter's count of steps where its optimiser reads it: a fused kernel on the device, any other on the CPU."""
+    mine = next(
+        group for group in optimizer.param_groups if any(item is parameter for item in group["params"])
+    )
+    on_device = mine.get("fused") or mine.get("capturable")
+    return step.to(parameter.device if on_device else "cpu", copy=True)
+
+
+def _placed(tensor: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     if hasattr(parameter, "device_mesh"):
         from torch.distributed.tensor import distribute_tensor
 
