@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from search_models import WINDOW, make_model
+from search_models import WINDOW, make_model, short_tune
 
 import ropewalk
 from ropewalk.attention.head_temperatures import HeadTemperatures, read_temperatures
@@ -116,16 +116,8 @@ def test_steps_move_heads_by_their_own_rate_and_keep_them_in_bounds() -> None:
 
 
 def fit(model: Path, text: Path, output: Path, **changes: Any) -> Any:
-    settings: dict[str, Any] = {
-        "target": "4x",
-        "text": text,
-        "start": "yarn",
-        "tasks": (),
-        "budget": 3,
-        "amounts": Amounts(6, 4, 3, 4),
-        "temperatures": "heads",
-    }
-    return ropewalk.tune(model, output=output, device="cpu", **(settings | changes))
+    settings = {"target": "4x", "budget": 3, "amounts": Amounts(6, 4, 3, 4), "temperatures": "heads"}
+    return short_tune(model, text, output, **(settings | changes))
 
 
 def test_what_was_fitted_is_folded_and_stock_software_computes_it(

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from search_models import WINDOW, make_model
+from search_models import WINDOW, make_model, short_tune
 
 import ropewalk
 from ropewalk.errors import RopewalkError, UsageError
@@ -22,7 +22,7 @@ from ropewalk.search.evolution import EvolutionSettings, Individual, Population,
 from ropewalk.search.family import band_profile, tuned_schedule
 from ropewalk.search.objective import Objective, Terms, weigh
 from ropewalk.search.reading import NonFiniteLossError, Reader
-from ropewalk.search.rows import Amounts, Row
+from ropewalk.search.rows import Row
 from ropewalk.search.sweep import Measured, at_factor, best_that_finds, candidates, finalists, sweep
 
 GEOMETRY = ropewalk.RopeGeometry(head_dim=64, rope_theta=10000.0, original_length=256)
@@ -139,18 +139,7 @@ def test_cma_without_its_packages_says_what_to_install(
 
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(RopewalkError, match="optuna") as caught:
-        ropewalk.tune(
-            model_folder,
-            target="2x",
-            text=text_folder,
-            search="cma",
-            start="yarn",
-            tasks=(),
-            budget=2,
-            output=tmp_path / "run",
-            amounts=Amounts(4, 2, 2, 2),
-            device="cpu",
-        )
+        short_tune(model_folder, text_folder, tmp_path / "run", target="2x", search="cma", budget=2)
     assert "ropewalk[search]" in caught.value.hint
 
 
@@ -158,34 +147,13 @@ def test_cma_without_its_packages_says_what_to_install(
 def test_cma_counts_its_trials(model_folder: Path, text_folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("optuna")
     pytest.importorskip("cmaes")
-    found = ropewalk.tune(
-        model_folder,
-        target="2x",
-        text=text_folder,
-        search="cma",
-        start="yarn",
-        tasks=(),
-        budget=5,
-        output=tmp_path / "run",
-        amounts=Amounts(4, 2, 2, 2),
-        device="cpu",
-    )
+    found = short_tune(model_folder, text_folder, tmp_path / "run", target="2x", search="cma", budget=5)
     assert found.steps == 5
     assert found.schedule.is_file()
 
 
 def test_a_sweep_alone_keeps_its_best(model_folder: Path, text_folder: Path, tmp_path: Path) -> None:
-    found = ropewalk.tune(
-        model_folder,
-        target="2x",
-        text=text_folder,
-        search="sweep",
-        start="yarn",
-        tasks=(),
-        output=tmp_path / "run",
-        amounts=Amounts(4, 2, 2, 2),
-        device="cpu",
-    )
+    found = short_tune(model_folder, text_folder, tmp_path / "run", target="2x", search="sweep")
     assert (found.steps, found.start, found.kept_start) == (0, "yarn", None)
     assert found.rungs[0].schedule.method == "yarn"
     assert "best of the sweep" in found.verdict()
@@ -193,17 +161,7 @@ def test_a_sweep_alone_keeps_its_best(model_folder: Path, text_folder: Path, tmp
 
 def test_opponents_have_no_ladder(model_folder: Path, text_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no ladder"):
-        ropewalk.tune(
-            model_folder,
-            ladder=[2, 4],
-            text=text_folder,
-            search="evolution",
-            start="yarn",
-            tasks=(),
-            output=tmp_path / "run",
-            amounts=Amounts(4, 2, 2, 2),
-            device="cpu",
-        )
+        short_tune(model_folder, text_folder, tmp_path / "run", ladder=[2, 4], search="evolution")
 
 
 def test_an_evolution_counts_the_rows_of_its_first_population_too(
@@ -213,17 +171,7 @@ def test_an_evolution_counts_the_rows_of_its_first_population_too(
         EvolutionSettings, population=5, parents=3, mutations=2, crossovers=1, texts=2, iterations=1
     )
     monkeypatch.setattr(opponents, "EvolutionSettings", few)
-    found = ropewalk.tune(
-        model_folder,
-        target="2x",
-        text=text_folder,
-        search="evolution",
-        start="yarn",
-        tasks=(),
-        output=tmp_path / "run",
-        amounts=Amounts(4, 2, 2, 2),
-        device="cpu",
-    )
+    found = short_tune(model_folder, text_folder, tmp_path / "run", target="2x", search="evolution")
     assert found.passes == (5 + 2 + 1) * 2
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from launched import in_two
+from search_models import short_tune
 
 import ropewalk
 from ropewalk.errors import RopewalkError, UsageError
@@ -29,9 +30,8 @@ FEW = Amounts(6, 4, 3, 4)
 
 
 def quick(model: Path, text: Path, output: Path, **changes: Any) -> Any:
-    """Two steps from yarn at 4 times, no planted answers: a random model finds none."""
-    settings = {"target": "4x", "text": text, "start": "yarn", "tasks": (), "budget": 3, "amounts": FEW}
-    return ropewalk.tune(model, output=output, device="cpu", **(settings | changes))
+    """Three steps at 4 times."""
+    return short_tune(model, text, output, **({"target": "4x", "budget": 3, "amounts": FEW} | changes))
 
 
 def test_trusted_code_is_trusted_for_the_tokenizer_too(

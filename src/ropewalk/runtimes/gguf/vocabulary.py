@@ -9,13 +9,13 @@ from ropewalk.errors import DamagedError, RopewalkError, one_line
 from ropewalk.models.config import read_json
 from ropewalk.models.facts import ModelFacts
 from ropewalk.models.gguf.file import Key
+from ropewalk.runtimes.gguf.families import OWN_CONVERTER
 from ropewalk.runtimes.gguf.write import key_of
 
 # llama.cpp's numbers for what a token is.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 # Ten times the largest vocabulary there is: one mistaken number must not make a list that fills the memory.
 MOST_TOKENS = 10_000_000
-_OWN_CONVERTER = "convert it with llama.cpp's convert_hf_to_gguf.py and pass the file with --gguf"
 # The cuts of GPT-4o, of Llama 3, and the last of DeepSeek-V3's three; a pattern that differs by a letter is another.
 _CASED = (
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
@@ -48,11 +48,11 @@ def vocabulary_keys(folder: Path, facts: ModelFacts) -> list[Key]:
     """Every tokenizer key; RopewalkError for a kind whose cutting llama.cpp would have to guess."""
     path = folder / "tokenizer.json"
     if not path.is_file():
-        raise RopewalkError(f"{folder} holds no tokenizer.json", hint=_OWN_CONVERTER)
+        raise RopewalkError(f"{folder} holds no tokenizer.json", hint=OWN_CONVERTER)
     document = read_json(path)
     model = document.get("model") or {}
     if model.get("type") != "BPE" or not isinstance(model.get("vocab"), dict):
-        raise RopewalkError(f"{path} is a {model.get('type')} tokenizer, not BPE", hint=_OWN_CONVERTER)
+        raise RopewalkError(f"{path} is a {model.get('type')} tokenizer, not BPE", hint=OWN_CONVERTER)
     beside = folder / "tokenizer_config.json"
     settings = read_json(beside) if beside.is_file() else {}
     template = folder / "chat_template.jinja"
@@ -134,19 +134,17 @@ def _pre(document: dict[str, Any], path: Path) -> str:
     steps = _steps(document.get("pre_tokenizer"))
     byte_level = next((step for step in steps if step.get("type") == "ByteLevel"), None)
     if byte_level is None:
-        raise RopewalkError(f"{path}: not a byte-level tokenizer", hint=_OWN_CONVERTER)
+        raise RopewalkError(f"{path}: not a byte-level tokenizer", hint=OWN_CONVERTER)
     # The first word would get other tokens than in training.
     if byte_level.get("add_prefix_space"):
-        raise RopewalkError(
-            f"{path}: it puts a space in front, which llama.cpp does not", hint=_OWN_CONVERTER
-        )
+        raise RopewalkError(f"{path}: it puts a space in front, which llama.cpp does not", hint=OWN_CONVERTER)
     if not document["model"].get("merges"):
         # Every byte is a token of its own: however the text is cut, the tokens are the same.
         return "gpt-2"
     name = _CUTS.get(tuple(_short(step) for step in steps))
     if name is None:
         raise RopewalkError(
-            f"{path}: llama.cpp's name for its pre-tokenizer is not known here", hint=_OWN_CONVERTER
+            f"{path}: llama.cpp's name for its pre-tokenizer is not known here", hint=OWN_CONVERTER
         )
     return _WHOLE_WORDS.get(name, name) if document["model"].get("ignore_merges") else name
 
