@@ -261,8 +261,8 @@ def _measured(name: str, value: float, *hits: float) -> Measured:
 def test_what_is_kept_finds_what_the_single_table_finds() -> None:
     rows = [_measured("low", 1.0, 0, 0, 1), _measured("finds", 1.2, 0, 1, 1), _measured("more", 1.1, 1, 1, 1)]
     for found, kept in (((0, 0, 1), "low"), ((0, 1, 1), "more"), ((1, 1, 1, 1), "more")):
-        assert zone_fit.best_that_finds(rows, _measured("table", 9.0, *found).terms).name == kept
-    assert zone_fit.best_that_finds(rows[:2], _measured("table", 9.0, 1, 1, 1).terms).name == "finds"
+        assert zone_fit.finds_like_the_table(rows, _measured("table", 9.0, *found).terms).name == kept
+    assert zone_fit.finds_like_the_table(rows[:2], _measured("table", 9.0, 1, 1, 1).terms).name == "finds"
 
 
 def test_a_damaged_map_is_named(tmp_path: Path) -> None:

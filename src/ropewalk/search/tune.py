@@ -166,9 +166,6 @@ def _tuned(
     if request.search == "sweep":
         progress.stopped = "the sweep is over"
         return _finished(job, facts, progress, family)
-    if progress.stopped == "the budget is used up":
-        # The same call may come back with a larger one.
-        progress.stopped = None
 
     on_point, keep = _told(facts, tell)
     try:
