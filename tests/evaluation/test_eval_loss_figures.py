@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -217,9 +218,7 @@ def test_the_curve_has_thirty_two_points_where_there_are_tokens_for_them() -> No
     curve = by_position([*rows, np.arange(2500.0)], [0, 1, 2, 2])
     edges = sorted({round(2500 ** (step / 32)) for step in range(33)})
     # The first edges fall together: there is no half token.
-    assert [(point["start"], point["end"]) for point in curve] == list(
-        zip(edges[:-1], edges[1:], strict=True)
-    )
+    assert [(point["start"], point["end"]) for point in curve] == list(itertools.pairwise(edges))
     assert len(edges) < 33
     assert curve[-1]["loss"] == pytest.approx((edges[-2] + edges[-1] - 1) / 2)
     assert [(point["start"], point["end"]) for point in by_position([np.arange(3.0)])] == [(1, 2), (2, 3)]

@@ -175,7 +175,7 @@ def test_the_served_table_has_every_length_once_over_the_same_documents() -> Non
 
 
 class Counting:
-    """A server that counts `overhead` tokens and so many a byte, writes down what it was asked, and refuses long ones."""
+    """A server that counts `overhead` tokens and so many a byte, keeps what it was asked, and refuses long ones."""
 
     def __init__(
         self, overhead: int = 7, per_byte: float = 0.5, *, api: str = "completions", longest: float = math.inf
