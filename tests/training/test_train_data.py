@@ -15,7 +15,7 @@ from ropewalk.text.generators import find_generator, source
 from ropewalk.training.data.batches import make_step
 from ropewalk.training.data.mixture import Mixture
 from ropewalk.training.data.streams import Documents, Sample
-from ropewalk.training.recipe.recipe import DataPart
+from ropewalk.training.recipe.data import DataPart
 
 
 @pytest.fixture(scope="module")

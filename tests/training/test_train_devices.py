@@ -15,9 +15,9 @@ from tinymodels import small_model
 
 from ropewalk.training import prepare
 from ropewalk.training.engine import Engine
-from ropewalk.training.parts import head
-from ropewalk.training.parts.losses import chunked_cross_entropy
-from ropewalk.training.parts.options import LossOptions
+from ropewalk.training.parts.loss import head
+from ropewalk.training.parts.loss.losses import chunked_cross_entropy
+from ropewalk.training.parts.loss.options import LossOptions
 from ropewalk.training.parts.parts import Parts
 from ropewalk.training.recipe.recipe import Recipe
 from ropewalk.training.run import train

@@ -21,7 +21,8 @@ from ropewalk.training.data.cache import TokenCache
 from ropewalk.training.data.chat import ChatDocuments, Template
 from ropewalk.training.data.sources import conversations_of, documents_of
 from ropewalk.training.data.streams import Documents, DocumentStream, FittedStream, Sample
-from ropewalk.training.recipe.recipe import DataPart, LongDocuments, Recipe, SourcePart
+from ropewalk.training.recipe.data import DataPart, LongDocuments, SourcePart
+from ropewalk.training.recipe.recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from ropewalk.attention.options import PARAMETER
 from ropewalk.errors import DamagedError, one_line
 from ropewalk.training.model.quantised import written_plain
-from ropewalk.training.parts.options import LoraOptions
+from ropewalk.training.recipe.model import LoraOptions
 
 if TYPE_CHECKING:
     from ropewalk.training.parts.tempering import Tempering
