@@ -115,10 +115,13 @@ class Loop(Running):
         now = time.monotonic()
         self.seconds += now - self._clock
         self._clock = now
-        if self.step % self.recipe.log_every == 0 or self.curriculum.finished:
+        logged = self.step % self.recipe.log_every == 0 or self.curriculum.finished
+        if logged:
             self._log(number, self.stepped)
         # Before the checkpoint, which must hold what an evaluation decides: it can end a stage, or the run.
         self._evaluate()
+        if self.curriculum.finished and not logged:
+            self._log(number, self.stepped)
         self.saver.poll()
         if self.step % self.recipe.checkpoints.every == 0 or self.curriculum.finished:
             self.saver.save()

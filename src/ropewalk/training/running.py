@@ -148,12 +148,12 @@ class Running:
         """Put back what a checkpoint keeps beside the weights."""
         tensors, random_tensors, state = read_training(checkpoint)
         before, now = state.get("optimizer", self.recipe.optimizer.name), self.recipe.optimizer.name
+        if before != now:
+            self.progress.warn(f"the state of {before} is of no use to {now}: the optimiser starts anew")
         if is_sharded(checkpoint):
-            read_shards(checkpoint, self.model, self.optimizer)
+            read_shards(checkpoint, self.model, self.optimizer if before == now else None)
         elif before == now:
             put_optimizer(self.optimizer, names_of(self.model), tensors)
-        else:
-            self.progress.warn(f"the state of {before} is of no use to {now}: the optimiser starts anew")
         # A checkpoint at the end of a stage names the next one, and its position still counts the stage before.
         self.mixture.share(self.curriculum.stages[state["trained_stage"]].sources)
         self.mixture.restore(state["data"])

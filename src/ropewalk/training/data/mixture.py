@@ -179,12 +179,11 @@ class GeneratedSource:
             numbers[filled : filled + len(piece)] = pieces
             filled += len(piece)
             pieces += 1
+        # Padding is numbered as one more document, which has no name.
         numbers[filled:] = pieces
         name = f"{self.name}:{self.number}"
         self.number += 1
-        return Sample(
-            ids, weights, numbers, tuple(f"{name}/{piece}" for piece in range(pieces + (filled < count)))
-        )
+        return Sample(ids, weights, numbers, tuple(f"{name}/{piece}" for piece in range(pieces)))
 
     def _call(self, rng: np.random.Generator, room: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         try:
