@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from ropewalk.errors import UsageError
+from ropewalk.evaluation.request import EvalRequest
 from ropewalk.evaluation.retrieval.grid import LEAST_SHARED, common_prefix, tree_of
+from ropewalk.evaluation.retrieval.inputs import asking_of
 from ropewalk.evaluation.retrieval.scores import (
     SampleScore,
     by_length,
@@ -23,6 +27,7 @@ from ropewalk.evaluation.retrieval.scores import (
     teacher_forced,
     wilson,
 )
+from ropewalk.evaluation.tasks.base import Question
 from ropewalk.evaluation.tasks.sample import Choice, Sample, Span
 
 
@@ -257,3 +262,19 @@ def test_tokens_compare_by_size_and_a_beginning_ends_where_it_ends() -> None:
     assert [
         common_prefix(a, b) for a, b in ((ids(1, 2), ids(1, 2, 3)), (ids(4), ids(5)), (ids(), ids(1)))
     ] == [2, 0, 0]
+
+
+def test_what_is_asked_is_what_the_request_says(tmp_path: Path) -> None:
+    (tmp_path / "hay.txt").write_text("Some hay.")
+    rows = [{"question": f"q{n}", "answer": f"a{n}", "document": f"d{n}"} for n in range(2)]
+    (tmp_path / "qa.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    plain = EvalRequest(model="m", tasks=["ppl", "needle", "qa"], depths=3, samples=2, seed=5, grid="packed")
+    asked = asking_of(plain, [64, 128])
+    assert (asked.tasks, asked.lengths, asked.depths, asked.samples, asked.seed, asked.grid) == (
+        ["needle", "qa"], [64, 128], 3, 2, 5, "packed",
+    )  # fmt: skip
+    assert (asked.haystack, asked.questions) == (None, ())
+    files = {"haystack": str(tmp_path / "hay.txt"), "questions": str(tmp_path / "qa.jsonl")}
+    asked = asking_of(plain.model_copy(update=files), [64])
+    assert asked.haystack == ["Some hay."]
+    assert asked.questions == tuple(Question(f"q{n}", (f"a{n}",), f"d{n}") for n in range(2))
