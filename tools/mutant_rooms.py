@@ -67,7 +67,7 @@ ROOMS: dict[str, tuple[Part, ...]] = {
         _evaluation(
             "tasks/biographies tasks/documents tasks/haystack tasks/kv tasks/needle tasks/passkey tasks/values "
             "tasks/qa tasks/reasoning tasks/ruler_niah tasks/ruler_trace tasks/ruler_words tasks/sample",
-            "test_eval_task_texts test_eval_tasks test_eval_tasks_harder",
+            "test_eval_task_texts test_eval_task_rules test_eval_tasks test_eval_tasks_harder",
         ),
         _evaluation("served/loss served/plan", "test_eval_served test_eval_served_figures"),
     ),

@@ -23,6 +23,14 @@ from ropewalk.text.encoder import Frame, Piece
 ECHO, ECHO_ONE, VLLM = WAYS
 
 
+def test_the_ways_are_tried_in_this_order() -> None:
+    assert [(way.name, way.options) for way in WAYS] == [
+        ("echo", {"echo": True, "logprobs": 1, "max_tokens": 0}),
+        ("echo", {"echo": True, "logprobs": 1, "max_tokens": 1}),
+        ("prompt_logprobs", {"prompt_logprobs": 0, "max_tokens": 1}),
+    ]
+
+
 def echoed(*values: Any) -> dict[str, Any]:
     return {"logprobs": {"token_logprobs": [None, *values]}}
 
