@@ -22,8 +22,10 @@ from ropewalk.attention.interface import (
     remove_query_hook,
 )
 from ropewalk.training.model.initialise import initialise
-from ropewalk.training.parts.losses import IGNORE, shift_labels
-from ropewalk.training.parts.options import LossOptions, MemoryOptions, PartsOptions
+from ropewalk.training.parts.loss.losses import IGNORE, shift_labels
+from ropewalk.training.parts.loss.options import LossOptions
+from ropewalk.training.parts.memory.options import MemoryOptions
+from ropewalk.training.parts.options import PartsOptions
 from ropewalk.training.parts.parts import Parts
 
 REFERENCE = 512

@@ -23,8 +23,9 @@ from ropewalk.models.facts import read_facts
 from ropewalk.models.source import config_path, resolve
 from ropewalk.training.held_out import HeldOut
 from ropewalk.training.model.build import build_tokenizer
-from ropewalk.training.parts.losses import shift_labels
-from ropewalk.training.recipe.recipe import EvaluationPart, ModelPart
+from ropewalk.training.parts.loss.losses import shift_labels
+from ropewalk.training.recipe.model import ModelPart
+from ropewalk.training.recipe.recipe import EvaluationPart
 
 WAYS: dict[str, dict[str, Any]] = {
     "mixing": {},

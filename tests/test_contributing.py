@@ -129,7 +129,7 @@ def test_the_tools_that_the_page_names_are_there():
 @pytest.mark.parametrize(
     "place",
     ["methods", "evaluation/tasks", "runtimes/programs", "runtimes/facts", "training/parts/batch",
-     "training/parts/options.py", "training/parts/parts.py"],
+     "training/parts/loss", "training/parts/loss/options.py", "training/parts/options.py", "training/parts/parts.py"],
 )  # fmt: skip
 def test_the_places_that_the_page_names_are_there(place):
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")

@@ -49,6 +49,14 @@ def test_sizes_and_their_spelling():
     assert units.parse_bytes("24GB") == 24 << 30
     assert units.parse_bytes("512MiB") == 512 << 20
     assert units.format_bytes(24 << 30) == "24.0 GiB"
+    # What rounds to 1024 of a unit is 1 of the next.
+    assert [units.format_bytes(size) for size in (1023, 1023.7, 1024**2 - 1, -(1024**3) + 1)] == [
+        "1023 B",
+        "1.0 KiB",
+        "1.0 MiB",
+        "-1.0 GiB",
+    ]
+    assert units.format_bytes(1023.9 * 1024) == "1023.9 KiB"
     assert units.format_length(32768) == "32k"
     assert units.format_length(1000) == "1000"
     assert units.format_duration(185) == "3 min 05 s"

@@ -142,11 +142,17 @@ def format_length(tokens: int) -> str:
 
 
 def format_bytes(size: float) -> str:
-    """Bytes for reading: 1.5 GiB."""
+    """Bytes for reading: 1.5 GiB.
+
+    >>> format_bytes(1024**2 - 1)
+    '1.0 MiB'
+    """
     value = float(size)
     for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(value) < 1024:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        shown = round(value, 0 if unit == "B" else 1)
+        # What rounds to 1024 is written as one of the next unit.
+        if abs(shown) < 1024:
+            return f"{shown:.0f} {unit}" if unit == "B" else f"{shown:.1f} {unit}"
         value /= 1024
     return f"{value:.1f} TiB"
 

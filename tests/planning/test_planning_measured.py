@@ -16,7 +16,7 @@ import json, resource, sys
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 from ropewalk.planning import ModelShape, TrainingSetting, training_memory
-from ropewalk.training.parts.losses import chunked_cross_entropy
+from ropewalk.training.parts.loss.losses import chunked_cross_entropy
 
 setting, tokens = json.loads(sys.argv[1]), int(sys.argv[2])
 config = LlamaConfig(hidden_size=512, intermediate_size=1408, num_hidden_layers=8, num_attention_heads=8,

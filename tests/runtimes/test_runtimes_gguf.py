@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import struct
 from collections import namedtuple
@@ -19,6 +20,7 @@ from ropewalk.models.facts import read_facts
 from ropewalk.models.gguf.file import read_gguf
 from ropewalk.runtimes.gguf import write
 from ropewalk.runtimes.gguf.schedule import rewrite
+from ropewalk.runtimes.gguf.tensors import main_type
 from ropewalk.runtimes.gguf.write import Piece, floats, key_of, write_gguf
 
 gguf = pytest.importorskip("gguf")
@@ -130,6 +132,60 @@ def test_a_converted_file_holds_every_weight_and_the_schedule(tmp_path, model_ty
         assert (own["rope.scaling.type"], own["rope.scaling.factor"]) == ("yarn", 8.0)
         assert own["rope.scaling.original_context_length"] == 64
         assert "rope.scaling.attn_factor" not in own
+
+
+@pytest.mark.parametrize("stored", ["<f4", "bfloat16"])
+def test_a_weight_beyond_float16_is_refused_by_name(tmp_path, stored):
+    folder = checkpoint(tmp_path / "model")
+    weights = weights_of(folder)
+    weights["model.layers.0.mlp.up_proj.weight"][1, 2] = 131072.0
+    if stored == "bfloat16":
+        import torch
+        from safetensors.torch import save_file as save_torch
+
+        tensors = {name: torch.from_numpy(value).to(torch.bfloat16) for name, value in weights.items()}
+        save_torch(tensors, folder / "model.safetensors")
+    else:
+        save_file(weights, folder / "model.safetensors")
+    out = tmp_path / "m.gguf"
+    with pytest.raises(
+        RopewalkError, match=r"^model\.layers\.0\.mlp\.up_proj\.weight has numbers beyond 65504"
+    ) as refused:
+        ropewalk.export(folder, "linear", factor=8.0, to="llama.cpp", output=out, gguf_type="float16")
+    assert "bfloat16 or float32" in refused.value.hint
+    assert refused.value.exit_code == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+    ropewalk.export(folder, "linear", factor=8.0, to="llama.cpp", output=out, gguf_type="float32")
+    assert values_of(out)[1]["blk.0.ffn_up.weight"][1, 2] == 131072.0
+    # The largest that float16 has is no overflow, nor is a number that rounds down to it.
+    weights["model.layers.0.mlp.up_proj.weight"][1, 2] = 65519.0
+    save_file(weights, folder / "model.safetensors")
+    made = {"to": "llama.cpp", "output": out, "gguf_type": "float16", "force": True}
+    ropewalk.export(folder, "linear", factor=8.0, **made)
+    assert values_of(out)[1]["blk.0.ffn_up.weight"][1, 2] == 65504.0
+
+
+def test_a_checkpoint_without_a_matrix_is_refused_in_words():
+    with pytest.raises(RopewalkError, match="no matrix"):
+        main_type({})
+
+
+def test_a_file_for_ollama_has_its_modelfile_beside_it(tmp_path):
+    folder = checkpoint(tmp_path / "model")
+    out = tmp_path / "a name" / "long.gguf"
+    out.parent.mkdir()
+    made = ropewalk.export(folder, "linear", factor=8.0, to="ollama", output=out)["ollama"]
+    beside = out.parent / "long.Modelfile"
+    assert made.files == (str(out), str(beside))
+    assert beside.read_text() == "FROM ./long.gguf\nPARAMETER num_ctx 512\n"
+    assert shlex.split(made.command) == ["ollama", "create", "NAME", "-f", str(beside)]
+    out.unlink()
+    with pytest.raises(RopewalkError, match=r"long\.Modelfile already exists"):
+        ropewalk.export(folder, "linear", factor=8.0, to="ollama", output=out)
+    assert not out.exists()
+    ropewalk.export(folder, "linear", factor=8.0, to="ollama", output=out, force=True)
+    alone = ropewalk.export(folder, "linear", factor=8.0, to="llama.cpp", output=tmp_path / "one.gguf")
+    assert alone["llama.cpp"].files == (str(tmp_path / "one.gguf"),)
 
 
 def test_hemps_byte_tokenizer_is_carried(tmp_path):

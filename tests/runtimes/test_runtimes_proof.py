@@ -32,7 +32,7 @@ def exported(method: str, program: str):
 
 
 def test_the_largest_difference_decides_and_names_its_position_and_the_wrong_fact():
-    told = np.array([-1.0005, np.nan, -3.0, -4.5])
+    told = [None] * 100 + [-1.0005, None, -3.0, -4.5]
     check = proof.judged(exported("mrrope-pro", "mlx"), WANTED, told, (100, 102), {"mlx-lm": "1"})
     assert (check.status, check.worst_position, check.positions) == ("fail", 103, 3)
     assert check.largest == pytest.approx(0.5)
@@ -64,8 +64,17 @@ def test_a_program_that_is_not_known_as_exact_fails_as_expected_or_passes_as_new
     assert not two.answer.exact
     assert "as expected" in proof.judged(two, WANTED, WANTED + 1, (0, 4), {}).detail
     assert "known as ignored until now" in proof.judged(two, WANTED, WANTED, (0, 4), {}).detail
-    nothing = proof.judged(two, WANTED, np.full(4, np.nan), (0, 4), {})
+    nothing = proof.judged(two, WANTED, [None] * 4, (0, 4), {})
     assert (nothing.status, nothing.largest) == ("fail", None)
+    assert nothing.detail == "the program told no log-probability"
+    # All that it was asked, and no number: something else than not to have been asked.
+    for bad in (math.nan, math.inf, -math.inf):
+        broken = proof.judged(two, WANTED, [None, -2.0, bad, None], (0, 4), {})
+        assert (broken.status, broken.largest) == ("fail", None)
+        assert broken.detail == "the program computes no number at position 2 and 0 more"
+    # Also before the first position that is compared.
+    early = proof.judged(two, WANTED, [math.nan, *WANTED], (1, 4), {})
+    assert "no number at position 0" in early.detail
 
 
 def test_the_tokens_go_past_the_original_window_and_repeat():

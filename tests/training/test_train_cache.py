@@ -16,7 +16,7 @@ import pytest
 from ropewalk.training.data.cache import TokenCache, TokenStore, cache_place, digest_of
 from ropewalk.training.data.mixture import Mixture, RowRule
 from ropewalk.training.data.report import token_lengths
-from ropewalk.training.recipe.recipe import DataPart
+from ropewalk.training.recipe.data import DataPart
 from ropewalk.units import format_bytes
 
 TEMPLATE = (

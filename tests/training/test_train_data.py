@@ -15,7 +15,7 @@ from ropewalk.text.generators import find_generator, source
 from ropewalk.training.data.batches import make_step
 from ropewalk.training.data.mixture import Mixture
 from ropewalk.training.data.streams import Documents, Sample
-from ropewalk.training.recipe.recipe import DataPart
+from ropewalk.training.recipe.data import DataPart
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +143,20 @@ def test_what_a_generator_leaves_is_padding_without_loss(
     sample = mixture(tokenizer, {"name": "g", "kind": "generated", "generator": "short"}).take(8)
     assert sample.ids.tolist() == [1, 2, 3] + [tokenizer.eos_token_id] * 5
     assert sample.weights.tolist() == [0, 0.5, 1, 0, 0, 0, 0, 0]
+    # Padding is a document of its own for attention, and none of those that are named and counted.
+    assert sample.documents.tolist() == [0, 0, 0, 1, 1, 1, 1, 1]
+    assert sample.names == ("g:0/0",)
+
+
+def test_the_preview_counts_no_padding_as_a_document(
+    tiny: Callable[..., dict[str, Any]], registered: Callable[..., None]
+) -> None:
+    from ropewalk.training.preview import preview
+
+    registered("short", lambda rng, tokenizer, length: [1, 2, 3] if length > 6 else [])
+    source = {"name": "g", "kind": "generated", "generator": "short"}
+    [row] = preview(tiny(data={"sources": [source]}, stages=[{"length": 8, "steps": 1}]), 1)
+    assert (row.documents, row.scored, row.padding) == (("g:0/0",), 3, 5)
 
 
 @pytest.mark.parametrize(

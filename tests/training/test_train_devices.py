@@ -13,11 +13,11 @@ import torch
 from test_train_resume import metrics_of
 from tinymodels import small_model
 
-from ropewalk.training import prepare
+from ropewalk.training import loading
 from ropewalk.training.engine import Engine
-from ropewalk.training.parts import head
-from ropewalk.training.parts.losses import chunked_cross_entropy
-from ropewalk.training.parts.options import LossOptions
+from ropewalk.training.parts.loss import head
+from ropewalk.training.parts.loss.losses import chunked_cross_entropy
+from ropewalk.training.parts.loss.options import LossOptions
 from ropewalk.training.parts.parts import Parts
 from ropewalk.training.recipe.recipe import Recipe
 from ropewalk.training.run import train
@@ -58,7 +58,7 @@ def test_flash_attention_is_tried_in_the_type_that_it_has(
 ) -> None:
     """Float32 weights under mixed precision: outside of it FlashAttention would be refused for its type."""
     seen: list[bool] = []
-    real = prepare.build_model
+    real = loading.build_model
 
     def build_model(recipe: Recipe, tokenizer: Any, **given: Any) -> Any:
         plain = recipe.model.model_copy(update={"attention": "sdpa"})
@@ -68,7 +68,7 @@ def test_flash_attention_is_tried_in_the_type_that_it_has(
         seen.append(torch.is_autocast_enabled("cpu"))
         raise Reached
 
-    monkeypatch.setattr(prepare, "build_model", build_model)
+    monkeypatch.setattr(loading, "build_model", build_model)
     monkeypatch.setattr(Parts, "install", install)
     recipe = tiny(precision="bfloat16")
     recipe["model"]["attention"] = attention

@@ -13,8 +13,8 @@ from tinymodels import small_model
 from torch.nn import functional
 
 from ropewalk.training.held_out import HeldOut
-from ropewalk.training.parts.head import install_head
-from ropewalk.training.parts.options import LossOptions
+from ropewalk.training.parts.loss.head import install_head
+from ropewalk.training.parts.loss.options import LossOptions
 from ropewalk.training.recipe.recipe import EvaluationPart
 from ropewalk.training.run import train
 

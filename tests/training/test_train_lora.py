@@ -16,9 +16,10 @@ from ropewalk.training.model.lora import (
     save_adapter,
     trained_tensors,
 )
-from ropewalk.training.parts.head import install_head
-from ropewalk.training.parts.losses import shift_labels
-from ropewalk.training.parts.options import LoraOptions, LossOptions
+from ropewalk.training.parts.loss.head import install_head
+from ropewalk.training.parts.loss.losses import shift_labels
+from ropewalk.training.parts.loss.options import LossOptions
+from ropewalk.training.recipe.model import LoraOptions
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from ropewalk.errors import UsageError
-from ropewalk.training.parts.losses import IGNORE, chunked_cross_entropy, shift_labels, token_losses
+from ropewalk.training.parts.loss.losses import IGNORE, chunked_cross_entropy, shift_labels, token_losses
 
 B, T, C, V = 2, 13, 8, 21
 

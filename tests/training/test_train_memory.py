@@ -9,9 +9,14 @@ import torch
 from tinymodels import small_model, some_tokens
 
 from ropewalk.errors import RopewalkError, UsageError
-from ropewalk.training.parts import memory
-from ropewalk.training.parts.memory import ActivationOffload, activation_memory, no_effect, prepare
-from ropewalk.training.parts.options import MemoryOptions
+from ropewalk.training.parts.memory import activations as memory
+from ropewalk.training.parts.memory.activations import (
+    ActivationOffload,
+    activation_memory,
+    no_effect,
+    prepare,
+)
+from ropewalk.training.parts.memory.options import MemoryOptions
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from ropewalk.attention.interface import install_attention, remove_attention
 from ropewalk.errors import UsageError
 from ropewalk.training.parts import borders
 from ropewalk.training.parts.borders import check_skips, choose_method
-from ropewalk.training.parts.options import PackingOptions
 from ropewalk.training.parts.packing import (
+    PackingOptions,
     attention_inputs,
     fitting_methods,
     row_positions,

@@ -10,18 +10,16 @@ from tinymodels import VOCABULARY, small_model, some_tokens
 from torch.nn import functional
 
 from ropewalk.errors import UsageError
-from ropewalk.training.parts import head
-from ropewalk.training.parts.head import Head, install_head, remove_head
-from ropewalk.training.parts.losses import IGNORE, shift_labels
-from ropewalk.training.parts.options import (
-    LossOptions,
-    MemoryOptions,
-    PackingOptions,
-    PartsOptions,
-    PositionOptions,
-    WeightingOptions,
-)
+from ropewalk.training.parts.loss import head
+from ropewalk.training.parts.loss.head import Head, install_head, remove_head
+from ropewalk.training.parts.loss.losses import IGNORE, shift_labels
+from ropewalk.training.parts.loss.options import LossOptions
+from ropewalk.training.parts.memory.options import MemoryOptions
+from ropewalk.training.parts.options import PartsOptions
+from ropewalk.training.parts.packing import PackingOptions
 from ropewalk.training.parts.parts import Parts
+from ropewalk.training.parts.positions import PositionOptions
+from ropewalk.training.parts.weighting.options import WeightingOptions
 
 SPECIAL = {
     "gemma2": {"head_dim": 8, "final_logit_softcapping": 3.0, "query_pre_attn_scalar": 8},
@@ -288,7 +286,7 @@ def test_random_choices_follow_seed_step_and_rank():
 
 
 def test_memory_options_change_nothing_in_the_gradient(tmp_path, monkeypatch):
-    monkeypatch.setattr("ropewalk.training.parts.memory._refuse_memory", lambda root: None)
+    monkeypatch.setattr("ropewalk.training.parts.memory.activations._refuse_memory", lambda root: None)
     parts = {"weighting": WeightingOptions(long_tokens={"context": 8}), "packing": PackingOptions()}
     _, loss, grads = _run(parts_of(**parts))
     options = MemoryOptions(

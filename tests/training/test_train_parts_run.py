@@ -35,7 +35,7 @@ EVERYTHING: dict[str, Any] = {
 
 @pytest.fixture(autouse=True)
 def _any_folder_is_a_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ropewalk.training.parts.memory._refuse_memory", lambda root: None)
+    monkeypatch.setattr("ropewalk.training.parts.memory.activations._refuse_memory", lambda root: None)
 
 
 def _losses(run: Path) -> list[float]:

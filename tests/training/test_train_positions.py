@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from ropewalk.errors import UsageError
-from ropewalk.training.parts.options import PositionOptions
-from ropewalk.training.parts.positions import check_target, sample_positions
+from ropewalk.training.parts.positions import PositionOptions, check_target, sample_positions
 
 
 @settings(max_examples=60, deadline=None)

@@ -19,7 +19,7 @@ from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.training.model import quantised
 from ropewalk.training.model.lora import add_lora, merged_weights, plain_weights
 from ropewalk.training.model.quantised import count_parameters, is_packed, quantisation_of, widened
-from ropewalk.training.parts.options import LoraOptions
+from ropewalk.training.recipe.model import LoraOptions
 from ropewalk.training.recipe.recipe import Recipe
 from ropewalk.training.run import train
 

@@ -244,18 +244,77 @@ def test_optimizer_state_that_does_not_fit_is_named(tiny: Tiny, tmp_path: Path) 
 def test_steps_are_counted_where_the_optimiser_reads_them() -> None:
     from types import SimpleNamespace
 
-    from ropewalk.training.state.weights import counter
+    from ropewalk.training.state.weights import counting_devices, put_optimizer
 
     # The meta device stands for a GPU: no other is on every machine.
     parameters = [torch.nn.Parameter(torch.zeros(2, device="meta")) for _ in range(3)]
     groups = [{"params": parameters[:1]}, {"params": parameters[1:2], "fused": True}]
     optimizer: Any = SimpleNamespace(param_groups=[*groups, {"params": parameters[2:], "capturable": True}])
-    step = torch.tensor(3.0)
-    homes = [counter(optimizer, step, parameter).device.type for parameter in parameters]
-    assert homes == ["cpu", "meta", "meta"]
-    found = counter(optimizer, step, parameters[0])
-    assert found.item() == 3.0
-    assert found.data_ptr() != step.data_ptr()
+    found = counting_devices(optimizer)
+    assert [found[id(parameter)].type for parameter in parameters] == ["cpu", "meta", "meta"]
+    # What is put back is a copy: the next step would otherwise count in the checkpoint's own tensor.
+    parameter = torch.nn.Parameter(torch.zeros(2))
+    plain, step = torch.optim.AdamW([parameter]), torch.tensor(3.0)
+    put_optimizer(plain, {id(parameter): "a"}, {"a::step": step})
+    kept = plain.state[parameter]["step"]
+    assert (kept.item(), kept.data_ptr() != step.data_ptr()) == (3.0, True)
+
+
+def test_moments_in_shards_are_not_given_to_another_optimiser(tmp_path: Path) -> None:
+    from types import SimpleNamespace
+
+    from ropewalk.training.running import Running
+    from ropewalk.training.state.random_state import gathered_random
+    from ropewalk.training.state.sharded import begin_writing, own_tensors
+    from ropewalk.training.state.weights import write_training
+
+    model = torch.nn.Linear(2, 2)
+    before = torch.optim.AdamW(model.parameters())
+    model(torch.ones(1, 2)).sum().backward()
+    before.step()
+    (tmp_path / "training" / "shards").mkdir(parents=True)
+    begin_writing(tmp_path, own_tensors(model, before), None).result()
+    documents, random_tensors = gathered_random(1)
+    state = {"optimizer": "adamw", "random": documents, "trained_stage": 0, "data": {}, "documents": 0}
+    write_training(tmp_path, None, random_tensors, state | {"loss_sum": 0.0, "loss_steps": 0})
+
+    def resumed(name: str) -> tuple[list[str], Any, Any]:
+        told: list[str] = []
+        fresh = torch.nn.Linear(2, 2)
+        running: Any = SimpleNamespace(
+            recipe=SimpleNamespace(optimizer=SimpleNamespace(name=name)),
+            model=fresh,
+            optimizer=torch.optim.AdamW(fresh.parameters()),
+            progress=SimpleNamespace(warn=told.append),
+            mixture=SimpleNamespace(share=lambda _: None, restore=lambda _: None),
+            curriculum=SimpleNamespace(stages=[SimpleNamespace(sources=None)]),
+            engine=SimpleNamespace(rank=0),
+            _restore_counters=lambda _: None,
+        )
+        Running.restore(running, tmp_path)
+        return told, fresh, running.optimizer
+
+    told, same, optimizer = resumed("adamw")
+    assert told == []
+    assert torch.equal(optimizer.state[same.weight]["exp_avg"], before.state[model.weight]["exp_avg"])
+    told, other, optimizer = resumed("adamw-8bit")
+    assert told == ["the state of adamw is of no use to adamw-8bit: the optimiser starts anew"]
+    assert torch.equal(other.weight, model.weight)
+    assert not optimizer.state
+
+
+def test_a_run_that_an_evaluation_ends_logs_its_last_step(tiny: Tiny, tmp_path: Path) -> None:
+    until = {"loss_below": 100.0, "times": 3, "at_most_steps": 50, "measure": "evaluation"}
+    recipe = tiny(
+        stages=[{"length": 32, "until": until}],
+        evaluation={"every": 2, "lengths": [32], "tokens": 64},
+        log_every=5,
+    )
+    result = train(recipe, output=tmp_path / "run", quiet=True)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert result.final["step"] == 6
+    assert [line["step"] for line in lines if line["kind"] == "train"] == [5, 6]
+    assert lines[-1]["loss"] == pytest.approx(result.final["loss"])
 
 
 def test_checkpoints_load_in_stock_software(tiny: Tiny, tmp_path: Path) -> None:

@@ -20,9 +20,9 @@ from torch.nn import functional
 from ropewalk.errors import RopewalkError
 from ropewalk.training.model.optimisers import make_optimizer
 from ropewalk.training.objective import summed_loss
-from ropewalk.training.parts.head import install_head
-from ropewalk.training.parts.losses import shift_labels
-from ropewalk.training.parts.options import LossOptions
+from ropewalk.training.parts.loss.head import install_head
+from ropewalk.training.parts.loss.losses import shift_labels
+from ropewalk.training.parts.loss.options import LossOptions
 from ropewalk.training.recipe.recipe import OptimizerPart, Recipe
 from ropewalk.training.run import train
 
@@ -265,7 +265,7 @@ def test_a_changed_base_is_noticed_under_lora(tiny: Tiny, tmp_path: Path) -> Non
 
 def test_a_kernel_without_weights_is_used_where_all_tokens_weigh_alike(tiny: Tiny, tmp_path: Path) -> None:
     """liger's kernel takes no token weights: given none, it can run."""
-    from ropewalk.training.parts import head as head_module
+    from ropewalk.training.parts.loss import head as head_module
 
     seen: list[bool] = []
     real = head_module.chunked_cross_entropy

@@ -14,14 +14,10 @@ from pydantic import ValidationError
 from ropewalk.errors import UsageError
 from ropewalk.training.parts.batch.far import FarDrop
 from ropewalk.training.parts.batch.noise import InputNoise
-from ropewalk.training.parts.losses import IGNORE
-from ropewalk.training.parts.options import (
-    LongTokenWeight,
-    PartsOptions,
-    ShapeWeight,
-    WeightingOptions,
-)
-from ropewalk.training.parts.weighting import (
+from ropewalk.training.parts.loss.losses import IGNORE
+from ropewalk.training.parts.options import PartsOptions
+from ropewalk.training.parts.weighting.options import LongTokenWeight, ShapeWeight, WeightingOptions
+from ropewalk.training.parts.weighting.weights import (
     context_of,
     cropped_losses,
     repeat_distance,

@@ -18,8 +18,9 @@ from ropewalk.attention.rotation import rotations
 from ropewalk.map_files import map_file
 from ropewalk.models.facts import read_facts
 from ropewalk.position_maps import Zones, map_for
-from ropewalk.training.parts.options import PartsOptions, ZonesOptions
+from ropewalk.training.parts.options import PartsOptions
 from ropewalk.training.parts.parts import Parts, zones_of
+from ropewalk.training.parts.zones import ZonesOptions
 from ropewalk.training.recipe.recipe import Recipe
 
 NEAR, WINDOW = 12, 32
@@ -77,7 +78,7 @@ def test_loss_and_gradients_are_those_of_the_matrix() -> None:
     parts = Parts(PartsOptions(zones=options))
     remarks = parts.install(model)
     assert any("no part of a checkpoint" in remark for remark in remarks)
-    from ropewalk.training.parts.head import remove_head
+    from ropewalk.training.parts.loss.head import remove_head
 
     remove_head(model)
     got = slopes()

@@ -220,16 +220,8 @@ def _check(made: ExportResult, reference: _Reference, how: tuple[str, str], work
     window = reference.facts.original_length
     checks = []
     for prompt, told in zip(reference.prompts, row["logprobs"], strict=True):
-        values = np.array([np.nan if value is None else value for value in told], dtype=np.float64)
         span = (prompt.first, window)
-        asked = values[prompt.first :]
-        # A NaN of the program's own is no place that was not asked: it must not leave the verdict to the others.
-        broken = [place for place, value in enumerate(told) if value is not None and value != value]
-        if broken:
-            said = f"the program computes no number at position {broken[0]} and {len(broken) - 1} more"
-            fields = (exported.runtime, "fail", said, exported.answer.describe())
-            return RuntimeCheck(*fields, versions=row["versions"], dtype=dtype)
-        checks.append(judged(exported, prompt.logprobs, asked, span, row["versions"], dtype))
+        checks.append(judged(exported, prompt.logprobs, told, span, row["versions"], dtype))
     # A failed prompt comes before any that passed: one that told nothing has no difference to be ranked by.
     worst = max(checks, key=lambda check: (check.status != "pass", check.largest or 0.0))
     if worst is checks[0]:
@@ -240,26 +232,33 @@ def _check(made: ExportResult, reference: _Reference, how: tuple[str, str], work
 def judged(
     exported: Exported,
     wanted: np.ndarray,
-    told: np.ndarray,
+    told: Sequence[float | None],
     span: tuple[int, int],
     versions: dict[str, str],
     dtype: str = "float32",
 ) -> RuntimeCheck:
-    """The verdict on one program's log-probabilities; NaN in `told` marks places that were not asked for.
+    """The verdict on one program's log-probabilities, from position 0; None marks places that were not asked for.
 
-    `span` is the position of the first one, and the original window; `dtype` what the program computed in.
+    `span` is the position of the first one `wanted`, and the original window; `dtype` what the program computed in.
     """
     first, window = span
     known = [fact.known_by.rounding for fact in exported.answer.facts]
     rounding = max((size for size in known if size is not None), default=0.0)
     allowed = tolerance_of(dtype, rounding)
     expected = exported.answer.describe()
-    asked = ~np.isnan(told)
     name = exported.runtime
+    # A mask of its own: no number of the program's may pass for a place that was not asked.
+    asked = np.array([value is not None for value in told], dtype=bool)
+    values = np.array([value or 0.0 for value in told], dtype=np.float64)
+    broken = np.flatnonzero(~np.isfinite(values))
+    if broken.size:
+        said = f"the program computes no number at position {broken[0]} and {broken.size - 1} more"
+        return RuntimeCheck(name, "fail", said, expected, versions=versions, dtype=dtype)
+    asked, values = asked[first:], values[first:]
     if not asked.any():
         said = "the program told no log-probability"
         return RuntimeCheck(name, "fail", said, expected, versions=versions, dtype=dtype)
-    differences = np.where(asked, np.abs(told - wanted), 0.0)
+    differences = np.where(asked, np.abs(values - wanted), 0.0)
     worst = int(np.argmax(differences))
     largest, mean = float(differences[worst]), float(differences[asked].mean())
     size = f"largest difference {largest:.2g} at position {worst + first}, mean {mean:.2g}, {allowed.describe(dtype)}"

@@ -137,8 +137,17 @@ def _one_file(job: Job, made: Exported, materials: Materials, out: Path, *, forc
     if program.output == "overrides":
         write_json(out, dict(made.fragment.content))
         return with_files(made, [str(out)], _over(made, materials.place.folder))
+    # Under the file's own name, since a folder may hold more than one; the launch line names it so too.
+    beside = {name: out.with_suffix(f".{name}") for name in program.beside(job, out.name)}
+    taken = [path for path in beside.values() if path.exists() and not force]
+    if taken:
+        raise RopewalkError(f"{taken[0]} already exists", hint="choose another output, or pass --force")
     _write_gguf(job, made, materials, out)
-    return with_files(made, [str(out)], _over(made, out.absolute()))
+    command = _over(made, out.absolute())
+    for name, text in program.beside(job, out.name).items():
+        write_text(beside[name], text)
+        command = command.replace(f" {name}", f" {shlex.quote(str(beside[name].absolute()))}")
+    return with_files(made, [str(out), *map(str, beside.values())], command)
 
 
 def _write_one(

@@ -29,10 +29,11 @@ from ropewalk.search.heads import HeadLayout, Tempered, TemperedFamily
 from ropewalk.search.objective import Terms, Weighed, terms_of
 from ropewalk.search.rotation import Rotation
 from ropewalk.search.zones import ZoneFamily
-from ropewalk.training.parts.head import install_head, remove_head
-from ropewalk.training.parts.losses import shift_labels
-from ropewalk.training.parts.memory import prepare
-from ropewalk.training.parts.options import LossOptions, MemoryOptions
+from ropewalk.training.parts.loss.head import install_head, remove_head
+from ropewalk.training.parts.loss.losses import shift_labels
+from ropewalk.training.parts.loss.options import LossOptions
+from ropewalk.training.parts.memory.activations import prepare
+from ropewalk.training.parts.memory.options import MemoryOptions
 
 # Values that a layer keeps for backward, in multiples of hidden and intermediate size: an upper estimate.
 _KEPT_HIDDEN, _KEPT_INNER = 16, 4

@@ -20,7 +20,7 @@ from ropewalk.text.corpus import Document, held_out_documents
 from ropewalk.text.segments import cut
 from ropewalk.training.data.sources import documents_of
 from ropewalk.training.objective import plain_loss
-from ropewalk.training.parts.losses import IGNORE, shift_labels
+from ropewalk.training.parts.loss.losses import IGNORE, shift_labels
 from ropewalk.training.recipe.recipe import EvaluationPart
 
 # An interval wants at least this many texts.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,13 @@ from ropewalk.training.data.report import idle_processes, report, warnings_of
 from ropewalk.training.data.stages import Curriculum
 from ropewalk.training.engine import Engine
 from ropewalk.training.held_out import HeldOut
-from ropewalk.training.loop import Loop, Setup
-from ropewalk.training.model.build import Rope, build_model, build_tokenizer
-from ropewalk.training.model.quantised import Quantisation, quantisation_of
+from ropewalk.training.loading import load
+from ropewalk.training.loop import Loop
+from ropewalk.training.model.build import Rope, build_tokenizer
 from ropewalk.training.parts.parts import Parts
 from ropewalk.training.parts.positions import check_target
-from ropewalk.training.parts.retention import Retention
-from ropewalk.training.recipe.recipe import Recipe
+from ropewalk.training.parts.retention.teacher import Retention
+from ropewalk.training.running import Setup
 from ropewalk.training.settings import CHECKPOINTS, RUN, Evaluate, Settings
 from ropewalk.training.state.checkpoint import (
     Checkpoint,
@@ -34,101 +33,61 @@ from ropewalk.training.state.checkpoint import (
     prune_checkpoints,
 )
 from ropewalk.training.state.identity import check_same_run, describe_run
-from ropewalk.training.state.sharded import fits_straight, names_in, places, read_parts
-from ropewalk.training.state.weights import TRAINED, is_sharded, read_kept, read_weights
+from ropewalk.training.state.weights import read_kept
 
 
 def prepare(settings: Settings, engine: Engine, folder: Path, take_up: Callable[[], None]) -> Loop:
     """The loop of a run, ready to begin where it stopped; it calls `take_up` once its recipe is known to fit."""
-    recipe = settings.recipe
+    recipe, progress = settings.recipe, settings.progress
     engine = engine.with_accelerator(recipe, settings.device, folder)
     if engine.sharing is not None:
         recipe.check_sharing(engine.sharing.size, engine.sharing.multiple_of)
     tokenizer = build_tokenizer(recipe.model)
-    mixture = mixture_of(recipe, tokenizer)
-    for remark in [remark for source in mixture.sources for remark in source.remarks]:
-        settings.progress.warn(remark)
-    # A function, because only stages in epochs ask: the answer needs the tokens of all documents.
-    curriculum = Curriculum(recipe, lambda: mixture.tokens_per_epoch)
-    if recipe.optimizer.warmup_steps >= curriculum.max_steps:
-        settings.progress.warn(
-            f"optimizer.warmup_steps={recipe.optimizer.warmup_steps} is not shorter than the run of "
-            f"{curriculum.max_steps} steps: the learning rate never reaches its value"
-        )
-    quantisation = quantisation_of(recipe)
-    if quantisation is not None and quantisation.remark is not None:
-        settings.progress.warn(quantisation.remark)
-    straight = engine.name == "fsdp2" and recipe.model.path is not None
-    for reason in _whole_first(recipe, quantisation) if straight else ():
-        straight = False
-        settings.progress.warn(f"every process loads the whole model before it is split: {reason}")
-    device = engine.accelerator.device
-    model = build_model(recipe, tokenizer, empty=straight, quantisation=quantisation, device=device)
-    if straight and not fits_straight(model, _weights_of(recipe)):
-        straight = False
-        settings.progress.warn(
-            "every process loads the whole model before it is split: its files name weights otherwise than its modules"
-        )
-        model = build_model(recipe, tokenizer)
-    rope = _rope(settings, model)
+    mixture, curriculum = _data(settings, tokenizer)
+    loaded = load(settings, engine, tokenizer)
+    rope = _rope(settings, loaded.model)
     reports = report(mixture, curriculum)
-    for found in reports:
-        settings.progress.say(found.line())
-    for told in mixture.cache.told():
-        settings.progress.say(told)
+    for said in [*(found.line() for found in reports), *mixture.cache.told()]:
+        progress.say(said)
     idle = idle_processes(recipe, curriculum, engine.data_world)
     for warning in [*warnings_of(reports, rope.original, tokenizer.eos_token_id is not None), *idle]:
-        settings.progress.warn(warning)
+        progress.warn(warning)
     # Before the adapters: the teacher is a copy of the base alone.
-    retention = Retention.of(recipe.retention, model, window=rope.original, shortest=recipe.shortest)
+    retention = Retention.of(recipe.retention, loaded.model, window=rope.original, shortest=recipe.shortest)
     if recipe.lora is not None:
         from ropewalk.training.model.lora import add_lora
 
-        model = add_lora(model, recipe.lora, seed=recipe.seed)
+        loaded.model = add_lora(loaded.model, recipe.lora, seed=recipe.seed)
+    model = loaded.model
     # One process looks and tells the others: all must go on from the same checkpoint, and one alone tidies up.
     described, checkpoint = engine.share(lambda: _start_or_resume(folder, settings, mixture, model))
-    if straight:
-        _split_and_fill(model, engine, recipe, checkpoint)
-    elif checkpoint is not None:
-        read_weights(checkpoint.path, model)
-    # What the parts try on the model, they try where it will be trained: kernels differ between devices.
-    # A split model is there already, and moving it would split again what is gathered for them.
-    if not straight and (quantisation is None or not quantisation.packed):
-        model.to(device)
-    # Where layers travel in bfloat16 they are asked under mixed precision alone, as they will be trained; and
-    # FlashAttention has no float32.
-    mixed = straight or recipe.model.attention == "flash_attention_2"
-    with engine.accelerator.autocast() if mixed else contextlib.nullcontext():
+    loaded.fill(checkpoint)
+    with loaded.precision():
         parts = _parts(settings, folder, model, mixture, checkpoint)
     if engine.sharing is not None:
         share_attention(bare(model), engine.sharing)
     if retention is not None:
         retention.install(recipe, model, engine.accelerator.device)
         engine.shard(retention.teacher)
-    if straight:
-        # The trials of the parts are over: what was left gathered for them is split again.
-        engine.settle(model)
-    else:
-        engine.shard(model)
-    loop = Loop(
-        Setup(
-            recipe,
-            folder,
-            model=model,
-            tokenizer=tokenizer,
-            parts=parts,
-            retention=retention,
-            engine=engine,
-            mixture=mixture,
-            curriculum=curriculum,
-            rope=rope,
-            progress=settings.progress,
-            evaluations=_evaluations(settings, tokenizer, engine, rope),
-            resume_from=checkpoint,
-            described=described | {"data_report": [found.to_json() for found in reports]},
-            take_up=take_up,
-        )
+    loaded.split()
+    setup = Setup(
+        recipe,
+        folder,
+        model=model,
+        tokenizer=tokenizer,
+        parts=parts,
+        retention=retention,
+        engine=engine,
+        mixture=mixture,
+        curriculum=curriculum,
+        rope=rope,
+        progress=progress,
+        evaluations=_evaluations(settings, tokenizer, engine, rope),
+        resume_from=checkpoint,
+        described=described | {"data_report": [found.to_json() for found in reports]},
+        take_up=take_up,
     )
+    loop = Loop(setup)
     # From here on dropout draws: what was drawn to build the model no longer counts.
     set_seed(recipe.seed)
     if checkpoint is not None and checkpoint.manifest.get("finished"):
@@ -136,46 +95,21 @@ def prepare(settings: Settings, engine: Engine, folder: Path, take_up: Callable[
     return loop
 
 
-def _whole_first(recipe: Recipe, quantisation: Quantisation | None) -> list[str]:
-    """What of a recipe looks at whole weights before they are split."""
-    looking = {
-        "a temperature is measured on it": recipe.temperature is not None,
-        "retention copies it": recipe.retention is not None,
-        "its weights are quantised": quantisation is not None,
-    }
-    return [reason for reason, given in looking.items() if given]
-
-
-def _weights_of(recipe: Recipe, checkpoint: Checkpoint | None = None) -> dict[str, Path]:
-    """Tensor name -> file, of the base or of a checkpoint that is a model folder."""
-    from ropewalk.models.checkpoint.weights import find_weights
-    from ropewalk.models.source import resolve
-
-    if checkpoint is not None and not is_sharded(checkpoint.path):
-        return names_in(sorted(checkpoint.path.glob("*.safetensors")))
-    assert recipe.model.path is not None
-    return names_in(sorted(find_weights(resolve(recipe.model.path, need_weights=True)).shards))
-
-
-def _split_and_fill(model: Any, engine: Engine, recipe: Recipe, checkpoint: Checkpoint | None) -> None:
-    """Split an empty model over the processes, and read into each its own part: none ever holds the whole.
-
-    Under LoRA the base's weights are always its own files'; what is trained, the checkpoint's where there is one.
-    """
-    engine.shard(model)
-    device = engine.accelerator.device
-    if recipe.lora is None:
-        read_parts(model, places(model, _weights_of(recipe, checkpoint)), device)
-    else:
-        from ropewalk.training.model.lora import own_name
-
-        read_parts(model, places(model, _weights_of(recipe), own_name), device)
-        if checkpoint is not None and not is_sharded(checkpoint.path):
-            read_parts(model, places(model, names_in([checkpoint.path / TRAINED])), device)
-    model.to(device)
-    with torch.no_grad(), engine.accelerator.autocast():
-        # Leaves the outermost weights gathered, so that parts of the model can be asked by themselves.
-        model(input_ids=torch.arange(2, device=device)[None], use_cache=False)
+def _data(settings: Settings, tokenizer: Any) -> tuple[Mixture, Curriculum]:
+    """The sources and the stages, with what a user must know of them."""
+    recipe, warn = settings.recipe, settings.progress.warn
+    mixture = mixture_of(recipe, tokenizer)
+    for source in mixture.sources:
+        for remark in source.remarks:
+            warn(remark)
+    # A function, because only stages in epochs ask: the answer needs the tokens of all documents.
+    curriculum = Curriculum(recipe, lambda: mixture.tokens_per_epoch)
+    if recipe.optimizer.warmup_steps >= curriculum.max_steps:
+        warn(
+            f"optimizer.warmup_steps={recipe.optimizer.warmup_steps} is not shorter than the run of "
+            f"{curriculum.max_steps} steps: the learning rate never reaches its value"
+        )
+    return mixture, curriculum
 
 
 def _rope(settings: Settings, model: Any) -> Rope:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from ropewalk.errors import RopewalkError, one_line
 from ropewalk.training.model.quantised import quantisation_of
+from ropewalk.training.running import Running
 from ropewalk.training.settings import CHECKPOINTS
 from ropewalk.training.state.checkpoint import (
     checkpoint_folder,
@@ -25,19 +28,12 @@ from ropewalk.training.state.weights import (
     write_training,
 )
 
-if TYPE_CHECKING:
-    from ropewalk.training.loop import Loop
-
 
 class Saver:
-    """Whole checkpoints: model folders with a training state, written by one process while the others wait.
+    """Whole checkpoints: model folders with a training state, written by one process while the others wait."""
 
-    `last` is the newest that stands under its name.
-    """
-
-    def __init__(self, loop: Loop, last: Path | None) -> None:
-        self.loop, self.last = loop, last
-        self.root = loop.folder / CHECKPOINTS
+    def __init__(self, loop: Running) -> None:
+        self.loop, self.root = loop, loop.folder / CHECKPOINTS
 
     @property
     def target(self) -> Path:
@@ -62,9 +58,9 @@ class Saver:
             with naming_a_full_disk(target):
                 write_checkpoint(self.root, loop.step, fill, self._facts())
             self._prune(target)
-        # A barrier: `last` names, on every process, only what stands on the disk.
+        # A barrier: `saved` names, on every process, only what stands on the disk.
         loop.engine.share(lambda: None)
-        self.last = target
+        loop.saved = target
 
     def poll(self) -> None:
         """Between two steps: publish what has been written meanwhile. Whole checkpoints are there at once."""
@@ -110,10 +106,8 @@ class ShardedSaver(Saver):
     One checkpoint is written at a time. The last of a run has a model folder around its parts.
     """
 
-    def __init__(self, loop: Loop, last: Path | None) -> None:
-        import torch
-
-        super().__init__(loop, last)
+    def __init__(self, loop: Running) -> None:
+        super().__init__(loop)
         # Training's own group may be a GPU's, and two threads must not use one group at a time.
         self.group = torch.distributed.new_group(backend="gloo") if loop.engine.world > 1 else None
         self._coming = self.root
@@ -160,7 +154,7 @@ class ShardedSaver(Saver):
                 f"checkpoint {self._coming.name} could not be written ({one_line(failure, 160)})",
                 hint="the checkpoints before it are whole: mend the cause, then --resume",
             )
-        self.last = self._coming
+        self.loop.saved = self._coming
 
     def _publish(self, failure: BaseException | None, failed: bool) -> None:
         """On the main process: manifest and name, or nothing."""
@@ -178,7 +172,7 @@ class ShardedSaver(Saver):
         self._prune(self._coming)
 
 
-def saver_of(loop: Loop, last: Path | None) -> Saver:
+def saver_of(loop: Running) -> Saver:
     """Who writes the checkpoints of a run, as its recipe says."""
     kinds = {"whole": Saver, "sharded": ShardedSaver}
-    return kinds[loop.recipe.checkpoints.format](loop, last)
+    return kinds[loop.recipe.checkpoints.format](loop)

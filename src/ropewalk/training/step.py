@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
 from ropewalk.training.data.batches import StepBatch
 from ropewalk.training.objective import target_weight
-
-if TYPE_CHECKING:
-    from ropewalk.training.loop import Loop
+from ropewalk.training.running import Running
 
 
 @dataclass(frozen=True)
@@ -29,7 +26,7 @@ class Stepped:
     learning_rate: float
 
 
-def train_step(loop: Loop, step: StepBatch) -> Stepped:
+def train_step(loop: Running, step: StepBatch) -> Stepped:
     """Forward and backward of every micro-batch, then one update. Nothing is updated where a number is not finite."""
     engine, optimizer = loop.engine, loop.optimizer
     accelerator = engine.accelerator

@@ -328,7 +328,13 @@ def _piece(step: Step, sizes: Sizes, at: int, shape: tuple[int, ...], wanted: st
         for source in step.sources:
             array = cast(source.read(), source.dtype, "F32") if alone else source.read()
             part = np.ascontiguousarray(_applied(step, array, sizes)[at])
-            stream.write(part.tobytes() if alone else cast(part, source.dtype, dtype).tobytes())
+            try:
+                stream.write(part.tobytes() if alone else cast(part, source.dtype, dtype).tobytes())
+            except FloatingPointError as error:
+                raise RopewalkError(
+                    f"{one_line(source.name, 80)} has numbers beyond 65504, the largest of float16",
+                    hint="write the file in bfloat16 or float32 (--gguf-type)",
+                ) from error
 
     size = int(np.prod(full, dtype=np.int64)) * _WIDTH[dtype]
     # GGUF lists the fastest dimension first.
@@ -343,7 +349,7 @@ def _applied(step: Step, array: np.ndarray, sizes: Sizes) -> list[np.ndarray]:
 
 
 def cast(storage: np.ndarray, before: str, after: str) -> np.ndarray:
-    """Numbers of one float type in another, from storage to storage or float32."""
+    """Numbers of one float type in another, from storage to storage or float32; FloatingPointError beyond float16."""
     if before == after:
         return storage.view("<f4") if after == "F32" else storage
     if before == "BF16":
@@ -354,7 +360,9 @@ def cast(storage: np.ndarray, before: str, after: str) -> np.ndarray:
     if after == "F32":
         return values
     if after == "F16":
-        return values.astype("<f2")
+        # Beyond 65504 a number would become infinite, and every logit with it.
+        with np.errstate(over="raise"):
+            return values.astype("<f2")
     bits = values.view("<u4")
     # Round to nearest, ties to even; a NaN keeps its quiet bit.
     rounded = ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype("<u2")
@@ -364,5 +372,9 @@ def cast(storage: np.ndarray, before: str, after: str) -> np.ndarray:
 def main_type(sources: Mapping[str, Source]) -> str:
     """The type that most matrices have."""
     matrices = [source.dtype for source in sources.values() if len(source.shape) > 1]
+    if not matrices:
+        raise RopewalkError(
+            "the checkpoint has no matrix, whose type the file's would be", hint="fetch the checkpoint again"
+        )
     # Sorted, so that a tie falls the same way in every run.
     return max(sorted(set(matrices)), key=matrices.count)

@@ -21,7 +21,8 @@ from ropewalk.training.data.cache import TokenCache
 from ropewalk.training.data.chat import ChatDocuments, Template
 from ropewalk.training.data.sources import conversations_of, documents_of
 from ropewalk.training.data.streams import Documents, DocumentStream, FittedStream, Sample
-from ropewalk.training.recipe.recipe import DataPart, LongDocuments, Recipe, SourcePart
+from ropewalk.training.recipe.data import DataPart, LongDocuments, SourcePart
+from ropewalk.training.recipe.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -178,12 +179,11 @@ class GeneratedSource:
             numbers[filled : filled + len(piece)] = pieces
             filled += len(piece)
             pieces += 1
+        # Padding is numbered as one more document, which has no name.
         numbers[filled:] = pieces
         name = f"{self.name}:{self.number}"
         self.number += 1
-        return Sample(
-            ids, weights, numbers, tuple(f"{name}/{piece}" for piece in range(pieces + (filled < count)))
-        )
+        return Sample(ids, weights, numbers, tuple(f"{name}/{piece}" for piece in range(pieces)))
 
     def _call(self, rng: np.random.Generator, room: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         try:

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from ropewalk.training.data.mixture import Mixture, TextSource
 from ropewalk.training.data.stages import Curriculum, StageState
 from ropewalk.training.data.streams import DocumentStream, FittedStream
-from ropewalk.training.recipe.recipe import Recipe, Stage
+from ropewalk.training.recipe.recipe import Recipe
+from ropewalk.training.recipe.stages import Stage
 from ropewalk.units import format_length
 
 # More text than this is not made into tokens to be counted: lengths are then estimated from a sample.

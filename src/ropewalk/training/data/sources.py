@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ropewalk.errors import UsageError, one_line
 from ropewalk.training.data.chat import Conversation, conversation_of
-from ropewalk.training.recipe.recipe import SourcePart
+from ropewalk.training.recipe.data import SourcePart
 
 
 def documents_of(part: SourcePart) -> list[tuple[str, str]]:

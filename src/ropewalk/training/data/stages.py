@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from ropewalk.errors import UsageError
-from ropewalk.training.recipe.recipe import OptimizerPart, Recipe, Stage
+from ropewalk.training.recipe.recipe import OptimizerPart, Recipe
+from ropewalk.training.recipe.stages import Stage
 
 
 @dataclass

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from ropewalk.errors import RopewalkError, UsageError, one_line
 from ropewalk.schedule import FrequencySchedule
-from ropewalk.training.recipe.recipe import ModelPart, Recipe, RopePart, Stage
+from ropewalk.training.recipe.model import ModelPart, RopePart
+from ropewalk.training.recipe.recipe import Recipe
+from ropewalk.training.recipe.stages import Stage
 
 if TYPE_CHECKING:
     from ropewalk.training.model.quantised import Quantisation

@@ -18,17 +18,7 @@ from ropewalk.attention.interface import attention_modules
 from ropewalk.attention.options import PARAMETER
 from ropewalk.errors import DamagedError, RopewalkError, UsageError
 from ropewalk.training.model.quantised import is_linear, is_packed, widened
-from ropewalk.training.parts.options import LoraOptions
-
-__all__ = [
-    "LoraOptions",
-    "add_lora",
-    "is_lora",
-    "merged_weights",
-    "put_trained",
-    "save_adapter",
-    "trained_tensors",
-]
+from ropewalk.training.recipe.model import LoraOptions
 
 _PREFIX = "base_model.model."
 

@@ -17,8 +17,7 @@ from ropewalk.attention.interface import (
 )
 from ropewalk.attention.temperature import chosen_layers
 from ropewalk.errors import UsageError, one_line
-from ropewalk.training.parts.options import PackingOptions
-from ropewalk.training.parts.packing import attention_inputs, fitting_methods
+from ropewalk.training.parts.packing import PackingOptions, attention_inputs, fitting_methods
 
 _LENGTH = 12
 

@@ -7,22 +7,31 @@ a skipped position for a border, so what is meant is always said outright here.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from ropewalk.errors import UsageError
-from ropewalk.training.parts.options import PackingOptions
-
-__all__ = [
-    "PackingOptions",
-    "attention_inputs",
-    "fitting_methods",
-    "row_positions",
-]
+from ropewalk.training.vocabulary import Strict, also
 
 IntArray = NDArray[np.int64]
+
+
+class PackingOptions(Strict):
+    """What a token may see of the other documents in its row, where positions start, and how rows are filled.
+
+    `rows: stream` lays documents end to end; `rows: fit` puts whole ones together and cuts only those that are longer
+    than a row, at the price of some padding.
+    """
+
+    boundaries: Literal["block-diagonal", "none"] = "block-diagonal"
+    positions: Literal["restart", "run-on"] = "restart"
+    rows: Literal["stream", "fit"] = "stream"
+    method: Literal["auto", "varlen", "mask", "native"] = Field(
+        "auto", validation_alias=also("method", "engine")
+    )
 
 
 def fitting_methods(options: PackingOptions, implementation: str) -> tuple[str, ...]:

@@ -20,19 +20,17 @@ from torch import Tensor, nn
 from ropewalk.attention.interface import base_implementation
 from ropewalk.attention.maps import applied
 from ropewalk.errors import UsageError
-from ropewalk.models.facts import read_facts
 from ropewalk.models.live.rotary import bare
-from ropewalk.models.stretch import map_for_model
-from ropewalk.position_maps import DualChunk, PositionMap, map_for
 from ropewalk.training.parts.borders import check_skips, choose_method
-from ropewalk.training.parts.head import LossesOf, Weigher, install_head
-from ropewalk.training.parts.losses import IGNORE, shift_labels
-from ropewalk.training.parts.memory import activation_memory, no_effect, prepare
-from ropewalk.training.parts.options import PartsOptions, ZonesOptions
+from ropewalk.training.parts.loss.head import LossesOf, Weigher, install_head
+from ropewalk.training.parts.loss.losses import IGNORE, shift_labels
+from ropewalk.training.parts.memory.activations import activation_memory, no_effect, prepare
+from ropewalk.training.parts.options import PartsOptions
 from ropewalk.training.parts.packing import attention_inputs, row_positions
 from ropewalk.training.parts.positions import sample_positions
 from ropewalk.training.parts.tempering import Tempering
-from ropewalk.training.parts.weighting import cropped_losses, token_weights
+from ropewalk.training.parts.weighting.weights import cropped_losses, token_weights
+from ropewalk.training.parts.zones import zones_of
 
 Batch = dict[str, Tensor]
 _ZONES_REMARK = "zones are no part of a checkpoint: whoever reads one of this run must apply the same zones"
@@ -224,16 +222,6 @@ class Parts:
             base_BT=batch["target_weights"],
             mean_one=False,
         )
-
-
-def zones_of(model: Any, options: ZonesOptions) -> PositionMap | DualChunk:
-    """The map that a recipe asks for, for this model."""
-    facts = read_facts(model.config.to_dict())
-    if options.file is not None:
-        return map_for_model(options.file, facts).plan
-    assert options.target is not None
-    given = options.model_dump(exclude={"target", "file"}, exclude_none=True)
-    return map_for("zones", facts.geometry, options.target, **given)
 
 
 def _shifted_weights(batch: Batch, target_ids: Tensor) -> Tensor:

@@ -7,8 +7,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from ropewalk.training.recipe.model import RopePart
 from ropewalk.training.recipe.reading import BUNDLED, explain, find_recipe, read_yaml
-from ropewalk.training.recipe.recipe import Recipe, RopePart
+from ropewalk.training.recipe.recipe import Recipe
 
 
 def list_recipes() -> list[dict[str, Any]]:

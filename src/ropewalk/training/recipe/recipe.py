@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from ropewalk.attention.options import Way, row_multiple
 from ropewalk.errors import UsageError
-from ropewalk.training.parts.options import InitialiseOptions, LoraOptions, PartsOptions, RetentionOptions
+from ropewalk.training.parts.options import PartsOptions
+from ropewalk.training.parts.retention.options import RetentionOptions
+from ropewalk.training.recipe.data import DataPart, SourcePart
+from ropewalk.training.recipe.model import LoraOptions, ModelPart, RopePart
+from ropewalk.training.recipe.stages import Stage
 from ropewalk.training.vocabulary import (
     Count,
     CountFrom,
@@ -18,201 +22,7 @@ from ropewalk.training.vocabulary import (
     Positive,
     Share,
     Strict,
-    Tokens,
 )
-
-
-class ModelPart(Strict):
-    """What is trained: a checkpoint (`path`), or a new model of an architecture (`init`: the fields of its config).
-
-    `quantise` packs the weights of a checkpoint while it is loaded, below the adapters of `lora`.
-    """
-
-    path: str | None = None
-    init: dict[str, Any] | None = None
-    tokenizer: str | None = None
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    attention: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] = "sdpa"
-    sliding_window: Length | Literal["none"] | None = None
-    quantise: Literal["nf4", "nf4-double"] | None = None
-    initialise: InitialiseOptions | None = None
-
-    @model_validator(mode="after")
-    def _one_origin(self) -> ModelPart:
-        if (self.path is None) == (self.init is None):
-            raise ValueError(
-                "give either path (a checkpoint) or init (config fields of a new model), not both"
-            )
-        if self.quantise is not None and self.path is None:
-            raise ValueError("quantise is for a checkpoint (path): a new model has no weights to keep")
-        if self.initialise is not None and self.init is None:
-            raise ValueError("initialise is for a new model (init): a checkpoint would lose what it learnt")
-        if self.init is not None:
-            if not isinstance(self.init.get("model_type"), str):
-                raise ValueError("init needs model_type, for example llama")
-            if self.tokenizer is None:
-                raise ValueError("a new model needs tokenizer: the folder of a tokenizer")
-        return self
-
-
-class RopePart(Strict):
-    """The stretch: a method of `ropewalk methods` or a schedule file, a target, and whether it follows the stages.
-
-    `follow: final` trains under the final schedule throughout; `follow: stage` gives each stage the factor of its own
-    length (never below 1). `short_rows: original` keeps the model's own rotation for rows inside its original window.
-    """
-
-    method: str | None = None
-    schedule: str | None = None
-    target_length: Length | None = None
-    factor: Positive | None = None
-    parameters: dict[str, Any] = Field(default_factory=dict)
-    follow: Literal["final", "stage"] = "final"
-    short_rows: Literal["stretched", "original"] = "stretched"
-    layers: str = "full"
-
-    @model_validator(mode="after")
-    def _one_stretch(self) -> RopePart:
-        if (self.method is None) == (self.schedule is None):
-            raise ValueError("give either method or schedule (a file of one)")
-        if self.schedule is not None and (self.parameters or self.follow == "stage"):
-            raise ValueError("a schedule file is finished: it takes neither parameters nor follow")
-        if self.schedule is None and (self.target_length is None) == (self.factor is None):
-            raise ValueError("give either target_length or factor")
-        return self
-
-
-class SourcePart(Strict):
-    """One source of text. `share` is its share of the tokens; shares are normalised to sum to 1."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
-    kind: Literal["corpus", "text", "jsonl", "dataset", "chat", "generated"]
-    share: Positive = 1.0
-    paths: list[str] = Field(default_factory=list)
-    field: str = "text"
-    generator: str | None = None
-    parameters: dict[str, Any] = Field(default_factory=dict)
-    max_documents: Count | None = None
-    template: str | None = None
-
-    @model_validator(mode="after")
-    def _fits_kind(self) -> SourcePart:
-        if self.template is not None and self.kind != "chat":
-            raise ValueError(f"template has no meaning for kind {self.kind}")
-        if self.kind in ("text", "jsonl", "dataset", "chat") and not self.paths:
-            raise ValueError(f"kind {self.kind} needs paths")
-        if self.kind == "generated" and self.generator is None:
-            raise ValueError("kind generated needs generator: the name of a registered generator")
-        if self.kind != "generated" and self.generator is not None:
-            raise ValueError(f"generator has no meaning for kind {self.kind}")
-        if self.kind in ("corpus", "generated") and self.paths:
-            raise ValueError(f"paths has no meaning for kind {self.kind}")
-        return self
-
-
-class LongDocuments(Strict):
-    """Documents of at least `min_length` tokens fill `share` of the tokens of every text source that has any."""
-
-    min_length: Length
-    share: Share
-
-
-class DataPart(Strict):
-    """Where the tokens come from; `interleave` documents of a source are open at a time (1 reads end to end)."""
-
-    sources: Annotated[list[SourcePart], Field(min_length=1)]
-    long_documents: LongDocuments | None = None
-    interleave: Count = 64
-
-    @model_validator(mode="after")
-    def _unique(self) -> DataPart:
-        names = [item.name for item in self.sources]
-        if len(set(names)) != len(names):
-            raise ValueError("two sources have the same name")
-        return self
-
-
-class Quality(Strict):
-    """Leave a stage when its loss is good enough, or no longer falls; `at_most_steps` bounds it either way.
-
-    The loss is measured every `every` steps: the mean training loss of those steps, or the evaluation's with
-    `measure: evaluation`. `loss_below` must hold `times` times in a row; `plateau` is the number of measurements in a
-    row that did not improve on the best by `min_delta`.
-    """
-
-    every: Count = 20
-    loss_below: Positive | None = None
-    times: Count = 1
-    plateau: Count | None = None
-    min_delta: NotNegative = 0.0
-    at_most_steps: Count
-    measure: Literal["training", "evaluation"] = "training"
-
-    @model_validator(mode="after")
-    def _some_rule(self) -> Quality:
-        if self.loss_below is None and self.plateau is None:
-            raise ValueError("give loss_below, plateau, or both")
-        return self
-
-
-class Growth(Strict):
-    """A stage whose length grows with every step, from `from` to the stage's length, in multiples of `multiple_of`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-
-    # `from` is a word of Python's: a recipe writes it, the code cannot.
-    from_length: Length = Field(alias="from")
-    shape: Literal["linear", "exponential"] = "linear"
-    multiple_of: Count = 64
-
-
-class Stage(Strict):
-    """One length. Exactly one of `steps`, `epochs`, `tokens` and `until` says when it ends.
-
-    `mix` gives shorter or longer samples a share of the tokens ({512: 0.5} beside the stage's own length, which has
-    the rest). `rope` gives this stage a schedule of its own, in the place of the recipe's. `sources` gives the sources
-    other shares in this stage ({library: 0.4, copying: 0.6}); one that it does not name rests.
-    """
-
-    length: Length
-    steps: Count | None = None
-    epochs: Positive | None = None
-    tokens: Tokens | None = None
-    until: Quality | None = None
-    grow: Growth | None = None
-    mix: dict[Length, Share] = Field(default_factory=dict)
-    mix_by: Literal["share", "probability"] = "share"
-    rope: RopePart | None = None
-    sources: dict[str, Share] | None = None
-
-    @model_validator(mode="after")
-    def _one_end(self) -> Stage:
-        ends = [self.steps, self.epochs, self.tokens, self.until]
-        if sum(end is not None for end in ends) != 1:
-            raise ValueError("give exactly one of steps, epochs, tokens and until")
-        # Shares such as 0.1, 0.2 and 0.7 do not sum to 1 exactly.
-        if sum(self.mix.values()) > 1 + 1e-9:
-            raise ValueError(f"the shares of mix sum to {sum(self.mix.values()):g}, more than 1")
-        if self.sources is not None and not sum(self.sources.values()) > 0:
-            raise ValueError("sources gives no source a share: name one, or leave sources out")
-        if self.length in self.mix:
-            raise ValueError(
-                f"mix gives the stage's own length {self.length} a share; it has the rest already"
-            )
-        if self.grow is not None and not self.grow.from_length < self.length:
-            raise ValueError(
-                f"grow starts at {self.grow.from_length}, not below the stage's length {self.length}"
-            )
-        if self.grow is not None and self.until is not None:
-            raise ValueError(
-                "grow needs a known number of steps: use steps, epochs or tokens instead of until"
-            )
-        return self
-
-    @property
-    def longest(self) -> int:
-        """The longest sample of the stage, in tokens."""
-        return max(self.length, *self.mix) if self.mix else self.length
 
 
 class OptimizerPart(Strict):

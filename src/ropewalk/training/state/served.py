@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from ropewalk.files import whole_folder
-from ropewalk.training.recipe.recipe import ModelPart
+from ropewalk.training.recipe.model import ModelPart
 
 BASES = "bases"
 # Tokenizers without a window say so with a number beyond any.

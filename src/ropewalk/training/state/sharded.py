@@ -15,7 +15,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from ropewalk.errors import DamagedError, one_line
-from ropewalk.training.state.weights import SHARDS, counter, names_of
+from ropewalk.training.state.weights import SHARDS, counting_devices, names_of
 
 _MODEL, _OPTIMIZER = "model::", "optimizer::"
 
@@ -49,8 +49,11 @@ def begin_writing(folder: Path, tensors: Mapping[str, Tensor], group: Any) -> An
     return checkpoint.async_save(copies, storage_writer=writer, process_group=group)
 
 
-def read_shards(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put back what `own_tensors` gave, however many processes wrote it and read it now (every one must call)."""
+def read_shards(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
+    """Put back what `own_tensors` gave, however many processes wrote it and read it now (every one must call).
+
+    Without an optimiser the weights alone: what another one kept is of no use.
+    """
     from torch.distributed import checkpoint
 
     reader = checkpoint.HuggingFaceStorageReader(str(folder / SHARDS))
@@ -70,7 +73,7 @@ def read_shards(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer
     parameters = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
     states: dict[str, dict[str, Tensor]] = {}
     for name, facts in kept.items():
-        if name.startswith(_OPTIMIZER):
+        if optimizer is not None and name.startswith(_OPTIMIZER):
             owner, _, key = name.removeprefix(_OPTIMIZER).rpartition("::")
             parameter = parameters[owner]
             # A counter is not of its parameter's shape, and has one element in the file (`own_tensors`).
@@ -83,11 +86,14 @@ def read_shards(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer
         checkpoint.load(wanted, storage_reader=reader, no_dist=not split)
     except Exception as error:
         raise _unreadable(folder, error) from error
-    for name, parameter in parameters.items():
-        if name in states:
-            state = states[name]
-            step = {"step": counter(optimizer, state["step"][0], parameter)} if "step" in state else {}
-            optimizer.state[parameter] = state | step
+    if optimizer is None:
+        return
+    counting = counting_devices(optimizer)
+    for name, state in states.items():
+        parameter = parameters[name]
+        if "step" in state:
+            state["step"] = state["step"][0].to(counting[id(parameter)], copy=True)
+        optimizer.state[parameter] = state
 
 
 def fits_straight(model: nn.Module, files: Mapping[str, Path]) -> bool:

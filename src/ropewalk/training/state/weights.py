@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from ropewalk.attention.options import PARAMETER
 from ropewalk.errors import DamagedError, one_line
 from ropewalk.training.model.quantised import written_plain
-from ropewalk.training.parts.options import LoraOptions
+from ropewalk.training.recipe.model import LoraOptions
 
 if TYPE_CHECKING:
     from ropewalk.training.parts.tempering import Tempering
@@ -86,21 +86,25 @@ def put_optimizer(
             f"the optimiser state does not fit the model: {odd}",
             hint="resume with the recipe that made the checkpoint",
         )
+    counting = counting_devices(optimizer)
     for parameter in wanted:
-        saved = by_name[names[id(parameter)]]
         optimizer.state[parameter] = {
-            key: counter(optimizer, tensor, parameter) if key == "step" else _placed(tensor, parameter)
-            for key, tensor in saved.items()
+            key: tensor.to(counting[id(parameter)], copy=True)
+            if key == "step"
+            else _placed(tensor, parameter)
+            for key, tensor in by_name[names[id(parameter)]].items()
         }
 
 
-def counter(optimizer: torch.optim.Optimizer, step: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
-    """A parameter's count of steps where its optimiser reads it: a fused kernel on the device, any other on the CPU."""
-    mine = next(
-        group for group in optimizer.param_groups if any(item is parameter for item in group["params"])
-    )
-    on_device = mine.get("fused") or mine.get("capturable")
-    return step.to(parameter.device if on_device else "cpu", copy=True)
+def counting_devices(optimizer: torch.optim.Optimizer) -> dict[int, torch.device]:
+    """id of each parameter -> where its steps are counted: on the device for a fused kernel, else on the CPU."""
+    return {
+        id(parameter): parameter.device
+        if group.get("fused") or group.get("capturable")
+        else torch.device("cpu")
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
 
 
 def _placed(tensor: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:

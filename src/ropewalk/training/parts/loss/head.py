@@ -15,11 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from ropewalk.errors import UsageError, one_line
-from ropewalk.training.parts.liger import liger_sum, liger_usable
-from ropewalk.training.parts.losses import IGNORE, chunked_cross_entropy, shift_labels, token_losses
-from ropewalk.training.parts.options import LossOptions
-
-__all__ = ["Head", "LossOptions", "install_head", "remove_head"]
+from ropewalk.training.parts.loss.liger import liger_sum, liger_usable
+from ropewalk.training.parts.loss.losses import IGNORE, chunked_cross_entropy, shift_labels, token_losses
+from ropewalk.training.parts.loss.options import LossOptions
 
 # (losses_BT of this forward, function that gives losses of other rows) -> weights_BT
 LossesOf = Callable[..., Tensor]

@@ -13,22 +13,8 @@ import torch
 from torch import Tensor
 
 from ropewalk.errors import UsageError
-from ropewalk.training.parts.losses import IGNORE
-from ropewalk.training.parts.options import (
-    LongTokenWeight,
-    ShapeWeight,
-    WeightingOptions,
-)
-
-__all__ = [
-    "WeightingOptions",
-    "context_of",
-    "cropped_losses",
-    "normalised",
-    "repeat_distance",
-    "shape_weight",
-    "token_weights",
-]
+from ropewalk.training.parts.loss.losses import IGNORE
+from ropewalk.training.parts.weighting.options import LongTokenWeight, ShapeWeight, WeightingOptions
 
 # (inputs, labels, documents, positions), each (rows, tokens) -> losses of the same shape, without gradients
 LossFunction = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]

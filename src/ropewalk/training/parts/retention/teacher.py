@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from ropewalk.errors import UsageError
 from ropewalk.models.live.rotary import bare
 from ropewalk.training.parts.layers import decoder_layers
-from ropewalk.training.parts.options import MemoryOptions, PartsOptions, RetentionOptions
+from ropewalk.training.parts.memory.options import MemoryOptions
+from ropewalk.training.parts.options import PartsOptions
 from ropewalk.training.parts.parts import Parts
+from ropewalk.training.parts.retention.options import RetentionOptions
 
 Batch = dict[str, Tensor]
 

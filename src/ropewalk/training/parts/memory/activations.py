@@ -19,10 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from ropewalk.errors import RopewalkError, UsageError, one_line
-from ropewalk.training.parts.options import MemoryOptions
+from ropewalk.training.parts.memory.options import MemoryOptions
 from ropewalk.units import format_bytes
-
-__all__ = ["ActivationOffload", "MemoryOptions", "activation_memory", "no_effect", "prepare"]
 
 MOUNTS = Path("/proc/self/mounts")
 

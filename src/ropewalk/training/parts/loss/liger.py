@@ -7,7 +7,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from ropewalk.training.parts.losses import IGNORE
+from ropewalk.training.parts.loss.losses import IGNORE
 
 
 def liger_usable(device: torch.device) -> bool:

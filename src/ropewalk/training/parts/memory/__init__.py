@@ -1,0 +1,1 @@
+"""Where activations wait between forward and backward."""

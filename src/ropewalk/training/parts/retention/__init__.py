@@ -1,0 +1,1 @@
+"""Keeping short quality: distillation from the base on short rows."""

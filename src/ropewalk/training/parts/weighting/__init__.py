@@ -1,0 +1,1 @@
+"""Which tokens carry the loss, and how much."""
