@@ -101,6 +101,12 @@ def test_zones_are_judged_at_every_length_alike_and_not_inside_the_window() -> N
     [item] = weigh([row], WINDOW, usual("zones"))
     assert not item.weights[:WINDOW].any()
     np.testing.assert_allclose(item.weights[WINDOW:], 1 / (row.length - WINDOW))
+    [asked] = weigh([Row(row.ids, "kv", 0.1, (146, 147))], WINDOW, usual("zones"), [np.ones(row.length)])
+    assert asked.weights.nonzero()[0].tolist() == [146, 147]
+    assert asked.weights.sum() == pytest.approx(0.25)
+    # What key tokens weigh in other searches they do not weigh here.
+    [keyed] = weigh([row], WINDOW, usual("zones"), [np.ones(row.length)])
+    assert np.array_equal(keyed.weights, item.weights)
     assert usual("fit") == usual("cma") == Objective()
 
 
@@ -186,7 +192,7 @@ def test_a_model_without_rotary_module_is_refused() -> None:
 @pytest.mark.parametrize("kind", ["one", "heads", "zones"])
 def test_a_model_in_bfloat16_has_nearly_the_gradient_of_float32(kind: str) -> None:
     def slope(dtype: torch.dtype) -> Slope:
-        model = make_model(std=0.08).to(dtype)
+        model = make_model().to(dtype)
         with Reader(model, temperatures="heads" if kind == "heads" else "one") as reader:
             geometry = reader.rotation.geometry
             family = Family.through([ropewalk.schedule("yarn", geometry, factor=4)])

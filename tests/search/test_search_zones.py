@@ -22,7 +22,7 @@ from ropewalk.models.facts import read_facts
 from ropewalk.position_maps import Zones, map_for
 from ropewalk.search import zone_fit
 from ropewalk.search.fit import Settings, State, advance
-from ropewalk.search.objective import Objective, Terms, weigh
+from ropewalk.search.objective import Objective, Terms, usual, weigh
 from ropewalk.search.reading import Reader, Slope
 from ropewalk.search.rows import Amounts, Row
 from ropewalk.search.sweep import Measured
@@ -112,7 +112,7 @@ def test_heads_are_kept_in_bounds_and_on_disk() -> None:
     np.testing.assert_allclose(plan.head_sharpness, [[0.35, -0.35, 0.2], [0, 0, 0]])
     np.testing.assert_allclose(plan.head_log_discount, [[3.6, -2.4, 1.1], [0.6, 0.6, 0.6]])
     np.testing.assert_allclose(np.log(plan.head_far_logits), [[0.8, -0.6, 0.6], [0.1, 0.1, 0.1]])
-    assert wide.extra_rates.tolist() == [0.1] * 6 + [0.04] * 6 + [0.02] * 6
+    assert wide.extra_rates.tolist() == [0.15] * 6 + [0.06] * 6 + [0.03] * 6
     again = ZoneFamily.from_json(wide.geometry, json.loads(json.dumps(wide.to_json())))
     assert again.zones().to_json() == plan.to_json()
     alike = the_family(make_model()).zones()
@@ -134,7 +134,7 @@ def test_a_step_moves_each_head_by_its_own_gradient() -> None:
     moved = advance(still, family, [slope], 0.0, settings).family
     share = 1 - (1 / 24) * (1 + 0.92**2) / (1 - 0.92**2)
     wanted = -share * np.array(
-        [0.1 / 1.01, -0.1 * 0.5 / 0.51, 0.0, 0.04 * 0.02 / 0.03, 0.0, -0.02 * 0.5 / 0.51]
+        [0.15 / 1.01, -0.15 * 0.5 / 0.51, 0.0, 0.06 * 0.02 / 0.03, 0.0, -0.03 * 0.5 / 0.51]
     )
     np.testing.assert_allclose(moved.extra, wanted, rtol=1e-6)
     assert (moved.cool, moved.heat, moved.near) == (family.cool, family.heat, family.near)
@@ -177,7 +177,7 @@ def test_tune_writes_zones_and_the_single_table_beside_them(
     assert kept.fitted["start"] in {item.name for item in offered(kept.geometry, 256)}
     assert kept.fitted["after"]["objective"] <= kept.fitted["before"]["objective"]
     assert kept.fitted["single_table"]["name"] == "yarn"
-    assert kept.fitted["objective"] == Objective(window=0.0, tail=0.0).to_json()
+    assert kept.fitted["objective"] == usual("zones").to_json()
     for name in ("head_log_discount", "head_far_logits", "head_sharpness"):
         assert getattr(kept.plan, name).shape == (2, 4)
     # What is in the file is what was measured.

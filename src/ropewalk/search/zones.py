@@ -37,7 +37,7 @@ LEAST_LOG, MOST_LOG = -1.0, 3.0
 COLDEST, HOTTEST = -0.5, 0.5
 # How far a head may stand from the shared numbers, and move in a step at the full rate.
 HEAD_LOG, HEAD_HEAT, HEAD_SHARP = 3.0, 0.7, 0.35
-LOG_RATE, HEAT_RATE, SHARP_RATE = 0.1, 0.04, 0.02
+LOG_RATE, HEAT_RATE, SHARP_RATE = 0.15, 0.06, 0.03
 
 
 @dataclass(frozen=True)
