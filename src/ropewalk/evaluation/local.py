@@ -86,7 +86,9 @@ class Local:
         )
         self.facts, self.original_length = self._facts(given)
         self.lengths = request.lengths or self._default_lengths()
-        self.crop = self._crop()
+        self.crop: Crop | None = None
+        if request.controls and self.original_length is not None:
+            self.crop = Crop.of(self.original_length, request.crop_stride)
         self.segments = self._segments() if request.reads_text else None
         self.not_asked: list[LeftOut] = []
         self.plan = self._plan(asked)
@@ -161,11 +163,6 @@ class Local:
             longest = read_map(self.map_file).target_length
         # From half the window: what a model does inside it is what longer lengths are held against.
         return doublings(max(8, self.original_length // 2), max(longest, 8))
-
-    def _crop(self) -> Crop | None:
-        if not self.request.controls or self.original_length is None:
-            return None
-        return Crop.of(self.original_length, self.request.crop_stride)
 
     def _segments(self) -> Segments:
         request = self.request

@@ -77,7 +77,8 @@ class Witness:
         return {
             token: value
             for name, value in _top(choice.get("logprobs"))
-            if (token := self._token(name)) is not None and math.isfinite(value)
+            if (token := name if isinstance(name, int) else self._by_text.get(name)) is not None
+            and math.isfinite(value)
         }
 
     def _choice(self, ids: Sequence[int], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,9 +107,6 @@ class Witness:
                 hint="is --base the model that it serves? A server that cuts prompts also reads fewer",
             )
         return choice
-
-    def _token(self, name: int | str) -> int | None:
-        return name if isinstance(name, int) else self._by_text.get(name)
 
     @cached_property
     def _by_text(self) -> dict[str, int]:

@@ -43,7 +43,11 @@ class One:
         self.cropped_unmodified: Reading | None = None
         self.unmodified_is: str | None = None
         self.reader = self._reader()
-        self._refuse_early()
+        # What is measured last is checked first: nobody should hear of a misspelt name after an hour of reading.
+        check_caches(self.request.cache)
+        check_temperatures(self.request.temperatures, self.local.original_length)
+        if self.request.health and self.local.segments is None:
+            raise UsageError("health is measured on text", hint="add ppl to --tasks")
         self.caches: list[dict[str, Any]] = []
         self.temperatures: list[dict[str, Any]] = []
 
@@ -62,13 +66,6 @@ class One:
                 hint="leave --cache and --health out, or use compare",
             )
         return replace(from_map_file(local.map_file, local.facts), name=MODEL.name)
-
-    def _refuse_early(self) -> None:
-        """What is measured last is checked first: nobody should hear of a misspelt name after an hour of reading."""
-        check_caches(self.request.cache)
-        check_temperatures(self.request.temperatures, self.local.original_length)
-        if self.request.health and self.local.segments is None:
-            raise UsageError("health is measured on text", hint="add ppl to --tasks")
 
     @property
     def _owners(self) -> list[int] | None:

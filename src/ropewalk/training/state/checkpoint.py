@@ -155,15 +155,11 @@ def clean_leftovers(root: Path) -> None:
     if not root.is_dir():
         return
     for path in root.glob(".step-*.tmp"):
-        _rescue(path, root)
+        # Killed between the two renames of a replacement, the old checkpoint sits whole inside the `.old.` folder.
+        for inner in path.glob("step-*"):
+            if ".old." in path.name and inner.is_dir() and not (root / inner.name).exists():
+                inner.rename(root / inner.name)
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _rescue(path: Path, root: Path) -> None:
-    # Killed between the two renames of a replacement, the old checkpoint sits whole inside the `.old.` folder.
-    for inner in path.glob("step-*"):
-        if ".old." in path.name and inner.is_dir() and not (root / inner.name).exists():
-            inner.rename(root / inner.name)
 
 
 def _damaged(path: Path, what: str) -> DamagedError:

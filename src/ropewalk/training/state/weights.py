@@ -249,7 +249,8 @@ def read_model(folder: Path, model: Any) -> None:
         saved |= load_file(file)
     own = model.state_dict()
     # Of tied tensors the files hold one: the other names are filled with it.
-    tied = {name for name, tensor in own.items() if name not in saved and _twin(tensor, own, saved)}
+    held = {tensor.data_ptr() for name, tensor in own.items() if name in saved}
+    tied = {name for name, tensor in own.items() if name not in saved and tensor.data_ptr() in held}
     if set(saved) | tied != set(own):
         # Architectures whose file layout is not their module layout (fused experts) go through their own loader.
         from transformers import AutoModelForCausalLM
@@ -262,7 +263,3 @@ def read_model(folder: Path, model: Any) -> None:
         raise DamagedError(
             f"checkpoint {folder.name} does not fit the model: {odd}", hint="use the run's own recipe"
         )
-
-
-def _twin(tensor: torch.Tensor, own: Mapping[str, torch.Tensor], saved: Mapping[str, torch.Tensor]) -> bool:
-    return any(name in saved and other.data_ptr() == tensor.data_ptr() for name, other in own.items())

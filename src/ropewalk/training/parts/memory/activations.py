@@ -10,7 +10,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -92,7 +92,9 @@ class ActivationOffload:
             root = Path(self.options.offload_folder or tempfile.gettempdir())
             self._made_root = not root.exists()
             self._folder = _private_folder(root)
-        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack)
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(
+            self._pack, lambda packed: packed if isinstance(packed, Tensor) else packed.load()
+        )
         self._hooks.__enter__()
         return self
 
@@ -122,10 +124,6 @@ class ActivationOffload:
         self.stored_bytes += size
         self.peak_bytes = max(self.peak_bytes, self.stored_bytes)
         return place
-
-    @staticmethod
-    def _unpack(packed: Any) -> Tensor:
-        return packed if isinstance(packed, Tensor) else packed.load()
 
     def _next_path(self) -> Path:
         assert self._folder is not None, "activations are saved inside the context"
@@ -161,7 +159,11 @@ class _OnDisk:
             with open(self._path, "wb") as stream:
                 stream.write(flat.numpy().data)
         except OSError as error:
-            raise _no_room(self._path.parent, size, error) from error
+            raise RopewalkError(
+                f"cannot put an activation of {format_bytes(size)} into {self._path.parent} "
+                f"({one_line(error.strerror or error)})",
+                hint="free the disk, set memory.offload_folder elsewhere, or memory.offload_limit lower",
+            ) from error
 
     def load(self) -> Tensor:
         flat = torch.empty(self._size, dtype=torch.uint8)
@@ -186,8 +188,11 @@ def _private_folder(root: Path) -> Path:
     try:
         root.mkdir(parents=True, exist_ok=True)
         _refuse_memory(root)
-        for stale in _stale_folders(root):
-            shutil.rmtree(stale, ignore_errors=True)
+        for folder in root.glob("ropewalk-activations-*-*"):
+            number = folder.name.split("-")[2]
+            # A link could lead anywhere: only folders that a process of ours made are removed.
+            if number.isdigit() and not folder.is_symlink() and not _alive(int(number)):
+                shutil.rmtree(folder, ignore_errors=True)
         return Path(tempfile.mkdtemp(prefix=f"ropewalk-activations-{os.getpid()}-", dir=root))
     except OSError as error:
         raise RopewalkError(
@@ -216,14 +221,6 @@ def _refuse_memory(root: Path) -> None:
         )
 
 
-def _stale_folders(root: Path) -> Iterator[Path]:
-    for folder in root.glob("ropewalk-activations-*-*"):
-        number = folder.name.split("-")[2]
-        # A link could lead anywhere: only folders that a process of ours made are removed.
-        if number.isdigit() and not folder.is_symlink() and not _alive(int(number)):
-            yield folder
-
-
 def _alive(process: int) -> bool:
     try:
         # Signal 0 reaches nobody and only asks whether the process is there.
@@ -234,10 +231,3 @@ def _alive(process: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _no_room(folder: Path, size: int, error: OSError) -> RopewalkError:
-    return RopewalkError(
-        f"cannot put an activation of {format_bytes(size)} into {folder} ({one_line(error.strerror or error)})",
-        hint="free the disk, set memory.offload_folder elsewhere, or memory.offload_limit lower",
-    )
