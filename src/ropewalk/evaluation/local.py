@@ -266,7 +266,19 @@ class Local:
         self.watcher.plan(sum(unit.tokens for unit in units) // self.processes.world)
         self.watcher.begin(f"{candidate.name}: text")
         found = run_units(units, self.cells, self.processes, self.watcher.step)
-        return self._reading(engine, candidate, found)
+        assert self.segments is not None
+        count, label = len(self.segments.items), candidate.slug
+        prefix = self.request.protocol == "prefix"
+        if candidate.cropped:
+            assert self.crop is not None
+            stops = {length: length if prefix else self.segments.length for length in self.lengths}
+            return cropped_reading(stops, found, self.crop, count, label)
+        if prefix:
+            return prefix_reading(engine, self.lengths, found, label, count)
+        unweighted = self.request.window_mean
+        return sliding_reading(
+            self.segments, self.lengths, found, label, self.request.stride, unweighted=unweighted
+        )
 
     def cropped_tail(self, candidate: Candidate, crop: Crop, first: int) -> list[LossArray]:
         """Losses of the tokens from `first` on with another crop than the control's."""
@@ -284,21 +296,6 @@ class Local:
             return prefix_units(engine, self.segments, self.lengths, label)
         stride = self.request.stride
         return [u for n in self.lengths for u in window_units(engine, self.segments, n, stride, label)]
-
-    def _reading(self, engine: Engine, candidate: Candidate, found: dict[str, Any]) -> Reading:
-        assert self.segments is not None
-        count, label = len(self.segments.items), candidate.slug
-        prefix = self.request.protocol == "prefix"
-        if candidate.cropped:
-            assert self.crop is not None
-            stops = {length: length if prefix else self.segments.length for length in self.lengths}
-            return cropped_reading(stops, found, self.crop, count, label)
-        if prefix:
-            return prefix_reading(engine, self.lengths, found, label, count)
-        unweighted = self.request.window_mean
-        return sliding_reading(
-            self.segments, self.lengths, found, label, self.request.stride, unweighted=unweighted
-        )
 
     def _answers(self, engine: Engine, candidate: Candidate) -> list[SampleScore]:
         """Every question in the form in which its task counts; the first reader of a run decides the forms."""

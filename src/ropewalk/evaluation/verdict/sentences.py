@@ -136,12 +136,12 @@ def _retrieval_words(draft: Verdict, taken: Row, controls: Mapping[str, Row], ab
     )
 
 
-def _sure(gap: Paired, *, better: str, worse: str, sign: int = 1) -> str:
+def _sure(gap: Paired, *, better: str, worse: str) -> str:
     if gap.p is None:
         return "too few texts to be sure of anything"
     if not gap.surely:
         return "no sure difference"
-    return f"surely {better if sign * gap.difference > 0 else worse}"
+    return f"surely {better if gap.difference > 0 else worse}"
 
 
 def _text_words(taken: Row, controls: Mapping[str, Row], about: About) -> str:

@@ -89,11 +89,6 @@ def _train_in_full(model: Any, module: nn.Module) -> None:
         head.register_forward_pre_hook(lambda _head, args: (args[0].float(), *args[1:]))
 
 
-def is_lora(model: Any) -> bool:
-    """Whether `add_lora` made this model."""
-    return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
-
-
 def trained_tensors(model: Any) -> dict[str, Tensor]:
     """Everything that LoRA trains, by name: adapters, and norms and embeddings where trained."""
     return {name: tensor.detach() for name, tensor in _trained(model).items()}
