@@ -37,10 +37,12 @@ from ropewalk.evaluation.retrieval.forms import Forms
 from ropewalk.evaluation.retrieval.inputs import asking_of
 from ropewalk.evaluation.retrieval.run import Course, Plan, plan_tasks, run_cropped, run_plan
 from ropewalk.evaluation.retrieval.scores import SampleScore
+from ropewalk.evaluation.work import fingerprints
 from ropewalk.evaluation.work.cells import Cells, LossArray
 from ropewalk.evaluation.work.processes import Processes
 from ropewalk.evaluation.work.watch import Watcher
 from ropewalk.map_files import is_map, read_map
+from ropewalk.models.facts import read_facts
 from ropewalk.text.corpus import read_documents
 from ropewalk.text.segments import Segments, cut
 from ropewalk.units import doublings
@@ -146,8 +148,6 @@ class Local:
 
     def _facts(self, model: Any | None) -> tuple[Any | None, int | None]:
         """What the configuration says about rotation; a model without any can be measured, with its window given."""
-        from ropewalk.models.facts import read_facts
-
         try:
             facts = read_facts(self.request.model if model is None else model.config.to_dict())
         except RopewalkError as error:
@@ -204,8 +204,6 @@ class Local:
 
     def _bound(self, given: Any | None) -> dict[str, str]:
         """Hashes of text, questions and weights, held against those of the run that goes on."""
-        from ropewalk.evaluation.work import fingerprints
-
         if not self.cells.keeps:
             return {}
         hashes, failure = dict[str, str](), None

@@ -22,6 +22,7 @@ from ropewalk.attention.chunks import chunks_agree
 from ropewalk.attention.interface import split_attention
 from ropewalk.attention.split import splittable
 from ropewalk.errors import RopewalkError, UsageError, one_line
+from ropewalk.generation.cheap import turned
 from ropewalk.generation.ladder import Ladder, Rung, in_force
 from ropewalk.models.live.heads import decoder_of
 from ropewalk.models.live.rotary import bare
@@ -100,8 +101,6 @@ class Session:
             return self._forward(self.ids)
         self.switches.append(len(self.ids))
         if self.cheap:
-            from ropewalk.generation.cheap import turned
-
             # Around the change of rungs: it looks at the rotation before and after.
             with turned(self.model, self._cache):
                 self._enter(rung, keep=True)

@@ -12,6 +12,7 @@ from ropewalk.errors import UsageError
 from ropewalk.evaluation.candidates.attended import from_map_file
 from ropewalk.evaluation.candidates.candidate import Candidate
 from ropewalk.evaluation.candidates.controls import is_scaled, unmodified
+from ropewalk.evaluation.forward.health import attention_health, gradient_norms, output_spread
 from ropewalk.evaluation.local import Local, Measured
 from ropewalk.evaluation.loss import key_tokens
 from ropewalk.evaluation.loss.controls import tail_difference, with_difference
@@ -27,6 +28,7 @@ from ropewalk.evaluation.verdict.kept import (
     measured_caches,
     measured_temperatures,
 )
+from ropewalk.models.structure.record import RECORD
 from ropewalk.units import format_length
 
 MODEL = Candidate("model", "control")
@@ -125,8 +127,6 @@ class One:
 
     def _own_scaling(self) -> bool | None:
         """Whether the configuration scales the rotation on this toolkit's behalf; None: somebody else scaled it."""
-        from ropewalk.models.structure.record import RECORD
-
         facts = self.local.facts
         if facts is None or not is_scaled(facts):
             return False
@@ -165,8 +165,6 @@ class One:
             self._read_controls(Candidate("base", "control"), model)
 
     def _health(self) -> dict[str, Any] | None:
-        from ropewalk.evaluation.forward.health import attention_health, gradient_norms, output_spread
-
         local = self.local
         local.watcher.begin("health")
 
