@@ -56,19 +56,26 @@ ROOMS: dict[str, tuple[Part, ...]] = {
     "evaluation": (
         _evaluation("statistics/choice statistics/intervals statistics/student", "test_eval_statistics"),
         _evaluation(
-            "verdict/effective loss/reading loss/controls loss/sliding loss/units", "test_eval_loss"
+            "verdict/effective loss/reading loss/controls loss/sliding loss/units",
+            "test_eval_loss test_eval_loss_figures test_eval_effective",
         ),
-        _evaluation("verdict/ranking verdict/many verdict/worth loss/key_tokens", "test_eval_compare_verdict"),
-        _evaluation("retrieval/grid retrieval/scores retrieval/inputs", "test_eval_retrieval"),
+        _evaluation(
+            "verdict/ranking verdict/many verdict/worth loss/key_tokens",
+            "test_eval_compare_verdict test_eval_compare_figures test_eval_key_tokens test_eval_statistics",
+        ),
+        _evaluation("retrieval/grid retrieval/scores retrieval/inputs", "test_eval_retrieval test_eval_scores"),
         _evaluation(
             "tasks/biographies tasks/documents tasks/haystack tasks/kv tasks/needle tasks/passkey tasks/values "
             "tasks/qa tasks/reasoning tasks/ruler_niah tasks/ruler_trace tasks/ruler_words tasks/sample",
-            "test_eval_task_texts test_eval_tasks test_eval_tasks_harder",
+            "test_eval_task_texts test_eval_task_rules test_eval_tasks test_eval_tasks_harder",
         ),
-        _evaluation("served/loss served/plan", "test_eval_served"),
+        _evaluation("served/loss served/plan", "test_eval_served test_eval_served_figures"),
     ),
     "training": (
-        _training("data/streams data/mixture data/batches", "test_train_streams test_train_data test_train_cache"),
+        _training(
+            "data/streams data/mixture data/batches",
+            "test_train_streams test_train_data test_train_cache test_train_rows",
+        ),
         _training("data/stages", "test_train_stages"),
         _training("step objective model/optimisers", "test_train_step test_train_optimisers"),
         _training("held_out", "test_train_held_out"),
