@@ -92,9 +92,7 @@ class ActivationOffload:
             root = Path(self.options.offload_folder or tempfile.gettempdir())
             self._made_root = not root.exists()
             self._folder = _private_folder(root)
-        self._hooks = torch.autograd.graph.saved_tensors_hooks(
-            self._pack, lambda packed: packed if isinstance(packed, Tensor) else packed.load()
-        )
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack)
         self._hooks.__enter__()
         return self
 
@@ -124,6 +122,10 @@ class ActivationOffload:
         self.stored_bytes += size
         self.peak_bytes = max(self.peak_bytes, self.stored_bytes)
         return place
+
+    @staticmethod
+    def _unpack(packed: Any) -> Tensor:
+        return packed if isinstance(packed, Tensor) else packed.load()
 
     def _next_path(self) -> Path:
         assert self._folder is not None, "activations are saved inside the context"
