@@ -1,4 +1,4 @@
-"""Token weights: each formula by hand, their mean always 1, and what is done to inputs."""
+"""Token weights: each formula by hand, their products, and what is done to inputs."""
 
 from __future__ import annotations
 
@@ -39,12 +39,9 @@ def test_shapes_by_hand():
     assert bands.tolist() == [1, 1, 0, 0, 0, 4, 4, 4]
 
 
-def test_weights_have_mean_one_over_scored_tokens_only():
+def test_weights_are_those_of_the_shape_over_scored_tokens_only():
     weights = token_weights(WeightingOptions(shape={"shape": "power", "exponent": 1.0}), labels_BT=LABELS)
-    scored = LABELS != IGNORE
-    assert weights[~scored].tolist() == [0.0]
-    assert weights[scored].mean().item() == pytest.approx(1.0)
-    assert (weights[0, 1] / weights[0, 0]).item() == pytest.approx(2.0)
+    assert weights[0].tolist() == pytest.approx([x / 8 for x in (1, 2, 3, 4, 5, 6, 0, 8)])
 
 
 def test_context_starts_again_in_each_document():
@@ -75,20 +72,14 @@ def test_repeat_distance_is_that_of_a_walk_with_a_dictionary(seed):
     assert repeat_distance(inputs, labels, documents).tolist() == wanted
 
 
-def test_products_without_a_mean_and_with_the_datas_own_weights():
+def test_products_with_the_datas_own_weights():
     options = WeightingOptions(
         shape={"shape": "ramp", "low": 1.0, "high": 3.0, "span": 4}, near={"by": "position", "tokens": 2}
     )
     base = torch.tensor([[0.5, 0.5, 0.5, 0.5, 1.0, 1.0, 1.0, 0.0]])
-    plain = token_weights(options, labels_BT=LABELS, base_BT=base, mean_one=False)
-    raw = [0.0, 0.0, 1.0, 1.25, 3.0, 3.0, 0.0, 0.0]
-    assert plain[0].tolist() == pytest.approx(raw)
-    kept = token_weights(options, labels_BT=LABELS, base_BT=base)
-    # Where the label is IGNORE nothing counts: the scored base sums to 4.
-    assert kept[0].tolist() == pytest.approx([4 / sum(raw) * weight for weight in raw])
-    default = token_weights(WeightingOptions(shape={"shape": "power", "exponent": 1.0}), labels_BT=LABELS)
-    reach = [1, 2, 3, 4, 5, 6, 0, 8]
-    assert default[0].tolist() == pytest.approx([7 * x / sum(reach) for x in reach])
+    plain = token_weights(options, labels_BT=LABELS, base_BT=base)
+    # Where the label is IGNORE nothing counts, whatever the data says.
+    assert plain[0].tolist() == pytest.approx([0.0, 0.0, 1.0, 1.25, 3.0, 3.0, 0.0, 0.0])
 
 
 def test_near_tokens_lose_their_weight():
@@ -99,7 +90,7 @@ def test_near_tokens_lose_their_weight():
         labels_BT=torch.tensor([[2, 3, 4, 1, 2, 3]]),
         inputs_BT=torch.tensor([[1, 2, 3, 4, 1, 2]]),
     )
-    assert distant.tolist() == [[0, 0, 0, 0, 3, 3]]
+    assert distant.tolist() == [[0, 0, 0, 0, 1, 1]]
 
 
 def test_long_tokens_weigh_by_what_far_context_gives():
@@ -108,7 +99,7 @@ def test_long_tokens_weigh_by_what_far_context_gives():
     options = WeightingOptions(long_tokens={"context": 2, "ceiling": 5.0})
     weights = token_weights(options, labels_BT=LABELS, losses_BT=losses, cropped_losses_BT=cropped)
     raw = [1.0, 5.0, math.exp(-1), 5.0, 1.0, 1.0, 0.0, 1.0]
-    assert weights[0].tolist() == pytest.approx([w * 7 / sum(raw) for w in raw], rel=1e-5)
+    assert weights[0].tolist() == pytest.approx(raw, rel=1e-5)
 
 
 def test_easy_tokens_by_bound_and_by_quantile():
@@ -134,25 +125,29 @@ def test_a_row_without_a_scored_token_has_no_weight():
 
 @settings(max_examples=40, deadline=None)
 @given(st.booleans(), st.booleans(), st.booleans(), st.booleans(), st.integers(0, 1000))
-def test_any_combination_keeps_the_sum_of_the_datas_own_weights(shape, near, easy, long, seed):
+def test_any_combination_is_the_product_of_its_parts_and_of_the_datas_own_weights(
+    shape, near, easy, long, seed
+):
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(0, 50, (3, 40), generator=generator)
     labels[0, :5] = IGNORE
     base = torch.rand(3, 40, generator=generator) * (labels != IGNORE)
-    options = WeightingOptions(
-        shape=ShapeWeight(shape="ramp", low=0.5, high=2.0) if shape else None,
-        near={"tokens": 7} if near else None,
-        easy={"quantile": 0.3} if easy else None,
-        long_tokens=LongTokenWeight(context=8) if long else None,
-    )
-    weights = token_weights(
-        options,
-        labels_BT=labels,
-        losses_BT=torch.rand(3, 40, generator=generator) * 4,
-        cropped_losses_BT=torch.rand(3, 40, generator=generator) * 6,
-        base_BT=base,
-    )
-    assert weights.sum().item() == pytest.approx(base.sum().item(), rel=1e-4)
+    given = {
+        "shape": ShapeWeight(shape="ramp", low=0.5, high=2.0) if shape else None,
+        "near": {"tokens": 7} if near else None,
+        "easy": {"quantile": 0.3} if easy else None,
+        "long_tokens": LongTokenWeight(context=8) if long else None,
+    }
+    known = {
+        "labels_BT": labels,
+        "losses_BT": torch.rand(3, 40, generator=generator) * 4,
+        "cropped_losses_BT": torch.rand(3, 40, generator=generator) * 6,
+    }
+    weights = token_weights(WeightingOptions(**given), base_BT=base, **known)
+    wanted = base
+    for name, part in given.items():
+        wanted = wanted * token_weights(WeightingOptions(**{name: part}), **known)
+    torch.testing.assert_close(weights, wanted)
     assert not weights[labels == IGNORE].any()
 
 
