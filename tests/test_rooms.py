@@ -211,10 +211,8 @@ MANY = {
     "runtimes.fingerprint.fingerprint": "a public verb: the command line's own options",
     "runtimes.writing.export": "a public verb: the command line's own options",
     "search.tune.tune": "a public verb: the command line's own options",
-    "evaluation.tasks.registry.text_sample": "public: one sample in words, for generators of training text",
     "training.parts.loss.losses.chunked_cross_entropy": "public: tensors and the head's constants, as torch's",
     "training.parts.loss.losses._ChunkedCrossEntropy.forward": "autograd takes flat tensors only",
-    "training.parts.weighting.weights.token_weights": "public: what each rule looks at, all but the labels optional",
 }
 
 

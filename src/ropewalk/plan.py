@@ -136,7 +136,9 @@ class Plan:
         # 400 steps in all, as YaRN, shared out over the lengths.
         steps = max(1, 400 // len(lengths))
         # A model that stays as it is trains under its own frequencies.
-        rope = {} if self.advice.keep else {"rope": self._rope()}
+        advice = self.advice
+        stretch = {"method": advice.method, "factor": advice.factor, "parameters": advice.parameters}
+        rope = {} if advice.keep else {"rope": stretch | {"follow": "final"}}
         recipe: dict[str, Any] = {
             "format": "ropewalk-recipe/1",
             "name": f"extend-{format_length(target)}",
@@ -154,14 +156,6 @@ class Plan:
             "micro_batch_tokens": target,
         }
         return recipe | self.setup.recipe()
-
-    def _rope(self) -> dict[str, Any]:
-        return {
-            "method": self.advice.method,
-            "factor": self.advice.factor,
-            "parameters": self.advice.parameters,
-            "follow": "final",
-        }
 
 
 def plan(
@@ -290,7 +284,14 @@ def shape_of(facts: ModelFacts, parameters: int | None = None) -> ModelShape:
         window=layers.sliding_window,
         chunked="chunked_attention" in layers.layer_types,
         value_dim=facts.value_dim,
-        latent=None if facts.mla is None else _latent(facts.mla),
+        latent=None
+        if facts.mla is None
+        else Latent(
+            kv_rank=facts.mla["kv_lora_rank"] or 0,
+            rotary=facts.mla["qk_rope_head_dim"] or 0,
+            plain=facts.mla["qk_nope_head_dim"] or 0,
+            q_rank=facts.mla["q_lora_rank"],
+        ),
         mlp_projections=3 if widths.gated else 2,
         experts=None if widths.experts is None else Experts(**widths.experts),
         # Packed weights hold several values an element, so that their count says nothing.
@@ -301,13 +302,4 @@ def shape_of(facts: ModelFacts, parameters: int | None = None) -> ModelShape:
         else Stored(
             stored[0], stored[1], "experts" if stored[2] else "projections", stored[0] in TRAINED_PACKED
         ),
-    )
-
-
-def _latent(mla: Mapping[str, int | None]) -> Latent:
-    return Latent(
-        kv_rank=mla["kv_lora_rank"] or 0,
-        rotary=mla["qk_rope_head_dim"] or 0,
-        plain=mla["qk_nope_head_dim"] or 0,
-        q_rank=mla["q_lora_rank"],
     )

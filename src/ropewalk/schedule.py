@@ -72,7 +72,12 @@ class FrequencySchedule:
     @property
     def stretch(self) -> PerPair:
         """theta_i / theta'_i per pair: 1 leaves a pair alone, `factor` interpolates it fully, inf stops it."""
-        return _ratio(self.geometry.inv_freq, self.inv_freq)
+        ratio = np.ones_like(self.geometry.inv_freq)
+        # A tail that never turned is left alone (1); a pair that a method stops is stretched without end.
+        moving = self.geometry.inv_freq > 0
+        with np.errstate(divide="ignore"):
+            ratio[moving] = self.geometry.inv_freq[moving] / self.inv_freq[moving]
+        return ratio
 
     @property
     def profile(self) -> PerPair:
@@ -160,12 +165,3 @@ class FrequencySchedule:
     def __hash__(self) -> int:
         # Less than __eq__ compares: parameters may hold lists, which have no hash.
         return hash((self.method, self.geometry, self.factor, self.attention_factor, self.inv_freq.tobytes()))
-
-
-def _ratio(base: FloatArray, new: FloatArray) -> FloatArray:
-    ratio = np.ones_like(base)
-    # A tail that never turned is left alone (1); a pair that a method stops is stretched without end.
-    moving = base > 0
-    with np.errstate(divide="ignore"):
-        ratio[moving] = base[moving] / new[moving]
-    return ratio

@@ -1,4 +1,4 @@
-"""Token weights: each formula by hand, their mean always 1, and what is done to inputs."""
+"""Token weights: each formula by hand, their products, and what is done to inputs."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from ropewalk.training.parts.weighting.options import LongTokenWeight, ShapeWeig
 from ropewalk.training.parts.weighting.weights import (
     context_of,
     cropped_losses,
+    normalised,
     repeat_distance,
     shape_weight,
     token_weights,
@@ -38,12 +39,9 @@ def test_shapes_by_hand():
     assert bands.tolist() == [1, 1, 0, 0, 0, 4, 4, 4]
 
 
-def test_weights_have_mean_one_over_scored_tokens_only():
+def test_weights_are_those_of_the_shape_over_scored_tokens_only():
     weights = token_weights(WeightingOptions(shape={"shape": "power", "exponent": 1.0}), labels_BT=LABELS)
-    scored = LABELS != IGNORE
-    assert weights[~scored].tolist() == [0.0]
-    assert weights[scored].mean().item() == pytest.approx(1.0)
-    assert (weights[0, 1] / weights[0, 0]).item() == pytest.approx(2.0)
+    assert weights[0].tolist() == pytest.approx([x / 8 for x in (1, 2, 3, 4, 5, 6, 0, 8)])
 
 
 def test_context_starts_again_in_each_document():
@@ -74,20 +72,14 @@ def test_repeat_distance_is_that_of_a_walk_with_a_dictionary(seed):
     assert repeat_distance(inputs, labels, documents).tolist() == wanted
 
 
-def test_products_without_a_mean_and_with_the_datas_own_weights():
+def test_products_with_the_datas_own_weights():
     options = WeightingOptions(
         shape={"shape": "ramp", "low": 1.0, "high": 3.0, "span": 4}, near={"by": "position", "tokens": 2}
     )
     base = torch.tensor([[0.5, 0.5, 0.5, 0.5, 1.0, 1.0, 1.0, 0.0]])
-    plain = token_weights(options, labels_BT=LABELS, base_BT=base, mean_one=False)
-    raw = [0.0, 0.0, 1.0, 1.25, 3.0, 3.0, 0.0, 0.0]
-    assert plain[0].tolist() == pytest.approx(raw)
-    kept = token_weights(options, labels_BT=LABELS, base_BT=base)
-    # Where the label is IGNORE nothing counts: the scored base sums to 4.
-    assert kept[0].tolist() == pytest.approx([4 / sum(raw) * weight for weight in raw])
-    default = token_weights(WeightingOptions(shape={"shape": "power", "exponent": 1.0}), labels_BT=LABELS)
-    reach = [1, 2, 3, 4, 5, 6, 0, 8]
-    assert default[0].tolist() == pytest.approx([7 * x / sum(reach) for x in reach])
+    plain = token_weights(options, labels_BT=LABELS, base_BT=base)
+    # Where the label is IGNORE nothing counts, whatever the data says.
+    assert plain[0].tolist() == pytest.approx([0.0, 0.0, 1.0, 1.25, 3.0, 3.0, 0.0, 0.0])
 
 
 def test_near_tokens_lose_their_weight():
@@ -98,7 +90,7 @@ def test_near_tokens_lose_their_weight():
         labels_BT=torch.tensor([[2, 3, 4, 1, 2, 3]]),
         inputs_BT=torch.tensor([[1, 2, 3, 4, 1, 2]]),
     )
-    assert distant.tolist() == [[0, 0, 0, 0, 3, 3]]
+    assert distant.tolist() == [[0, 0, 0, 0, 1, 1]]
 
 
 def test_long_tokens_weigh_by_what_far_context_gives():
@@ -107,7 +99,7 @@ def test_long_tokens_weigh_by_what_far_context_gives():
     options = WeightingOptions(long_tokens={"context": 2, "ceiling": 5.0})
     weights = token_weights(options, labels_BT=LABELS, losses_BT=losses, cropped_losses_BT=cropped)
     raw = [1.0, 5.0, math.exp(-1), 5.0, 1.0, 1.0, 0.0, 1.0]
-    assert weights[0].tolist() == pytest.approx([w * 7 / sum(raw) for w in raw], rel=1e-5)
+    assert weights[0].tolist() == pytest.approx(raw, rel=1e-5)
 
 
 def test_easy_tokens_by_bound_and_by_quantile():
@@ -133,25 +125,29 @@ def test_a_row_without_a_scored_token_has_no_weight():
 
 @settings(max_examples=40, deadline=None)
 @given(st.booleans(), st.booleans(), st.booleans(), st.booleans(), st.integers(0, 1000))
-def test_any_combination_keeps_the_sum_of_the_datas_own_weights(shape, near, easy, long, seed):
+def test_any_combination_is_the_product_of_its_parts_and_of_the_datas_own_weights(
+    shape, near, easy, long, seed
+):
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(0, 50, (3, 40), generator=generator)
     labels[0, :5] = IGNORE
     base = torch.rand(3, 40, generator=generator) * (labels != IGNORE)
-    options = WeightingOptions(
-        shape=ShapeWeight(shape="ramp", low=0.5, high=2.0) if shape else None,
-        near={"tokens": 7} if near else None,
-        easy={"quantile": 0.3} if easy else None,
-        long_tokens=LongTokenWeight(context=8) if long else None,
-    )
-    weights = token_weights(
-        options,
-        labels_BT=labels,
-        losses_BT=torch.rand(3, 40, generator=generator) * 4,
-        cropped_losses_BT=torch.rand(3, 40, generator=generator) * 6,
-        base_BT=base,
-    )
-    assert weights.sum().item() == pytest.approx(base.sum().item(), rel=1e-4)
+    given = {
+        "shape": ShapeWeight(shape="ramp", low=0.5, high=2.0) if shape else None,
+        "near": {"tokens": 7} if near else None,
+        "easy": {"quantile": 0.3} if easy else None,
+        "long_tokens": LongTokenWeight(context=8) if long else None,
+    }
+    known = {
+        "labels_BT": labels,
+        "losses_BT": torch.rand(3, 40, generator=generator) * 4,
+        "cropped_losses_BT": torch.rand(3, 40, generator=generator) * 6,
+    }
+    weights = token_weights(WeightingOptions(**given), base_BT=base, **known)
+    wanted = base
+    for name, part in given.items():
+        wanted = wanted * token_weights(WeightingOptions(**{name: part}), **known)
+    torch.testing.assert_close(weights, wanted)
     assert not weights[labels == IGNORE].any()
 
 
@@ -328,3 +324,71 @@ def test_missing_losses_and_contradictory_options_are_refused():
     ):
         with pytest.raises(ValidationError):
             WeightingOptions(**fields)
+
+
+def test_gains_are_clipped_on_both_sides_and_before_they_overflow():
+    """exp of a gain of 50 at the most; between floor and ceiling; only one alone of the two parts that need losses."""
+    losses = torch.tensor([[1.0, 1.0, 5.0, 1.0, 1.0, 1.0, 1.0, 1.0]])
+    cropped = torch.tensor([[61.0, 51.0, 1.0, 2.0, 1.0, 1.0, 1.0, 500.0]])
+    options = WeightingOptions(long_tokens={"context": 2, "floor": 0.25, "ceiling": 1e30})
+    found = token_weights(
+        options, labels_BT=LABELS, losses_BT=losses, cropped_losses_BT=cropped, mean_one=False
+    )
+    raw = [math.exp(50), math.exp(50), 0.25, math.e, 1.0, 1.0, 0.0, math.exp(50)]
+    assert found[0].tolist() == pytest.approx(raw, rel=1e-5)
+    both = WeightingOptions(long_tokens={"context": 2, "ceiling": 2.0}, easy={"below": 1.0})
+    easy = torch.tensor([[1.0, 1.001, 5.0, 0.5, 2.0, 1.0, 9.0, 3.0]])
+    found = token_weights(
+        both, labels_BT=LABELS, losses_BT=easy, cropped_losses_BT=easy + 0.5, mean_one=False
+    )
+    kept = [0, math.exp(0.5), math.exp(0.5), 0, math.exp(0.5), 0, 0, math.exp(0.5)]
+    assert found[0].tolist() == pytest.approx(kept, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("quantile", "bound"), [(0.01, 0.1), (0.34, 0.3), (0.49, 0.3), (0.5, 0.4), (0.99, 0.6)]
+)
+def test_the_lowest_share_is_known_and_no_more(quantile, bound):
+    """Of seven scored losses the one at the whole place below quantile * 6: what is not above it carries no loss."""
+    losses = torch.tensor([[0.4, 0.2, 0.7, 0.1, 0.5, 0.6, -9.0, 0.3]])
+    options = WeightingOptions(easy={"quantile": quantile})
+    found = token_weights(options, labels_BT=LABELS, losses_BT=losses, mean_one=False)
+    assert found[0].tolist() == [
+        float(loss > bound) and float(loss > 0) for loss in (0.4, 0.2, 0.7, 0.1, 0.5, 0.6, -9, 0.3)
+    ]
+
+
+def test_weights_by_distance_by_hand():
+    inputs = torch.tensor([[1, 2, 3, 1, 2, 3, 1, 2]])
+    labels = torch.tensor([[2, 3, 1, 2, 3, 1, 2, 9]])
+    documents = torch.tensor([[0, 0, 0, 0, 0, 1, 1, 1]])
+    shaped = WeightingOptions(shape={"by": "distance", "shape": "power", "exponent": 1.0, "span": 8})
+    found = token_weights(shaped, labels_BT=labels, inputs_BT=inputs, mean_one=False)
+    assert found[0].tolist() == pytest.approx([1 / 8] * 3 + [4 / 8] * 4 + [1 / 8])
+    apart = token_weights(shaped, labels_BT=labels, inputs_BT=inputs, documents_BT=documents, mean_one=False)
+    assert apart[0].tolist() == pytest.approx([1 / 8] * 3 + [4 / 8] * 2 + [1 / 8] * 3)
+    near = WeightingOptions(near={"tokens": 2})
+    by_place = token_weights(near, labels_BT=labels, documents_BT=documents, mean_one=False)
+    assert by_place.tolist() == [[0, 0, 1, 1, 1, 0, 0, 1]]
+    assert by_place.dtype == torch.float32
+
+
+def test_spans_and_bands_at_their_edges():
+    wide = shape_weight(ShapeWeight(shape="power", exponent=2.0, span=4), REACH)[0]
+    assert wide.tolist() == pytest.approx([1 / 16, 4 / 16, 9 / 16, 1, 1, 1, 1, 1])
+    ramp = shape_weight(ShapeWeight(shape="ramp", low=2.0, high=1.0), REACH)[0]
+    assert ramp.tolist() == pytest.approx([2 - x / 8 for x in range(8)])
+    bands = shape_weight(ShapeWeight(shape="bands", bands=[(1, 0.5), (3, 2.0), (7, 0.0)]), REACH)[0]
+    assert bands.tolist() == [1, 0.5, 0.5, 2, 2, 2, 2, 0]
+
+
+def test_a_sum_is_kept_whatever_is_left_of_it():
+    base = torch.tensor([2.0, 1.0, 0.0, 1.0])
+    assert normalised(torch.tensor([1.0, 0.0, 9.0, 3.0]), base).tolist() == pytest.approx(
+        [1.6, 0.0, 0.0, 2.4]
+    )
+    assert normalised(torch.zeros(4), base).tolist() == [0.0] * 4
+    assert normalised(torch.ones(4), torch.zeros(4)).tolist() == [0.0] * 4
+    # However small what is left is.
+    small = normalised(torch.full((4,), 1e-30), base)
+    assert small.tolist() == pytest.approx([2.0, 1.0, 0.0, 1.0])

@@ -47,7 +47,10 @@ def base_bound(rotary_dim: int, length: int, *, exact: bool = False) -> float:
         return BASE_BOUNDS[rotary_dim, length]
     if exact or _is_scanned(rotary_dim, length):
         return scan_base_bound(rotary_dim, length)
-    low, high, share = _neighbours(rotary_dim)
+    # The heads of the table on both sides and how far between them, on a logarithmic scale; the outermost beyond.
+    place = min(max(bisect_right(_DIMS, rotary_dim), 1), len(_DIMS) - 1)
+    low, high = _DIMS[place - 1], _DIMS[place]
+    share = min(max(math.log(rotary_dim / low) / math.log(high / low), 0.0), 1.0)
     estimate = math.exp((1.0 - share) * _log_bound(low, length) + share * _log_bound(high, length))
     return estimate if estimate <= _LARGEST_BASE else math.inf
 
@@ -64,7 +67,8 @@ def base_bound_within(rotary_dim: int, length: int) -> float:
         return _BEYOND_TABLE
     if rotary_dim not in _DIMS:
         return _OTHER_HEAD
-    before, after = _around(length)
+    place = bisect_right(_LENGTHS, length)
+    before, after = _LENGTHS[place - 1], _LENGTHS[min(place, len(_LENGTHS) - 1)]
     value = base_bound(rotary_dim, length)
     # No finite row above, so that nothing is proven between the two.
     if math.isinf(BASE_BOUNDS[rotary_dim, after]):
@@ -75,19 +79,6 @@ def base_bound_within(rotary_dim: int, length: int) -> float:
 def _is_scanned(rotary_dim: int, length: int) -> bool:
     # Heads below the table's fail every base in a short window already, so that their scan ends early at any length.
     return length <= _SCANNED or rotary_dim < _DIMS[0]
-
-
-def _around(length: int) -> tuple[int, int]:
-    place = bisect_right(_LENGTHS, length)
-    return _LENGTHS[place - 1], _LENGTHS[min(place, len(_LENGTHS) - 1)]
-
-
-def _neighbours(rotary_dim: int) -> tuple[int, int, float]:
-    """The heads of the table on both sides and how far between them, on a logarithmic scale; the outermost beyond."""
-    place = min(max(bisect_right(_DIMS, rotary_dim), 1), len(_DIMS) - 1)
-    low, high = _DIMS[place - 1], _DIMS[place]
-    share = math.log(rotary_dim / low) / math.log(high / low)
-    return low, high, min(max(share, 0.0), 1.0)
 
 
 def _log_bound(rotary_dim: int, length: int) -> float:

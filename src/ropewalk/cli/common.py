@@ -154,6 +154,11 @@ param_option = click.option(
 )
 
 
+def running_options(function: Function) -> Function:
+    """How a model is run: --dtype, --attn, --trust-remote-code and --quiet."""
+    return dtype_option(attn_option(trust_option(quiet_option(function))))
+
+
 def contract(function: Function) -> Function:
     """The options that every command has: --json and --debug."""
     return json_option(debug_option(function))

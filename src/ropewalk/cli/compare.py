@@ -8,16 +8,13 @@ from typing import Any
 import click
 
 from ropewalk.cli.common import (
-    attn_option,
     console,
     contract,
     device_option,
-    dtype_option,
     emit_json,
     keeping,
-    quiet_option,
+    running_options,
     seed_option,
-    trust_option,
 )
 from ropewalk.cli.measuring import grid_option, measuring_options, tasks_option
 
@@ -60,10 +57,7 @@ from ropewalk.cli.measuring import grid_option, measuring_options, tasks_option
 @click.option("-o", "--output", metavar="RUN", help="Run folder; an unfinished one is completed.")
 @seed_option
 @device_option
-@dtype_option
-@attn_option
-@trust_option
-@quiet_option
+@running_options
 @contract
 def command(
     model: str, output: str | None, budget: str | None, quiet: bool, as_json: bool, **settings: Any

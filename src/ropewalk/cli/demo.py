@@ -67,7 +67,8 @@ class Tour:
         if extended is not None:
             line = shown_command("verify", extended)
             self._call("is the scaling active, and the same in stock software?", line)
-        page = self._report()
+        page = self.folder / "report.html"
+        self._call("all of it on one page", shown_command("report", self.folder / "compare", o=page))
         self._farewell(page)
         return {
             "model": MODEL,
@@ -143,12 +144,6 @@ class Tour:
         line = extend_command(MODEL, result.row(name), result.target_length, str(out), force=out.exists())
         self._call("write the recommended one into a checkpoint that stock software loads", line)
         return out
-
-    def _report(self) -> Path:
-        """The HTML page of the comparison."""
-        page = self.folder / "report.html"
-        self._call("all of it on one page", shown_command("report", self.folder / "compare", o=page))
-        return page
 
     def _farewell(self, page: Path) -> None:
         seconds = time.monotonic() - self.began

@@ -6,17 +6,7 @@ from typing import Any
 
 import click
 
-from ropewalk.cli.common import (
-    attn_option,
-    console,
-    contract,
-    dtype_option,
-    emit_json,
-    keeping,
-    quiet_option,
-    seed_option,
-    trust_option,
-)
+from ropewalk.cli.common import console, contract, emit_json, keeping, running_options, seed_option
 from ropewalk.cli.measuring import grid_option, measuring_options, tasks_option
 
 
@@ -91,10 +81,7 @@ from ropewalk.cli.measuring import grid_option, measuring_options, tasks_option
     show_default=True,
     help="auto, cpu, cuda, cuda:1, mps; all: layers spread over every device, for models too large for one.",
 )
-@dtype_option
-@attn_option
-@trust_option
-@quiet_option
+@running_options
 @contract
 def command(model: str, output: str | None, quiet: bool, as_json: bool, **settings: Any) -> None:
     """Loss by length, retrieval, controls and effective length of MODEL, or of a served model at a URL.

@@ -47,10 +47,6 @@ def _number(value: float | None, digits: int = 3) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def _range(pair: list[float] | None) -> str:
-    return "-" if pair is None else f"{pair[0]:.3f} .. {pair[1]:.3f}"
-
-
 def _loss_table(result: EvalResult) -> Any:
     from rich.table import Table
 
@@ -65,7 +61,7 @@ def _loss_table(result: EvalResult) -> Any:
             format_length(row.length),
             _number(row.loss),
             _number(row.perplexity, 2),
-            _range(row.ci),
+            "-" if row.ci is None else f"{row.ci[0]:.3f} .. {row.ci[1]:.3f}",
             _number(row.tail_loss),
             _number(crop.tail_loss if crop else None),
             # Adding zero after rounding turns a negative zero into a plain one.

@@ -165,20 +165,18 @@ def _show(screen: Console, result: ExportResult) -> None:
     for note in result.notes:
         screen.print(note, markup=False, soft_wrap=True)
     if any(exported.files for exported in result.exports):
-        _show_written(screen, result)
+        for written in result.exports:
+            _show_head(screen, written)
+            screen.print(
+                f"wrote {len(written.files)} files: {written.files[0]}", markup=False, soft_wrap=True
+            )
+            for note in () if written.fragment is None else written.fragment.notes:
+                screen.print(f"note: {note}", style="dim", markup=False, soft_wrap=True)
+            if written.launch:
+                screen.print(written.launch, markup=False, soft_wrap=True)
         return
     for exported in result.exports:
         _show_one(screen, exported, alone=len(result.exports) == 1)
-
-
-def _show_written(screen: Console, result: ExportResult) -> None:
-    for made in result.exports:
-        _show_head(screen, made)
-        screen.print(f"wrote {len(made.files)} files: {made.files[0]}", markup=False, soft_wrap=True)
-        for note in () if made.fragment is None else made.fragment.notes:
-            screen.print(f"note: {note}", style="dim", markup=False, soft_wrap=True)
-        if made.launch:
-            screen.print(made.launch, markup=False, soft_wrap=True)
 
 
 def _show_one(screen: Console, made: Exported, *, alone: bool) -> None:

@@ -10,18 +10,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ropewalk.cli.common import (
-    attn_option,
     contract,
     device_option,
-    dtype_option,
     emit_json,
     interrupted,
     param_option,
     parse_params,
-    quiet_option,
+    running_options,
     seed_option,
     show_error,
-    trust_option,
 )
 from ropewalk.errors import RopewalkError, UsageError, one_line
 
@@ -81,10 +78,7 @@ if TYPE_CHECKING:
 )
 @seed_option
 @device_option
-@dtype_option
-@attn_option
-@trust_option
-@quiet_option
+@running_options
 @contract
 def command(model: str, **options: Any) -> int | None:
     """Continue a prompt under the smallest factor whose window holds it.

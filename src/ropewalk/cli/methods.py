@@ -11,7 +11,6 @@ from ropewalk.cli.common import console, contract, emit_json
 from ropewalk.errors import shown_command
 
 if TYPE_CHECKING:
-    from ropewalk.map_table import MapInfo
     from ropewalk.methods import Method
 
 
@@ -24,7 +23,16 @@ def command(name: str | None, as_json: bool) -> None:
     from ropewalk.methods import find_method, methods
 
     if name in MAPS and not as_json:
-        _show_map(MAPS[str(name)])
+        shown = MAPS[str(name)]
+        screen = console()
+        screen.print(f"{shown.name}   {shown.kind}", style="bold")
+        screen.print(shown.summary, markup=False)
+        screen.print(f"\npaper         {shown.paper or '-'}", markup=False)
+        screen.print(
+            "written as    nothing: stock programs cannot carry it; it runs in generate, eval and compare"
+        )
+        for name, default in shown.parameters.items():
+            screen.print(f"  -p {name}=   {default}", markup=False)
         return
     if name in MAPS:
         emit_json({"methods": [], "temperatures": [], "position_maps": [MAPS[str(name)].to_json()]})
@@ -115,18 +123,6 @@ def _show_all(found: list[Method]) -> None:
         "Any method can also run as dynamic scaling, which follows the length in view (ropewalk.dynamic).\n"
         "Next: `ropewalk methods NAME` for one in full, `ropewalk plan MODEL --target 32k` to see them side by side."
     )
-
-
-def _show_map(found: MapInfo) -> None:
-    screen = console()
-    screen.print(f"{found.name}   {found.kind}", style="bold")
-    screen.print(found.summary, markup=False)
-    screen.print(f"\npaper         {found.paper or '-'}", markup=False)
-    screen.print(
-        "written as    nothing: stock programs cannot carry it; it runs in generate, eval and compare"
-    )
-    for name, default in found.parameters.items():
-        screen.print(f"  -p {name}=   {default}", markup=False)
 
 
 def _show_one(method: Method) -> None:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ropewalk.plan import Plan
-    from ropewalk.planning import Advice
 
 
 @click.command("plan")
@@ -250,16 +249,9 @@ def _fit(fits: bool | None) -> str:
     return "" if fits is None else "fits" if fits else "does not fit"
 
 
-def _unusual(advice: Advice) -> dict[str, Any]:
-    """The parameters that the method would not choose itself."""
-    from ropewalk.methods import find_method
-
-    usual = {parameter.name: parameter.default for parameter in find_method(advice.method).parameters}
-    return {name: value for name, value in advice.parameters.items() if value != usual.get(name)}
-
-
 def _show_advice(screen: Console, made: Plan, output: Path | None) -> None:
     from ropewalk.errors import shown_command
+    from ropewalk.methods import find_method
     from ropewalk.models.sizes import parameters_of
 
     advice, target = made.advice, made.target_length
@@ -271,7 +263,8 @@ def _show_advice(screen: Console, made: Plan, output: Path | None) -> None:
     bare = "   # needs the weights in the same folder" if named and parameters_of(made.source) is None else ""
     lines = [shown_command("compare", made.source, target=target) + bare]
     if not advice.keep:
-        given = [f"{name}={json.dumps(value)}" for name, value in _unusual(advice).items()]
+        unusual = find_method(advice.method).unusual(advice.parameters)
+        given = [f"{name}={json.dumps(value)}" for name, value in unusual.items()]
         # The target says the factor already, unless the method wants another nominal one to reach it.
         factor = f"{advice.factor:g}" if abs(advice.factor / made.factor - 1) > 1e-6 else None
         lines.append(

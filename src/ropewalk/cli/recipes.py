@@ -59,17 +59,13 @@ def validate_command(recipes: tuple[str, ...], as_json: bool) -> None:
         emit_json({"valid": valid, "recipes": results})
     else:
         for result in results:
-            _show(result)
+            if result["valid"]:
+                click.echo(f"{result['path']}: valid")
+            faults = result["faults"]
+            assert isinstance(faults, list)
+            for fault in faults:
+                line = f":{fault['line']}" if fault["line"] else ""
+                given = "" if fault["given"] is None else f" (given: {fault['given']})"
+                click.echo(f"{result['path']}{line}: {fault['field']}: {fault['message']}{given}")
     if not valid:
         raise click.exceptions.Exit(2)
-
-
-def _show(result: dict[str, object]) -> None:
-    if result["valid"]:
-        click.echo(f"{result['path']}: valid")
-    faults = result["faults"]
-    assert isinstance(faults, list)
-    for fault in faults:
-        line = f":{fault['line']}" if fault["line"] else ""
-        given = "" if fault["given"] is None else f" (given: {fault['given']})"
-        click.echo(f"{result['path']}{line}: {fault['field']}: {fault['message']}{given}")

@@ -133,18 +133,14 @@ def diff_(first: str, second: str, root: str | None, as_json: bool) -> None:
     elif not found:
         click.echo(f"{one.id} and {two.id} are the same in request, versions, hardware and result")
     else:
-        _print_differences(one.id, two.id, found)
+        from rich.markup import escape
+        from rich.table import Table
 
-
-def _print_differences(first: str, second: str, found: list[Any]) -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table("where", escape(first), escape(second), "change", box=None, padding=(0, 2, 0, 0))
-    for item in found:
-        change = "" if item.change is None else f"{item.change:+.4g}"
-        table.add_row(escape(item.part + item.path), _short(item.first), _short(item.second), change)
-    console().print(table)
+        table = Table("where", escape(one.id), escape(two.id), "change", box=None, padding=(0, 2, 0, 0))
+        for item in found:
+            change = "" if item.change is None else f"{item.change:+.4g}"
+            table.add_row(escape(item.part + item.path), _short(item.first), _short(item.second), change)
+        console().print(table)
 
 
 def _short(value: Any) -> str:

@@ -35,10 +35,11 @@ def show_table(
 ) -> None:
     """Print rows under their headers. Where the widest row exceeds the screen, columns move under it by `below`,
     as `name value`; what still does not fit is folded."""
+    from rich.cells import cell_len
     from rich.text import Text
 
     widths = [
-        max(_cells(text) for text in (column.name, *(row[i] for row in rows)))
+        max(cell_len(str(text)) for text in (column.name, *(row[i] for row in rows)))
         for i, column in enumerate(columns)
     ]
     placed = list(range(len(columns)))
@@ -84,12 +85,6 @@ def _show_row(
         line.add_column(width=widths[i], justify="right" if columns[i].right else "left", overflow="fold")
     line.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in (row[i] for i in placed)))
     screen.print(line)
-
-
-def _cells(cell: str | Text) -> int:
-    from rich.cells import cell_len
-
-    return cell_len(str(cell))
 
 
 def _wrapped(said: str, width: int) -> str:

@@ -6,17 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ropewalk.cli.common import (
-    attn_option,
-    console,
-    contract,
-    device_option,
-    dtype_option,
-    emit_json,
-    quiet_option,
-    seed_option,
-    trust_option,
-)
+from ropewalk.cli.common import console, contract, device_option, emit_json, running_options, seed_option
 from ropewalk.errors import UsageError, shown_command
 
 if TYPE_CHECKING:
@@ -65,10 +55,7 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", metavar="RUN", help="Run folder; an unfinished one is continued.")
 @seed_option
 @device_option
-@dtype_option
-@attn_option
-@trust_option
-@quiet_option
+@running_options
 @contract
 def command(
     model: str,

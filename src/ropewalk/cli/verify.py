@@ -8,16 +8,7 @@ from typing import Any
 
 import click
 
-from ropewalk.cli.common import (
-    attn_option,
-    console,
-    contract,
-    device_option,
-    dtype_option,
-    emit_json,
-    quiet_option,
-    trust_option,
-)
+from ropewalk.cli.common import console, contract, device_option, emit_json, running_options
 from ropewalk.errors import UsageError
 
 _STYLE = {"pass": "green", "fail": "bold red", "skip": "yellow"}
@@ -46,10 +37,7 @@ _STYLE = {"pass": "green", "fail": "bold red", "skip": "yellow"}
 @click.option("--expect", metavar="OUT", help="With an address: the checkpoint that it should serve.")
 @click.option("--lengths", default="", help="With an address: prompt lengths to try, 4k..32k or 4k,8k.")
 @device_option
-@dtype_option
-@attn_option
-@trust_option
-@quiet_option
+@running_options
 @contract
 def command(
     as_json: bool,

@@ -37,10 +37,12 @@ from ropewalk.evaluation.retrieval.forms import Forms
 from ropewalk.evaluation.retrieval.inputs import asking_of
 from ropewalk.evaluation.retrieval.run import Course, Plan, plan_tasks, run_cropped, run_plan
 from ropewalk.evaluation.retrieval.scores import SampleScore
+from ropewalk.evaluation.work import fingerprints
 from ropewalk.evaluation.work.cells import Cells, LossArray
 from ropewalk.evaluation.work.processes import Processes
 from ropewalk.evaluation.work.watch import Watcher
 from ropewalk.map_files import is_map, read_map
+from ropewalk.models.facts import read_facts
 from ropewalk.text.corpus import read_documents
 from ropewalk.text.segments import Segments, cut
 from ropewalk.units import doublings
@@ -86,7 +88,9 @@ class Local:
         )
         self.facts, self.original_length = self._facts(given)
         self.lengths = request.lengths or self._default_lengths()
-        self.crop = self._crop()
+        self.crop: Crop | None = None
+        if request.controls and self.original_length is not None:
+            self.crop = Crop.of(self.original_length, request.crop_stride)
         self.segments = self._segments() if request.reads_text else None
         self.not_asked: list[LeftOut] = []
         self.plan = self._plan(asked)
@@ -144,8 +148,6 @@ class Local:
 
     def _facts(self, model: Any | None) -> tuple[Any | None, int | None]:
         """What the configuration says about rotation; a model without any can be measured, with its window given."""
-        from ropewalk.models.facts import read_facts
-
         try:
             facts = read_facts(self.request.model if model is None else model.config.to_dict())
         except RopewalkError as error:
@@ -161,11 +163,6 @@ class Local:
             longest = read_map(self.map_file).target_length
         # From half the window: what a model does inside it is what longer lengths are held against.
         return doublings(max(8, self.original_length // 2), max(longest, 8))
-
-    def _crop(self) -> Crop | None:
-        if not self.request.controls or self.original_length is None:
-            return None
-        return Crop.of(self.original_length, self.request.crop_stride)
 
     def _segments(self) -> Segments:
         request = self.request
@@ -207,8 +204,6 @@ class Local:
 
     def _bound(self, given: Any | None) -> dict[str, str]:
         """Hashes of text, questions and weights, held against those of the run that goes on."""
-        from ropewalk.evaluation.work import fingerprints
-
         if not self.cells.keeps:
             return {}
         hashes, failure = dict[str, str](), None
@@ -269,7 +264,19 @@ class Local:
         self.watcher.plan(sum(unit.tokens for unit in units) // self.processes.world)
         self.watcher.begin(f"{candidate.name}: text")
         found = run_units(units, self.cells, self.processes, self.watcher.step)
-        return self._reading(engine, candidate, found)
+        assert self.segments is not None
+        count, label = len(self.segments.items), candidate.slug
+        prefix = self.request.protocol == "prefix"
+        if candidate.cropped:
+            assert self.crop is not None
+            stops = {length: length if prefix else self.segments.length for length in self.lengths}
+            return cropped_reading(stops, found, self.crop, count, label)
+        if prefix:
+            return prefix_reading(engine, self.lengths, found, label, count)
+        unweighted = self.request.window_mean
+        return sliding_reading(
+            self.segments, self.lengths, found, label, self.request.stride, unweighted=unweighted
+        )
 
     def cropped_tail(self, candidate: Candidate, crop: Crop, first: int) -> list[LossArray]:
         """Losses of the tokens from `first` on with another crop than the control's."""
@@ -287,21 +294,6 @@ class Local:
             return prefix_units(engine, self.segments, self.lengths, label)
         stride = self.request.stride
         return [u for n in self.lengths for u in window_units(engine, self.segments, n, stride, label)]
-
-    def _reading(self, engine: Engine, candidate: Candidate, found: dict[str, Any]) -> Reading:
-        assert self.segments is not None
-        count, label = len(self.segments.items), candidate.slug
-        prefix = self.request.protocol == "prefix"
-        if candidate.cropped:
-            assert self.crop is not None
-            stops = {length: length if prefix else self.segments.length for length in self.lengths}
-            return cropped_reading(stops, found, self.crop, count, label)
-        if prefix:
-            return prefix_reading(engine, self.lengths, found, label, count)
-        unweighted = self.request.window_mean
-        return sliding_reading(
-            self.segments, self.lengths, found, label, self.request.stride, unweighted=unweighted
-        )
 
     def _answers(self, engine: Engine, candidate: Candidate) -> list[SampleScore]:
         """Every question in the form in which its task counts; the first reader of a run decides the forms."""

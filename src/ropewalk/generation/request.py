@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ropewalk.attention.cache_kinds import parse_kind
-from ropewalk.errors import UsageError
+from ropewalk.errors import UsageError, near_miss
 from ropewalk.generation.ladder import MAX_FACTOR, Ladder, ladder_for, tempered
 from ropewalk.generation.pieces import Pieces
 from ropewalk.generation.sampling import Sampler
@@ -327,8 +327,6 @@ def _encoded(prompt: Any, tokenizer: Any) -> list[int]:
 
 
 def _known(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    from ropewalk.errors import near_miss
-
     names = list(Settings.__dataclass_fields__)
     for name in settings:
         if name not in names:

@@ -22,6 +22,7 @@ from ropewalk.attention.chunks import chunks_agree
 from ropewalk.attention.interface import split_attention
 from ropewalk.attention.split import splittable
 from ropewalk.errors import RopewalkError, UsageError, one_line
+from ropewalk.generation.cheap import turned
 from ropewalk.generation.ladder import Ladder, Rung, in_force
 from ropewalk.models.live.heads import decoder_of
 from ropewalk.models.live.rotary import bare
@@ -83,7 +84,13 @@ class Session:
 
     def read(self, ids: Sequence[int]) -> Tensor:
         """Append tokens; the logits after the last of them, float32 (V,)."""
-        self._check(ids)
+        if not len(ids):
+            raise UsageError("there is nothing to read", hint="give one token or more")
+        if not 0 <= min(ids) <= max(ids) < self._words:
+            raise RopewalkError(
+                f"token id {max(ids)} is outside the vocabulary of {self._words}",
+                hint="the tokenizer does not belong to this model",
+            )
         self.ids += map(int, ids)
         rung = self._fixed or self.ladder.rung_for(len(self.ids))
         # Rungs are equal by factor and window: what makes them is not compared.
@@ -94,8 +101,6 @@ class Session:
             return self._forward(self.ids)
         self.switches.append(len(self.ids))
         if self.cheap:
-            from ropewalk.generation.cheap import turned
-
             # Around the change of rungs: it looks at the rotation before and after.
             with turned(self.model, self._cache):
                 self._enter(rung, keep=True)
@@ -122,15 +127,6 @@ class Session:
         self._forward(self.ids, each=score)
         self._cache, self.forwarded = kept, counted
         return torch.tensor(found)
-
-    def _check(self, ids: Sequence[int]) -> None:
-        if not len(ids):
-            raise UsageError("there is nothing to read", hint="give one token or more")
-        if not 0 <= min(ids) <= max(ids) < self._words:
-            raise RopewalkError(
-                f"token id {max(ids)} is outside the vocabulary of {self._words}",
-                hint="the tokenizer does not belong to this model",
-            )
 
     def _enter(self, rung: Rung, *, keep: bool = False) -> None:
         self._stack.close()

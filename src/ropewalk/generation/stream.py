@@ -105,7 +105,15 @@ class Stream:
         before = self.told.nll
         for first in range(0, len(ids), self.piece):
             piece = list(ids[first : first + self.piece])
-            self._score(piece, self._forward(piece))
+            logits_TV = self._forward(piece)
+            # The last piece's last row tells the first token of this one.
+            rows = logits_TV[:-1] if self._last_V is None else torch.cat([self._last_V[None], logits_TV[:-1]])
+            targets = torch.tensor(piece[len(piece) - len(rows) :], device=logits_TV.device)
+            self._last_V = logits_TV[-1]
+            if len(rows):
+                losses = torch.nn.functional.cross_entropy(rows, targets, reduction="sum")
+                self.told.nll += float(losses)
+                self.told.scored += len(rows)
         self.told.read += len(ids)
         return self.told.nll - before
 
@@ -139,16 +147,6 @@ class Stream:
         self.told.seconds += time.perf_counter() - began
         self.told.kv_bytes, self.told.evicted = cache_bytes(self.cache), self.cache.evicted  # type: ignore[arg-type]
         return logits_TV.float()
-
-    def _score(self, piece: list[int], logits_TV: Tensor) -> None:
-        # The last piece's last row tells the first token of this one.
-        rows = logits_TV[:-1] if self._last_V is None else torch.cat([self._last_V[None], logits_TV[:-1]])
-        targets = torch.tensor(piece[len(piece) - len(rows) :], device=logits_TV.device)
-        self._last_V = logits_TV[-1]
-        if len(rows):
-            losses = torch.nn.functional.cross_entropy(rows, targets, reduction="sum")
-            self.told.nll += float(losses)
-            self.told.scored += len(rows)
 
 
 @dataclass(frozen=True)

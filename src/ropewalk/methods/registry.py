@@ -105,6 +105,11 @@ class Method:
         kinds = [parameter.kind for parameter in inspect.signature(self.function).parameters.values()]
         return inspect.Parameter.VAR_KEYWORD in kinds
 
+    def unusual(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of the given parameters that the method would not choose itself."""
+        usual = {parameter.name: parameter.default for parameter in self.parameters}
+        return {name: value for name, value in given.items() if value != usual.get(name)}
+
     def checked(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The parameters with their types enforced; a wrong name or type is a UsageError naming the right one."""
         known = {parameter.name for parameter in self.parameters}

@@ -148,7 +148,21 @@ def inspect(source: str | Path | Mapping[str, Any], target: str | int | None = N
     bound = None if length is None else base_bound(facts.geometry.rotary_dim, length)
     findings = find(config, facts, target_length=length, tokenizer=tokenizer, base_bound=bound)
     beside = companion_remarks(facts, None if isinstance(source, Mapping) else path)
-    pairs = _pairs(facts, length)
+    geometry, made = facts.geometry, facts.rope.schedule
+    past = None if length is None or made is None else out_of_bound(made, length)
+    stretch = None if made is None else made.stretch
+    rotations, wavelength = geometry.rotations, geometry.wavelength
+    pairs = tuple(
+        Pair(
+            index=i,
+            wavelength=float(wavelength[i]),
+            rotations=float(rotations[i]),
+            seen_share=float(min(1.0, rotations[i])),
+            stretch=None if stretch is None else float(stretch[i]),
+            out_of_bound=None if past is None else bool(past[i]),
+        )
+        for i in range(geometry.half_dim)
+    )
     return InspectResult(name, facts, pairs, tuple(findings), length, bound, observe(facts), beside)
 
 
@@ -162,21 +176,3 @@ def _read(
         return dict(source), None, name, Path(CONFIG_NAME)
     path = config_path(resolve(source))
     return read_config(path), tokenizer_settings(path), str(source), path
-
-
-def _pairs(facts: ModelFacts, target: int | None) -> tuple[Pair, ...]:
-    geometry, made = facts.geometry, facts.rope.schedule
-    past = None if target is None or made is None else out_of_bound(made, target)
-    stretch = None if made is None else made.stretch
-    rotations, wavelength = geometry.rotations, geometry.wavelength
-    return tuple(
-        Pair(
-            index=i,
-            wavelength=float(wavelength[i]),
-            rotations=float(rotations[i]),
-            seen_share=float(min(1.0, rotations[i])),
-            stretch=None if stretch is None else float(stretch[i]),
-            out_of_bound=None if past is None else bool(past[i]),
-        )
-        for i in range(geometry.half_dim)
-    )

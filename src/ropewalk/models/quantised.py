@@ -27,7 +27,9 @@ def stored_bits(config: Mapping[str, Any], text: Mapping[str, Any]) -> tuple[str
     if not isinstance(found, Mapping):
         return None
     method = str(found.get("quant_method") or found.get("quantization_method") or "").lower()
-    return method or "unnamed", _bits(method, found), _experts_alone(method, found)
+    # Attention is left out by name, as gpt-oss and Kimi K2 leave it.
+    experts_alone = method == "mxfp4" or any("attn" in name for name in _left_out(found))
+    return method or "unnamed", _bits(method, found), experts_alone
 
 
 def _bits(method: str, found: Mapping[str, Any]) -> float | None:
@@ -76,11 +78,6 @@ def _grouped(bits: object, group: object, *, zero_points: bool) -> float | None:
     if not is_whole(group) or group <= 0:
         return float(bits)
     return bits + (16.0 + (bits if zero_points else 0.0)) / group
-
-
-def _experts_alone(method: str, found: Mapping[str, Any]) -> bool:
-    """Whether attention is left out by name, as gpt-oss and Kimi K2 leave it."""
-    return method == "mxfp4" or any("attn" in name for name in _left_out(found))
 
 
 def _left_out(found: Mapping[str, Any]) -> Iterator[str]:

@@ -286,7 +286,6 @@ def _replaced(facts: ModelFacts) -> list[str]:
 
 def _kept_note(method: str, kept: Mapping[str, Any]) -> list[str]:
     """What is kept, less what the method would do anyway."""
-    usual = {parameter.name: parameter.default for parameter in find_method(method).parameters}
-    told = {name: kept[name] for name in sorted(kept) if kept[name] != usual.get(name)}
-    values = ", ".join(f"{name}={value}" for name, value in told.items())
+    told = find_method(method).unusual(kept)
+    values = ", ".join(f"{name}={told[name]}" for name in sorted(told))
     return [f"kept from the model's own scaling: {values}"] if told else []

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.errors import DamagedError, RopewalkError, UsageError, one_line
+from ropewalk.models.apply import apply
 from ropewalk.models.checkpoint.companions import CONFIG
 from ropewalk.models.checkpoint.manifest import read_manifest
 from ropewalk.models.checkpoint.weights import find_weights
@@ -27,12 +28,7 @@ from ropewalk.models.proof.checks import (
     weights_of,
 )
 from ropewalk.models.proof.original import Original, original_of
-from ropewalk.models.proof.probe import (
-    dtype_that_fits,
-    probes_for,
-    run,
-    takes_positions,
-)
+from ropewalk.models.proof.probe import dtype_that_fits, probes_for, run, takes_positions
 from ropewalk.models.proof.stock import stock_run
 from ropewalk.models.quantised import stored_bits
 from ropewalk.models.source import is_gguf, locate
@@ -167,8 +163,6 @@ def _run(
     except RopewalkError as error:
         raise _CannotRunError(error.message, hint=error.hint) from error
     target = read_facts(config).max_position_embeddings
-    from ropewalk.models.apply import apply
-
     with original.model_folder() as where, _quantised(config):
         model = load_model(where, device=str(device), dtype=chosen, attn=attn, trust_remote_code=trust)
     # What really runs, should this architecture lack the wanted kind.

@@ -7,12 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ropewalk.analysis import (
-    effective_factor,
-    kernel_distortion,
-    neighbour_resolution,
-    out_of_bound,
-)
+from ropewalk.analysis import effective_factor, kernel_distortion, neighbour_resolution, out_of_bound
 from ropewalk.errors import RopewalkError
 from ropewalk.geometry import RopeGeometry
 from ropewalk.methods import methods

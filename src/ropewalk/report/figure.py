@@ -165,17 +165,18 @@ def series_dash(index: int) -> Dash:
     return _DASHES[(index // NUM_SERIES) % len(_DASHES)]
 
 
-def length_axis(label: str, lengths: Iterable[float], *, unit: str = "tokens", most: int = 7) -> Axis:
+def length_axis(label: str, lengths: Iterable[float]) -> Axis:
     """A logarithmic axis over token counts with ticks at powers of two (512, 4k, 32k)."""
     found = [length for length in lengths if length and length > 0]
     low, high = (min(found), max(found)) if found else (1.0, 2.0)
     # The tolerance keeps a power of two from gaining a tick beyond it by rounding.
     first, last = math.floor(math.log2(low) + 1e-9), math.ceil(math.log2(high) - 1e-9)
-    step = max(1, math.ceil((last - first + 1) / most))
+    # Seven ticks at most.
+    step = max(1, math.ceil((last - first + 1) / 7))
     # From the longest down: the longest length is the one that is asked about, and always has its tick.
     powers = range(last, first - 1, -step)
     ticks = tuple((float(2**power), format_length(2**power)) for power in sorted(powers) if power >= 0)
-    return Axis(label, unit, "log", ticks)
+    return Axis(label, "tokens", "log", ticks)
 
 
 def significant(value: float | None, digits: int = 6) -> float | None:

@@ -9,10 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 from ropewalk.report.views import RunView
 from ropewalk.units import MAX_LENGTH
+
+_MOST_ROWS = 300
 
 Role = Literal["measured", "control"]
 
@@ -196,15 +199,12 @@ def by_length(grid: Grid) -> list[tuple[int, float, float | None]]:
     return table
 
 
-def thinned(rows: Sequence[Row], most: int = 300) -> list[Row]:
-    """At most `most` rows: neighbours are averaged, so that a long curve keeps its shape and a page its size."""
-    if len(rows) <= most:
+def thinned(rows: Sequence[Row]) -> list[Row]:
+    """At most 300 rows: neighbours are averaged, so that a long curve keeps its shape and a page its size."""
+    if len(rows) <= _MOST_ROWS:
         return list(rows)
-    kept = []
-    for number_ in range(most):
-        part = rows[number_ * len(rows) // most : (number_ + 1) * len(rows) // most]
-        kept.append(_averaged(part))
-    return kept
+    cuts = [number * len(rows) // _MOST_ROWS for number in range(_MOST_ROWS + 1)]
+    return [_averaged(rows[low:high]) for low, high in pairwise(cuts)]
 
 
 def _averaged(part: Sequence[Row]) -> Row:

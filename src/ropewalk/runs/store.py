@@ -251,7 +251,13 @@ def _enter(kind: str, path: Path | str | None, root: Path | str | None, resume: 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RopewalkError(f"{folder} already exists", hint=ANOTHER)
     _make(folder)
-    _claim(folder)
+    # Of several processes that begin the same run at once, one gets it: making the request file is the claim.
+    try:
+        os.close(os.open(folder / REQUEST, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+    except FileExistsError as error:
+        raise RopewalkError(f"{folder} already exists", hint=ANOTHER) from error
+    except OSError as error:
+        raise _cannot_make(folder, error) from error
     return Run(folder, kind, stamp)
 
 
@@ -270,16 +276,6 @@ def _clear_stillborn(folder: Path) -> None:
     if len(left) == len(files):
         for path in left:
             path.unlink(missing_ok=True)
-
-
-def _claim(folder: Path) -> None:
-    """Of several processes that begin the same run at once, one gets it: making the request file is the claim."""
-    try:
-        os.close(os.open(folder / REQUEST, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
-    except FileExistsError as error:
-        raise RopewalkError(f"{folder} already exists", hint=ANOTHER) from error
-    except OSError as error:
-        raise _cannot_make(folder, error) from error
 
 
 def _fresh_folder(root: Path, kind: str, created: datetime) -> Path:

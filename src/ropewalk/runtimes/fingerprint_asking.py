@@ -44,7 +44,17 @@ class Witness:
     def ask(self, ids: Sequence[int], places: int) -> Said:
         """What the server says about one prompt: at every token, or at `places` tokens spread over it."""
         if self._prompt_way is not None:
-            return self._whole(ids, self._prompt_way)
+            losses = self._prompt_way.losses(self._choice(ids, self._prompt_way.options))
+            if losses is None or len(losses) != len(ids) - 1:
+                told = "none" if losses is None else str(len(losses) + 1)
+                raise RopewalkError(
+                    f"the server gives log probabilities of {told} tokens for a prompt of {len(ids)}",
+                    hint="is --base the model that it serves, with the same tokenizer?",
+                )
+            # The model's first tokens hang on nothing but the beginning of the text.
+            return Said(
+                tuple(ids), tuple((at + 1, ids[at + 1], -loss) for at, loss in enumerate(losses) if at >= 4)
+            )
         first = len(ids) // 4
         step = max(1, (len(ids) - first) // places)
         found: list[tuple[int, int, float]] = []
@@ -58,26 +68,14 @@ class Witness:
             )
         return Said(tuple(ids), tuple(found))
 
-    def _whole(self, ids: Sequence[int], way: Way) -> Said:
-        losses = way.losses(self._choice(ids, way.options))
-        if losses is None or len(losses) != len(ids) - 1:
-            told = "none" if losses is None else str(len(losses) + 1)
-            raise RopewalkError(
-                f"the server gives log probabilities of {told} tokens for a prompt of {len(ids)}",
-                hint="is --base the model that it serves, with the same tokenizer?",
-            )
-        # The model's first tokens hang on nothing but the beginning of the text.
-        return Said(
-            tuple(ids), tuple((at + 1, ids[at + 1], -loss) for at, loss in enumerate(losses) if at >= 4)
-        )
-
     def _next(self, ids: Sequence[int]) -> Mapping[int, float]:
         """The likeliest next tokens by id."""
         choice = self._choice(ids, {"max_tokens": 1, "logprobs": TOP})
         return {
             token: value
             for name, value in _top(choice.get("logprobs"))
-            if (token := self._token(name)) is not None and math.isfinite(value)
+            if (token := name if isinstance(name, int) else self._by_text.get(name)) is not None
+            and math.isfinite(value)
         }
 
     def _choice(self, ids: Sequence[int], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,9 +104,6 @@ class Witness:
                 hint="is --base the model that it serves? A server that cuts prompts also reads fewer",
             )
         return choice
-
-    def _token(self, name: int | str) -> int | None:
-        return name if isinstance(name, int) else self._by_text.get(name)
 
     @cached_property
     def _by_text(self) -> dict[str, int]:

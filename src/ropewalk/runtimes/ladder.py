@@ -107,7 +107,12 @@ def export_ladder(
     """One profile a factor for one program; with `output` each is written to OUT/xFACTOR, and OUT/router.json says
     which prompt length goes where."""
     program, facts = find_runtime(to), read_facts(read_config(source))
-    wanted = _factors(factors)
+    wanted = sorted(set(factors))
+    if len(wanted) < 2 or wanted[0] < 1.0 or not all(math.isfinite(factor) for factor in wanted):
+        raise UsageError(
+            f"a ladder of {', '.join(f'{factor:g}' for factor in factors) or 'nothing'} leads nowhere",
+            hint="give two factors or more, each at least 1: --ladder 1,2,4,8",
+        )
     rungs = []
     for number, factor in enumerate(wanted):
         made = _schedule(facts, method, factor, parameters or {})
@@ -123,16 +128,6 @@ def export_ladder(
         whole = Ladder(program.name, tuple(rungs), tuple(notes))
         write_json(output.folder / "router.json", whole.to_json())
     return Ladder(program.name, tuple(rungs), tuple(notes))
-
-
-def _factors(factors: Sequence[float]) -> list[float]:
-    found = sorted(set(factors))
-    if len(found) < 2 or found[0] < 1.0 or not all(math.isfinite(factor) for factor in found):
-        raise UsageError(
-            f"a ladder of {', '.join(f'{factor:g}' for factor in factors) or 'nothing'} leads nowhere",
-            hint="give two factors or more, each at least 1: --ladder 1,2,4,8",
-        )
-    return found
 
 
 def _schedule(

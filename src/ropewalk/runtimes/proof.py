@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ropewalk.errors import RopewalkError, UsageError, one_line
-from ropewalk.models.config import read_config
+from ropewalk.models.config import read_config, read_json
 from ropewalk.models.facts import ModelFacts
 from ropewalk.models.proof.probe import Probe
 from ropewalk.models.proof.stock import stock_run
@@ -321,13 +321,15 @@ def _item(made: ExportResult, exported: Exported, reference: _Reference) -> dict
                 for place in np.linspace(prompt.first, len(prompt.ids) - 2, NUM_ASKED).astype(int)
             ]
         )
-        plain = _plain_token(made)
-        flags = _runner_flags(made)
+        # The number of a token of one plain letter, which a server writes out at once.
+        path = locate(made.source).folder / "tokenizer.json"
+        vocabulary = (read_json(path).get("model") or {}).get("vocab") if path.is_file() else None
+        number = vocabulary.get("A") if isinstance(vocabulary, dict) else None
         return item | {
             "model": exported.files[0],
             "positions": [int(place) for place in places],
-            "plain_token": plain,
-            "flags": flags,
+            "plain_token": number if isinstance(number, int) else 65,
+            "flags": _runner_flags(made),
         }
     if exported.runtime == "vllm":
         assert exported.fragment is not None
@@ -344,16 +346,6 @@ def _runner_flags(made: ExportResult) -> dict[str, float]:
         return {}
     given = made.schedule.parameters
     return {f"yarn_{name}": float(given[name]) for name in ("beta_fast", "beta_slow") if name in given}
-
-
-def _plain_token(made: ExportResult) -> int:
-    """The number of a token of one plain letter, which a server writes out at once."""
-    from ropewalk.models.config import read_json
-
-    path = locate(made.source).folder / "tokenizer.json"
-    vocabulary = (read_json(path).get("model") or {}).get("vocab") if path.is_file() else None
-    number = vocabulary.get("A") if isinstance(vocabulary, dict) else None
-    return number if isinstance(number, int) else 65
 
 
 def run_item(runtime: str, python: str, item: dict[str, Any], work: Path) -> dict[str, Any]:

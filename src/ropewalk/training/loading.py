@@ -9,8 +9,11 @@ from typing import Any
 
 import torch
 
+from ropewalk.models.checkpoint.weights import find_weights
+from ropewalk.models.source import resolve
 from ropewalk.training.engine import Engine
 from ropewalk.training.model.build import build_model
+from ropewalk.training.model.lora import own_name
 from ropewalk.training.model.quantised import Quantisation, quantisation_of
 from ropewalk.training.recipe.recipe import Recipe
 from ropewalk.training.settings import Settings
@@ -71,8 +74,6 @@ class Loaded:
             )
             read_parts(model, places(model, files), device)
         else:
-            from ropewalk.training.model.lora import own_name
-
             read_parts(model, places(model, _weights_of(self.recipe), own_name), device)
             if whole is not None:
                 read_parts(model, places(model, names_in([whole / TRAINED])), device)
@@ -111,8 +112,5 @@ def load(settings: Settings, engine: Engine, tokenizer: Any) -> Loaded:
 
 def _weights_of(recipe: Recipe) -> dict[str, Path]:
     """Tensor name -> file, of the base."""
-    from ropewalk.models.checkpoint.weights import find_weights
-    from ropewalk.models.source import resolve
-
     assert recipe.model.path is not None
     return names_in(sorted(find_weights(resolve(recipe.model.path, need_weights=True)).shards))

@@ -70,7 +70,11 @@ class Loop(Running):
             torch.manual_seed(self.recipe.seed + (self.engine.rank << 32))
         if self.engine.is_main:
             # Only now: everything that was asked for fits together, and what was put back fits the model.
-            self._describe()
+            self.take_up()
+            path, kept = self.folder / RUN, ("format", "data")
+            before = read_run(self.folder) if path.is_file() else {}
+            if any(before.get(name) != self.described[name] for name in kept):
+                write_json(path, self.described)
             # Without a checkpoint the run starts over: even the line of step 0 is written again.
             self.metrics.open(after_step=-1 if self.resume_from is None else self.step)
         self._clock = self._log_clock = time.monotonic()
@@ -78,13 +82,6 @@ class Loop(Running):
             # What every later figure is compared with: the model as it came, under the first stage's schedule.
             self._enter(self.curriculum.state.stage)
             self._evaluate()
-
-    def _describe(self) -> None:
-        self.take_up()
-        path, kept = self.folder / RUN, ("format", "data")
-        before = read_run(self.folder) if path.is_file() else {}
-        if any(before.get(name) != self.described[name] for name in kept):
-            write_json(path, self.described)
 
     def next_batch(self) -> StepBatch:
         """The data of the coming step; on entering a stage, its schedule."""

@@ -23,8 +23,11 @@ def summed_loss(model: Any, inputs: Mapping[str, Any], weight: torch.Tensor) -> 
     auxiliary = getattr(output, "aux_loss", None)
     if auxiliary is None:
         return output.loss
+    # DDP keeps the model in `module`.
+    config = getattr(getattr(model, "module", model), "config", None)
+    coefficient = float(getattr(config, "router_aux_loss_coef", 0.0) or 0.0)
     # The router's loss is a mean over tokens: times their weight it is a sum, as the rest of the loss is.
-    return output.loss + auxiliary * _router_coefficient(model) * weight
+    return output.loss + auxiliary * coefficient * weight
 
 
 @torch.no_grad()
@@ -54,9 +57,3 @@ def shared_batch(sharing: Sharing, batch: Batch) -> Batch:
     part = {name: sharing.slice(tensor) for name, tensor in batch.items()}
     # Borders are looked up in the whole row: what the model itself gets has none.
     return part | {"documents": torch.zeros_like(part["documents"]), "row_documents": batch["documents"]}
-
-
-def _router_coefficient(model: Any) -> float:
-    # DDP keeps the model in `module`.
-    config = getattr(getattr(model, "module", model), "config", None)
-    return float(getattr(config, "router_aux_loss_coef", 0.0) or 0.0)

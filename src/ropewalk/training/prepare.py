@@ -20,6 +20,7 @@ from ropewalk.training.held_out import HeldOut
 from ropewalk.training.loading import load
 from ropewalk.training.loop import Loop
 from ropewalk.training.model.build import Rope, build_tokenizer
+from ropewalk.training.model.lora import add_lora
 from ropewalk.training.parts.parts import Parts
 from ropewalk.training.parts.positions import check_target
 from ropewalk.training.parts.retention.teacher import Retention
@@ -55,8 +56,6 @@ def prepare(settings: Settings, engine: Engine, folder: Path, take_up: Callable[
     # Before the adapters: the teacher is a copy of the base alone.
     retention = Retention.of(recipe.retention, loaded.model, window=rope.original, shortest=recipe.shortest)
     if recipe.lora is not None:
-        from ropewalk.training.model.lora import add_lora
-
         loaded.model = add_lora(loaded.model, recipe.lora, seed=recipe.seed)
     model = loaded.model
     # One process looks and tells the others: all must go on from the same checkpoint, and one alone tidies up.

@@ -147,13 +147,6 @@ def _run(settings: Settings, engine: Any, folder: Path, take_up: Callable[[], No
             loop.engine.stop_trackers()
             loop.metrics.close()
             settings.progress.close()
-    result = _finish(loop, folder)
-    # Only after a run that went well: whoever failed has nobody to meet at the barrier.
-    engine.close()
-    return result
-
-
-def _finish(loop: Any, folder: Path) -> TrainResult:
     checkpoints = list_checkpoints(folder / CHECKPOINTS)
     final = {
         "path": str(checkpoints[-1]),
@@ -169,4 +162,6 @@ def _finish(loop: Any, folder: Path) -> TrainResult:
     result = TrainResult(folder, checkpoints, final)
     if loop.engine.is_main:
         write_json(folder / "result.json", json.loads(json.dumps(result.to_json())))
+    # Only after a run that went well: whoever failed has nobody to meet at the barrier.
+    engine.close()
     return result

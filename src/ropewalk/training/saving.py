@@ -20,13 +20,7 @@ from ropewalk.training.state.checkpoint import (
 )
 from ropewalk.training.state.served import base_path, finished_config, write_base
 from ropewalk.training.state.sharded import begin_writing, own_tensors
-from ropewalk.training.state.weights import (
-    SHARDS,
-    ModelFiles,
-    names_of,
-    optimizer_tensors,
-    write_training,
-)
+from ropewalk.training.state.weights import SHARDS, ModelFiles, names_of, optimizer_tensors, write_training
 
 
 class Saver:

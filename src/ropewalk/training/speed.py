@@ -37,14 +37,9 @@ def peak_flops(name: str) -> float | None:
     >>> peak_flops("NVIDIA H100 PCIe"), peak_flops("NVIDIA A10G"), peak_flops("NVIDIA L40")
     (756000000000000.0, None, None)
     """
-    words = name.replace("-", " ").split()
-    fitting = [key for key in PEAK_FLOPS if _within(key.split(), words)]
+    words = f" {' '.join(name.replace('-', ' ').split())} "
+    fitting = [key for key in PEAK_FLOPS if f" {key} " in words]
     return PEAK_FLOPS[max(fitting, key=len)] if fitting else None
-
-
-def _within(key: list[str], words: list[str]) -> bool:
-    size = len(key)
-    return any(words[start : start + size] == key for start in range(len(words) - size + 1))
 
 
 @dataclass

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,22 +57,19 @@ def read_cropped(
     crop: Crop,
     *,
     first: int = 1,
-    stop: int | None = None,
     opening: Sequence[int] = (),
-    on_tokens: Callable[[int], None] | None = None,
 ) -> LossArray:
-    """Loss of the tokens `first` to `stop` of a segment when no token sees further back than the crop.
+    """Loss of the tokens from `first` on of a segment when no token sees further back than the crop.
 
     The others are NaN. By default all tokens are read; those of the first window see what there is before them.
     """
-    stop = len(segment.ids) if stop is None else stop
     # The window that ends just behind `first` scores it with a full crop; before it nothing is wanted.
     begin = max(0, first + 1 - crop.length)
     windows = [
         Window(one.begin + begin, one.end + begin, max(one.first + begin, first))
-        for one in plan_windows(stop - begin, crop.length, crop.stride)
+        for one in plan_windows(len(segment.ids) - begin, crop.length, crop.stride)
     ]
-    return windows_loss(engine, segment.ids, windows, opening=opening, on_tokens=on_tokens)
+    return windows_loss(engine, segment.ids, windows, opening=opening)
 
 
 def tail_difference(

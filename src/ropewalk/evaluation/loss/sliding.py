@@ -6,7 +6,7 @@ scores everything that it can, so its first tokens have less context than the re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 from ropewalk.errors import UsageError
 from ropewalk.evaluation.forward.engine import Engine
 from ropewalk.evaluation.work.cells import LossArray
-
-OnTokens = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,6 @@ def windows_loss(
     windows: Sequence[Window],
     *,
     opening: Sequence[int] = (),
-    on_tokens: OnTokens | None = None,
 ) -> LossArray:
     """Loss of every token that the windows score, at its place in the text (the others are NaN).
 
@@ -85,8 +82,6 @@ def windows_loss(
         found = engine.nll(torch.stack(rows), start=first).numpy()
         for one, values in zip(batch, found, strict=True):
             losses[one.end - len(values) : one.end] = values
-        if on_tokens is not None:
-            on_tokens(sum(one.end - one.begin for one in batch))
     return losses
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -38,13 +39,13 @@ def prefix_units(engine: Engine, segments: Segments, lengths: Sequence[int], lab
         for first in range(0, len(segments.items), rows):
             batch = segments.items[first : first + rows]
             names = tuple(f"{label}-{longest}-{first + offset:05d}" for offset in range(len(batch)))
-            units.append(Unit(names, _where(batch), longest * len(batch), _prefix(engine, batch, longest)))
+            units.append(
+                Unit(names, _where(batch), longest * len(batch), partial(read_prefix, engine, batch, longest))
+            )
     return units
 
 
 # Functions of their own, so that each unit holds its own batch: a lambda in the loop would hold the last one.
-def _prefix(engine: Engine, batch: Sequence[Segment], length: int) -> Callable[[], Sequence[LossArray]]:
-    return lambda: read_prefix(engine, batch, length)
 
 
 def window_units(engine: Engine, segments: Segments, window: int, stride: int, label: str) -> list[Unit]:

@@ -14,6 +14,7 @@ from ropewalk.evaluation.retrieval.run import Asking, Course
 from ropewalk.evaluation.retrieval.scores import SampleScore
 from ropewalk.evaluation.retrieval.scores import by_length as retrieval_by_length
 from ropewalk.evaluation.served.asking import ServedResult, connect, run_served
+from ropewalk.evaluation.served.loss import document_losses, find_way, loss_table
 from ropewalk.evaluation.served.server import Server
 from ropewalk.evaluation.verdict import words as verdict
 from ropewalk.evaluation.work.cells import Cells
@@ -106,8 +107,6 @@ def _loss(
     watcher: Watcher,
     remarks: list[str],
 ) -> list[LossRow]:
-    from ropewalk.evaluation.served.loss import document_losses, find_way, loss_table
-
     way = find_way(server)
     if way is None:
         remarks.append("the server gives no log-probabilities of the prompt: loss is not measured")

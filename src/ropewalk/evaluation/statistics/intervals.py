@@ -40,12 +40,12 @@ class Interval:
         """`[low, high]`, or None."""
         return None if self.low is None or self.high is None else [self.low, self.high]
 
-    def floored(self, least: float = 0.0) -> Interval:
-        """The same with an interval that ends at a value below which the quantity cannot be: for no differences."""
+    def floored(self) -> Interval:
+        """The same with an interval that ends at 0, for what cannot be below it: for no differences."""
         if self.low is None or self.high is None:
             return self
         # Both ends: a gain that is counted as none where it is below zero has no interval that runs backwards.
-        return Interval(self.mean, max(least, self.low), max(least, self.high), self.units, self.p)
+        return Interval(self.mean, max(0.0, self.low), max(0.0, self.high), self.units, self.p)
 
 
 def mean_interval(values: Values, owners: Sequence[Hashable] | None = None) -> Interval:

@@ -10,14 +10,7 @@ from ropewalk.evaluation.tasks.registry import (
     text_sample,
 )
 from ropewalk.evaluation.tasks.sample import Choice, Sample, Span, TextSample
-from ropewalk.text.encoder import (
-    ByteEncoder,
-    Encoder,
-    Frame,
-    TokenizerEncoder,
-    chat_frame,
-    completion_frame,
-)
+from ropewalk.text.encoder import ByteEncoder, Encoder, Frame, TokenizerEncoder, chat_frame, completion_frame
 
 __all__ = [
     "GROUPS",

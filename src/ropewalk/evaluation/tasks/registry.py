@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ropewalk.errors import UsageError, near_miss, one_line
-from ropewalk.evaluation.tasks.base import KINDS, Question, Setting, Task
+from ropewalk.evaluation.tasks.base import KINDS, Setting, Task
 from ropewalk.evaluation.tasks.sample import Sample, TextSample
 from ropewalk.text.encoder import ByteEncoder, Encoder, completion_frame
 
@@ -104,13 +104,13 @@ def text_sample(
     encoder: Encoder | None = None,
     template: str = "compact",
     depth: float | None = None,
-    questions: Sequence[Question] = (),
     **options: Any,
 ) -> TextSample:
     """One sample as plain text, for training: `text` and then `answer` have exactly `budget` tokens together.
 
     Without an encoder a token is a UTF-8 byte. `filler` gives sentences or lines, each with its own leading space or
     trailing line break, used from the first on and in this order. A task with several questions asks one of them.
+    `options` are other fields of `Setting`: num_choices, questions.
     """
     used: Encoder = encoder or ByteEncoder()
     setting = Setting(
@@ -120,7 +120,6 @@ def text_sample(
         seed=rng.getrandbits(48),
         haystack=None if filler is None else tuple(filler),
         haystack_everywhere=filler is not None,
-        questions=tuple(questions),
         **options,
     )
     place = round(rng.random(), 4) if depth is None else depth

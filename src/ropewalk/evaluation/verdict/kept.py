@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ropewalk.attention.cache_kinds import parse_kind
+from ropewalk.attention.tempers import parse_temper
 from ropewalk.errors import UsageError
 from ropewalk.evaluation.candidates.candidate import Candidate
 from ropewalk.evaluation.local import Local
@@ -16,8 +18,6 @@ from ropewalk.evaluation.retrieval.scores import rows_of
 
 def check_caches(names: Sequence[str]) -> None:
     """Refuse what is no kind of cache, or none that reading in pieces can show."""
-    from ropewalk.attention.cache_kinds import parse_kind
-
     pressing = next((kind.name for kind in map(parse_kind, names) if kind.whole_prompt), None)
     if pressing is not None:
         raise UsageError(
@@ -28,8 +28,6 @@ def check_caches(names: Sequence[str]) -> None:
 
 def check_temperatures(names: Sequence[str], original_length: int | None) -> None:
     """Refuse what is no temperature, or has no window to grow from."""
-    from ropewalk.attention.tempers import parse_temper
-
     for name in names:
         parse_temper(name)
     if names and original_length is None:
@@ -45,16 +43,12 @@ def measured_caches(local: Local, names: Sequence[str], full: Reading | None) ->
     A text is read in pieces of 64 tokens, so that the cache is what is measured; the full cache's own figures come
     from longer pieces, which changes nothing about them.
     """
-    from ropewalk.attention.cache_kinds import parse_kind
-
     kinds = [parse_kind(name) for name in names]
     return _measured(local, [Candidate(kind.name, "cache", kind.applied) for kind in kinds], full)
 
 
 def measured_temperatures(local: Local, names: Sequence[str], full: Reading | None) -> list[dict[str, Any]]:
     """One row an attention temperature; those that grow with the factor take that of the longest length."""
-    from ropewalk.attention.tempers import parse_temper
-
     original = local.original_length
     if not names or original is None:
         return []

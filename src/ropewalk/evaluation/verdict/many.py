@@ -61,7 +61,9 @@ class Many:
         self.rows = [row.name for row in queue.rows if row.name in measured]
         self.segment_owners: list[int] = [] if local.segments is None else local.segments.owners
         self.unable = self._unable()
-        self.cropped = self._strongest()
+        # The cropped control that reads the tail best: the one to beat.
+        names = [control.name for control in self.queue.controls if control.cropped]
+        self.cropped = min(names, key=lambda name: mean_of(self._tail(self.measured[name].reading)) or 0.0)
         self.keys = self._keys()
         self.owners = self._owners()
         self.figures = {name: self._figures(found) for name, found in measured.items()}
@@ -80,11 +82,6 @@ class Many:
         found = [score for score in scores if score.length == length and score.task not in out]
         # As text, since a depth is a number or None.
         return sorted(found, key=lambda score: repr(score.key))
-
-    def _strongest(self) -> str:
-        """The cropped control that reads the tail best: the one to beat."""
-        names = [control.name for control in self.queue.controls if control.cropped]
-        return min(names, key=lambda name: mean_of(self._tail(self.measured[name].reading)) or 0.0)
 
     def _tail(self, reading: Reading | None) -> FloatArray | None:
         if reading is None:
@@ -149,18 +146,13 @@ class Many:
             if reading is None or self.keys is None
             else np.concatenate(key_tokens.losses_of(reading, self.keys, self.target))
         )
+        window = min(self.original, self.target)
         return Figures(
             tail=self._tail(reading),
-            inside=self._inside(reading),
+            inside=None if reading is None else means(reading.losses[window], 1, window),
             keys=keys,
             credits=np.array(credits) if credits else None,
         )
-
-    def _inside(self, reading: Reading | None) -> FloatArray | None:
-        if reading is None:
-            return None
-        length = min(self.original, self.target)
-        return means(reading.losses[length], 1, length)
 
     def result(self, run: str, seconds: float, *, complete: bool) -> CompareResult:
         """The document."""

@@ -12,6 +12,7 @@ from ropewalk.errors import UsageError
 from ropewalk.evaluation.candidates.attended import from_map_file
 from ropewalk.evaluation.candidates.candidate import Candidate
 from ropewalk.evaluation.candidates.controls import is_scaled, unmodified
+from ropewalk.evaluation.forward.health import attention_health, gradient_norms, output_spread
 from ropewalk.evaluation.local import Local, Measured
 from ropewalk.evaluation.loss import key_tokens
 from ropewalk.evaluation.loss.controls import tail_difference, with_difference
@@ -27,6 +28,7 @@ from ropewalk.evaluation.verdict.kept import (
     measured_caches,
     measured_temperatures,
 )
+from ropewalk.models.structure.record import RECORD
 from ropewalk.units import format_length
 
 MODEL = Candidate("model", "control")
@@ -43,7 +45,11 @@ class One:
         self.cropped_unmodified: Reading | None = None
         self.unmodified_is: str | None = None
         self.reader = self._reader()
-        self._refuse_early()
+        # What is measured last is checked first: nobody should hear of a misspelt name after an hour of reading.
+        check_caches(self.request.cache)
+        check_temperatures(self.request.temperatures, self.local.original_length)
+        if self.request.health and self.local.segments is None:
+            raise UsageError("health is measured on text", hint="add ppl to --tasks")
         self.caches: list[dict[str, Any]] = []
         self.temperatures: list[dict[str, Any]] = []
 
@@ -62,13 +68,6 @@ class One:
                 hint="leave --cache and --health out, or use compare",
             )
         return replace(from_map_file(local.map_file, local.facts), name=MODEL.name)
-
-    def _refuse_early(self) -> None:
-        """What is measured last is checked first: nobody should hear of a misspelt name after an hour of reading."""
-        check_caches(self.request.cache)
-        check_temperatures(self.request.temperatures, self.local.original_length)
-        if self.request.health and self.local.segments is None:
-            raise UsageError("health is measured on text", hint="add ppl to --tasks")
 
     @property
     def _owners(self) -> list[int] | None:
@@ -128,8 +127,6 @@ class One:
 
     def _own_scaling(self) -> bool | None:
         """Whether the configuration scales the rotation on this toolkit's behalf; None: somebody else scaled it."""
-        from ropewalk.models.structure.record import RECORD
-
         facts = self.local.facts
         if facts is None or not is_scaled(facts):
             return False
@@ -168,8 +165,6 @@ class One:
             self._read_controls(Candidate("base", "control"), model)
 
     def _health(self) -> dict[str, Any] | None:
-        from ropewalk.evaluation.forward.health import attention_health, gradient_norms, output_spread
-
         local = self.local
         local.watcher.begin("health")
 

@@ -92,7 +92,8 @@ def _closing(draft: Verdict, rows: Sequence[Row], winner: Row | None) -> str:
 
 def _group_words(draft: Verdict, taken: Row, about: About, num_rows: int) -> str:
     by = ", then ".join(_MEASURES[name] for name in draft.criteria)
-    cost = _cost(taken)
+    gap = taken.window_cost
+    cost = "" if gap is None else f" ({gap.difference:+.3f} nats per token there{_spread(gap)})"
     if num_rows == 1:
         return f"At {about.target} tokens {taken.name} is the only row{cost}."
     if not by:
@@ -109,11 +110,6 @@ def _group_words(draft: Verdict, taken: Row, about: About, num_rows: int) -> str
         f"At {about.target} tokens {len(draft.group)} rows cannot be told apart from the best by {by}: {named}. "
         f"{taken.name} costs least inside the window{cost} and is recommended."
     )
-
-
-def _cost(row: Row) -> str:
-    gap = row.window_cost
-    return "" if gap is None else f" ({gap.difference:+.3f} nats per token there{_spread(gap)})"
 
 
 def _spread(gap: Paired) -> str:
@@ -140,12 +136,12 @@ def _retrieval_words(draft: Verdict, taken: Row, controls: Mapping[str, Row], ab
     )
 
 
-def _sure(gap: Paired, *, better: str, worse: str, sign: int = 1) -> str:
+def _sure(gap: Paired, *, better: str, worse: str) -> str:
     if gap.p is None:
         return "too few texts to be sure of anything"
     if not gap.surely:
         return "no sure difference"
-    return f"surely {better if sign * gap.difference > 0 else worse}"
+    return f"surely {better if gap.difference > 0 else worse}"
 
 
 def _text_words(taken: Row, controls: Mapping[str, Row], about: About) -> str:

@@ -83,7 +83,14 @@ def with_original(config: Mapping[str, Any], original_length: int) -> dict[str, 
 def _mended(config: dict[str, Any], wanted: set[str], tokenizer: Mapping[str, Any] | None) -> dict[str, Any]:
     facts = read_facts(config)
     if "original-length-missing" in wanted:
-        _state_original(config, facts, tokenizer)
+        # The window that the evidence speaks for; where there is none, the finding is not repairable.
+        for label, rope in facts.ropes.items():
+            known = meant_original(facts, rope, tokenizer) if rope.rope_type in KEEPS_ORIGINAL else None
+            if known is None:
+                continue
+            for entry in _entries(config, label):
+                if not is_whole(entry.get("original_max_position_embeddings")):
+                    entry["original_max_position_embeddings"] = known[0]
         facts = read_facts(config)
     for name, mend in _MENDS.items():
         if name in wanted:
@@ -183,17 +190,6 @@ def _state_factor(entry: dict[str, Any], facts: ModelFacts, rope: RopeFacts) -> 
     factor, implied = entry.get("factor"), facts.max_position_embeddings / rope.geometry.original_length
     if implied > 1.0 and (factor is None or not is_number(factor) or factor <= 0):
         entry["factor"] = implied
-
-
-def _state_original(config: dict[str, Any], facts: ModelFacts, tokenizer: Mapping[str, Any] | None) -> None:
-    """The window that the evidence speaks for; where there is none, the finding is not repairable."""
-    for label, rope in facts.ropes.items():
-        known = meant_original(facts, rope, tokenizer) if rope.rope_type in KEEPS_ORIGINAL else None
-        if known is None:
-            continue
-        for entry in _entries(config, label):
-            if not is_whole(entry.get("original_max_position_embeddings")):
-                entry["original_max_position_embeddings"] = known[0]
 
 
 def _state_base(config: dict[str, Any], facts: ModelFacts) -> None:

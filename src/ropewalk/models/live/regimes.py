@@ -78,7 +78,11 @@ def fixed_length(model: Any, length: int | None) -> Iterator[None]:
     if length is None:
         yield
         return
-    modules = [module for module in _rotary_modules(model) if _depends(module)]
+    modules = [
+        module
+        for module in _rotary_modules(model)
+        if any(_rule(module, layer, kind) is not None for layer, kind in _rope_types(module).items())
+    ]
     before = [module.__dict__.get("forward") for module in modules]
     try:
         for module in modules:
@@ -90,10 +94,6 @@ def fixed_length(model: Any, length: int | None) -> Iterator[None]:
                 module.__dict__.pop("forward", None)
             else:
                 module.forward = forward
-
-
-def _depends(module: Any) -> bool:
-    return any(_rule(module, layer, kind) is not None for layer, kind in _rope_types(module).items())
 
 
 def _pin(module: Any, length: int) -> None:

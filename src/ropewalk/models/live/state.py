@@ -73,7 +73,9 @@ def transfer(model: Any, before: Any, after: Any, patch: Patch) -> None:
         # A configuration that builds other layers (an expert more, another attention) is no stretch.
         if path not in old or type(old[path]) is not type(new):
             raise _other_shape(path)
-        _check_weights(path, old[path], new)
+        for name, value in new._parameters.items():
+            if value is not None and value.shape != old[path]._parameters[name].shape:
+                raise _other_shape(f"{path}.{name}")
         if labels_of(new):
             _transfer_rotary(_module(live, path), old[path], new, shared, patch)
         elif path:
@@ -156,12 +158,6 @@ def _same(one: Any, other: Any) -> bool:
         # Configurations whose layers differ refuse a plain comparison.
         return bool(vars(one) == vars(other))
     return bool(one == other)
-
-
-def _check_weights(path: str, old: Any, new: Any) -> None:
-    for name, value in new._parameters.items():
-        if value is not None and value.shape != old._parameters[name].shape:
-            raise _other_shape(f"{path}.{name}")
 
 
 def _other_shape(path: str) -> RopewalkError:

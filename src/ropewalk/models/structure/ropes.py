@@ -186,21 +186,18 @@ def _completed(
     entry["rope_type"] = kind
     entry["rope_theta"] = _theta(view, entry, default, theta_names)
     if kind == "dynamic" and quirk(view.model_type, "fixed_alpha") and entry.get("alpha"):
-        entry = _on_alpha(view, entry)
+        # Hunyuan calls `dynamic` what its class computes once, a base raised by `alpha`: trained so, and plain since.
+        alpha, head = number("alpha", entry["alpha"]), view.head_dim
+        if alpha <= 0 or head <= 2:
+            raise RopewalkError(
+                f"config.json: alpha={shown(entry['alpha'])} raises no base", hint="give alpha above 0"
+            )
+        raised = float(entry["rope_theta"] * alpha ** (head / (head - 2)))
+        entry = {"rope_type": DEFAULT, "rope_theta": raised}
     share = _share(view, entry, default)
     if share is not None:
         entry["partial_rotary_factor"] = share
     return entry
-
-
-def _on_alpha(view: TextView, entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Hunyuan calls `dynamic` what its class computes once, a base raised by `alpha`: trained so, and plain since."""
-    alpha, head = number("alpha", entry["alpha"]), view.head_dim
-    if alpha <= 0 or head <= 2:
-        raise RopewalkError(
-            f"config.json: alpha={shown(entry['alpha'])} raises no base", hint="give alpha above 0"
-        )
-    return {"rope_type": DEFAULT, "rope_theta": float(entry["rope_theta"] * alpha ** (head / (head - 2)))}
 
 
 def _theta(

@@ -101,13 +101,22 @@ def _carried(
 ) -> Carried:
     entries = {label: entry_for(facts, facts.ropes[label], made) for label, made in schedules.items()}
     fresh = copy.deepcopy(dict(config))
-    text = _text_of(fresh, facts.text_path)
+    text = fresh
+    # The mapping of the text model, made where a composite left it out.
+    for key in facts.text_path:
+        if not isinstance(text.get(key), dict):
+            text[key] = {}
+        text = text[key]
     if tuple(facts.ropes) == (DEFAULT,):
         old = _write_flat(text, facts, entries[DEFAULT])
     else:
         old = _write_nested(text, facts, entries)
     _write_lengths(fresh, text, facts, target)
-    _write_head_dim(text, facts)
+    # Some classes leave head_dim at None, on which stock yarn, longrope and dynamic crash.
+    row = row_of(facts.text_type) or {}
+    unset = text.get("head_dim") is None
+    if unset and (row.get("head_dim") == "null" or "head_dim" in text):
+        text["head_dim"] = view_of(facts.config).head_dim
     if note:
         written = {label: entry.values for label, entry in entries.items()}
         fresh[RECORD] = make_record(schedules, written, target)
@@ -159,16 +168,6 @@ def _same_method(schedule: FrequencySchedule, rope: RopeFacts) -> FrequencySched
             f"{shown(rope.layer_type)} ({error.message})",
             hint="use layers='full', or a method that only takes a factor",
         ) from error
-
-
-def _text_of(config: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
-    """The mapping of the text model inside a configuration, made where a composite left it out."""
-    here = config
-    for key in path:
-        if not isinstance(here.get(key), dict):
-            here[key] = {}
-        here = here[key]
-    return here
 
 
 def _write_flat(text: dict[str, Any], facts: ModelFacts, entry: Entry) -> bool:
@@ -243,11 +242,3 @@ def _write_lengths(root: dict[str, Any], text: dict[str, Any], facts: ModelFacts
     if "original_max_position_embeddings" in text or beside:
         # A value beside the rotary dictionary wins over the one inside it.
         text["original_max_position_embeddings"] = facts.original_length
-
-
-def _write_head_dim(text: dict[str, Any], facts: ModelFacts) -> None:
-    """Some classes leave head_dim at None, on which stock yarn, longrope and dynamic crash."""
-    row = row_of(facts.text_type) or {}
-    unset = text.get("head_dim") is None
-    if unset and (row.get("head_dim") == "null" or "head_dim" in text):
-        text["head_dim"] = view_of(facts.config).head_dim

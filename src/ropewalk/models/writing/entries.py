@@ -44,7 +44,13 @@ class Entry:
 
 def entry_for(facts: ModelFacts, rope: RopeFacts, schedule: FrequencySchedule) -> Entry:
     """The entry that makes stock transformers compute exactly this schedule, or a refusal with the reason."""
-    _check_persistable(facts, schedule)
+    row = row_of(facts.text_type) or {}
+    if row.get("table") and not schedule.is_identity:
+        raise RopewalkError(
+            f"model_type={shown(facts.text_type)} rotates by a table of fixed length on base 10000; its "
+            "config.json can carry no scaling",
+            hint=_IN_MEMORY,
+        )
     kind = _kind(facts, rope, schedule)
     kept = {name: value for name, value in rope.parameters.items() if _is_kept(name, value)}
     build = {
@@ -77,16 +83,6 @@ def entry_for(facts: ModelFacts, rope: RopeFacts, schedule: FrequencySchedule) -
 def _is_kept(name: str, value: object) -> bool:
     """Keys of the model's own (mrope_section and the like) stay; stray entries of layer types do not belong here."""
     return name not in SCALING_KEYS and not isinstance(value, dict) and not name.endswith("_attention")
-
-
-def _check_persistable(facts: ModelFacts, schedule: FrequencySchedule) -> None:
-    row = row_of(facts.text_type) or {}
-    if row.get("table") and not schedule.is_identity:
-        raise RopewalkError(
-            f"model_type={shown(facts.text_type)} rotates by a table of fixed length on base 10000; its "
-            "config.json can carry no scaling",
-            hint=_IN_MEMORY,
-        )
 
 
 def _kind(facts: ModelFacts, rope: RopeFacts, schedule: FrequencySchedule) -> str:

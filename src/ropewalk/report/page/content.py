@@ -150,14 +150,14 @@ def _set(value: Any) -> Any:
     return [_set(item) for item in value] if isinstance(value, list) else value
 
 
-def key_table(title: str, document: Mapping[str, Any], source: str, *, note: str = "") -> Table:
+def key_table(title: str, document: Mapping[str, Any], source: str) -> Table:
     """A mapping as two columns; inner mappings are flattened with dots, what is not set is left out."""
     rows = tuple(
         (Cell(name.replace("_", " "), name), value_cell(value, f"{source}/{name.replace('.', '/')}"))
         for name, value in flattened(document)
         if value is not None and value != [] and value != {}
     )
-    return Table(title, (Column("name", numeric=False), Column("value", numeric=False)), rows, note)
+    return Table(title, (Column("name", numeric=False), Column("value", numeric=False)), rows)
 
 
 def flattened(document: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

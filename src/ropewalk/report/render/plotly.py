@@ -10,18 +10,7 @@ import html
 import math
 from typing import Any
 
-from ropewalk.report.figure import (
-    Axis,
-    Bars,
-    Figure,
-    Guide,
-    Heat,
-    Line,
-    Panel,
-    Points,
-    Span,
-    Text,
-)
+from ropewalk.report.figure import Axis, Bars, Figure, Guide, Heat, Line, Panel, Points, Span, Text
 from ropewalk.report.palette import HEAT
 
 Spec = dict[str, Any]

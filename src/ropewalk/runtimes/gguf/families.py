@@ -220,10 +220,6 @@ def _period(facts: ModelFacts) -> int | None:
     return period if sliding == regular and period != 1 else None
 
 
-def _sliding_theta(facts: ModelFacts) -> float | None:
-    return next((rope.geometry.rope_theta for label, rope in facts.ropes.items() if is_sliding(label)), None)
-
-
 def _query_scale(facts: ModelFacts) -> str | float:
     """Gemma's query_pre_attn_scalar, which llama.cpp takes to be the head's width, but for the largest model's."""
     value = float(_given("query_pre_attn_scalar", facts))
@@ -275,10 +271,6 @@ def _activation(facts: ModelFacts) -> Any:
     return view.get("hidden_activation") or view.get("hidden_act") or "gelu_pytorch_tanh"
 
 
-def _feed_forward(facts: ModelFacts) -> int:
-    return facts.intermediate_size or 4 * facts.hidden_size
-
-
 def _rotates_but_each_4th(facts: ModelFacts) -> bool:
     # llama.cpp reads no list: it leaves every fourth layer of SmolLM3 unrotated by a constant.
     return set(facts.layers.no_rope) == set(range(3, facts.num_layers, 4))
@@ -292,7 +284,9 @@ def _full_layers_rotate(facts: ModelFacts) -> bool:
 COMPUTED: dict[str, Callable[[ModelFacts], Any]] = {
     "window": lambda facts: facts.sliding_window,
     "period": _period,
-    "sliding_theta": _sliding_theta,
+    "sliding_theta": lambda facts: next(
+        (rope.geometry.rope_theta for label, rope in facts.ropes.items() if is_sliding(label)), None
+    ),
     "sliding_layers": lambda facts: len(facts.layers.sliding),
     "query_scale": _query_scale,
     "lite": _lite,
@@ -301,7 +295,7 @@ COMPUTED: dict[str, Callable[[ModelFacts], Any]] = {
     "linear_width": _linear_width,
     "sections": _sections,
     "activation": _activation,
-    "feed_forward": _feed_forward,
+    "feed_forward": lambda facts: facts.intermediate_size or 4 * facts.hidden_size,
     "rotates_but_each_4th": _rotates_but_each_4th,
     "full_layers_rotate": _full_layers_rotate,
 }

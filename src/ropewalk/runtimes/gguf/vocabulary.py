@@ -75,7 +75,14 @@ def _keys(path: Path, document: dict[str, Any], settings: dict[str, Any], facts:
     keys: dict[str, Any] = {"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": kinds}
     if model.get("byte_fallback"):
         keys |= {"tokenizer.ggml.model": "llama", "tokenizer.ggml.pre": "default"}
-        keys["tokenizer.ggml.scores"] = _scores(tokens, model)
+        # SentencePiece's algorithm knows no list of merges: it joins the neighbours whose whole has the highest score.
+        ranks: dict[str, int] = {}
+        for rank, pair in enumerate(model.get("merges") or []):
+            left, right = pair.split(" ") if isinstance(pair, str) else pair
+            ranks.setdefault(left + right, rank)
+        keys["tokenizer.ggml.scores"] = [
+            -float(ranks.get(token, len(ranks) + number)) for number, token in enumerate(tokens)
+        ]
         keys["tokenizer.ggml.add_space_prefix"] = _adds_space(document)
     else:
         keys |= {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": _pre(document, path)}
@@ -104,16 +111,6 @@ def _tokens(document: dict[str, Any], size: int, *, fallback: bool) -> tuple[lis
         raise ValueError(f"tokens numbered {min(by_number)} to {total - 1}")
     tokens = [by_number.get(number, f"[PAD{number}]") for number in range(total)]
     return tokens, [kinds.get(number, UNUSED) for number in range(total)]
-
-
-def _scores(tokens: list[str], model: dict[str, Any]) -> list[float]:
-    """Numbers that make SentencePiece's algorithm merge in the file's order: earlier merges win, the rest never."""
-    # That algorithm knows no list of merges: it joins the neighbours whose whole has the highest score.
-    ranks: dict[str, int] = {}
-    for rank, pair in enumerate(model.get("merges") or []):
-        left, right = pair.split(" ") if isinstance(pair, str) else pair
-        ranks.setdefault(left + right, rank)
-    return [-float(ranks.get(token, len(ranks) + number)) for number, token in enumerate(tokens)]
 
 
 def _adds_space(document: dict[str, Any]) -> bool:

@@ -137,7 +137,10 @@ def write_gguf(
                 assert written == piece.size, f"{piece.name}: {written} bytes of {piece.size}"
                 stream.write(b"\0" * (padded(piece.size, alignment) - piece.size))
     except OSError as error:
-        raise _cannot(path, error) from error
+        raise RopewalkError(
+            f"cannot write {path} ({one_line(error.strerror or error)})",
+            hint="check free space and permissions, or write elsewhere",
+        ) from error
 
 
 def _header(keys: list[Key], pieces: Sequence[Piece], alignment: int, version: int) -> bytes:
@@ -156,10 +159,3 @@ def _header(keys: list[Key], pieces: Sequence[Piece], alignment: int, version: i
 
 def _write(stream: BinaryIO, data: bytes) -> None:
     stream.write(data)
-
-
-def _cannot(path: Path, error: OSError) -> RopewalkError:
-    return RopewalkError(
-        f"cannot write {path} ({one_line(error.strerror or error)})",
-        hint="check free space and permissions, or write elsewhere",
-    )

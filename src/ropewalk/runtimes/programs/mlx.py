@@ -56,7 +56,9 @@ class Mlx(Runtime):
         # longrope's factor comes of a formula there that never falls below 1.
         if job.flat and (job.schedule.attention_factor >= 1.0 or not forms & {"longrope", "yarn"}):
             carrier = {"longrope"} | ({"longrope-two-sets"} if two_sets(job) else set())
-            formula = formula_factor(_original(job), job.target_length)
+            formula = formula_factor(
+                {"original_max_position_embeddings": job.schedule.geometry.original_length}, job.target_length
+            )
             if not math.isclose(formula, job.schedule.attention_factor, rel_tol=1e-9):
                 carrier.add(_BY_ORIGINAL)
             carrier |= {STOPPED} if stops_pairs(job) else set()
@@ -132,7 +134,3 @@ class Mlx(Runtime):
             )
         notes = (*way.notes, *detour, "mlx_lm.convert copies config.json: write the keys before converting")
         return Fragment("config.json", job.inside(content | lengths(job)), notes=notes)
-
-
-def _original(job: Job) -> dict[str, Any]:
-    return {"original_max_position_embeddings": job.schedule.geometry.original_length}

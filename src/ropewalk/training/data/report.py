@@ -18,7 +18,6 @@ from ropewalk.training.data.mixture import Mixture, TextSource
 from ropewalk.training.data.stages import Curriculum, StageState
 from ropewalk.training.data.streams import DocumentStream, FittedStream
 from ropewalk.training.recipe.recipe import Recipe
-from ropewalk.training.recipe.stages import Stage
 from ropewalk.units import format_length
 
 # More text than this is not made into tokens to be counted: lengths are then estimated from a sample.
@@ -64,7 +63,11 @@ def report(mixture: Mixture, curriculum: Curriculum) -> list[SourceReport]:
     found = []
     counted = {item.name: token_lengths(item) for item in mixture.sources if isinstance(item, TextSource)}
     for number, stage in enumerate(curriculum.stages):
-        shares = _shares(mixture, stage)
+        given = dict(zip((item.name for item in mixture.sources), mixture.usual, strict=True))
+        if stage.sources is not None:
+            given = {name: stage.sources.get(name, 0.0) for name in given}
+        total = sum(given.values())
+        shares = {name: share / total for name, share in given.items()}
         planned = stage_tokens(curriculum, number)
         for item in mixture.sources:
             if not isinstance(item, TextSource) or not shares[item.name]:
@@ -166,11 +169,3 @@ def stage_tokens(curriculum: Curriculum, number: int) -> float:
     """Tokens that a stage will train, as far as it is known before."""
     goal = curriculum.goals[number]
     return goal if goal is not None else curriculum.steps[number] * curriculum.tokens_per_step
-
-
-def _shares(mixture: Mixture, stage: Stage) -> dict[str, float]:
-    given = dict(zip((item.name for item in mixture.sources), mixture.usual, strict=True))
-    if stage.sources is not None:
-        given = {name: stage.sources.get(name, 0.0) for name in given}
-    total = sum(given.values())
-    return {name: share / total for name, share in given.items()}

@@ -25,7 +25,7 @@ def documents_of(part: SourcePart) -> list[tuple[str, str]]:
     elif part.kind == "jsonl":
         found = _json_lines(part)
     else:
-        found = _text_files(part)
+        found = ((str(path), _read_text(part, path)) for path in _files(part))
     documents = []
     for name, text in found:
         if text.strip():
@@ -78,11 +78,6 @@ def _files(part: SourcePart) -> Iterator[Path]:
                 hint="paths are relative to where the command runs",
             )
         yield from files
-
-
-def _text_files(part: SourcePart) -> Iterator[tuple[str, str]]:
-    for path in _files(part):
-        yield str(path), _read_text(part, path)
 
 
 def _json_lines(part: SourcePart) -> Iterator[tuple[str, str]]:

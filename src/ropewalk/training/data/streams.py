@@ -290,7 +290,10 @@ class FittedStream:
                 rng = np.random.default_rng([*self.key, self.taken, 0x1A9E])
                 self.waiting.insert(int(rng.integers(len(self.waiting) + 1)), [document, offset])
                 break
-            chosen = self._best(row.room)
+            sizes = [len(self.documents.ids(document)) - offset for document, offset in self.waiting]
+            # Of equal sizes the one that has waited longest.
+            fitting = [(size, -place) for place, size in enumerate(sizes) if size <= row.room]
+            chosen = -max(fitting)[1] if fitting else None
         self.taken += 1
         return row.sample()
 
@@ -298,13 +301,6 @@ class FittedStream:
         """The place of the first waiting piece of at most `room` tokens; 0 where none is."""
         sizes = (len(self.documents.ids(document)) - offset for document, offset in self.waiting)
         return next((place for place, size in enumerate(sizes) if size <= room), 0)
-
-    def _best(self, room: int) -> int | None:
-        """The place of the longest waiting piece of at most `room` tokens."""
-        sizes = [len(self.documents.ids(document)) - offset for document, offset in self.waiting]
-        # Of equal sizes the one that has waited longest.
-        fitting = [(size, -place) for place, size in enumerate(sizes) if size <= room]
-        return -max(fitting)[1] if fitting else None
 
     def _refill(self) -> None:
         begun, full = self.epoch, min(self.width, 2 * len(self.members))

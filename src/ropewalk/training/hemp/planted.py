@@ -97,7 +97,13 @@ def planted_spans(
         pairs = {make_key(rng): make_value(rng) for _ in range(count)}
     while pairs:
         asked = rng.sample(list(pairs), k=rng.randrange(1, min(5, len(pairs)) + 1))
-        ending, spans = _questions(phrasing, [(key, pairs[key]) for key in asked])
+        ending, spans = "", list[tuple[int, int]]()
+        lead, _, close = phrasing.question.partition("{value}")
+        for key in asked:
+            ending += lead.format(key=key)
+            spans.append((len(ending), len(ending) + len(pairs[key])))
+            ending += pairs[key] + close.format(key=key)
+        ending += "\n"
         facts = [phrasing.fact.format(key=key, value=value) for key, value in pairs.items()]
         room = length - len(ending) - sum(len(fact) + 2 * len(phrasing.joint) for fact in facts)
         if room >= 0:
@@ -107,17 +113,6 @@ def planted_spans(
             return before + ending, [(len(before) + start, len(before) + end) for start, end in spans]
         pairs.popitem()
     return excerpt(rng, texts, length), []
-
-
-def _questions(phrasing: Phrasing, asked: Sequence[tuple[str, str]]) -> tuple[str, Spans]:
-    """The questions with their answers, and where the answers stand."""
-    text, spans = "", list[tuple[int, int]]()
-    lead, _, close = phrasing.question.partition("{value}")
-    for key, value in asked:
-        text += lead.format(key=key)
-        spans.append((len(text), len(text) + len(value)))
-        text += value + close.format(key=key)
-    return text + "\n", spans
 
 
 def _scatter(rng: random.Random, facts: Sequence[str], hay: str, joint: str) -> str:

@@ -89,11 +89,6 @@ def _train_in_full(model: Any, module: nn.Module) -> None:
         head.register_forward_pre_hook(lambda _head, args: (args[0].float(), *args[1:]))
 
 
-def is_lora(model: Any) -> bool:
-    """Whether `add_lora` made this model."""
-    return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
-
-
 def trained_tensors(model: Any) -> dict[str, Tensor]:
     """Everything that LoRA trains, by name: adapters, and norms and embeddings where trained."""
     return {name: tensor.detach() for name, tensor in _trained(model).items()}
@@ -130,7 +125,10 @@ def merged_weights(model: Any) -> dict[str, Tensor]:
     layers: dict[str, Any] = {
         name: item for name, item in base.named_modules() if isinstance(item, LoraLayer)
     }
-    kept = _usual_dtype(base)
+    # The type of the frozen weights is that of the base; packed ones have none of their own.
+    inside = {id(item) for module in base.modules() if is_packed(module) for item in module.parameters()}
+    frozen = (item for item in base.parameters() if not item.requires_grad and id(item) not in inside)
+    kept = next((item.dtype for item in frozen if item.is_floating_point()), torch.float32)
     packed = {name: module for name, module in base.named_modules() if is_packed(module)}
     merged: dict[str, Tensor] = {}
     for name, module in packed.items():
@@ -170,13 +168,6 @@ def _owner(name: str, modules: Mapping[str, nn.Module]) -> bool:
     return any(".".join(parts[:count]) in modules for count in range(1, len(parts)))
 
 
-def _usual_dtype(base: nn.Module) -> torch.dtype:
-    """The type of the frozen weights, which is that of the base; packed ones have none of their own."""
-    inside = {id(item) for module in base.modules() if is_packed(module) for item in module.parameters()}
-    frozen = (item for item in base.parameters() if not item.requires_grad and id(item) not in inside)
-    return next((item.dtype for item in frozen if item.is_floating_point()), torch.float32)
-
-
 def plain_weights(model: Any) -> dict[str, Tensor]:
     """The state dict of the model below the adapters, under its own names."""
     tensors = model.get_base_model().state_dict()
@@ -209,8 +200,9 @@ def save_adapter(
         tensors[_PREFIX + name] = tensor.cpu().contiguous()
         modules.append(name.rpartition(".")[0])
     config.modules_to_save = sorted(modules) or None
+    names = {id(item): name for name, item in base.named_modules()}
     inputs, outputs = (
-        _name_of(base, item) for item in (base.get_input_embeddings(), base.get_output_embeddings())
+        names.get(id(item)) for item in (base.get_input_embeddings(), base.get_output_embeddings())
     )
     if inputs in modules and base.config.get_text_config().tie_word_embeddings:
         config.ensure_weight_tying = True
@@ -267,10 +259,6 @@ def _in_full(model: Any, options: LoraOptions) -> list[str]:
         if (options.train_norms and norm) or (options.train_embeddings and module is embedding):
             found.append(name)
     return found
-
-
-def _name_of(model: nn.Module, wanted: nn.Module) -> str | None:
-    return next((name for name, item in model.named_modules() if item is wanted), None)
 
 
 def _peft() -> Any:

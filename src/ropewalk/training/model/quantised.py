@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from ropewalk.errors import RopewalkError, UsageError
+from ropewalk.models.config import read_config
 from ropewalk.models.quantised import TRAINED_PACKED, WIDENED, stored_bits
+from ropewalk.models.source import resolve
 from ropewalk.training.recipe.recipe import Recipe
 
 # What `model.quantise` stands for, in bitsandbytes' words.
@@ -70,9 +72,6 @@ def quantisation_of(recipe: Recipe) -> Quantisation | None:
     part = recipe.model
     if part.path is None:
         return None
-    from ropewalk.models.config import read_config
-    from ropewalk.models.source import resolve
-
     config = read_config(resolve(part.path))
     found = stored_bits(config, config)
     computed = "bfloat16" if "bfloat16" in (part.dtype, recipe.precision) else "float32"

@@ -51,10 +51,8 @@ def choose_method(model: Any, options: PackingOptions) -> str:
 @torch.no_grad()
 def check_skips(model: Any, method: str) -> None:
     """Refuse a model that takes a skipped position for the end of a document, or that does not heed positions."""
-    vocabulary, device = (
-        model.get_input_embeddings().weight.shape[0],
-        model.get_input_embeddings().weight.device,
-    )
+    embedding = model.get_input_embeddings().weight
+    vocabulary, device = embedding.shape[0], embedding.device
     tokens = (torch.arange(_LENGTH, device=device) + 3)[None] % vocabulary
     other = tokens.clone()
     other[:, 0] = 1
@@ -119,10 +117,8 @@ def _window_lost(model: Any, method: str) -> str | None:
 @torch.no_grad()
 def _leak(model: Any, method: str) -> str | None:
     """Why the second of two documents in a row is not computed as it is alone, or None where it is."""
-    vocabulary, device = (
-        model.get_input_embeddings().weight.shape[0],
-        model.get_input_embeddings().weight.device,
-    )
+    embedding = model.get_input_embeddings().weight
+    vocabulary, device = embedding.shape[0], embedding.device
     first, other, second = (
         (torch.arange(_LENGTH, device=device) * step + start)[None] % vocabulary
         for step, start in ((1, 3), (5, 7), (3, 4))

@@ -220,7 +220,6 @@ class Parts:
             losses_BT=losses,
             cropped_losses_BT=cropped,
             base_BT=batch["target_weights"],
-            mean_one=False,
         )
 
 

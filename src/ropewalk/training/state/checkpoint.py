@@ -85,17 +85,6 @@ def list_checkpoints(root: Path) -> list[Path]:
 
 def check_checkpoint(path: Path) -> Checkpoint:
     """Read and check a checkpoint: the manifest's form, and every file's presence, size and SHA-256."""
-    manifest = _read_manifest(path)
-    try:
-        check_entries(path, manifest["files"], what=f"checkpoint {path.name}", hint=_WAY_OUT)
-    except DamagedError as error:
-        # The checkpoint comes first in every message, and its files by their names inside.
-        told = error.message.replace(f"{path}/", "").removeprefix(f"checkpoint {path.name} ")
-        raise _damaged(path, told) from error
-    return Checkpoint(path, manifest["step"], manifest)
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((path / MANIFEST).read_bytes())
     except OSError as error:
@@ -107,7 +96,13 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     files, step = manifest.get("files"), manifest.get("step")
     if not isinstance(files, dict) or not isinstance(step, int) or path.name != f"step-{step:06d}":
         raise _damaged(path, f"{MANIFEST} does not belong to this folder")
-    return manifest
+    try:
+        check_entries(path, manifest["files"], what=f"checkpoint {path.name}", hint=_WAY_OUT)
+    except DamagedError as error:
+        # The checkpoint comes first in every message, and its files by their names inside.
+        told = error.message.replace(f"{path}/", "").removeprefix(f"checkpoint {path.name} ")
+        raise _damaged(path, told) from error
+    return Checkpoint(path, manifest["step"], manifest)
 
 
 def newest_checkpoint(root: Path, warn: Callable[[str], None]) -> Checkpoint | None:
@@ -155,15 +150,11 @@ def clean_leftovers(root: Path) -> None:
     if not root.is_dir():
         return
     for path in root.glob(".step-*.tmp"):
-        _rescue(path, root)
+        # Killed between the two renames of a replacement, the old checkpoint sits whole inside the `.old.` folder.
+        for inner in path.glob("step-*"):
+            if ".old." in path.name and inner.is_dir() and not (root / inner.name).exists():
+                inner.rename(root / inner.name)
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _rescue(path: Path, root: Path) -> None:
-    # Killed between the two renames of a replacement, the old checkpoint sits whole inside the `.old.` folder.
-    for inner in path.glob("step-*"):
-        if ".old." in path.name and inner.is_dir() and not (root / inner.name).exists():
-            inner.rename(root / inner.name)
 
 
 def _damaged(path: Path, what: str) -> DamagedError:

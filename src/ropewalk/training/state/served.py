@@ -11,6 +11,9 @@ from typing import Any
 from torch import Tensor
 
 from ropewalk.files import whole_folder
+from ropewalk.models.checkpoint.weights import bring_all, find_weights
+from ropewalk.models.source import config_path, resolve
+from ropewalk.training.model.quantised import declared, written_plain
 from ropewalk.training.recipe.model import ModelPart
 
 BASES = "bases"
@@ -22,8 +25,6 @@ def declared_dtype(part: ModelPart) -> str | None:
     """The type that the base's config.json declares, which a checkpoint goes on to declare; None for a new model."""
     if part.path is None:
         return None
-    from ropewalk.models.source import config_path, resolve
-
     document = json.loads(config_path(resolve(part.path)).read_text(encoding="utf-8"))
     found = document.get("dtype") or document.get("torch_dtype")
     return found if isinstance(found, str) else None
@@ -63,8 +64,6 @@ def write_base(
     Where there is no file of what is trained on (a new model, weights packed or widened while they were loaded), its
     gathered `weights` are written. Packed ones go on to be declared.
     """
-    from ropewalk.training.model.quantised import declared, written_plain
-
     # One base serves all the checkpoints of its stage.
     if target.exists():
         return
@@ -85,7 +84,4 @@ def write_base(
         if weights is not None:
             return
         assert part.path is not None
-        from ropewalk.models.checkpoint.weights import bring_all, find_weights
-        from ropewalk.models.source import resolve
-
         bring_all(find_weights(resolve(part.path, need_weights=True)), working, "link")

@@ -13,6 +13,13 @@ from safetensors.torch import load_file, save_file
 
 from ropewalk.attention.options import PARAMETER
 from ropewalk.errors import DamagedError, one_line
+from ropewalk.training.model.lora import (
+    merged_weights,
+    plain_weights,
+    put_trained,
+    save_adapter,
+    trained_tensors,
+)
 from ropewalk.training.model.quantised import written_plain
 from ropewalk.training.recipe.model import LoraOptions
 
@@ -178,8 +185,6 @@ class ModelFiles:
         weights, trained = cls._gathered(model, lora)
         base = None
         if adapter and with_base:
-            from ropewalk.training.model.lora import plain_weights
-
             base = wholes(plain_weights(model), model.get_base_model())
         if tempering is None:
             return cls(model, weights, trained, {}, adapter, base)
@@ -196,8 +201,6 @@ class ModelFiles:
     ) -> tuple[dict[str, torch.Tensor] | None, dict[str, torch.Tensor] | None]:
         if lora is None:
             return wholes(model.state_dict(), model), None
-        from ropewalk.training.model.lora import merged_weights, trained_tensors
-
         trained = wholes(trained_tensors(model), model)
         return wholes(merged_weights(model), model.get_base_model()), trained
 
@@ -207,8 +210,6 @@ class ModelFiles:
         with written_plain(base):
             base.save_pretrained(folder, state_dict=self.weights, safe_serialization=True)
         if self.adapter:
-            from ropewalk.training.model.lora import save_adapter
-
             save_adapter(self.model, folder / ADAPTER, self.trained, base_path)
         if self.trained is not None:
             (folder / FOLDER).mkdir(exist_ok=True)
@@ -235,8 +236,6 @@ def read_weights(folder: Path, model: Any) -> None:
     if is_sharded(folder):
         return
     if (folder / TRAINED).is_file():
-        from ropewalk.training.model.lora import put_trained
-
         put_trained(model, load_file(folder / TRAINED))
     else:
         read_model(folder, model)
@@ -249,7 +248,8 @@ def read_model(folder: Path, model: Any) -> None:
         saved |= load_file(file)
     own = model.state_dict()
     # Of tied tensors the files hold one: the other names are filled with it.
-    tied = {name for name, tensor in own.items() if name not in saved and _twin(tensor, own, saved)}
+    held = {tensor.data_ptr() for name, tensor in own.items() if name in saved}
+    tied = {name for name, tensor in own.items() if name not in saved and tensor.data_ptr() in held}
     if set(saved) | tied != set(own):
         # Architectures whose file layout is not their module layout (fused experts) go through their own loader.
         from transformers import AutoModelForCausalLM
@@ -262,7 +262,3 @@ def read_model(folder: Path, model: Any) -> None:
         raise DamagedError(
             f"checkpoint {folder.name} does not fit the model: {odd}", hint="use the run's own recipe"
         )
-
-
-def _twin(tensor: torch.Tensor, own: Mapping[str, torch.Tensor], saved: Mapping[str, torch.Tensor]) -> bool:
-    return any(name in saved and other.data_ptr() == tensor.data_ptr() for name, other in own.items())

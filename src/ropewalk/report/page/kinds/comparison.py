@@ -150,7 +150,9 @@ def methods_table(view: RunView) -> Table | None:
         if isinstance(control, Mapping)
     ]
     rows = [(method, f"/methods/{index}") for index, method in enumerate(methods)]
-    keys = _keys([method for method, _ in rows])
+    present = [key for method in methods for key, value in method.items() if not isinstance(value, _NESTED)]
+    leading = [key for key in _FIRST if any(method.get(key) is not None for method in methods)]
+    keys = [key for key in dict.fromkeys([*leading, *present]) if key not in _LEFT_OUT]
     keys_told = isinstance(view.result.get("key_tokens"), Mapping) and view.result["key_tokens"].get("told")
     marked = [key for key in _BEST if key != "key_token_loss" or keys_told]
     best = {key: _best(key, [method for method, _ in rows]) for key in marked}
@@ -182,12 +184,6 @@ def _cell(value: Any, source: str, tone: Tone) -> Cell:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return number_cell(value, source, tone=tone)
     return value_cell(None if value == {} else value, source)
-
-
-def _keys(methods: list[Mapping[str, Any]]) -> list[str]:
-    present = [key for method in methods for key, value in method.items() if not isinstance(value, _NESTED)]
-    leading = [key for key in _FIRST if any(method.get(key) is not None for method in methods)]
-    return [key for key in dict.fromkeys([*leading, *present]) if key not in _LEFT_OUT]
 
 
 def _column(key: str, methods: list[Mapping[str, Any]]) -> Column:

@@ -167,8 +167,11 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             slope = _slope(logits, total_exp, safe, factors, through, scale).to(dtype)
             if grad_hidden is not None:
                 grad_hidden[piece] = slope @ head
-            if grad_head is not None:
-                _accumulate(grad_head, slope, rows)
+            if grad_head is not None and slope.dtype == grad_head.dtype:
+                # In place, without a second array of the size of the head; it takes tensors of one type only.
+                grad_head.addmm_(slope.T, rows)
+            elif grad_head is not None:
+                grad_head += slope.T @ rows
             if grad_bias is not None:
                 grad_bias += slope.sum(0, dtype=grad_bias.dtype)
         ctx.save_for_backward(grad_hidden, grad_head, grad_bias, losses_N)
@@ -222,11 +225,3 @@ def _slope(
     if through is not None:
         slope *= through
     return slope if scale is None else slope.mul_(scale)
-
-
-def _accumulate(grad_head: Tensor, slope: Tensor, rows: Tensor) -> None:
-    if slope.dtype == grad_head.dtype:
-        # In place, without a second array of the size of the head; it takes tensors of one type only.
-        grad_head.addmm_(slope.T, rows)
-    else:
-        grad_head += slope.T @ rows

@@ -10,7 +10,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -161,7 +161,11 @@ class _OnDisk:
             with open(self._path, "wb") as stream:
                 stream.write(flat.numpy().data)
         except OSError as error:
-            raise _no_room(self._path.parent, size, error) from error
+            raise RopewalkError(
+                f"cannot put an activation of {format_bytes(size)} into {self._path.parent} "
+                f"({one_line(error.strerror or error)})",
+                hint="free the disk, set memory.offload_folder elsewhere, or memory.offload_limit lower",
+            ) from error
 
     def load(self) -> Tensor:
         flat = torch.empty(self._size, dtype=torch.uint8)
@@ -186,8 +190,11 @@ def _private_folder(root: Path) -> Path:
     try:
         root.mkdir(parents=True, exist_ok=True)
         _refuse_memory(root)
-        for stale in _stale_folders(root):
-            shutil.rmtree(stale, ignore_errors=True)
+        for folder in root.glob("ropewalk-activations-*-*"):
+            number = folder.name.split("-")[2]
+            # A link could lead anywhere: only folders that a process of ours made are removed.
+            if number.isdigit() and not folder.is_symlink() and not _alive(int(number)):
+                shutil.rmtree(folder, ignore_errors=True)
         return Path(tempfile.mkdtemp(prefix=f"ropewalk-activations-{os.getpid()}-", dir=root))
     except OSError as error:
         raise RopewalkError(
@@ -216,14 +223,6 @@ def _refuse_memory(root: Path) -> None:
         )
 
 
-def _stale_folders(root: Path) -> Iterator[Path]:
-    for folder in root.glob("ropewalk-activations-*-*"):
-        number = folder.name.split("-")[2]
-        # A link could lead anywhere: only folders that a process of ours made are removed.
-        if number.isdigit() and not folder.is_symlink() and not _alive(int(number)):
-            yield folder
-
-
 def _alive(process: int) -> bool:
     try:
         # Signal 0 reaches nobody and only asks whether the process is there.
@@ -234,10 +233,3 @@ def _alive(process: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _no_room(folder: Path, size: int, error: OSError) -> RopewalkError:
-    return RopewalkError(
-        f"cannot put an activation of {format_bytes(size)} into {folder} ({one_line(error.strerror or error)})",
-        hint="free the disk, set memory.offload_folder elsewhere, or memory.offload_limit lower",
-    )

@@ -29,20 +29,18 @@ def token_weights(
     losses_BT: Tensor | None = None,
     cropped_losses_BT: Tensor | None = None,
     base_BT: Tensor | None = None,
-    mean_one: bool = True,
 ) -> Tensor:
-    """The weight of each token's loss, float32 (B, T): the product of all asked-for parts, with mean 1 where scored.
+    """The weight of each token's loss, float32 (B, T): the product of all asked-for parts, 0 where nothing is scored.
 
-    With `mean_one=False` the products themselves: a step divides by the sum over all of its micro-batches.
+    A step divides by the sum over all of its micro-batches, so that weights of mean 1 or 2 train alike.
 
     `losses_BT` (the model's own loss now) is needed for easy and long tokens, `cropped_losses_BT` (see
     `cropped_losses`) for long tokens, `inputs_BT` for anything by distance. `base_BT` are weights that the
-    data brings: the result contains them and keeps their sum. Where nothing is left to weigh, all weights are 0 and the
-    batch carries no loss.
+    data brings, one more factor.
 
     >>> options = WeightingOptions(near={"tokens": 2})
     >>> token_weights(options, labels_BT=torch.tensor([[5, 6, 7, 8]])).tolist()
-    [[0.0, 0.0, 2.0, 2.0]]
+    [[0.0, 0.0, 1.0, 1.0]]
     """
     scored = labels_BT != IGNORE
     weights = torch.ones(labels_BT.shape, dtype=torch.float32, device=labels_BT.device)
@@ -54,20 +52,7 @@ def token_weights(
         weights = weights * (reach >= options.near.tokens)
     if options.needs_losses:
         weights = weights * _loss_weight(options, scored, losses_BT, cropped_losses_BT)
-    base = scored if base_BT is None else scored * base_BT
-    return normalised(weights, base) if mean_one else weights * base
-
-
-def normalised(weights_BT: Tensor, base_BT: Tensor) -> Tensor:
-    """weights * base with the sum of `base` (for a mask: mean 1 where scored), so that the learning rate keeps its
-    meaning; all 0 where nothing is left.
-
-    >>> normalised(torch.tensor([3.0, 1.0, 5.0]), torch.tensor([1.0, 1.0, 0.0])).tolist()
-    [1.5, 0.5, 0.0]
-    """
-    kept = weights_BT * base_BT
-    total = kept.sum()
-    return torch.where(total > 0, kept * (base_BT.sum() / total.clamp(min=torch.finfo(kept.dtype).tiny)), 0.0)
+    return weights * (scored if base_BT is None else scored * base_BT)
 
 
 def context_of(documents_BT: Tensor) -> Tensor:
