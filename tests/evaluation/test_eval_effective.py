@@ -151,6 +151,20 @@ def test_the_length_score_is_a_ratio_above_chance_over_the_questions_of_both_len
     )
 
 
+def test_questions_of_other_chances_count_by_what_is_above_their_own() -> None:
+    """Credits of 1 and 0.6 at chances of a fifth and a half: 1 and 0.2 above chance, whatever stands beside them."""
+    scores = [
+        *asked({32: [1.0, 1.0], 64: [1.0, 0.6]}),
+        *asked({32: [1.0, 0.75], 64: [0.6, 0.5]}, task="kv", chance=0.5),
+    ]
+    found = length_score(scores, 64, 32)
+    assert found is not None
+    over, under = [1.0, 0.5, 0.2, 0.0], [1.0, 1.0, 1.0, 0.5]
+    share = plain.ratio(over, under, range(4))
+    assert (found.mean, found.units) == (pytest.approx(share[0]), 4)
+    assert found.pair == pytest.approx(share[1:3], abs=1e-6)
+
+
 def test_no_length_score_without_anything_above_chance_at_the_short_length() -> None:
     for near in ([0.2] * 3, [0.0] * 3):
         assert length_score(asked({32: near, 64: [1.0] * 3}), 64, 32) is None

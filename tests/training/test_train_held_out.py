@@ -12,8 +12,11 @@ from test_train_resume import metrics_of
 from tinymodels import small_model
 from torch.nn import functional
 
-from ropewalk.training.held_out import HeldOut
+from ropewalk.errors import UsageError
+from ropewalk.training import held_out as held_out_module
+from ropewalk.training.held_out import HeldOut, cropped_rows
 from ropewalk.training.parts.loss.head import install_head
+from ropewalk.training.parts.loss.losses import shift_labels
 from ropewalk.training.parts.loss.options import LossOptions
 from ropewalk.training.recipe.recipe import EvaluationPart
 from ropewalk.training.run import train
@@ -67,12 +70,13 @@ def test_the_cropped_control_sees_a_window_and_scores_every_token(held_out: Held
     model = small_model(vocab_size=300)
     losses = []
     for text in held_out.texts:
-        for place in range(1, 128):
-            # Windows of 32 follow each other by 16: a token is scored in the first that holds it.
-            start = 0 if place < 32 else min((place - 16) // 16 * 16, 96)
+        # Windows of 32 follow each other by 16: a token is scored in the first that holds it.
+        for start in range(0, 97, 16):
             with torch.no_grad():
-                logits = model(input_ids=text[None, start:place], use_cache=False).logits[0, -1]
-            losses.append(functional.cross_entropy(logits, text[place]).item())
+                logits = model(input_ids=text[None, start : start + 32], use_cache=False).logits[0]
+            for place in range(start + (16 if start else 1), start + 32):
+                losses.append(functional.cross_entropy(logits[place - start - 1], text[place]).item())
+    assert len(losses) == 4 * 127
     install_head(model, LossOptions())
     assert held_out(model, 0)["cropped@128"] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
 
@@ -96,3 +100,100 @@ def test_a_run_begins_with_an_evaluation(tiny: Tiny, tmp_path: Path) -> None:
     # A new model knows nothing: 257 tokens, all alike.
     assert lines[0]["loss@64"] == pytest.approx(5.55, abs=0.1)
     assert lines[1]["loss@64"] < lines[0]["loss@64"]
+
+
+def made(tiny: Tiny, byte_tokenizer: Path, longest: int = 128, window: int = 0, **part: Any) -> HeldOut:
+    from transformers import AutoTokenizer
+
+    given = {"every": 1, "source": tiny()["data"]["sources"][0]} | part
+    tokenizer = AutoTokenizer.from_pretrained(byte_tokenizer)
+    return HeldOut(EvaluationPart.model_validate(given), tokenizer, longest, window=window)
+
+
+def test_what_a_length_leaves_over_is_not_read(tiny: Tiny, byte_tokenizer: Path) -> None:
+    """Texts of the longest length, so many as the tokens make and four at the least; 48 goes twice into 128."""
+    held = made(tiny, byte_tokenizer, lengths=[48, 128], tokens=1100)
+    assert held.texts.shape == (8, 128)
+    assert torch.equal(
+        held.rows[48], torch.cat([text[at : at + 48][None] for text in held.texts for at in (0, 48)])
+    )
+    assert torch.equal(held.rows[128], held.texts)
+    assert len(held.names) == len(set(held.owners)) > 1
+    assert (len(held.owners), held.joined) == (8, False)
+    assert made(tiny, byte_tokenizer, lengths=[128], tokens=128).texts.shape == (4, 128)
+    alone = made(tiny, byte_tokenizer, longest=96, tokens=480)
+    assert {length: tuple(rows.shape) for length, rows in alone.rows.items()} == {96: (5, 96)}
+    with pytest.raises(UsageError, match=r"evaluation: .*length 99999 needs 99999") as caught:
+        made(tiny, byte_tokenizer, lengths=[99999])
+    assert "shorter evaluation.lengths" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(("window", "kept"), [(0, 0), (1, 0), (2, 2), (127, 127), (128, 0), (500, 0)])
+def test_a_window_that_holds_the_longest_text_crops_nothing(
+    tiny: Tiny, byte_tokenizer: Path, window: int, kept: int
+) -> None:
+    held = made(tiny, byte_tokenizer, window=window, lengths=[128], tokens=128)
+    assert held.window == kept
+
+
+@pytest.mark.parametrize(
+    ("length", "window"), [(8, 4), (9, 4), (10, 5), (12, 5), (7, 6), (7, 2), (6, 6), (30, 7)]
+)
+def test_every_token_is_scored_by_the_first_window_that_holds_it(length: int, window: int) -> None:
+    texts = torch.arange(2 * length).view(2, length)
+    rows, targets = cropped_rows(texts, window)
+    wanted = []
+    for text in texts.tolist():
+        done = {0}
+        start = 0
+        while True:
+            aim = [-100] * window
+            for place in range(start + 1, start + window):
+                if place not in done:
+                    aim[place - start - 1] = text[place]
+                    done.add(place)
+            wanted.append((text[start : start + window], aim))
+            if start == length - window:
+                break
+            start = min(start + window // 2, length - window)
+        assert done == set(range(length))
+    assert list(zip(rows.tolist(), targets.tolist(), strict=True)) == wanted
+
+
+def test_losses_are_summed_by_text_however_many_rows_go_together(
+    tiny: Tiny, byte_tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of 16 in texts of 128: three at a time where 48 tokens are, one where fewer than a row are."""
+    model = small_model(vocab_size=300)
+    held = made(tiny, byte_tokenizer, lengths=[16, 128], tokens=512)
+    rows, targets = held.rows[16], shift_labels(held.rows[16])
+    targets[3, :5] = -100
+    plain = plain_losses(model, rows).double()
+    plain[3, :5] = 0
+    install_head(model, LossOptions())
+    shapes: list[int] = []
+    model.model.register_forward_pre_hook(
+        lambda _m, _a, kwargs: shapes.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    for at_once, wanted in ((48, [3, 3, 2]), (4, [1] * 8), (8192, [8])):
+        monkeypatch.setattr(held_out_module, "_AT_ONCE", at_once)
+        shapes.clear()
+        found = held.by_text(model, rows, targets)
+        assert shapes == wanted * 4
+        assert [count for _, count in found] == [115, 120, 120, 120]
+        sums = plain.view(4, -1).sum(dim=1).tolist()
+        assert [loss for loss, _ in found] == pytest.approx(sums, rel=1e-5)
+    # Tokens count alike, whichever text they are of; a text without its fellows has no interval.
+    said = held._measured("mean", "ci", model, rows, targets)
+    assert said["mean"] == pytest.approx(sum(sums) / 475, rel=1e-5)
+    means = [loss / count for loss, count in zip(sums, (115, 120, 120, 120), strict=True)]
+    middle = sum(means) / 4
+    assert said["ci"] == pytest.approx(
+        1.96 * (sum((one - middle) ** 2 for one in means) / 3 / 4) ** 0.5, rel=1e-3
+    )
+    held.texts = held.texts[:1]
+    assert held._measured("mean", "ci", model, rows[:8], targets[:8]) == {
+        "mean": pytest.approx(means[0], rel=1e-5)
+    }
+    held.texts = made(tiny, byte_tokenizer, lengths=[128], tokens=512).texts[:2]
+    assert set(held._measured("mean", "ci", model, rows[:16], targets[:16])) == {"mean", "ci"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 
 import numpy as np
@@ -19,6 +20,8 @@ from ropewalk.training.model.initialise import (
     initialise,
     logit_std_for,
 )
+
+initialise_module = importlib.import_module("ropewalk.training.model.initialise")
 
 
 def _new(kind="llama", **fields):
@@ -215,3 +218,111 @@ def test_a_trained_model_a_second_time_and_bad_values_are_refused():
         initialise(_new(), 8192, qk="random")
     with pytest.raises(UsageError, match="length=1"):
         initialise(_new(), 1)
+
+
+@pytest.mark.parametrize(("reference", "tokens"), [(64, 64), (512, 512), (700, 512)])
+@pytest.mark.parametrize("seed", [0, 5])
+def test_without_a_text_so_many_random_tokens_are_measured(reference, tokens, seed):
+    """As many as the reference length, 512 at the most, drawn from the seed over the whole vocabulary."""
+    drawn = torch.randint(0, 64, (1, tokens), generator=torch.Generator().manual_seed(seed))
+    given = initialise(_new(), 4096, reference_length=reference, input_ids=drawn, seed=seed)
+    own = initialise(_new(), 4096, reference_length=reference, seed=seed)
+    assert [one.value_cosine for one in own.layers] == [one.value_cosine for one in given.layers]
+    read = []
+    model = _new()
+    model.model.register_forward_pre_hook(
+        lambda _m, _a, kwargs: read.append(kwargs["input_ids"]), with_kwargs=True
+    )
+    initialise(model, 4096, reference_length=reference, seed=seed)
+    assert all(torch.equal(one, drawn) for one in read)
+
+
+@pytest.mark.parametrize("gained", [True, False])
+def test_queries_and_outputs_are_scaled_and_nothing_else(gained):
+    plain, model = _new(), _new()
+    done = initialise(model, 4096, qk="variance", output_gain=gained)
+    before = plain.state_dict()
+    for name, tensor in model.state_dict().items():
+        layer = int(name.split(".")[2]) if ".layers." in name else -1
+        times = 1.0
+        if "q_proj" in name:
+            times = done.layers[layer].logit_std_after / done.layers[layer].logit_std_before
+        elif "o_proj" in name and gained:
+            times = done.layers[layer].gain
+        torch.testing.assert_close(tensor, before[name] * times, rtol=1e-5, atol=1e-8)
+    assert [one.gain == 1.0 for one in done.layers] == [not gained] * 2
+    sigma = done.layers[0].logit_std_before
+    assert done.layers[0].logit_std_after == pytest.approx(math.sqrt(sigma**2 + math.log(8)))
+
+
+def test_the_defaults_are_those_of_the_papers_rule():
+    one, other = _new(), _new()
+    assert initialise(one, 2048) == initialise(
+        other, 2048, qk="critical", reference_length=512, output_gain=True, seed=0
+    )
+    assert logit_std_for(2048, "critical", sigma_0=0.3) == logit_std_for(
+        2048, "critical", sigma_0=0.3, reference_length=512
+    )
+
+
+def test_lengths_begin_at_two_tokens():
+    # sqrt(2 ln 2) = 1.177: a spread of one is below it.
+    assert logit_std_for(2, "critical", sigma_0=1.0, reference_length=2) == 1.0
+    assert initialise(_new(), 2, reference_length=2, input_ids=some_tokens(1, 32)).length == 2
+    for length, reference in ((1, 512), (512, 1)):
+        with pytest.raises(UsageError, match=f"length={length}, reference_length={reference}"):
+            initialise(_new(), length, reference_length=reference)
+    critical = math.sqrt(2 * math.log(512))
+    with pytest.raises(UsageError, match="starts collapsed"):
+        logit_std_for(1024, "critical", sigma_0=critical)
+    assert logit_std_for(1024, "entropy", sigma_0=critical * 0.999) <= math.sqrt(2 * math.log(1024))
+    # A spread of exactly the least, and of less, stays where it falls below it.
+    assert logit_std_for(64, "entropy", sigma_0=0.05) == pytest.approx(0.05)
+    assert logit_std_for(64, "entropy", sigma_0=0.04) == pytest.approx(0.04)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_a_norm_that_differs_in_any_element_was_trained(size):
+    model = _new()
+    model.model.norm.weight = torch.nn.Parameter(torch.ones(size))
+    initialise_module._refuse_trained(model)
+    with torch.no_grad():
+        model.model.norm.weight[-1] = 1.5
+    with pytest.raises(UsageError, match=r"model\.norm has a gain that differs"):
+        initialise_module._refuse_trained(model)
+    # All alike is how some architectures begin; what is no norm may hold what it likes.
+    with torch.no_grad():
+        model.model.norm.weight.fill_(0.5)
+    initialise_module._refuse_trained(model)
+    named = _new()
+    named.config._name_or_path = "some/where"
+    with pytest.raises(UsageError, match="loaded from some/where"):
+        initialise_module._refuse_trained(named)
+
+
+def test_attention_without_an_output_projection_is_refused():
+    with pytest.raises(UsageError, match="Linear has no output projection"):
+        initialise_module._scale_output(torch.nn.Linear(2, 2), 2.0)
+    for name in ("o_proj", "dense", "out_proj", "wo"):
+        module = torch.nn.Module()
+        setattr(module, name, torch.nn.Linear(3, 3))
+        before = getattr(module, name).weight.clone()
+        initialise_module._scale_output(module, 2.5)
+        torch.testing.assert_close(getattr(module, name).weight, before * 2.5)
+
+
+def test_values_that_are_fused_are_measured_on_their_inputs():
+    model, tokens = _new("gpt_neox"), some_tokens(1, 20)
+    inputs = {}
+
+    def keep(module, args, kwargs):
+        inputs.setdefault(module.layer_idx, (args or (kwargs["hidden_states"],))[0][0])
+
+    for module in attention_modules(model).values():
+        module.register_forward_pre_hook(keep, with_kwargs=True)
+    with torch.no_grad():
+        model(input_ids=tokens, use_cache=False)
+    kept = dict(inputs)
+    done = initialise(model, 4096, input_ids=tokens)
+    for change in done.layers:
+        assert change.value_cosine == pytest.approx(_pairwise(kept[change.layer]), abs=1e-6)

@@ -158,3 +158,97 @@ def test_shapes_that_do_not_belong_together_are_refused():
         chunked_cross_entropy(hidden, weight, labels, token_weights_BT=weights[:1])
     with pytest.raises(UsageError, match="chunk=0"):
         chunked_cross_entropy(hidden, weight, labels, chunk=0)
+
+
+@pytest.mark.parametrize(
+    "wanted", [(h, w, b, t) for h in (0, 1) for w in (0, 1) for b in (0, 1) for t in (0, 1)]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_every_choice_of_gradients_is_the_plain_ones(wanted, dtype):
+    """Frozen head, frozen hidden state, no bias: each alone and together, in chunks that do not divide the tokens."""
+    hidden, weight, bias, labels, weights = _inputs(dtype)
+    everything = [
+        item.detach().requires_grad_(bool(one)) for item, one in zip((hidden, weight, bias, weights), wanted)
+    ]
+    hidden, weight, bias, weights = everything
+    options = {"softcap": 4.0, "scale": 0.5}
+    got = chunked_cross_entropy(
+        hidden, weight, labels, token_weights_BT=weights, chunk=7, bias=bias, denominator=3.0, **options
+    )
+    plain = _plain(hidden, weight, bias, labels, weights, **options) * (labels != IGNORE).sum() / 3.0
+    torch.testing.assert_close(got, plain.to(got.dtype), rtol=1e-5, atol=1e-6)
+    assert got.dtype == dtype
+    asked = [item for item, one in zip(everything, wanted) if one]
+    assert got.requires_grad == bool(asked)
+    if asked:
+        mine, theirs = torch.autograd.grad(got * 2.5, asked), torch.autograd.grad(plain * 2.5, asked)
+        for one, other in zip(mine, theirs):
+            assert one.dtype == dtype
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_types_that_differ_and_sums_in_bfloat16():
+    """A float64 hidden state over a float32 head; a head in bfloat16 sums its gradient wider than it is."""
+    hidden, weight, bias, labels, _ = _inputs()
+    wide = hidden.detach().double().requires_grad_()
+    got = chunked_cross_entropy(wide, weight, labels, bias=bias, chunk=5)
+    plain = _plain(wide, weight.double(), bias.double(), labels)
+    assert got.dtype == torch.float64
+    torch.testing.assert_close(got, plain)
+    torch.testing.assert_close(torch.autograd.grad(got, wide)[0], torch.autograd.grad(plain, wide)[0])
+    found = token_losses(wide, weight, labels, bias=bias, chunk=5)
+    assert found.dtype == torch.float64
+    small = [item.detach().bfloat16().requires_grad_() for item in (hidden, weight, bias)]
+    loss = chunked_cross_entropy(small[0], small[1], labels, bias=small[2], chunk=1)
+    assert loss.dtype == torch.float32
+    plain = _plain(small[0], small[1], small[2], labels)
+    torch.testing.assert_close(loss, plain, rtol=2e-2, atol=2e-2)
+    mine, theirs = (torch.autograd.grad(one, small) for one in (loss, plain))
+    for one, other in zip(mine, theirs):
+        assert one.dtype == torch.bfloat16
+        torch.testing.assert_close(one.float(), other.float(), rtol=0.05, atol=5e-3)
+
+
+def test_losses_of_tokens_with_all_that_a_head_may_hold():
+    hidden, weight, bias, labels, _ = _inputs()
+    for chunk in (1, 7, 1000):
+        for options in ({}, {"softcap": 3.0}, {"scale": 0.5}, {"softcap": 3.0, "scale": 0.5}):
+            logits = functional.linear(hidden, weight, bias) * options.get("scale", 1.0)
+            cap = options.get("softcap")
+            logits = logits if cap is None else cap * torch.tanh(logits / cap)
+            wanted = functional.cross_entropy(
+                logits.flatten(0, 1), labels.flatten(), reduction="none", ignore_index=IGNORE
+            )
+            found = token_losses(hidden, weight, labels, bias=bias, chunk=chunk, **options)
+            torch.testing.assert_close(found, wanted.view(B, T).detach())
+            assert not found.requires_grad
+    with pytest.raises(UsageError, match="chunk=0"):
+        token_losses(hidden, weight, labels, chunk=0)
+    with pytest.raises(UsageError, match="do not belong together"):
+        token_losses(hidden[..., :4], weight, labels)
+    assert chunked_cross_entropy(hidden, weight, labels, bias=bias, chunk=1).item() == pytest.approx(
+        _plain(hidden, weight, bias, labels).item(), rel=1e-6
+    )
+
+
+def test_autocast_is_followed_where_it_is_on():
+    hidden, weight, _, labels, _ = _inputs(bias=False)
+    plain = token_losses(hidden, weight, labels)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = token_losses(hidden, weight, labels)
+        wanted = functional.cross_entropy(
+            functional.linear(hidden, weight).float().flatten(0, 1), labels.flatten(), reduction="none",
+            ignore_index=IGNORE,
+        )  # fmt: skip
+    assert rounded.dtype == torch.float32
+    torch.testing.assert_close(rounded.flatten(), wanted.detach(), rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(rounded, plain, rtol=1e-5)
+
+
+def test_a_second_derivative_is_refused():
+    hidden, weight, _, labels, _ = _inputs(bias=False)
+    [first] = torch.autograd.grad(
+        chunked_cross_entropy(hidden, weight, labels) ** 2, hidden, create_graph=True
+    )
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()

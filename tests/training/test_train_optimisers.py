@@ -149,3 +149,76 @@ def test_eight_bits_need_their_library() -> None:
     except ImportError:
         with pytest.raises(RopewalkError, match="bitsandbytes"):
             make_optimizer(OptimizerPart(name="adamw-8bit"), nn.Linear(2, 2))
+
+
+def made_groups(part: OptimizerPart, model: Any) -> list[tuple[list[str], float]]:
+    names = {id(tensor): name for name, tensor in model.named_parameters()}
+    groups = make_optimizer(part, model).param_groups
+    return [([names[id(tensor)] for tensor in group["params"]], group["weight_decay"]) for group in groups]
+
+
+def test_adamw_has_the_recipes_settings_and_only_what_is_trained() -> None:
+    part = OptimizerPart(learning_rate=3e-3, betas=(0.8, 0.7), epsilon=1e-5, weight_decay=0.3)
+    model = small_model()
+    optimizer = make_optimizer(part, model)
+    for group in optimizer.param_groups:
+        assert (group["lr"], group["betas"], group["eps"], group["fused"]) == (3e-3, (0.8, 0.7), 1e-5, True)
+    matrices = [name for name, tensor in model.named_parameters() if tensor.ndim == 2]
+    vectors = [name for name, tensor in model.named_parameters() if tensor.ndim == 1]
+    assert made_groups(part, model) == [(matrices, 0.3), (vectors, 0.0)]
+    model.requires_grad_(False)
+    model.model.norm.weight.requires_grad_(True)
+    assert made_groups(part, model) == [(["model.norm.weight"], 0.0)]
+    model.model.norm.weight.requires_grad_(False)
+    model.lm_head.weight.requires_grad_(True)
+    assert made_groups(part, model) == [(["lm_head.weight"], 0.3)]
+
+
+def test_muon_has_the_recipes_settings_and_may_stand_alone() -> None:
+    part = OptimizerPart(name="muon", learning_rate=3e-3, weight_decay=0.3, betas=(0.8, 0.7), epsilon=1e-5)
+    model = small_model()
+    muon, rest = make_optimizer(part, model).parts  # type: ignore[attr-defined]
+    [group] = muon.param_groups
+    assert (group["lr"], group["weight_decay"], group["adjust_lr_fn"]) == (3e-3, 0.3, "match_rms_adamw")
+    assert [(one["lr"], one["betas"], one["eps"]) for one in rest.param_groups] == [
+        (3e-3, (0.8, 0.7), 1e-5)
+    ] * 2
+    # Tables are left to AdamW, tied or not, and so is what is no matrix.
+    assert [names for names, _ in made_groups(part, model)[1:]] == [
+        ["model.embed_tokens.weight", "lm_head.weight"],
+        [name for name, tensor in model.named_parameters() if tensor.ndim == 1],
+    ]
+    model.requires_grad_(False)
+    model.model.layers[0].mlp.up_proj.weight.requires_grad_(True)
+    assert made_groups(part, model) == [(["model.layers.0.mlp.up_proj.weight"], 0.3)]
+    assert len(make_optimizer(part, model).parts) == 1  # type: ignore[attr-defined]
+
+    class Headless(nn.Module):
+        """A model without an output table."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.inner = nn.Embedding(4, 3), nn.Linear(3, 3)
+
+        def get_input_embeddings(self) -> nn.Module:
+            return self.table
+
+        def get_output_embeddings(self) -> None:
+            return None
+
+    assert [names for names, _ in made_groups(part, Headless())] == [
+        ["inner.weight"],
+        ["table.weight"],
+        ["inner.bias"],
+    ]
+
+
+def test_together_steps_each_part_once_and_gives_the_closures_loss() -> None:
+    model = small_model()
+    optimizer = make_optimizer(OptimizerPart(name="muon", **PLAIN), model)
+    calls: list[str] = []
+    for part, name in zip(optimizer.parts, ("muon", "adamw"), strict=True):  # type: ignore[attr-defined]
+        part.step = lambda name=name: calls.append(name)
+    assert optimizer.step() is None
+    assert optimizer.step(lambda: 2.5) == 2.5
+    assert calls == ["muon", "adamw"] * 2

@@ -231,3 +231,86 @@ def test_models_that_do_not_are_refused(monkeypatch):
     )
     with pytest.raises(UsageError, match="does not heed the positions"):
         check_skips(deaf, "none")
+
+
+def test_borders_by_hand():
+    """Two rows of three and one documents; the second row begins with the number that the first one ends with."""
+    documents = torch.tensor([[0, 0, 0, 1, 2, 2], [2, 2, 2, 2, 2, 2]])
+    placed = torch.tensor([[0, 1, 2, 0, 0, 1], [0, 1, 2, 3, 4, 5]])
+    ones = torch.ones(2, 6, dtype=torch.long)
+    given = attention_inputs(documents, placed, method="varlen")
+    assert given.keys() == {
+        "position_ids", "use_cache", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "attention_mask",
+    }  # fmt: skip
+    assert given["position_ids"] is placed
+    assert given["use_cache"] is False
+    for side in ("q", "k"):
+        assert given[f"cu_seq_lens_{side}"].tolist() == [0, 3, 4, 6, 12]
+        assert given[f"cu_seq_lens_{side}"].dtype == torch.int32
+        assert given[f"max_length_{side}"] == 6
+    assert torch.equal(given["attention_mask"], ones)
+    mask = attention_inputs(documents, placed, method="mask")["attention_mask"]
+    assert mask.shape == (2, 1, 6, 6)
+    wanted = [
+        [[bool(row[a] == row[b]) and b <= a for b in range(6)] for a in range(6)]
+        for row in documents.tolist()
+    ]
+    assert mask[:, 0].tolist() == wanted
+    assert attention_inputs(documents, placed, method="native") == {
+        "position_ids": placed,
+        "use_cache": False,
+    }
+    for wrong in ([[0, 1, 2, 3, 0, 1], [0, 1, 2, 3, 4, 5]], [[0, 1, 2, 0, 0, 1], [0, 1, 2, 0, 1, 2]]):
+        with pytest.raises(UsageError, match="do not restart exactly"):
+            attention_inputs(documents, torch.tensor(wrong), method="native")
+    none = attention_inputs(documents, placed, method="none")
+    assert none.keys() == {"position_ids", "use_cache", "attention_mask"}
+    assert torch.equal(none["attention_mask"], ones)
+    with pytest.raises(UsageError, match="'magic' is not known"):
+        attention_inputs(documents, placed, method="magic")
+    both = np.array([[0, 0, 0, 1, 2, 2], [2, 2, 2, 2, 3, 2]])
+    assert row_positions(both, PackingOptions()).tolist() == [[0, 1, 2, 0, 0, 1], [0, 1, 2, 3, 0, 0]]
+    assert row_positions(both, PackingOptions(positions="run-on")).tolist() == [[0, 1, 2, 3, 4, 5]] * 2
+    assert row_positions(both, PackingOptions(boundaries="none")).tolist() == [[0, 1, 2, 3, 4, 5]] * 2
+
+
+@pytest.mark.parametrize(
+    ("implementation", "fitting"),
+    [
+        ("sdpa", ("varlen", "mask", "native")),
+        ("flash_attention_2", ("varlen", "native")),
+        ("flash_attention_3", ("varlen", "native")),
+        ("flex_attention", ("native",)),
+        ("eager", ("native",)),
+    ],
+)
+def test_what_each_attention_may_understand(implementation, fitting):
+    assert fitting_methods(PackingOptions(), implementation) == fitting
+    for method in ("varlen", "mask", "native"):
+        if method in fitting:
+            assert fitting_methods(PackingOptions(method=method), implementation) == (method,)
+        else:
+            with pytest.raises(
+                UsageError, match=f"packing.method={method} does not work with {implementation}"
+            ):
+                fitting_methods(PackingOptions(method=method), implementation)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_trials_leave_the_model_as_it_was(training):
+    """Its mode and its attention; and what cannot be tried at all is said in one line."""
+    model = small_model("stablelm", num_key_value_heads=4).train(training)
+    assert choose_method(model, PackingOptions()) == "mask"
+    assert (model.training, model.config._attn_implementation) == (training, "sdpa")
+    check_skips(model, "none")
+    assert model.training is training
+    broken = small_model().train(training)
+    broken.model.layers[0].register_forward_pre_hook(
+        lambda *given: (_ for _ in ()).throw(RuntimeError("no\nkernel"))
+    )
+    with pytest.raises(UsageError, match=r"varlen: no kernel; mask: no kernel; native: no kernel"):
+        choose_method(broken, PackingOptions())
+    assert (broken.training, broken.config._attn_implementation) == (training, "sdpa")
+    tiny_vocabulary = small_model(vocab_size=5)
+    assert choose_method(tiny_vocabulary, PackingOptions()) == "varlen"
+    check_skips(tiny_vocabulary, "varlen")

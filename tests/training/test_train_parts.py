@@ -359,3 +359,59 @@ def test_liger_equals_the_chunked_loss():
         assert install_head(model, LossOptions(kernel=engine)).kernel == engine
         losses.append(model(input_ids=tokens, target_ids=targets).loss)
     torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-3)
+
+
+def test_a_second_head_stands_around_the_models_own_forward_too():
+    model, tokens = small_model(), some_tokens()
+    own = model.forward
+    targets = shift_labels(tokens)
+    remove_head(model)
+    found = []
+    for kernel in ("chunked", "plain", "chunked"):
+        install_head(model, LossOptions(kernel=kernel))
+        found.append(model(input_ids=tokens, target_ids=targets).loss.item())
+    assert found[1:] == pytest.approx([found[0]] * 2, rel=1e-5)
+    # Without targets it is the model's own forward, cache and logits and all.
+    output = model(input_ids=tokens)
+    assert output.logits.shape == (2, 40, VOCABULARY)
+    assert output.past_key_values is not None
+    remove_head(model)
+    assert model.forward == own
+    assert not hasattr(model, "_ropewalk_forward")
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_trial_of_a_head_leaves_the_model_in_its_mode(training):
+    """Dropout would draw differently in the two forwards that are compared: the trial is made without."""
+    model = small_model(attention_dropout=0.5).train(training)
+    assert install_head(model, LossOptions()).kernel == "chunked"
+    assert model.training is training
+    broken = small_model().train(training)
+    broken.model.norm.register_forward_pre_hook(
+        lambda *given: (_ for _ in ()).throw(RuntimeError("no\nnorm"))
+    )
+    installed = install_head(broken, LossOptions())
+    assert (installed.kernel, broken.training) == ("plain", training)
+    assert str(installed.remark) == "the loss keeps whole logits in memory: no norm"
+
+
+def test_what_a_head_cannot_be_is_said():
+    model = small_model()
+    model.lm_head = torch.nn.Identity()
+    with pytest.raises(UsageError, match="the output layer is a Identity, not a linear layer"):
+        Head.of(model)
+    biased = Head.of(small_model("phi"))
+    assert biased.arguments() == {"bias": biased.layer.bias, "scale": None, "softcap": None}
+    assert biased.layer.bias is not None
+    capped = small_model("gemma2", attn="eager", head_dim=8, final_logit_softcapping=0.0)
+    assert Head.of(capped).softcap is None
+
+
+def test_a_routers_own_loss_travels_with_the_plain_one():
+    fields = {"num_local_experts": 2, "num_experts_per_tok": 1, "output_router_logits": True}
+    model, tokens = small_model("mixtral", **fields), some_tokens()
+    wanted = model(input_ids=tokens, use_cache=False).aux_loss
+    install_head(model, LossOptions())
+    found = model(input_ids=tokens, target_ids=shift_labels(tokens))
+    torch.testing.assert_close(found.aux_loss, wanted)
+    assert found.logits is None

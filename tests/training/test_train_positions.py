@@ -137,3 +137,62 @@ def test_the_options_own_target_comes_first_and_bounds_are_no_fault():
     check_target(PositionOptions(target_length=8), target_length=4, trained_length=512)
     with pytest.raises(UsageError, match="target_length=512 is shorter than a row of 513"):
         check_target(PositionOptions(kind="pose"), target_length=512, trained_length=513)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize(
+    ("length", "target", "chunks"), [(7, 30, 2), (12, 40, 5), (4, 9, 8), (6, 6, 3), (2, 50, 2)]
+)
+def test_skips_are_those_of_the_rule(length, target, chunks, keep):
+    """Cuts first, then the skips from left to right, each from the one before up to all that is left."""
+    options = PositionOptions(
+        kind="pose", target_length=target, num_chunks=chunks, keep_first=keep, share=0.7
+    )
+    rows = sample_positions(options, length=length, batch=12, rng=np.random.default_rng(4))
+    rng = np.random.default_rng(4)
+    for row in rows.tolist():
+        if rng.random() >= 0.7:
+            assert row == list(range(length))
+            continue
+        pieces = min(chunks, length)
+        cuts = sorted(rng.choice(np.arange(1, length), size=pieces - 1, replace=False).tolist())
+        skip = 0 if keep else int(rng.integers(0, target - length + 1))
+        wanted, ends = [], [*cuts, length]
+        for piece, end in enumerate(ends):
+            if piece:
+                skip = int(rng.integers(skip, target - length + 1))
+            wanted += [place + skip for place in range(ends[piece - 1] if piece else 0, end)]
+        assert row == wanted
+    assert rows.dtype == np.int64
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_random_positions_are_those_of_the_rule(keep):
+    options = PositionOptions(kind="random", keep_first=keep)
+    rows = sample_positions(options, length=5, batch=6, rng=np.random.default_rng(4), target_length=11)
+    rng = np.random.default_rng(4)
+    for row in rows.tolist():
+        rng.random()
+        if keep:
+            wanted = [0, *sorted(rng.choice(np.arange(1, 11), size=4, replace=False).tolist())]
+        else:
+            wanted = sorted(rng.choice(11, size=5, replace=False).tolist())
+        assert row == wanted
+    assert rows.dtype == np.int64
+    never = sample_positions(
+        PositionOptions(kind="random", share=0.0, target_length=99),
+        length=5,
+        batch=3,
+        rng=np.random.default_rng(0),
+    )
+    assert never.tolist() == [[0, 1, 2, 3, 4]] * 3
+
+
+def test_the_defaults_of_skipping():
+    assert PositionOptions().model_dump() == {
+        "kind": "plain", "target_length": None, "num_chunks": 2, "share": 1.0, "keep_first": True,
+    }  # fmt: skip
+    assert PositionOptions(num_chunks=1024).num_chunks == 1024
+    for chunks in (1, 1025):
+        with pytest.raises(ValidationError):
+            PositionOptions(num_chunks=chunks)

@@ -9,9 +9,14 @@ from typing import Any
 import pytest
 import torch
 from test_train_resume import assert_same_run, metrics_of, stopped_run
+from tinymodels import small_model, some_tokens
 
 from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.training import loop as loop_module
+from ropewalk.training.parts.options import PartsOptions
+from ropewalk.training.parts.packing import PackingOptions
+from ropewalk.training.parts.retention.options import RetentionOptions
+from ropewalk.training.parts.retention.teacher import Retention, chosen_layers
 from ropewalk.training.run import train
 
 Tiny = Callable[..., dict[str, Any]]
@@ -114,3 +119,62 @@ def test_what_it_cannot_serve_is_refused(tiny: Tiny, tmp_path: Path, base: str) 
     shared = {"engine": {"context_parallel": 2}, "stages": [{"length": 64, "steps": 1}]}
     with pytest.raises(RopewalkError, match="retention looks at a whole row"):
         train(recipe_for(tiny, base, **shared), output=tmp_path / "c", quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("layers", "count", "wanted"),
+    [(5, 1, [4]), (5, 2, [1, 4]), (5, 3, [0, 2, 4]), (6, 3, [1, 3, 5]), (2, 3, [0, 1]), (4, 4, [0, 1, 2, 3])],
+)
+def test_layers_stand_at_equal_steps_to_the_last(layers: int, count: int, wanted: list[int]) -> None:
+    model = torch.nn.Module()
+    model.blocks = torch.nn.ModuleList(torch.nn.Linear(1, 1) for _ in range(layers))
+    model.few = torch.nn.ModuleList([torch.nn.Linear(1, 1)])
+    assert [list(model.blocks).index(layer) for layer in chosen_layers(model, count)] == wanted
+
+
+def test_the_distance_and_where_it_applies_by_hand() -> None:
+    """The mean over layers of sum w |h - h'|^2 / |h'|^2, times `distil`."""
+    model = small_model()
+    made = Retention.of(RetentionOptions(distil=3.0, layers=2), model, window=20, shortest=20)
+    assert made is not None
+    assert made.teacher is not model
+    assert not made.teacher.training
+    assert not any(item.requires_grad for item in made.teacher.parameters())
+    assert Retention.of(None, model, window=20, shortest=900) is None
+    with pytest.raises(UsageError, match="no row of at most 20 tokens") as caught:
+        Retention.of(RetentionOptions(), model, window=20, shortest=21)
+    assert "mix: {20: 0.25}" in str(caught.value.hint)
+    for length, applies in ((19, True), (20, True), (21, False)):
+        assert made.applies({"input_ids": torch.zeros(3, length)}) is applies
+    tokens = some_tokens(2, 20)
+    states: list[torch.Tensor] = []
+    hooks = [
+        layer.register_forward_hook(lambda _m, _a, out: states.append(out))
+        for layer in made.teacher.model.layers
+    ]
+    with torch.no_grad():
+        made.teacher.model(input_ids=tokens)
+    for hook in hooks:
+        hook.remove()
+    made.install(PartsOptions(packing=PackingOptions(boundaries="none")), model, torch.device("cpu"))
+    generator = torch.Generator().manual_seed(0)
+    mine = [state + torch.randn(state.shape, generator=generator) for state in states]
+    weights = torch.rand(2, 20, generator=generator)
+    inputs = {"input_ids": tokens, "target_ids": tokens, "token_weights": weights, "weigher": None}
+    found = made.distance(mine, inputs, weights)
+    wanted = 0.0
+    for state, aim in zip(mine, states, strict=True):
+        for row in range(2):
+            for place in range(20):
+                apart = float((state[row, place] - aim[row, place]).double().square().sum())
+                wanted += float(weights[row, place]) * apart / float(aim[row, place].double().square().sum())
+    assert found.item() == pytest.approx(3.0 * wanted / 2, rel=1e-4)
+    # Nothing is kept of what runs outside, and inside every watched layer once, of whichever model runs.
+    model.model(input_ids=tokens)
+    with made.watching() as seen:
+        model.model(input_ids=tokens)
+        assert len(seen) == 2
+    with made.watching() as seen:
+        made._note(model, None, (torch.ones(1), 5))
+        made._note(model, None, torch.ones(2))
+        assert [item.tolist() for item in seen] == [[1.0], [1.0, 1.0]]

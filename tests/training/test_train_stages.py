@@ -302,3 +302,77 @@ def test_the_rate_by_its_formula(decay: str) -> None:
     assert [rate(step) for step in range(14)] == pytest.approx(wanted)
     short = LearningRate.of(OptimizerPart(warmup_steps=9), 4)
     assert [short(step) for step in range(4)] == pytest.approx([0.2, 0.4, 0.6, 0.8])
+
+
+def test_a_stage_begins_with_nothing_counted() -> None:
+    """Twice below the bound means twice, three steps make a mean, and the next stage begins anew."""
+    until = {"every": 3, "loss_below": 2.0, "times": 2, "at_most_steps": 50}
+    walked = curriculum([{"length": 512, "until": until}] * 2)
+    # Means of 1.9, then 2.0 (not below), then 1.9 twice.
+    losses = [1.9, 1.8, 2.0, 2.0, 1.5, 2.5, 1.9, 1.9, 1.9, 0.1, 2.5, 3.1]
+    assert [walked.advance(loss, 512) for loss in losses] == [False] * 11 + [True]
+    assert walked.to_json() == {
+        "stage": 1, "step": 0, "tokens": 0, "served": {}, "window_loss": 0.0, "window_steps": 0, "good": 0, "bad": 0,
+        "best": None, "finished": False,
+    }  # fmt: skip
+    assert [walked.advance(loss, 512) for loss in (1.0, 2.0, 2.9, 1.0, 2.0)] == [False] * 5
+    state = walked.to_json()
+    assert (state["window_loss"], state["window_steps"], state["good"], state["step"], state["tokens"]) == (
+        3.0, 2, 1, 5, 2560,
+    )  # fmt: skip
+    assert walked.advance(2.9, 512)
+    assert walked.finished
+    flat = curriculum([{"length": 512, "until": {"every": 1, "plateau": 1, "at_most_steps": 9}}])
+    # The first measurement is the best so far; an equal one is no progress.
+    assert [flat.advance(loss, 512) for loss in (9.0, 8.5, 8.5)] == [False, False, True]
+    bound = curriculum([{"length": 512, "until": {"every": 2, "loss_below": 0.1, "at_most_steps": 3}}])
+    assert [bound.advance(1.0, 512) for _ in range(3)] == [False, False, True]
+
+
+def test_a_run_as_long_as_its_warm_up_and_one_step_more() -> None:
+    rate = LearningRate(4, 4, "linear", 0.2)
+    assert [rate(step) for step in range(7)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 0.2, 0.2])
+    longer = LearningRate(4, 6, "linear", 0.2)
+    assert [longer(step) for step in (4, 5, 6, 7)] == pytest.approx([1.0, 0.6, 0.2, 0.2])
+    none = LearningRate(0, 2, "cosine", 0.0)
+    assert [none(step) for step in range(4)] == pytest.approx([1.0, 0.5, 0.0, 0.0])
+    kept = LearningRate(2, 4, "constant", 0.5)
+    assert [kept(step) for step in range(6)] == pytest.approx([1 / 3, 2 / 3, 1.0, 1.0, 1.0, 1.0])
+
+
+def test_epochs_are_counted_only_where_a_stage_asks_for_them() -> None:
+    asked: list[int] = []
+
+    def epoch() -> int:
+        asked.append(1)
+        return 5000
+
+    made = Curriculum(
+        Recipe.model_validate({
+            "model": {"path": "hemp"}, "data": {"sources": [{"name": "a", "kind": "corpus"}]}, "tokens_per_step": 4096,
+            "stages": [{"length": 512, "steps": 1}, {"length": 512, "epochs": 1.5}, {"length": 512, "tokens": 99}],
+        }), epoch,
+    )  # fmt: skip
+    assert (made.goals, made.steps, len(asked)) == ([None, 7500.0, 99], [1, 2, 1], 1)
+    with pytest.raises(UsageError, match=r"stages\.1: epochs has no meaning"):
+        curriculum([{"length": 512, "steps": 1}, {"length": 512, "epochs": 1}], epoch=0)
+
+
+@pytest.mark.parametrize("mix", [{500: 0.5}, {700: 0.1, 300: 0.3}, {1500: 0.5, 100: 0.1}])
+def test_plans_by_a_walk(mix: dict[int, float]) -> None:
+    """The next is what is furthest behind its share of one token more than was served, while it fits into the step."""
+    length = 1000
+    walked = curriculum([{"length": length, "steps": 9, "mix": mix}], tokens_per_step=3000)
+    shares = {length: 1 - sum(mix.values()), **mix}
+    served = dict.fromkeys(shares, 0)
+    for step in range(9):
+        room, wanted = 3000, []
+        while any(one <= room for one in shares):
+            total = sum(served.values()) + 1
+            fitting = [one for one in shares if one <= room]
+            chosen = max(fitting, key=lambda one: shares[one] * total - served[one])
+            wanted.append(chosen)
+            served[chosen] += chosen
+            room -= chosen
+        assert walked.plan(step) == sorted(wanted, reverse=True)
+        walked.advance(1.0, sum(wanted))

@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from torch.nn import functional
 
 from ropewalk.errors import RopewalkError
 from ropewalk.training.model.optimisers import make_optimizer
-from ropewalk.training.objective import summed_loss
+from ropewalk.training.objective import plain_loss, summed_loss, target_weight
 from ropewalk.training.parts.loss.head import install_head
 from ropewalk.training.parts.loss.losses import shift_labels
 from ropewalk.training.parts.loss.options import LossOptions
@@ -290,3 +291,54 @@ def test_old_spellings_of_a_recipe_still_read(tiny: Tiny) -> None:
     new = read_recipe(tiny(loss={"kernel": "plain"}, packing={"method": "mask"}))
     assert old == new
     assert json.loads(json.dumps(old.to_json()))["loss"]["kernel"] == "plain"
+
+
+@pytest.mark.parametrize(
+    ("config", "auxiliary", "wanted"),
+    [
+        ({"router_aux_loss_coef": 0.5}, 3.0, 10.0 + 3.0 * 0.5 * 4.0),
+        ({"router_aux_loss_coef": None}, 3.0, 10.0),
+        ({"router_aux_loss_coef": 0.0}, 3.0, 10.0),
+        # A router's loss that the model has no coefficient for does not join.
+        ({}, 3.0, 10.0),
+        (None, 3.0, 10.0),
+        ({"router_aux_loss_coef": 0.5}, None, 10.0),
+    ],
+)
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_routers_loss_is_a_mean_times_the_tokens_weight(
+    config: dict[str, Any] | None, auxiliary: float | None, wanted: float, wrapped: bool
+) -> None:
+    class Model:
+        def __call__(self, **inputs: Any) -> Any:
+            assert inputs == {"x": 1}
+            return SimpleNamespace(
+                loss=torch.tensor(10.0), aux_loss=None if auxiliary is None else torch.tensor(auxiliary)
+            )
+
+    model: Any = Model()
+    if config is not None:
+        model.config = SimpleNamespace(**config)
+    if wrapped:
+        # As DDP keeps it.
+        inner, model = model, Model()
+        model.module = inner
+    assert summed_loss(model, {"x": 1}, torch.tensor(4.0)).item() == wanted
+    bare: Any = lambda **inputs: SimpleNamespace(loss=torch.tensor(10.0))  # noqa: E731
+    assert summed_loss(bare, {"x": 1}, torch.tensor(4.0)).item() == 10.0
+
+
+def test_an_evaluations_loss_is_a_plain_sum_and_needs_no_gradient() -> None:
+    model, tokens = small_model(), some_tokens()
+    targets = shift_labels(tokens)
+    targets[0, 3:9] = -100
+    logits = model(input_ids=tokens, use_cache=False).logits
+    wanted = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum").item()
+    install_head(model, LossOptions())
+    found = plain_loss(model, tokens, targets)
+    assert isinstance(found, float)
+    assert found == pytest.approx(wanted, rel=1e-5)
+    # Rows that do not divide into equal parts are computed whole.
+    sharing: Any = SimpleNamespace(multiple_of=7)
+    assert plain_loss(model, tokens, targets, sharing) == pytest.approx(wanted, rel=1e-5)
+    assert target_weight({"target_weights": torch.tensor([[0.5, 2.0], [0.0, 1.0]])}).item() == 3.5

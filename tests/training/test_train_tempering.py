@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,16 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tinymodels import small_model, some_tokens
 from transformers import AutoModelForCausalLM
 
 import ropewalk
-from ropewalk.attention.options import PARAMETER
-from ropewalk.errors import UsageError
+from ropewalk.attention.options import PARAMETER, TemperatureOptions
+from ropewalk.attention.temperature import measure_logit_std
+from ropewalk.errors import DamagedError, UsageError
+from ropewalk.training.model.lora import add_lora
+from ropewalk.training.parts.tempering import Tempering
+from ropewalk.training.recipe.model import LoraOptions
 
 Tiny = Callable[..., dict[str, Any]]
 
@@ -116,3 +122,81 @@ def test_a_new_model_is_initialised_for_its_length_and_a_checkpoint_never(tiny: 
     recipe["model"] = {"path": "anything", "initialise": {"length": 32768}}
     with pytest.raises(UsageError, match="initialise is for a new model"):
         ropewalk.train(recipe, output=tmp_path / "two")
+
+
+def tempered(options: dict[str, Any], **fields: Any) -> tuple[Any, Tempering]:
+    model = small_model(**fields)
+    return model, Tempering(model, TemperatureOptions(**options), some_tokens(1, 64))
+
+
+@pytest.mark.parametrize("options", [
+    {"rule": "constant", "factor": 8.0},
+    {"rule": "per-head", "factor": 8.0},
+    {"rule": "per-head", "factor": 8.0, "learned": True},
+])  # fmt: skip
+def test_a_checkpoint_holds_the_folded_weights_and_beside_them_what_was_folded(
+    options: dict[str, Any],
+) -> None:
+    plain = {name: tensor.clone() for name, tensor in small_model().state_dict().items()}
+    spread = measure_logit_std(small_model(), some_tokens(1, 64))
+    model, made = tempered(options)
+    assert made.remark is None
+    weights = dict(model.state_dict())
+    own = {name: weights[name] for name in weights if name.endswith(PARAMETER)}
+    assert len(own) == (0 if options["rule"] == "constant" else 2)
+    queries = {f"model.layers.{n}.self_attn.q_proj.weight" for n in (0, 1)}
+    for keep in (False, True):
+        saved, kept = made.split(weights, own, keep_weights=keep)
+        assert saved is not None
+        assert saved.keys() == plain.keys()
+        assert kept.keys() == own.keys() | (queries if keep else set())
+        assert all(torch.equal(kept[name], plain[name]) for name in queries & kept.keys())
+        assert all(kept[name] is own[name] for name in own)
+        for name, tensor in saved.items():
+            if name not in queries:
+                assert tensor is weights[name]
+                continue
+            layer = int(name.split(".")[2])
+            # The rule by hand: logits times t^2, or times kappa of the head.
+            times = torch.full((4,), (0.1 * math.log(8) + 1) ** 2, dtype=torch.float64)
+            if options["rule"] == "per-head":
+                times = (1 + 2 * math.log(8) / spread[layer] ** 2) ** 0.5
+            wanted = plain[name].double() * times.repeat_interleave(8)[:, None]
+            torch.testing.assert_close(tensor.double(), wanted, rtol=1e-5, atol=1e-7)
+    assert made.split(None, own, keep_weights=True) == (None, own)
+    # Taken up again: what was kept, and nothing that the model does not have.
+    fresh, again = tempered(options)
+    changed = {
+        name: tensor + 0.25
+        for name, tensor in {**kept, "model.norm.weight": plain["model.norm.weight"]}.items()
+    }
+    again.put(changed)
+    assert all(torch.equal(fresh.state_dict()[name], tensor) for name, tensor in changed.items())
+    with pytest.raises(DamagedError, match=r"temperature does not fit the model: model\.other"):
+        again.put({"model.other": torch.zeros(1)})
+
+
+@pytest.mark.parametrize("rule", ["log-n", "step-log"])
+def test_what_depends_on_the_position_is_in_no_weights(rule: str) -> None:
+    model, made = tempered({"rule": rule, "original_length": 8, "period": 8})
+    assert made.remark is not None
+    assert made.remark.startswith(
+        f"temperature {rule} depends on the position: checkpoints do not contain it"
+    )
+    assert f"that does not apply {rule} itself" in made.remark
+    weights, own = dict(model.state_dict()), {"x": torch.zeros(1)}
+    saved, kept = made.split(weights, own, keep_weights=True)
+    assert saved is not None
+    assert saved.keys() == weights.keys()
+    assert all(saved[name] is tensor for name, tensor in weights.items())
+    assert kept is own
+
+
+def test_below_adapters_the_base_layers_are_what_is_folded_on_trial() -> None:
+    wrapped = add_lora(small_model(), LoraOptions(rank=2))
+    assert Tempering(
+        wrapped, TemperatureOptions(rule="constant", factor=4.0), some_tokens(1, 32)
+    ).applied.foldable
+    shared = add_lora(small_model("qwen3", head_dim=8), LoraOptions(rank=2))
+    with pytest.raises(UsageError, match="share one query norm"):
+        Tempering(shared, TemperatureOptions(rule="per-head", factor=4.0), some_tokens(1, 32))
