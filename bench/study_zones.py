@@ -131,7 +131,8 @@ def main() -> None:
 
     began = time.perf_counter()
     crop = Crop.of(window)
-    control = bands_of([read_cropped(engine, item, crop) for item in segments.items], edges)
+    # The control's losses begin with an empty place for the first token, which nothing predicts.
+    control = bands_of([read_cropped(engine, item, crop)[1:] for item in segments.items], edges)
     # Inside the window the line to hold is the unmodified model's.
     inside = [number for number, edge in enumerate(edges[1:]) if edge <= window]
     plain = bands_of([engine.nll(item.ids[:window])[0].numpy() for item in segments.items], edges)

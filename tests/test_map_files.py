@@ -32,17 +32,25 @@ def test_a_map_comes_back_as_it_was(name, tmp_path):
 
 def test_the_numbers_of_heads_come_back_and_older_files_have_none(tmp_path):
     path, heads = tmp_path / "map.json", np.arange(6.0).reshape(2, 3) / 7
-    plan = replace(map_for("zones", GEOMETRY, 4096), head_log_discount=heads, head_far_logits=heads + 1)
+    plan = replace(
+        map_for("zones", GEOMETRY, 4096, sharpness=0.2),
+        head_log_discount=heads,
+        head_far_logits=heads + 1,
+        head_sharpness=heads / 3,
+    )
     document = map_file(plan, GEOMETRY, 4096).to_json()
     path.write_text(json.dumps(document))
     found = read_map(path).plan
     assert np.array_equal(found.head_log_discount, heads)
     assert np.array_equal(found.head_far_logits, heads + 1)
-    for name in ("head_log_discount", "head_far_logits"):
+    assert np.array_equal(found.head_sharpness, heads / 3)
+    assert found.sharpness == 0.2
+    for name in ("head_log_discount", "head_far_logits", "head_sharpness", "sharpness"):
         del document["map"][name]
     path.write_text(json.dumps(document))
     old = read_map(path).plan
-    assert (old.head_log_discount, old.head_far_logits, old.near) == (None, None, 256)
+    assert (old.head_log_discount, old.head_far_logits, old.head_sharpness) == (None, None, None)
+    assert (old.sharpness, old.near) == (0.0, 256)
 
 
 def test_a_table_given_is_kept_and_a_damaged_file_is_named(tmp_path):

@@ -33,7 +33,7 @@ _KINDS: dict[str, type[PositionMap] | type[DualChunk]] = {
     "leaky-rerope": ReRoPE,
     "dual-chunk": DualChunk,
 }
-_HEADS = ("head_log_discount", "head_far_logits")
+_HEADS = ("head_log_discount", "head_far_logits", "head_sharpness")
 # Distances and frequencies that are tried for the nearest table.
 _DISTANCES, _STEPS = 512, 97
 
@@ -92,11 +92,12 @@ def read_map(path: str | Path) -> MapFile:
 
 def _plan(document: Mapping[str, Any]) -> PositionMap | DualChunk:
     kind = _KINDS[document["name"]]
-    # Numbers of single heads came later than the format: a file without them means none.
+    # Numbers of single heads and sharpness came later than the format: a file without them means none.
+    later = {*_HEADS, "sharpness"}
     given = {
         item.name: document[item.name]
         for item in fields(kind)
-        if item.name in document or item.name not in _HEADS
+        if item.name in document or item.name not in later
     }
     for name in ("far_inv_freq", *_HEADS):
         if given.get(name) is not None:

@@ -36,7 +36,13 @@ class MapInfo:
         }
 
 
-_SHARED = {"near": "half the window", "discount": 0.0, "log_discount": 0.0, "far_logits": 1.0}
+_SHARED = {
+    "near": "half the window",
+    "discount": 0.0,
+    "log_discount": 0.0,
+    "far_logits": 1.0,
+    "sharpness": 0.0,
+}
 MAPS: dict[str, MapInfo] = {
     item.name: item
     for item in (

@@ -37,7 +37,8 @@ class PositionMap:
     `far_logits` multiplies the far zone's logits, and two things are added to them: `discount` nats, and
     -`log_discount` * ln((p + 1) / original_length) for a query at position p past the original window. With
     log_discount = 1 (`discount=log` is short for it) the far zone weighs as if it held as many keys as training ever
-    showed.
+    showed. `sharpness` is for both zones: all logits of that query are multiplied by ((p + 1) / original_length) to
+    its power, so that what a query looks for still stands out among more keys.
     """
 
     near: int
@@ -45,6 +46,7 @@ class PositionMap:
     discount: float | Literal["log"] = 0.0
     far_logits: float = 1.0
     log_discount: float = 0.0
+    sharpness: float = 0.0
 
     name = ""
 
@@ -60,6 +62,8 @@ class PositionMap:
         for given in (self.discount, self.log_discount):
             if not math.isfinite(float(given)):
                 raise UsageError(f"discount={given} is no number", hint="use a number of nats, or log")
+        if not math.isfinite(self.sharpness):
+            raise UsageError(f"sharpness={self.sharpness} is no number", hint="0 leaves the logits alone")
         if not math.isfinite(self.far_logits) or self.far_logits <= 0:
             raise UsageError(
                 f"far_logits={self.far_logits} is not positive", hint="1 leaves the far zone alone"
@@ -102,8 +106,9 @@ class Zones(PositionMap):
     are `far_inv_freq`. A query inside the original window has no far zone: all that it sees is at distances that
     training showed, so a text that fits the window costs nothing, whatever follows it.
 
-    `head_log_discount` and `head_far_logits` (layers, heads), where they are given, stand for `log_discount` and
-    `far_logits` with a number for each head: those that look things up need the far zone whole, others only lose by it.
+    `head_log_discount`, `head_far_logits` and `head_sharpness` (layers, heads), where they are given, stand for
+    `log_discount`, `far_logits` and `sharpness` with a number for each head: those that look things up need the far
+    zone whole, others only lose by it.
     """
 
     far_inv_freq: FloatArray | None = None
@@ -111,6 +116,7 @@ class Zones(PositionMap):
     far_factor: float = 1.0
     head_log_discount: FloatArray | None = None
     head_far_logits: FloatArray | None = None
+    head_sharpness: FloatArray | None = None
 
     name = "zones"
 
@@ -250,7 +256,9 @@ def map_for(
     reach = (max(target_length, window + 1) - near) / max(1, window - near)
     shared: dict[str, Any] = {"near": near, "original_length": window}
     shared |= {
-        key: parameters[key] for key in ("discount", "log_discount", "far_logits") if key in parameters
+        key: parameters[key]
+        for key in ("discount", "log_discount", "far_logits", "sharpness")
+        if key in parameters
     }
     if name == "zones":
         return _zones(geometry, reach, shared, parameters)

@@ -54,7 +54,7 @@ def _rotated(states_HTD, angles_TP):
     return np.concatenate([one * cos - two * sin, two * cos + one * sin, states_HTD[..., 8:]], axis=-1)
 
 
-def _plain(query_HTD, key_HTD, value_HTD, angle, logit_offset, far_scale, near, exact=0):
+def _plain(query_HTD, key_HTD, value_HTD, angle, logit_offset, far_scale, near, exact=0, sharp=0.0):
     """The attention matrix entry by entry: the query turned by the angle that the map gives this pair of places."""
     heads, length, width = query_HTD.shape
     out = np.zeros_like(value_HTD)
@@ -65,6 +65,7 @@ def _plain(query_HTD, key_HTD, value_HTD, angle, logit_offset, far_scale, near, 
             turn = angle(p, j) if far else (p - j) * THETA
             turned = _rotated(query_HTD[:, p : p + 1], turn[None])[:, 0]
             logits[:, j] = (turned * key_HTD[:, j]).sum(-1) / math.sqrt(width)
+            logits[:, j] *= max((p + 1) / WINDOW, 1) ** sharp
             if far:
                 logits[:, j] = logits[:, j] * far_scale + logit_offset(p)
         weights = np.exp(logits - logits.max(-1, keepdims=True))
@@ -107,18 +108,29 @@ def test_two_zones_are_the_matrix_by_definition(name, first):
     wanted = _plain(query, *repeated, angle, offset, plan.far_logits, NEAR, exact)
     found = route_for(plan, ROTATION)(_call(query, key, value, first))[0].transpose(0, 1).numpy()
     assert np.allclose(found, wanted[:, first:], atol=2e-5)
+    # Sharpness is for both zones, of every map.
+    sharp = route_for(replace(plan, sharpness=0.3), ROTATION)(_call(query, key, value, first))[0]
+    wanted = _plain(query, *repeated, angle, offset, plan.far_logits, NEAR, exact, 0.3)
+    assert np.allclose(sharp.transpose(0, 1).numpy(), wanted[:, first:], atol=2e-5)
 
 
 @pytest.mark.parametrize("first", [0, 7, 45])
 @pytest.mark.parametrize("padded", [False, True])
-def test_a_head_has_its_own_discount_and_temperature(first, padded):
+def test_a_head_has_its_own_discount_temperature_and_sharpness(first, padded):
     plan, angle = CASES["zones"]
-    discounts, scales = (
+    discounts, scales, sharp = (
         np.array([[9.0] * 4, [0.0, 1.0, 2.5, -0.5]]),
         np.array([[9.0] * 4, [1.0, 0.7, 1.3, 1.1]]),
+        np.array([[9.0] * 4, [0.0, 0.4, -0.2, 0.1]]),
     )
     plan = replace(
-        plan, head_log_discount=discounts, head_far_logits=scales, log_discount=5.0, far_logits=5.0
+        plan,
+        head_log_discount=discounts,
+        head_far_logits=scales,
+        head_sharpness=sharp,
+        log_discount=5.0,
+        far_logits=5.0,
+        sharpness=5.0,
     )
     query, key, value = _states(46)
     repeated = np.repeat(key, 2, axis=0), np.repeat(value, 2, axis=0)
@@ -132,6 +144,7 @@ def test_a_head_has_its_own_discount_and_temperature(first, padded):
                 scales[1, head],
                 NEAR,
                 WINDOW,
+                sharp[1, head],
             )
             for head in range(4)
         ]
@@ -307,7 +320,14 @@ def test_a_schedule_in_force_is_the_near_zone():
 
 def test_what_a_map_cannot_serve_is_refused():
     geometry = ropewalk.RopeGeometry(head_dim=8, rope_theta=1e4, original_length=32)
-    for wrong in ({"near": 0}, {"near": 33}, {"discount": math.nan}, {"far_logits": 0.0}, {"widht": 3}):
+    for wrong in (
+        {"near": 0},
+        {"near": 33},
+        {"discount": math.nan},
+        {"far_logits": 0.0},
+        {"sharpness": math.inf},
+        {"widht": 3},
+    ):
         with pytest.raises(UsageError):
             map_for("zones", geometry, 128, **wrong)
     with pytest.raises(UsageError, match="did you mean self-extend"):

@@ -300,10 +300,10 @@ def test_families_that_are_not_converted_say_why_and_the_way_out(tmp_path, name)
     folder = checkpoint(tmp_path / "m", "llama", model_type="llama")
     facts = read_facts(json.loads((folder / "config.json").read_text()))
     object.__setattr__(facts, "model_type", name)
-    from ropewalk.runtimes.gguf.convert import check_convertible
+    from ropewalk.runtimes.gguf.families import family_of
 
     with pytest.raises(RopewalkError, match="is not converted here") as caught:
-        check_convertible(facts)
+        family_of(facts)
     assert table()["refused"].get(name, "qwen3_moe") in caught.value.message
     assert "convert_hf_to_gguf.py" in caught.value.hint
     assert "--gguf" in caught.value.hint

@@ -12,11 +12,14 @@ from search_models import WINDOW, make_model
 
 import ropewalk
 from ropewalk.errors import RopewalkError
+from ropewalk.position_maps import map_for
 from ropewalk.search.family import Family, tuned_schedule
+from ropewalk.search.heads import TemperedFamily
 from ropewalk.search.objective import Objective, usual, weigh
-from ropewalk.search.reading import NonFiniteLossError, Reader
+from ropewalk.search.reading import NonFiniteLossError, Reader, Slope
 from ropewalk.search.rotation import Rotation
 from ropewalk.search.rows import Row
+from ropewalk.search.zones import ZoneFamily
 
 NEOX = {
     "std": 0.5,
@@ -98,6 +101,12 @@ def test_zones_are_judged_at_every_length_alike_and_not_inside_the_window() -> N
     [item] = weigh([row], WINDOW, usual("zones"))
     assert not item.weights[:WINDOW].any()
     np.testing.assert_allclose(item.weights[WINDOW:], 1 / (row.length - WINDOW))
+    [asked] = weigh([Row(row.ids, "kv", 0.1, (146, 147))], WINDOW, usual("zones"), [np.ones(row.length)])
+    assert asked.weights.nonzero()[0].tolist() == [146, 147]
+    assert asked.weights.sum() == pytest.approx(0.25)
+    # What key tokens weigh in other searches they do not weigh here.
+    [keyed] = weigh([row], WINDOW, usual("zones"), [np.ones(row.length)])
+    assert np.array_equal(keyed.weights, item.weights)
     assert usual("fit") == usual("cma") == Objective()
 
 
@@ -178,3 +187,25 @@ def test_a_model_without_rotary_module_is_refused() -> None:
     model = make_model("gpt2", num_key_value_heads=None, head_dim=None, n_embd=32, n_layer=2, n_head=4)
     with pytest.raises(RopewalkError):
         Reader(model)
+
+
+@pytest.mark.parametrize("kind", ["one", "heads", "zones"])
+def test_a_model_in_bfloat16_has_nearly_the_gradient_of_float32(kind: str) -> None:
+    def slope(dtype: torch.dtype) -> Slope:
+        model = make_model().to(dtype)
+        with Reader(model, temperatures="heads" if kind == "heads" else "one") as reader:
+            geometry = reader.rotation.geometry
+            family = Family.through([ropewalk.schedule("yarn", geometry, factor=4)])
+            if reader.layout is not None:
+                family = TemperedFamily.at(family, reader.layout.count)
+            if kind == "zones":
+                shape = model.config.num_hidden_layers, model.config.num_attention_heads
+                family = ZoneFamily.at(geometry, map_for("zones", geometry, 4 * WINDOW), shape)
+            return reader.slopes(family, family.highest, [some_rows()])[0]
+
+    exact, rounded = slope(torch.float32), slope(torch.bfloat16)
+    # Seven bits of a mantissa in weights and states; the numbers themselves stay float64 until they turn states.
+    assert rounded.value == pytest.approx(exact.value, rel=1e-3)
+    assert np.linalg.norm(exact.flat) > 0.01
+    assert np.linalg.norm(rounded.flat - exact.flat) < 0.03 * np.linalg.norm(exact.flat)
+    assert not np.array_equal(rounded.flat, exact.flat)

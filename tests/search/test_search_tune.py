@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 import sys
@@ -16,8 +17,10 @@ from launched import in_two
 from search_models import short_tune
 
 import ropewalk
+from ropewalk.cli.tune import command
 from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.search import loop
+from ropewalk.search.budget import parse_budget
 from ropewalk.search.fit import Settings
 from ropewalk.search.job import near_losses
 from ropewalk.search.loop import reason_to_keep_start
@@ -225,6 +228,13 @@ class Before:
 
     def __init__(self, before: Terms, rows: list[Any]) -> None:
         self.before, self.validation = before, rows
+
+
+def test_the_usual_budget_is_at_most_two_hundred_gradients() -> None:
+    usual = next(option for option in command.params if option.name == "budget").default
+    # A step reads a text row and a planted row for each of its pairs.
+    assert parse_budget(usual).steps * 2 * Settings().most_pairs <= 200
+    assert inspect.signature(ropewalk.tune).parameters["budget"].default == usual
 
 
 def test_the_guard_keeps_the_start_for_lost_answers_and_for_noise() -> None:

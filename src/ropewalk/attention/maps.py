@@ -35,6 +35,7 @@ class FarZone:
     inv_freq: Tensor
     log_discount: Tensor
     far_logits: Tensor
+    sharpness: Tensor
 
 
 @contextlib.contextmanager
@@ -96,13 +97,14 @@ class TwoZones:
             return self._masked(call, scale).transpose(1, 2)
         # The first query with a far zone; those before it see everything at its true distance.
         skip = max(0, self.plan.exact_until - first)
-        far_query = self._far_query(call, query[:, :, skip:], first + skip)
+        sharp_query = self._sharpened(call, query[:, :, skip:], first + skip, total)
+        far_query = self._far_query(call, sharp_query, first + skip)
         # The last `near` keys are in no query's far zone, not even the last one's.
         far_key = self._far_keys(call)[:, :, : total - near]
         far = behind_a_past(far_query, far_key, value[:, :, : total - near], scale)
         # The same added to every logit of a part moves its log-sum-exp alone: what it puts out stays.
         far = far[0], far[1] + self._offset(call, first + skip, total)
-        out, _ = merge(banded(query[:, :, skip:], key, value, near, scale), far)
+        out, _ = merge(banded(sharp_query, key, value, near, scale), far)
         if skip:
             end = first + skip
             out = torch.cat(
@@ -117,6 +119,15 @@ class TwoZones:
         if heads is not None:
             return turned * torch.as_tensor(of_heads(heads, call)[:, None, None]).to(turned)
         return turned if self.plan.far_logits == 1.0 else turned * self.plan.far_logits
+
+    def _sharpened(self, call: Call, query_BHTD: Tensor, first: int, total: int) -> Tensor:
+        """Queries from index `first` on with what their distance past the window makes of all their logits in them."""
+        heads = getattr(self.plan, "head_sharpness", None)
+        if heads is None and self.plan.sharpness == 0.0:
+            return query_BHTD
+        power = self.plan.sharpness if heads is None else of_heads(heads, call)[:, None]
+        times_BHT = np.exp(power * self.plan.growth(_places(call, first, total))[:, None])
+        return query_BHTD * torch.as_tensor(times_BHT).to(query_BHTD)[..., None]
 
     def _far_keys(self, call: Call) -> Tensor:
         return self._keys.all(call)
@@ -145,6 +156,7 @@ class TwoZones:
         near_BTK = (distance_TK < self.plan.near) | within_BT[:, None, :, None]
         near = _additive(allowed & near_BTK, query.dtype)
         far = _additive(allowed & ~near_BTK, query.dtype)
+        query = self._sharpened(call, query, first, total)
         near_part = attend(query, key, value, scale, mask_TK=near)
         out, lse = attend(
             self._far_query(call, query, first), self._far_keys(call), value, scale, mask_TK=far
@@ -190,13 +202,20 @@ class FittedZones(TwoZones):
     def _far_keys(self, call: Call) -> Tensor:
         return self._turned(call.key_BHKD, 0)
 
+    def _sharpened(self, call: Call, query_BHTD: Tensor, first: int, total: int) -> Tensor:
+        return (
+            query_BHTD * self._grown(self._far.sharpness, call, first, total).exp().to(query_BHTD)[..., None]
+        )
+
     def _offset(self, call: Call, first: int, total: int) -> Tensor:
+        return float(self.plan.discount) - self._grown(self._far.log_discount, call, first, total)
+
+    def _grown(self, power: Tensor, call: Call, first: int, total: int) -> Tensor:
+        """A number, or one of each head, times the growth of queries from index `first` on, (B, H or 1, T)."""
         growth = self.plan.growth(_places(call, first, total))
         growth_B1T = torch.as_tensor(growth, dtype=torch.float32, device=call.query_BHTD.device)[:, None]
-        cool = self._far.log_discount.to(growth_B1T)
-        return (
-            float(self.plan.discount) - (of_heads(cool, call)[:, None] if cool.dim() else cool) * growth_B1T
-        )
+        power = power.to(growth_B1T)
+        return (of_heads(power, call)[:, None] if power.dim() else power) * growth_B1T
 
     def _turned(self, states_BHTD: Tensor, first: int) -> Tensor:
         # Angles made here, not taken from tables: the gradient has to reach the frequencies.

@@ -37,12 +37,11 @@ if TYPE_CHECKING:
     show_default=True,
     help="Gradient fit; sweep alone; two zones; CMA-ES (optuna); LongRoPE's evolution.",
 )
-@click.option("--budget", default="48steps", show_default=True, help="200steps, 90s, 10m or 1h.")
+@click.option("--budget", default="32steps", show_default=True, help="200steps, 90s, 10m or 1h.")
 @click.option(
     "--tasks",
-    default="needle,kv,multi-needle",
-    show_default=True,
-    help="Planted answers in the objective, with commas between, or none.",
+    help="Planted answers in the objective, with commas between, or none; by default needle, kv and multi-needle, "
+    "for zones passkey too.",
 )
 @click.option("--start", metavar="METHOD", help="Start from this method's defaults instead of sweeping.")
 @click.option("--storage", metavar="URL", help="optuna storage that several --search cma workers share.")
@@ -65,7 +64,7 @@ def command(
     text: str | None,
     search: str,
     budget: str,
-    tasks: str,
+    tasks: str | None,
     start: str | None,
     storage: str | None,
     temperatures: str,
@@ -94,7 +93,7 @@ def command(
             text=text,
             search=search,
             budget=budget,
-            tasks=[] if tasks == "none" else [name.strip() for name in tasks.split(",") if name.strip()],
+            tasks=None if tasks is None else _tasks(tasks),
             start=start,
             storage=storage,
             temperatures=temperatures,
@@ -112,6 +111,10 @@ def command(
         emit_json(result.to_json())
         return
     show(console(), model, result)
+
+
+def _tasks(given: str) -> list[str]:
+    return [] if given == "none" else [name.strip() for name in given.split(",") if name.strip()]
 
 
 def _factors(written: str) -> list[float]:

@@ -164,7 +164,7 @@ def fingerprint(
         )
     tokenizer = load_tokenizer(base, trust_remote_code=trust_remote_code)
     loaded = load_model(base, device=device, dtype=dtype, attn=attn, trust_remote_code=trust_remote_code)
-    facts = references.own_facts(loaded)
+    facts = read_facts(loaded.config.to_dict())
     expected = None if expect is None else read_facts(expect)
     claimed = _claimed(server) or (None if expected is None else expected.max_position_embeddings)
     witness = Witness(server, tokenizer)

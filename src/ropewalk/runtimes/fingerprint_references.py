@@ -11,7 +11,7 @@ import numpy as np
 
 from ropewalk.methods import schedule
 from ropewalk.models.apply import apply
-from ropewalk.models.facts import ModelFacts, read_facts
+from ropewalk.models.facts import ModelFacts
 from ropewalk.runtimes.fingerprint_asking import Said
 from ropewalk.schedule import FrequencySchedule
 
@@ -215,8 +215,3 @@ def refined(facts: ModelFacts, references: References, best: Candidate) -> Candi
             outer = left + golden * (right - left)
             at_outer = cost(outer)
     return make(math.exp((left + right) / 2.0))
-
-
-def own_facts(model: Any) -> ModelFacts:
-    """The base's facts, from the configuration that it was loaded with."""
-    return read_facts(model.config.to_dict())

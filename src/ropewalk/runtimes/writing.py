@@ -20,7 +20,7 @@ from ropewalk.models.source import Place, is_gguf, locate
 from ropewalk.models.stretch import ScheduleFile
 from ropewalk.runtimes.base import Job, Runtime
 from ropewalk.runtimes.export import Exported, ExportResult, export_config, with_files
-from ropewalk.runtimes.gguf.convert import TYPES, check_convertible, convert
+from ropewalk.runtimes.gguf.convert import TYPES, convert
 from ropewalk.runtimes.gguf.schedule import rewrite
 from ropewalk.runtimes.registry import find_runtime
 from ropewalk.schedule import FrequencySchedule
@@ -197,15 +197,8 @@ def _write_gguf(job: Job, made: Exported, materials: Materials, target: Path) ->
     if materials.gguf is not None:
         rewrite(materials.gguf, target, job.facts, content["metadata"], content["tensors"])
         return
-    check_convertible(job.facts)
-    convert(
-        materials.place.folder,
-        target,
-        job.facts,
-        content["metadata"],
-        content["tensors"],
-        dtype=materials.dtype,
-    )
+    made_of = (content["metadata"], content["tensors"])
+    convert(materials.place.folder, target, job.facts, *made_of, dtype=materials.dtype)
 
 
 def _write_checkpoint(job: Job, made: Exported, materials: Materials, working: Path) -> list[str]:

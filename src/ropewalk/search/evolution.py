@@ -2,8 +2,8 @@
 
 An individual is one factor a pair, lambda_i = theta_i / theta'_i on a grid of 0.01 between 1 and 1.25 s, non-decreasing
 over the pairs, and the number of first tokens that keep the model's own rotation. The first population holds linear,
-ntk and yarn and mutations of them; in each iteration the best half are parents of mutations and crossovers. Fitness is
-the perplexity of a few texts at the target, nothing else.
+ntk and yarn, lists that were published for this geometry, and mutations of them; in each iteration the best half are
+parents of mutations and crossovers. Fitness is the perplexity of a few texts at the target, nothing else.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from ropewalk.methods import schedule as make_schedule
 from ropewalk.methods.longrope import longrope_attention_factor
 from ropewalk.schedule import FrequencySchedule
 from ropewalk.search.family import tuned_schedule
+from ropewalk.search.published import published_for
 from ropewalk.search.reading import NonFiniteLossError, Reader
 from ropewalk.search.rows import Row
 
@@ -169,6 +170,7 @@ def _first(
     rng: np.random.Generator,
 ) -> list[Individual]:
     lists = [make_schedule(name, geometry, factor=factor).stretch[: geometry.num_rotating] for name in SEEDS]
+    lists += [item.at(factor) for item in published_for(geometry)]
     people = [Individual(_on_grid(values, factor), 0) for values in lists]
     originals = list(people)
     # From the seeds alone, not from one another: the first population stays near what is known to work.

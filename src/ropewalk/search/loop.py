@@ -22,6 +22,7 @@ from ropewalk.search.reading import NonFiniteLossError
 VALIDATIONS = 6
 PATIENCE = 3
 BETWEEN = 8
+USED_UP = "the budget is used up"
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,8 @@ class Progress:
             int(document["passes"]),
             float(document["seconds"]),
             list(document["curve"]),
-            document["stopped"],
+            # The same call may come back with a larger budget.
+            None if document["stopped"] == USED_UP else document["stopped"],
         )
 
 
@@ -112,7 +114,7 @@ def run_fit(
         while progress.stopped is None:
             share = budget.share(progress.state.step, progress.seconds)
             if share >= 1.0:
-                progress.stopped = "the budget is used up"
+                progress.stopped = USED_UP
                 break
             # Rungs in turn, the highest first: it is the one that a short budget is asked for.
             rung = job.rungs[-1 - progress.state.step % len(job.rungs)]

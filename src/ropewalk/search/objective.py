@@ -41,8 +41,9 @@ class Objective:
 
 def usual(search: str) -> Objective:
     """The objective of a search where none is given. Zones cost nothing inside the window, and are asked to hold at
-    every length beyond it alike."""
-    return Objective(window=0.0, tail=0.0) if search == "zones" else Objective()
+    every length beyond it alike, each token for what it is: the single heads that find keys need no weight beside the
+    answers, and what key tokens gain the rest of the text would pay."""
+    return Objective(window=0.0, keys=0.0, answer=0.25, tail=0.0) if search == "zones" else Objective()
 
 
 def token_weights(

@@ -15,7 +15,7 @@ from ropewalk.search.evolution import EvolutionSettings, Population, evolve, sch
 from ropewalk.search.family import Family
 from ropewalk.search.folder import Folder
 from ropewalk.search.job import Job
-from ropewalk.search.loop import OnPoint, Point, Progress, keeps_answers, seconds_since
+from ropewalk.search.loop import USED_UP, OnPoint, Point, Progress, keeps_answers, seconds_since
 from ropewalk.search.objective import Terms
 from ropewalk.search.request import Request
 
@@ -46,7 +46,7 @@ def choose_finalist(
             progress.best_step = max(1, progress.state.step)
         detail = {"best": better, **terms.to_json()}
         _point(job, progress, "validation", terms.value, on_point, detail)
-    progress.stopped = progress.stopped or "the budget is used up"
+    progress.stopped = progress.stopped or USED_UP
 
 
 def _point(

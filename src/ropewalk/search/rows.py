@@ -21,6 +21,8 @@ from ropewalk.text.segments import cut
 from ropewalk.units import format_length
 
 TASKS = ("needle", "kv", "multi-needle")
+# Zones have numbers for single heads, and those that copy a long number are others than those that find a word.
+ZONE_TASKS = (*TASKS, "passkey")
 FIT_SHARE = 0.75
 LEAST_WINDOWS = 4
 

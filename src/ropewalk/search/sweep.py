@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ropewalk.errors import RopewalkError
 from ropewalk.evaluation.candidates.candidate import Candidate, scheduled
@@ -20,6 +21,7 @@ from ropewalk.position_maps import Zones
 from ropewalk.schedule import FrequencySchedule
 from ropewalk.search.family import band_profile, tuned_schedule
 from ropewalk.search.objective import Terms, Weighed
+from ropewalk.search.published import published_for
 from ropewalk.search.reading import NonFiniteLossError, Reader
 
 # Bands in rotations, fast then slow. On a window of 256 tokens and rope_theta 1e4 the best lies near 4 .. 0.5, on
@@ -51,7 +53,8 @@ def closed_forms(geometry: RopeGeometry, factor: float) -> list[Candidate]:
 
 
 def bands(geometry: RopeGeometry, factor: float) -> list[Candidate]:
-    """Bands in rotations for the forms that have one, and temperatures beside the usual."""
+    """Bands in rotations for the forms that have one, temperatures beside the usual, and lists that were published for
+    this geometry."""
     made: list[Candidate] = []
     for fast in FAST:
         for slow in SLOW:
@@ -73,11 +76,13 @@ def bands(geometry: RopeGeometry, factor: float) -> list[Candidate]:
         profile = band_profile(geometry, fast, slow)
         cooler = tuned_schedule(geometry, factor, profile, 1.0 + COOLER * (temperature(factor) - 1.0))
         made.append(scheduled(f"band {fast:g}..{slow:g}, half the temperature", cooler, variant="band"))
+    for item in published_for(geometry):
+        made += _formed(geometry, factor, item.name, "longrope", long_factors=item.at(factor).tolist())
     return made
 
 
 def _formed(
-    geometry: RopeGeometry, factor: float, label: str, method: str, **parameters: float
+    geometry: RopeGeometry, factor: float, label: str, method: str, **parameters: Any
 ) -> list[Candidate]:
     try:
         return [

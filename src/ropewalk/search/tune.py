@@ -26,7 +26,7 @@ from ropewalk.search.opponents import run_opponent
 from ropewalk.search.reading import Reader
 from ropewalk.search.request import Request
 from ropewalk.search.result import RungResult, TuneResult
-from ropewalk.search.rows import TASKS, Amounts, gather
+from ropewalk.search.rows import TASKS, ZONE_TASKS, Amounts, gather
 from ropewalk.search.sweep import Measured, at_factor, best_that_finds, candidates, finalists, sweep
 from ropewalk.search.writing import point_words, provenance, start_of, write_for_report, write_schedules
 from ropewalk.units import parse_target
@@ -55,7 +55,7 @@ def tune(
     text: str | Path | None = None,
     search: str = "fit",
     budget: str | int | Budget = DEFAULT,
-    tasks: Sequence[str] = TASKS,
+    tasks: Sequence[str] | None = None,
     start: str | None = None,
     storage: str | None = None,
     temperatures: str = "one",
@@ -97,6 +97,8 @@ def tune(
     model = load_model(
         source, device=processes.device(device), dtype=dtype, attn=attn, trust_remote_code=trust_remote_code
     )
+    if tasks is None:
+        tasks = ZONE_TASKS if search == "zones" else TASKS
     request = Request(
         model=str(source),
         target_length=lengths[-1],
@@ -166,9 +168,6 @@ def _tuned(
     if request.search == "sweep":
         progress.stopped = "the sweep is over"
         return _finished(job, facts, progress, family)
-    if progress.stopped == "the budget is used up":
-        # The same call may come back with a larger one.
-        progress.stopped = None
 
     on_point, keep = _told(facts, tell)
     try:

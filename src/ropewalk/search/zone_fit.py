@@ -65,8 +65,6 @@ def fit_zones(
     top.before = start.terms
     progress = Progress(State.at(family), family, start.terms.value)
     if kept is not None:
-        # The same call may come back with a larger budget.
-        kept["stopped"] = None if kept["stopped"] == "the budget is used up" else kept["stopped"]
         progress = Progress.from_json(family, kept)
     try:
         try:
@@ -80,7 +78,7 @@ def fit_zones(
         why = _why_not(job, progress, rows)
     finally:
         top.before = single
-    best = best_that_finds(rows, single)
+    best = finds_like_the_table(rows, single)
     kept_start = None if best.name == FITTED else why or "the fit finds fewer answers"
     assert isinstance(best.schedule, Zones)
     came_from = start.name if kept_start is None else best.name
@@ -110,7 +108,7 @@ def _why_not(job: Job, progress: Progress, rows: list[Measured]) -> str | None:
     return why
 
 
-def best_that_finds(measured: list[Measured], single: Terms) -> Measured:
+def finds_like_the_table(measured: list[Measured], single: Terms) -> Measured:
     """The lowest J among those that find as much as the single table does, or as the best finder where none does."""
     wanted = min(_answers(single), max(_answers(item.terms) for item in measured))
     return min(

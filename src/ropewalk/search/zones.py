@@ -1,12 +1,13 @@
-"""Zones fitted: near width by a sweep; far profile, discounts and far temperatures by the gradient.
+"""Zones fitted: near width by a sweep; far profile, discounts, far temperatures and sharpness by the gradient.
 
     far angle of pair i at distance d:  near * theta_i + (d - near) * theta_i * s ** -m_i,  s = (T - near) / (L - near)
-    far logits of head h, query p >= L: exp(heat + heat_h) * logits - (cool + cool_h) * ln((p + 1) / L)
+    logits of head h, query p >= L:     ((p + 1) / L) ** sharp_h * logits                            all of them
+    and in the far zone                 exp(heat + heat_h) * those - (cool + cool_h) * ln((p + 1) / L)
 
-m is non-decreasing. A head that looks things up needs the far zone, one that reads its neighbours only loses by it:
-with one number for all, text and answers are traded against each other, with one for each head both get better. The
-numbers ride in a `Family` of one rung (its factor is s, `top` is m), so that steps, noise, validation and the way on
-after an interruption are those of every other fit.
+m is non-decreasing. A head that looks things up needs the far zone, and its key to stand out among more of them; one
+that reads its neighbours only loses by it: with one number for all, text and answers are traded against each other,
+with one for each head both get better. The numbers ride in a `Family` of one rung (its factor is s, `top` is m), so
+that steps, noise, validation and the way on after an interruption are those of every other fit.
 """
 
 from __future__ import annotations
@@ -35,19 +36,19 @@ DISCOUNTS = ((0.0, 1.0), (0.0, 0.0))
 LEAST_LOG, MOST_LOG = -1.0, 3.0
 COLDEST, HOTTEST = -0.5, 0.5
 # How far a head may stand from the shared numbers, and move in a step at the full rate.
-HEAD_LOG, HEAD_HEAT = 3.0, 0.7
-LOG_RATE, HEAT_RATE = 0.1, 0.04
+HEAD_LOG, HEAD_HEAT, HEAD_SHARP = 3.0, 0.7, 0.35
+LOG_RATE, HEAT_RATE, SHARP_RATE = 0.15, 0.06, 0.03
 
 
 @dataclass(frozen=True)
 class ZoneFamily(Family):
     """The numbers above; `cool` is the log discount, `heat` the logarithm of the far temperature.
 
-    `heads` (2, layers, heads) holds what each head adds to the two; it may be empty.
+    `heads` (3, layers, heads) holds what each head adds to the two, and its sharpness; it may be empty.
     """
 
     near: int = 1
-    heads: FloatArray = field(default_factory=lambda: np.zeros((2, 0, 0)))
+    heads: FloatArray = field(default_factory=lambda: np.zeros((3, 0, 0)))
 
     @classmethod
     def at(cls, geometry: RopeGeometry, plan: Zones, heads: tuple[int, int] = (0, 0)) -> ZoneFamily:
@@ -58,7 +59,7 @@ class ZoneFamily(Family):
         stretch = np.log(geometry.inv_freq[:count] / np.maximum(plan.far_inv_freq[:count], 1e-300))
         top = monotone(stretch / math.log(plan.far_factor))
         heat = math.log(plan.far_logits)
-        apart = np.zeros((2, *heads))
+        apart = np.zeros((3, *heads))
         return cls(geometry, plan.far_factor, top, top, plan.log_discount, heat, near=plan.near, heads=apart)
 
     def reading(self, factor: float) -> Zones:
@@ -79,6 +80,7 @@ class ZoneFamily(Family):
             far_factor=self.highest,
             head_log_discount=self.cool + self.heads[0] if single else None,
             head_far_logits=np.exp(self.heat + self.heads[1]) if single else None,
+            head_sharpness=self.heads[2] if single else None,
         )
 
     @property
@@ -88,12 +90,12 @@ class ZoneFamily(Family):
 
     @property
     def extra_rates(self) -> FloatArray:
-        """Discounts move faster than temperatures."""
-        return np.repeat([LOG_RATE, HEAT_RATE], self.heads[0].size)
+        """Discounts move faster than temperatures, which act on every logit."""
+        return np.repeat([LOG_RATE, HEAT_RATE, SHARP_RATE], self.heads[0].size)
 
     def with_extra(self, values: FloatArray) -> ZoneFamily:
         """Other heads, kept sane."""
-        bounds = np.array([HEAD_LOG, HEAD_HEAT])[:, None, None]
+        bounds = np.array([HEAD_LOG, HEAD_HEAT, HEAD_SHARP])[:, None, None]
         return replace(self, heads=np.clip(values.reshape(self.heads.shape), -bounds, bounds))
 
     def moved(self, low: FloatArray, top: FloatArray, cool: float, heat: float) -> ZoneFamily:
@@ -117,7 +119,7 @@ class ZoneFamily(Family):
         shared = vars(Family.from_json(geometry, document))
         # An empty list has lost its shape.
         heads = np.asarray(document["heads"], dtype=np.float64)
-        return cls(**shared, near=int(document["near"]), heads=heads if heads.size else np.zeros((2, 0, 0)))
+        return cls(**shared, near=int(document["near"]), heads=heads if heads.size else np.zeros((3, 0, 0)))
 
     def leaves(self) -> Leaves:
         """These numbers as tensors."""
@@ -145,19 +147,21 @@ class Leaves:
         still = torch.zeros(geometry.half_dim - geometry.num_rotating, dtype=torch.float64)
         far_inv_freq = torch.cat([own * torch.exp(-math.log(family.highest) * top), still])
         # Without numbers for heads the same formula makes scalars.
-        apart = heads if heads.numel() else torch.zeros(2, dtype=torch.float64)
+        apart = heads if heads.numel() else torch.zeros(3, dtype=torch.float64)
         # A leaf of its own for each, cut off from its making: rows go backward one by one.
-        made = far_inv_freq, cool + apart[0], (heat + apart[1]).exp()
+        made = far_inv_freq, cool + apart[0], (heat + apart[1]).exp(), apart[2]
         return cls(numbers, made, FarZone(*(item.detach().requires_grad_(True) for item in made)))
 
     def gradients(self) -> tuple[FloatArray, float, float, FloatArray]:
         """Of the profile, the log discount, the far temperature's logarithm and the heads, once rows went backward."""
-        far = self.far.inv_freq, self.far.log_discount, self.far.far_logits
+        far = self.far.inv_freq, self.far.log_discount, self.far.far_logits, self.far.sharpness
         if any(item.grad is None for item in far):
             raise RopewalkError(
                 "no gradient reaches the far zone", hint="fit a schedule instead: leave out --search zones"
             )
-        torch.autograd.backward(list(self.made), [item.grad for item in far])
+        # Without heads the sharpness is a plain zero, which nothing made.
+        reached = [(made, item.grad) for made, item in zip(self.made, far, strict=True) if made.requires_grad]
+        torch.autograd.backward([made for made, _ in reached], [grad for _, grad in reached])
         top, cool, heat, heads = (
             np.zeros(tuple(item.shape)) if item.grad is None else item.grad.numpy() for item in self.numbers
         )

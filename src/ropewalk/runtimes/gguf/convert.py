@@ -72,11 +72,6 @@ def convert(
     write_gguf(target, with_rope(keys, name, metadata), made)
 
 
-def check_convertible(facts: ModelFacts) -> None:
-    """RopewalkError for architectures and quantisations that this conversion does not know."""
-    family_of(facts)
-
-
 def _steps(family: Family, facts: ModelFacts, sources: Mapping[str, Source], experts: int) -> list[Step]:
     gguf = gguf_package()
     number = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}[ARCHITECTURES[facts.model_type]]
