@@ -59,8 +59,7 @@ def load_model(
             if empty:
                 return _empty(config, folder, dtype=kind, attn=attn)
             packed = _quantised(config, quantisation, wanted)
-            model: Any
-            model, report = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder,
                 config=config,
                 dtype=kind,
@@ -73,6 +72,7 @@ def load_model(
                 ignore_mismatched_sizes=True,
                 **packed,
             )
+            model, report = loaded
             _check_weights(source, model, report, stored or bool(packed))
             if kind != "auto" and stored and getattr(model, "hf_quantizer", None) is None:
                 # Widened while it was loaded, it comes out of transformers in two types.
