@@ -20,7 +20,6 @@ from ropewalk.training.parts.weighting.options import LongTokenWeight, ShapeWeig
 from ropewalk.training.parts.weighting.weights import (
     context_of,
     cropped_losses,
-    normalised,
     repeat_distance,
     shape_weight,
     token_weights,
@@ -331,16 +330,12 @@ def test_gains_are_clipped_on_both_sides_and_before_they_overflow():
     losses = torch.tensor([[1.0, 1.0, 5.0, 1.0, 1.0, 1.0, 1.0, 1.0]])
     cropped = torch.tensor([[61.0, 51.0, 1.0, 2.0, 1.0, 1.0, 1.0, 500.0]])
     options = WeightingOptions(long_tokens={"context": 2, "floor": 0.25, "ceiling": 1e30})
-    found = token_weights(
-        options, labels_BT=LABELS, losses_BT=losses, cropped_losses_BT=cropped, mean_one=False
-    )
+    found = token_weights(options, labels_BT=LABELS, losses_BT=losses, cropped_losses_BT=cropped)
     raw = [math.exp(50), math.exp(50), 0.25, math.e, 1.0, 1.0, 0.0, math.exp(50)]
     assert found[0].tolist() == pytest.approx(raw, rel=1e-5)
     both = WeightingOptions(long_tokens={"context": 2, "ceiling": 2.0}, easy={"below": 1.0})
     easy = torch.tensor([[1.0, 1.001, 5.0, 0.5, 2.0, 1.0, 9.0, 3.0]])
-    found = token_weights(
-        both, labels_BT=LABELS, losses_BT=easy, cropped_losses_BT=easy + 0.5, mean_one=False
-    )
+    found = token_weights(both, labels_BT=LABELS, losses_BT=easy, cropped_losses_BT=easy + 0.5)
     kept = [0, math.exp(0.5), math.exp(0.5), 0, math.exp(0.5), 0, 0, math.exp(0.5)]
     assert found[0].tolist() == pytest.approx(kept, rel=1e-5)
 
@@ -352,7 +347,7 @@ def test_the_lowest_share_is_known_and_no_more(quantile, bound):
     """Of seven scored losses the one at the whole place below quantile * 6: what is not above it carries no loss."""
     losses = torch.tensor([[0.4, 0.2, 0.7, 0.1, 0.5, 0.6, -9.0, 0.3]])
     options = WeightingOptions(easy={"quantile": quantile})
-    found = token_weights(options, labels_BT=LABELS, losses_BT=losses, mean_one=False)
+    found = token_weights(options, labels_BT=LABELS, losses_BT=losses)
     assert found[0].tolist() == [
         float(loss > bound) and float(loss > 0) for loss in (0.4, 0.2, 0.7, 0.1, 0.5, 0.6, -9, 0.3)
     ]
@@ -363,32 +358,11 @@ def test_weights_by_distance_by_hand():
     labels = torch.tensor([[2, 3, 1, 2, 3, 1, 2, 9]])
     documents = torch.tensor([[0, 0, 0, 0, 0, 1, 1, 1]])
     shaped = WeightingOptions(shape={"by": "distance", "shape": "power", "exponent": 1.0, "span": 8})
-    found = token_weights(shaped, labels_BT=labels, inputs_BT=inputs, mean_one=False)
+    found = token_weights(shaped, labels_BT=labels, inputs_BT=inputs)
     assert found[0].tolist() == pytest.approx([1 / 8] * 3 + [4 / 8] * 4 + [1 / 8])
-    apart = token_weights(shaped, labels_BT=labels, inputs_BT=inputs, documents_BT=documents, mean_one=False)
+    apart = token_weights(shaped, labels_BT=labels, inputs_BT=inputs, documents_BT=documents)
     assert apart[0].tolist() == pytest.approx([1 / 8] * 3 + [4 / 8] * 2 + [1 / 8] * 3)
     near = WeightingOptions(near={"tokens": 2})
-    by_place = token_weights(near, labels_BT=labels, documents_BT=documents, mean_one=False)
+    by_place = token_weights(near, labels_BT=labels, documents_BT=documents)
     assert by_place.tolist() == [[0, 0, 1, 1, 1, 0, 0, 1]]
     assert by_place.dtype == torch.float32
-
-
-def test_spans_and_bands_at_their_edges():
-    wide = shape_weight(ShapeWeight(shape="power", exponent=2.0, span=4), REACH)[0]
-    assert wide.tolist() == pytest.approx([1 / 16, 4 / 16, 9 / 16, 1, 1, 1, 1, 1])
-    ramp = shape_weight(ShapeWeight(shape="ramp", low=2.0, high=1.0), REACH)[0]
-    assert ramp.tolist() == pytest.approx([2 - x / 8 for x in range(8)])
-    bands = shape_weight(ShapeWeight(shape="bands", bands=[(1, 0.5), (3, 2.0), (7, 0.0)]), REACH)[0]
-    assert bands.tolist() == [1, 0.5, 0.5, 2, 2, 2, 2, 0]
-
-
-def test_a_sum_is_kept_whatever_is_left_of_it():
-    base = torch.tensor([2.0, 1.0, 0.0, 1.0])
-    assert normalised(torch.tensor([1.0, 0.0, 9.0, 3.0]), base).tolist() == pytest.approx(
-        [1.6, 0.0, 0.0, 2.4]
-    )
-    assert normalised(torch.zeros(4), base).tolist() == [0.0] * 4
-    assert normalised(torch.ones(4), torch.zeros(4)).tolist() == [0.0] * 4
-    # However small what is left is.
-    small = normalised(torch.full((4,), 1e-30), base)
-    assert small.tolist() == pytest.approx([2.0, 1.0, 0.0, 1.0])

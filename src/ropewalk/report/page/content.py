@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -85,6 +85,17 @@ class Content:
     tiles: tuple[Tile, ...] = ()
     tables: tuple[Table, ...] = ()
     figures: tuple[Figure | Missing, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        verdict: Verdict,
+        tiles: Iterable[Tile],
+        tables: Iterable[Table | None],
+        figures: tuple[Figure | Missing, ...],
+    ) -> Content:
+        """With the tables that there was something for."""
+        return cls(verdict, tuple(tiles), tuple(table for table in tables if table is not None), figures)
 
 
 def number_cell(value: Any, source: str = "", *, digits: int = 3, tone: Tone = "") -> Cell:

@@ -75,12 +75,7 @@ def content(view: RunView) -> Content:
         _contexts(view),
         cells_table(view),
     )
-    return Content(
-        _verdict(view),
-        tuple(_tiles(view)),
-        tuple(table for table in tables if table is not None),
-        figures(view),
-    )
+    return Content.of(_verdict(view), _tiles(view), tables, figures(view))
 
 
 def _verdict(view: RunView) -> Verdict:

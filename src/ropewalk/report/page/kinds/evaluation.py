@@ -24,12 +24,7 @@ def content(view: RunView) -> Content:
     """Verdict, tiles, tables and figures of an evaluation."""
     tables = [loss_table(view), tail_table(view), retrieval_table(view), _evidence(view), _long_tokens(view)]
     tables += [*_health(view), cells_table(view)]
-    return Content(
-        _verdict(view),
-        tuple(_tiles(view)),
-        tuple(table for table in tables if table is not None),
-        figures(view),
-    )
+    return Content.of(_verdict(view), _tiles(view), tables, figures(view))
 
 
 def effective_length(view: RunView) -> tuple[int | None, str]:

@@ -33,12 +33,7 @@ def content(view: RunView) -> Content:
     if isinstance(final, Mapping):
         tables.append(key_table("At the end", final, f"{view.id}/result.json/final"))
     tables.append(_checkpoints(view))
-    return Content(
-        _verdict(view),
-        tuple(_tiles(view)),
-        tuple(table for table in tables if table is not None),
-        figures(view),
-    )
+    return Content.of(_verdict(view), _tiles(view), tables, figures(view))
 
 
 def _steps(view: RunView) -> list[Mapping[str, Any]]:

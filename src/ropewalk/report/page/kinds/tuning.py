@@ -18,12 +18,7 @@ def content(view: RunView) -> Content:
         document = view.result.get(key)
         if isinstance(document, Mapping):
             tables.append(key_table(key.capitalize(), document, f"{view.id}/result.json/{key}"))
-    return Content(
-        _verdict(view),
-        tuple(_tiles(view)),
-        tuple(table for table in tables if table is not None),
-        figures(view),
-    )
+    return Content.of(_verdict(view), _tiles(view), tables, figures(view))
 
 
 def _verdict(view: RunView) -> Verdict:
