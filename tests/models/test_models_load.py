@@ -177,3 +177,14 @@ def test_the_makers_own_layout_is_told_apart(tmp_path: Path) -> None:
     (tmp_path / "params.json").write_text("{}", encoding="utf-8")
     with pytest.raises(RopewalkError, match=r"params\.json is another layout"):
         resolve_config(tmp_path)
+
+
+@pytest.mark.parametrize("source", [None, 5, b"folder", object()])
+def test_what_is_no_path_is_refused_by_every_verb(source: Any, tmp_path: Path) -> None:
+    import ropewalk
+
+    for verb in (ropewalk.inspect, ropewalk.verify, load_model):
+        with pytest.raises(UsageError, match="is not a path"):
+            verb(source)
+    with pytest.raises(UsageError, match="is not a path"):
+        extend(source, out=tmp_path / "out", target="4x")

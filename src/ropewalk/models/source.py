@@ -57,7 +57,12 @@ def resolve(source: str | Path, *, need_weights: bool = False) -> Path:
     looked up in the local cache, then downloaded: only its small files, or with `need_weights` its safetensors and
     tokenizer too. `need_weights` also turns the path of a config.json into its folder and demands weights there.
     """
-    text = os.fspath(source)
+    if not isinstance(source, str | os.PathLike):
+        # From Python anything may come.
+        raise UsageError(
+            f"model {shown(source)} is not a path", hint="give a folder, a config.json, hemp or a Hub id"
+        )
+    text = str(os.fspath(source))
     if not text or "\0" in text:
         raise UsageError(
             f"model {shown(text)} is not a path", hint="give a folder, a config.json, hemp or a Hub id"
