@@ -104,9 +104,13 @@ class Prose:
         (1.0, math.inf, 950, 1000, [500, 950], 950),
         (1.0, math.inf, 949, 1000, [500, 949], None),
         (1.0, math.inf, 300, 1000, [300], None),
+        # Six hundred tokens a character: one character is too little, two too much, and none is never sent.
+        (600.0, math.inf, 10000, 1000, [500, *[1] * 7], None),
         # Refused at first: a twentieth less each time until something is read, then half way between.
         (2.5, 480, 10000, 1000, [500, 475, 389], 973),
-        (1.0, 400, 10000, 1000, [500, 475, 451, 428, 406, 385, 975, 680], "refused"),
+        (1.0, 960, 10000, 1000, [500, 975, 737, 856, 915, 945, 960], 960),
+        # What was refused once is not sent again.
+        (1.0, 400, 10000, 1000, [500, 475, 451, 428, 406, 385, 395, 400], "refused"),
     ],
 )
 def test_as_much_text_is_sent_as_makes_the_length(

@@ -224,7 +224,6 @@ def test_what_an_interval_says_of_itself() -> None:
         assert broken.floored() is broken
     assert Interval(1.0, -0.5, 2.0, 4, 0.1).floored() == Interval(1.0, 0.0, 2.0, 4, 0.1)
     assert Interval(-1.0, -2.0, -0.5, 4, 0.1).floored() == Interval(-1.0, 0.0, 0.0, 4, 0.1)
-    assert Interval(1.0, 0.5, 2.0, 4, 0.1).floored(0.75) == Interval(1.0, 0.75, 2.0, 4, 0.1)
     assert Interval(1.0, 0.5, 2.0, 4, 0.1).floored() == Interval(1.0, 0.5, 2.0, 4, 0.1)
 
 

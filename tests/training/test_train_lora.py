@@ -133,6 +133,12 @@ def test_parts_of_packed_weights_belong_to_their_module():
         ("model.layers.1.q_proj", False),
     ):
         assert _owner(name, modules) == owned
+    head = {"lm_head": torch.nn.Linear(2, 2)}
+    assert [_owner(name, head) for name in ("lm_head.weight", "lm_head", "model.lm_head.weight")] == [
+        True,
+        False,
+        False,
+    ]
 
 
 def test_adapters_are_drawn_from_their_seed_alone():

@@ -144,6 +144,12 @@ def test_losses_are_kept_only_where_the_weights_want_a_gradient():
 
 
 def test_shift_labels():
+    # The number that transformers and torch leave out, in labels as they come from elsewhere.
+    assert IGNORE == -100
+    assert shift_labels(torch.tensor([[5, 6, 7]])).tolist() == [[6, 7, -100]]
+    hidden, weight, _, labels, _ = _inputs(bias=False)
+    marked = torch.where(labels == IGNORE, -100, labels)
+    assert (token_losses(hidden, weight, marked) == 0).nonzero().tolist() == [[0, 3], [1, 12]]
     assert shift_labels(torch.tensor([[1, 2, 3], [4, IGNORE, 6]])).tolist() == [
         [2, 3, IGNORE],
         [IGNORE, 6, IGNORE],

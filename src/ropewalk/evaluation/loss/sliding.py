@@ -71,14 +71,17 @@ def windows_loss(
     head = torch.as_tensor(list(opening), dtype=torch.long)
     losses = np.full(len(text), np.nan, dtype=np.float32)
     for batch in _batches(engine, windows):
+        # Nothing is scored inside the opening: the text's own tokens gave way to it there.
+        first = max(1, batch[0].first - batch[0].begin, len(head) if batch[0].begin else 1)
+        if first >= batch[0].end - batch[0].begin:
+            # A short last window that its opening fills.
+            continue
         rows = []
         for one in batch:
             row = text[one.begin : one.end].clone()
             if one.begin and len(head):
                 row[: len(head)] = head
             rows.append(row)
-        # Nothing is scored inside the opening: the text's own tokens gave way to it there.
-        first = max(1, batch[0].first - batch[0].begin, len(head) if batch[0].begin else 1)
         found = engine.nll(torch.stack(rows), start=first).numpy()
         for one, values in zip(batch, found, strict=True):
             losses[one.end - len(values) : one.end] = values
@@ -86,12 +89,11 @@ def windows_loss(
 
 
 def _batches(engine: Engine, windows: Sequence[Window]) -> Iterator[list[Window]]:
-    """Neighbours of the same shape, as many as one forward is good for."""
+    """Neighbours of the same shape, as many as one forward is good for; the first has no opening and stands alone."""
     batch: list[Window] = []
     for one in windows:
-        shape = (one.end - one.begin, one.first - one.begin)
-        same = batch and shape == (batch[0].end - batch[0].begin, batch[0].first - batch[0].begin)
-        if batch and (not same or len(batch) >= engine.rows_for(shape[0])):
+        same = bool(batch) and _shape(one) == _shape(batch[0])
+        if batch and (not same or len(batch) >= engine.rows_for(one.end - one.begin)):
             yield batch
             batch = []
         batch.append(one)
@@ -99,9 +101,14 @@ def _batches(engine: Engine, windows: Sequence[Window]) -> Iterator[list[Window]
         yield batch
 
 
+def _shape(one: Window) -> tuple[int, int, bool]:
+    return one.end - one.begin, one.first - one.begin, one.begin == 0
+
+
 def window_mean(losses: LossArray, windows: Sequence[Window]) -> float:
     """Mean over windows of each window's own mean: the unweighted variant of the YaRN evaluation script.
 
     The first window, which scores many more tokens, weighs as much as each of the others.
     """
-    return float(np.mean([np.nanmean(losses[one.first : one.end].astype(np.float64)) for one in windows]))
+    scored = [row for one in windows if not np.isnan(row := losses[one.first : one.end]).all()]
+    return float(np.mean([np.nanmean(row.astype(np.float64)) for row in scored]))

@@ -103,14 +103,14 @@ def _fitted(server: Server, way: Way, document: Document, length: int) -> Losses
 
     Not more than that: a server whose window is exactly `length` would refuse it, or cut it.
     """
-    low, per_token, refusal = 0, 0.0, None
+    low, high, per_token, refusal = 0, len(document.text) + 1, 0.0, None
     # Surely too little in most scripts: an answer tells how dense the text is, a refusal only that it was too much.
     size = min(len(document.text), max(64, length // 2))
     for _ in range(8):
         try:
             losses = _required(server, way, document.text[:size])
         except TooLongError as error:
-            refusal = error
+            refusal, high = error, size
             size = int(0.95 * size) if low == 0 else (low + size) // 2
             continue
         tokens = len(losses) + 1
@@ -120,6 +120,9 @@ def _fitted(server: Server, way: Way, document: Document, length: int) -> Losses
             return None
         low, per_token = (size, size / tokens) if tokens < length else (low, size / tokens)
         size = min(len(document.text), max(1, int((1 + CLOSE) / 2 * length * per_token)))
+        if size >= high:
+            # What was refused once is refused again: half way to it.
+            size = (low + high) // 2
     if refusal is not None:
         # The text is long enough and the window is not: "give a longer text" would be the wrong way out.
         raise TooLongError(
