@@ -43,9 +43,11 @@ def matrix(plan: Zones, inv_freq: torch.Tensor) -> Any:
 
         scale = query.shape[-1] ** -0.5
         near = scale * query @ key.transpose(2, 3)
+        growth = ((places + 1) / WINDOW).clamp(min=1)[:, None]
+        near = near * growth.float() ** plan.sharpness
         far_query = turned(query, torch.outer(places - plan.near, change))
         far = scale * plan.far_logits * far_query @ turned(key, torch.outer(places, change)).transpose(2, 3)
-        far = far - plan.log_discount * ((places + 1) / WINDOW).clamp(min=1).log()[:, None]
+        far = far * growth**plan.sharpness - plan.log_discount * growth.log()
         distance = places[:, None] - places[None]
         is_far = (distance >= plan.near) & (places[:, None] >= WINDOW)
         logits = torch.where(is_far, far.float(), near).masked_fill(distance < 0, -math.inf)
@@ -56,10 +58,11 @@ def matrix(plan: Zones, inv_freq: torch.Tensor) -> Any:
 
 def test_loss_and_gradients_are_those_of_the_matrix() -> None:
     model = small_model(max_position_embeddings=WINDOW)
-    options = ZonesOptions(target=128, near=NEAR, log_discount=0.8, far_logits=1.1)
+    options = ZonesOptions(target=128, near=NEAR, log_discount=0.8, far_logits=1.1, sharpness=0.2)
     plan = zones_of(model, options)
     assert isinstance(plan, Zones)
     assert (plan.near, plan.log_discount, plan.far_logits, plan.far_method) == (NEAR, 0.8, 1.1, "linear")
+    assert plan.sharpness == 0.2
     assert plan.far_factor == pytest.approx((128 - NEAR) / (WINDOW - NEAR))
     found = rotations(model)
     routes = {index: matrix(plan, item.inv_freq.cpu()) for index, item in found.items() if item is not None}

@@ -23,6 +23,7 @@ class ZonesOptions(Strict):
     discount: float = 0.0
     log_discount: float = 1.0
     far_logits: Positive = 1.0
+    sharpness: float = 0.0
     file: str | None = None
 
     @model_validator(mode="after")
