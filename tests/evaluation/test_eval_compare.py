@@ -19,9 +19,11 @@ import torch
 import ropewalk
 from ropewalk.errors import UsageError
 from ropewalk.evaluation.candidates.candidate import Candidate
+from ropewalk.evaluation.candidates.rows import named
 from ropewalk.evaluation.compare import Step, compare
 from ropewalk.evaluation.evaluate import evaluate
 from ropewalk.evaluation.request import CompareRequest, EvalRequest
+from ropewalk.models.facts import read_facts
 from ropewalk.runs import open_run
 from ropewalk.training.hemp.tokenizer import VOCAB_SIZE, write_tokenizer
 
@@ -495,3 +497,10 @@ def test_short_text_is_refused_with_the_numbers(cli, folder: Path, tmp_path: Pat
     outcome = cli("compare", folder, "--text", short, "-o", tmp_path / "run")
     assert outcome.code == 1
     assert "501 are missing" in outcome.complaint
+
+
+def test_a_comparison_of_no_methods_is_refused_before_anything_is_measured():
+    facts = read_facts("hemp")
+    with pytest.raises(UsageError, match="no method to compare"):
+        named([], facts, 2 * facts.original_length)
+    assert [row.name for row in named(["zones"], facts, 2 * facts.original_length)[0]] == ["zones"]

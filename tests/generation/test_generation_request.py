@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from generation_models import KINDS, LONGROPE, model_of, some_tokens, whole_logits
@@ -242,3 +243,35 @@ def test_a_position_map_makes_the_wider_windows(name):
     scaled = {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}
     with pytest.raises(UsageError, match="stretched already"):
         generate(model_of("qwen3", rope_parameters=scaled), ids, method=name)
+
+
+def test_a_prompt_from_numpy_is_the_same_prompt():
+    model, ids = model_of("llama"), some_tokens(20)
+    wanted = generate(model, ids, max_new_tokens=3).ids
+    assert generate(model, np.array(ids), max_new_tokens=np.int64(3)).ids == wanted
+    assert generate(model, [np.int64(token) for token in ids], max_new_tokens=3).ids == wanted
+    both = generate(model, np.array([ids, ids]), max_new_tokens=3)
+    assert [done.ids for done in both] == [wanted, wanted]
+
+
+@pytest.mark.parametrize("prompt", [None, 5, b"abc", np.int64(5)])
+def test_what_is_no_prompt_is_refused(prompt):
+    with pytest.raises(UsageError, match="neither text nor token ids"):
+        generate(model_of("llama"), prompt, max_new_tokens=1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"max_new_tokens": "2"}, "max_new_tokens='2' is not a whole number"),
+        ({"max_new_tokens": 2.5}, "max_new_tokens=2.5 is not a whole number"),
+        ({"chunk": 1.5}, "chunk=1.5 is not a whole number"),
+        ({"seed": None}, "is not a whole number"),
+        ({"seed": 2**63}, "more than 64 bits"),
+        ({"seed": -(2**63) - 1}, "more than 64 bits"),
+    ],
+)
+def test_settings_that_are_no_whole_numbers_or_too_large_are_refused(settings, said):
+    with pytest.raises(UsageError, match=said):
+        Settings(**settings)
+    assert Settings(seed=2**63 - 1).seed == 2**63 - 1

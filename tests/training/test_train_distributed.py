@@ -43,7 +43,7 @@ def launch(
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
     command = [*launcher, "--master_port", str(free_port()), str(SCRIPT), str(path), str(output), *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=150, env=environment, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment, check=False)
 
 
 def recipe_for(tiny: Tiny, engine: str) -> dict[str, Any]:

@@ -366,3 +366,12 @@ def test_weights_by_distance_by_hand():
     by_place = token_weights(near, labels_BT=labels, documents_BT=documents)
     assert by_place.tolist() == [[0, 0, 1, 1, 1, 0, 0, 1]]
     assert by_place.dtype == torch.float32
+
+
+def test_spans_and_bands_at_their_edges():
+    wide = shape_weight(ShapeWeight(shape="power", exponent=2.0, span=4), REACH)[0]
+    assert wide.tolist() == pytest.approx([1 / 16, 4 / 16, 9 / 16, 1, 1, 1, 1, 1])
+    ramp = shape_weight(ShapeWeight(shape="ramp", low=2.0, high=1.0), REACH)[0]
+    assert ramp.tolist() == pytest.approx([2 - x / 8 for x in range(8)])
+    bands = shape_weight(ShapeWeight(shape="bands", bands=[(1, 0.5), (3, 2.0), (7, 0.0)]), REACH)[0]
+    assert bands.tolist() == [1, 0.5, 0.5, 2, 2, 2, 2, 0]

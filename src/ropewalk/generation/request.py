@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ropewalk.generation.sampling import Sampler
 from ropewalk.generation.session import Session
 from ropewalk.models.facts import read_facts
 from ropewalk.models.live.rotary import bare
+from ropewalk.models.structure.values import shown
 
 Prompt = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]] | torch.Tensor
 
@@ -51,6 +53,13 @@ class Settings:
     cache: str = "full"
 
     def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "chunk", "seed"):
+            value = getattr(self, name)
+            # None leaves the others open; a draw has a seed.
+            if not isinstance(value, Integral) and (value is not None or name == "seed"):
+                raise UsageError(f"{name}={shown(value)} is not a whole number", hint=f"give {name} as one")
+        if not -(2**63) <= self.seed < 2**63:
+            raise UsageError(f"seed={self.seed} is more than 64 bits hold", hint="use a smaller one")
         if self.max_new_tokens is not None and self.max_new_tokens < 1:
             raise UsageError(f"max_new_tokens={self.max_new_tokens} writes nothing", hint="ask for 1 or more")
         if self.max_new_tokens is None and not self.dynamic:
@@ -293,7 +302,15 @@ def prompt_rows(prompt: Prompt, tokenizer: Any, attention_mask: Any = None) -> t
         raise UsageError(
             "an attention mask belongs to a tensor of prompts", hint="pass input_ids as a tensor"
         )
-    single = isinstance(prompt, str) or (len(prompt) > 0 and isinstance(prompt[0], int))
+    # Tokenizers give arrays too.
+    prompt = prompt.tolist() if hasattr(prompt, "tolist") else prompt
+    # Of bytes each would count as a token id.
+    if not isinstance(prompt, Sequence) or isinstance(prompt, bytes | bytearray):
+        raise UsageError(
+            f"prompt {shown(prompt)} is neither text nor token ids",
+            hint="give a string, token ids, or a list of them",
+        )
+    single = isinstance(prompt, str) or (len(prompt) > 0 and isinstance(prompt[0], Integral))
     prompts: Sequence[Any] = [prompt] if single else prompt
     if not len(prompts):
         raise UsageError("there is no prompt", hint="give one or more")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import logging
 import warnings
@@ -14,6 +15,8 @@ from ropewalk.models.checkpoint.weights import find_weights
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 ATTENTION = ("sdpa", "flash_attention_2", "flex_attention", "eager")
+
+_INSPECT = "`ropewalk inspect` names what is wrong in its config"
 
 log = logging.getLogger("ropewalk")
 
@@ -46,21 +49,17 @@ def load_model(
     wanted = pick_device(device)
     kind = pick_dtype(dtype, wanted)
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     with quiet_transformers():
+        config = _configuration(source, place.config, trust_remote_code)
         try:
-            config = AutoConfig.from_pretrained(
-                place.config if place.was_named else folder,
-                trust_remote_code=trust_remote_code,
-                local_files_only=True,
-            )
             attn = _attention_for(config, attn)
             stored = getattr(config, "quantization_config", None) is not None
             if empty:
                 return _empty(config, folder, dtype=kind, attn=attn)
             packed = _quantised(config, quantisation, wanted)
-            model: Any = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder,
                 config=config,
                 dtype=kind,
@@ -68,8 +67,13 @@ def load_model(
                 trust_remote_code=trust_remote_code,
                 use_safetensors=True,
                 local_files_only=True,
+                # Both so that the tensors are named: by itself it speaks of a table in its log.
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
                 **packed,
             )
+            model, report = loaded
+            _check_weights(source, model, report, stored or bool(packed))
             if kind != "auto" and stored and getattr(model, "hf_quantizer", None) is None:
                 # Widened while it was loaded, it comes out of transformers in two types.
                 model = model.to(kind)
@@ -85,8 +89,62 @@ def load_model(
         except (ValueError, OSError, ImportError, KeyError, RuntimeError, TypeError, AttributeError) as error:
             raise RopewalkError(
                 f"{source} does not load as a causal language model ({type(error).__name__}: {one_line(error, 200)})",
-                hint="`ropewalk inspect` names what is wrong in its config",
+                hint=_INSPECT,
             ) from error
+
+
+def _configuration(source: str | Path, path: Path, trust_remote_code: bool) -> Any:
+    """The configuration as transformers reads it; what it objects to is said in one line."""
+    from transformers import AutoConfig
+
+    from ropewalk.models.source import CONFIG_NAME
+
+    try:
+        return AutoConfig.from_pretrained(
+            path.parent if path.name == CONFIG_NAME else path,
+            trust_remote_code=trust_remote_code,
+            local_files_only=True,
+        )
+    except Exception as error:
+        # Configuration classes validate as they like, with error types of their own.
+        marked = path.read_bytes().startswith(codecs.BOM_UTF8)
+        raise RopewalkError(
+            f"{source} does not load as a causal language model ({type(error).__name__}: {one_line(error, 200)})",
+            hint=f"save {path.name} without the byte order mark that it begins with" if marked else _INSPECT,
+        ) from error
+
+
+def _check_weights(source: str | Path, model: Any, report: Mapping[str, Any], packed: bool) -> None:
+    """Refuse a model that was filled up with random numbers, and say which of the file's tensors it has no place for.
+
+    A packed model's tensors go by names of its packing's own, so none of them counts as missing.
+    """
+    wrong = [
+        (name, f"{tuple(file)} where config.json makes it {tuple(made)}")
+        for name, file, made in report["mismatched_keys"]
+    ]
+    parameters = {name for name, _ in model.named_parameters()}
+    missing = [] if packed else sorted(parameters.intersection(report["missing_keys"]))
+    if wrong:
+        name, shapes = min(wrong)
+        raise RopewalkError(
+            f"{source}: {len(wrong)} weights have another shape than its config.json says ({name}: {shapes})",
+            hint="put the config.json beside the weights that belongs to them",
+        )
+    if missing:
+        raise RopewalkError(
+            f"{source}: {len(missing)} weights are missing (first {missing[0]}), which would be random numbers",
+            hint="fetch the model again, or correct config.json where it asks for more layers than the weights have",
+        )
+    # Older checkpoints hold the rotary table, which is computed anew.
+    unused = sorted(name for name in report["unexpected_keys"] if not name.endswith("inv_freq"))
+    if unused:
+        log.warning(
+            "%s: %d tensors of its weights have no place in the model (first %s)",
+            source,
+            len(unused),
+            unused[0],
+        )
 
 
 def _quantised(config: Any, told: Mapping[str, Any] | None, device: Any) -> dict[str, Any]:
@@ -128,15 +186,26 @@ def load_tokenizer(source: str | Path, *, trust_remote_code: bool = False) -> An
 
     with quiet_transformers():
         try:
-            return AutoTokenizer.from_pretrained(
+            tokenizer = AutoTokenizer.from_pretrained(
                 folder, trust_remote_code=trust_remote_code, local_files_only=True
             )
         except Exception as error:
+            # It reads config.json first: what is wrong there is no fault of the tokenizer.
+            _configuration(source, folder / "config.json", trust_remote_code)
             # Tokenizer backends raise what they like, bare Exception included.
             raise RopewalkError(
                 f"{source} has no tokenizer that loads ({type(error).__name__}: {one_line(error, 160)})",
-                hint="put tokenizer.json and tokenizer_config.json beside config.json",
+                hint="fetch its tokenizer files again"
+                if (folder / "tokenizer.json").is_file()
+                else "put tokenizer.json and tokenizer_config.json beside config.json",
             ) from error
+    limit = tokenizer.model_max_length
+    if isinstance(limit, bool) or not isinstance(limit, int | float):
+        raise RopewalkError(
+            f"{source}: model_max_length={one_line(limit, 40)!r} in tokenizer_config.json is not a number",
+            hint="write a number of tokens there, or take the entry out",
+        )
+    return tokenizer
 
 
 def refuse_remote_code(folder: Path, trust_remote_code: bool) -> None:

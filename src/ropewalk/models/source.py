@@ -15,6 +15,11 @@ HEMP = "hemp"
 # Tokenizers without a limit write a number like 1e30 as model_max_length, which is no length and must stay.
 NO_LIMIT = 10**12
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?$")
+_BESIDE = "give the folder that holds it, with its config.json"
+_PACKED = "unpack it and give the folder"
+# Files that a hurried hand gives in place of the folder.
+_NO_MODEL = dict.fromkeys((".safetensors", ".bin", ".pt", ".pth", ".ckpt"), _BESIDE)
+_NO_MODEL |= dict.fromkeys((".zip", ".tar", ".gz", ".tgz", ".zst", ".7z"), _PACKED)
 # What a reader of configurations wants; weights come only on request.
 _SMALL_FILES = ["config.json", "generation_config.json", "tokenizer_config.json"]
 
@@ -52,7 +57,12 @@ def resolve(source: str | Path, *, need_weights: bool = False) -> Path:
     looked up in the local cache, then downloaded: only its small files, or with `need_weights` its safetensors and
     tokenizer too. `need_weights` also turns the path of a config.json into its folder and demands weights there.
     """
-    text = os.fspath(source)
+    if not isinstance(source, str | os.PathLike):
+        # From Python anything may come.
+        raise UsageError(
+            f"model {shown(source)} is not a path", hint="give a folder, a config.json, hemp or a Hub id"
+        )
+    text = str(os.fspath(source))
     if not text or "\0" in text:
         raise UsageError(
             f"model {shown(text)} is not a path", hint="give a folder, a config.json, hemp or a Hub id"
@@ -71,6 +81,10 @@ def resolve(source: str | Path, *, need_weights: bool = False) -> Path:
         path = folder()
     elif not found:
         path = _from_hub(text, need_weights)
+    if path.suffix.lower() in _NO_MODEL and path.is_file():
+        raise RopewalkError(
+            f"{shown(text, 200)} is a {path.suffix} file, not a model", hint=_NO_MODEL[path.suffix.lower()]
+        )
     if not need_weights:
         return path
     return _with_weights(path if path.is_dir() else path.parent)
@@ -94,6 +108,10 @@ def config_path(path: Path) -> Path:
         hint = "a GGUF file carries its own configuration: give the file itself, or the folder that it was made from"
     elif (path / "adapter_config.json").is_file():
         hint = "this is an adapter: give the base model that its adapter_config.json names"
+    elif (path / "params.json").is_file():
+        hint = (
+            "its params.json is another layout: give the Hugging Face one of the model, or convert it first"
+        )
     else:
         inner = sorted(child.parent.name for child in path.glob(f"*/{CONFIG_NAME}"))
         if inner:

@@ -61,7 +61,8 @@ def named(names: Sequence[str], facts: ModelFacts, target: int) -> tuple[list[Ca
     plain = [name for name in names if WITH not in name and name not in MAPS]
     factor = target / facts.original_length
     kept = kept_parameters(facts)
-    found, left_out = choose(plain, facts.geometry, factor, kept) if plain else ([], [])
+    # Maps and rows through a cache do without; no name at all is nobody's wish.
+    found, left_out = choose(plain, facts.geometry, factor, kept) if plain or not names else ([], [])
     for name in names:
         if WITH in name:
             found.append(_with(name, facts, target, kept))

@@ -81,8 +81,14 @@ def _shards_of(index: Path) -> list[str]:
         names = sorted(set(document["weight_map"].values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RopewalkError(
-            f"{index} is not a shard index ({one_line(error, 120)})", hint="fetch the model again"
+            f"{index} is not a shard index ({type(error).__name__}: {one_line(error, 120)})",
+            hint="fetch the model again",
         ) from error
+    if not isinstance(document.get("metadata"), dict):
+        raise RopewalkError(
+            f"{index} has no metadata entry, and transformers loads no index without one",
+            hint='add "metadata": {} to it',
+        )
     for name in names:
         path = PurePosixPath(str(name))
         inside = (
