@@ -253,6 +253,7 @@ def test_estimates_of_every_class_that_is_not_called_rough():
     from pathlib import Path
 
     import torch
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoModelForCausalLM
 
     from ropewalk.errors import RopewalkError
@@ -268,7 +269,8 @@ def test_estimates_of_every_class_that_is_not_called_rough():
             facts = read_facts(config.to_dict())
             with torch.device("meta"):
                 model = AutoModelForCausalLM.from_config(config)
-        except (RopewalkError, ValueError, ImportError):
+        except (RopewalkError, ValueError, ImportError, StrictDataclassError):
+            # Some classes refuse their own defaults.
             continue
         composite = facts.text_type != model_type
         if facts.text_type in ROUGH or facts.layers.other or composite or model_type in ROUGH:

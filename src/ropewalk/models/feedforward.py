@@ -24,7 +24,7 @@ UNGATED = frozenset(
 # of several kinds), or how they read their widths, is not counted here: the estimate is rough.
 ROUGH = frozenset(
     (
-        "afmoe", "aria_text", "axk2", "bailing_hybrid", "bamba", "blt", "cohere2_moe", "doge", "ernie4_5_moe",
+        "afmoe", "aria_text", "axk2", "bailing_hybrid", "bamba", "beam", "blt", "cohere2_moe", "doge", "ernie4_5_moe",
         "exaone_moe", "falcon_h1", "gemma3n_text", "gemma4_text", "gemma4_unified_text", "granitemoehybrid", "hrm_text",
         "hunyuan_v1_moe", "hy_v3", "hy_v4", "jetmoe", "lfm2", "lfm3", "longcat_flash", "mimo_v2_flash", "moshi",
         "phi4_multimodal", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_next", "qwen4_exp_text", "recurrent_gemma",
