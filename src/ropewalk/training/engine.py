@@ -213,6 +213,8 @@ def start_engine(part: EnginePart, device: str) -> Engine:
     state = PartialState(cpu=device == "cpu")
     # torch warns of a group that is still there when its process ends.
     atexit.register(state.destroy_process_group)
+    # A group that an earlier run of these processes has left does not meet by itself, and what comes next counts on it.
+    torch.distributed.barrier()
     sharing = None if size == 1 else _start_sharing(way, size, state.num_processes, device)
     if part.shards is not None and state.num_processes % part.shards:
         raise UsageError(
