@@ -46,9 +46,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--trials", type=int, default=200, help="of cma")
     parser.add_argument("--iterations", type=int, default=40, help="of evolution; 40 are published")
     parser.add_argument(
-        "--cells", default="default,sweep,tune,landscape,cma,evolution,ladder", help="kinds, in order"
+        "--cells", default="default,tune,sweep,landscape,cma,evolution,ladder", help="kinds, in order"
     )
     parser.add_argument("--at-once", type=int, default=6)
+    parser.add_argument("--threads", type=int, default=2, help="of each process")
     parser.add_argument("--limit", type=float, default=math.inf, help="seconds, then no new cell is begun")
     parser.add_argument("-o", "--output", type=Path, default=Path("bench/out/tune.json"))
     parser.add_argument("--one", help=argparse.SUPPRESS)
@@ -83,7 +84,10 @@ def supervise(wanted: argparse.Namespace) -> None:
             name = waiting.pop(0)
             with (parts(wanted) / f"{Path(name).name}.log").open("ab") as log:
                 left = wanted.limit - (time.monotonic() - began)
-                environment = os.environ | {"OMP_NUM_THREADS": "2", "ROPEWALK_BENCH_LEFT": str(left)}
+                environment = os.environ | {
+                    "OMP_NUM_THREADS": str(wanted.threads),
+                    "ROPEWALK_BENCH_LEFT": str(left),
+                }
                 running[name] = subprocess.Popen([*base, name], stdout=log, stderr=log, env=environment)
         time.sleep(0.5)
         running = {name: process for name, process in running.items() if process.poll() is None}
@@ -218,8 +222,19 @@ class Bench:
             self.cell(f"{kind} {seed}", lambda seed=seed: work(seed))
 
     def cells_sweep(self) -> None:
-        """The best of the sweep."""
-        self.each_seed("sweep", lambda seed: self.tuned(seed, "sweep"))
+        """The best of the sweep: what a fit with the same seed started from, where there was one."""
+        self.each_seed("sweep", self.swept)
+
+    def swept(self, seed: int) -> dict[str, Any]:
+        """The sweep inside a fit, with what was read and how long it took until the first step; else one of its own."""
+        from ropewalk.schedule import FrequencySchedule
+
+        fitted, run = self.folder / f"tune {seed}.json", self.folder / "runs" / f"fit-{seed}"
+        if not fitted.is_file():
+            return self.tuned(seed, "sweep")
+        part = json.loads((run / "parts" / "start.json").read_text(encoding="utf-8"))
+        cost = json.loads(fitted.read_text(encoding="utf-8"))["sweep_cost"]
+        return {"made": FrequencySchedule.from_json(part["schedule"]), "label": part["name"], **cost}
 
     def cells_tune(self) -> None:
         """The gradient fit."""
@@ -246,6 +261,15 @@ class Bench:
         run = self.folder / "runs" / f"{search}-{seed}{kind}"
         shutil.rmtree(run, ignore_errors=True)
         began = time.monotonic()
+        cost: dict[str, float] = {}
+
+        def on_told(told: Any) -> None:
+            if told.point is not None and not cost:
+                # The first point of the fit: one step behind the sweep.
+                cost.update(
+                    seconds=time.monotonic() - began, forward_equivalents=told.point.forward_equivalents
+                )
+
         result = ropewalk.tune(
             ropewalk_source(self.source),
             target=self.length,
@@ -257,6 +281,7 @@ class Bench:
             output=run,
             device=self.wanted.device,
             dtype=self.wanted.dtype,
+            on_told=on_told,
         )
         found = result.to_json()
         return {
@@ -264,6 +289,7 @@ class Bench:
             "heads": result.rungs[-1].heads.tolist(),
             "seconds": time.monotonic() - began,
             "forward_equivalents": result.forward_equivalents,
+            "sweep_cost": cost,
             "result": {
                 key: found[key]
                 for key in (

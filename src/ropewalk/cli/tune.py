@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ropewalk.cli.common import console, contract, device_option, emit_json, running_options, seed_option
+from ropewalk.cli.common import (
+    console,
+    contract,
+    device_option,
+    emit_json,
+    running_options,
+    seed_option,
+    split_names,
+)
 from ropewalk.errors import UsageError, shown_command
 
 if TYPE_CHECKING:
@@ -93,7 +101,7 @@ def command(
             text=text,
             search=search,
             budget=budget,
-            tasks=None if tasks is None else _tasks(tasks),
+            tasks=None if tasks is None else [] if tasks == "none" else split_names(tasks),
             start=start,
             storage=storage,
             temperatures=temperatures,
@@ -111,10 +119,6 @@ def command(
         emit_json(result.to_json())
         return
     show(console(), model, result)
-
-
-def _tasks(given: str) -> list[str]:
-    return [] if given == "none" else [name.strip() for name in given.split(",") if name.strip()]
 
 
 def _factors(written: str) -> list[float]:

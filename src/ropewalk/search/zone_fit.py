@@ -110,14 +110,8 @@ def _why_not(job: Job, progress: Progress, rows: list[Measured]) -> str | None:
 
 def finds_like_the_table(measured: list[Measured], single: Terms) -> Measured:
     """The lowest J among those that find as much as the single table does, or as the best finder where none does."""
-    wanted = min(_answers(single), max(_answers(item.terms) for item in measured))
-    return min(
-        (item for item in measured if _answers(item.terms) >= wanted), key=lambda item: item.terms.value
-    )
-
-
-def _answers(terms: Terms) -> float:
-    return sum(sum(values) for values in terms.found.values())
+    wanted = min(single.answers, max(item.terms.answers for item in measured))
+    return min((item for item in measured if item.terms.answers >= wanted), key=lambda item: item.terms.value)
 
 
 def _zones(family: Any) -> Zones:
