@@ -184,18 +184,20 @@ class Bench:
         """Losses and retrieval by length on the held-out rows."""
         from ropewalk.search.objective import Objective, weigh
 
-        window = self.reader.original_length
-        text = self.reader.terms(schedule, weigh(self.rows["text"], window, Objective()), kept_first)
+        window, tail = self.reader.original_length, self.reader.tail
+        losses, _ = self.reader.read(schedule, [row.ids for row in self.rows["text"]], kept_first)
+        # By row, so that two methods can be compared on the same tokens, in pairs.
+        by_row = {
+            "loss": [float(loss[window:].mean()) for loss in losses],
+            "loss_at_target": [float(loss[-tail:].mean()) for loss in losses],
+            "loss_in_window": [float(loss[1:window].mean()) for loss in losses],
+        }
         retrieval = {}
         for length, rows in self.rows["planted"].items():
             found = self.reader.terms(schedule, weigh(rows, window, Objective()), kept_first).found
             retrieval[str(length)] = {task: statistics.mean(values) for task, values in found.items()}
-        return {
-            "loss": text.text,
-            "loss_at_target": text.tail,
-            "loss_in_window": text.window,
-            "retrieval": retrieval,
-        }
+        means = {key: statistics.mean(values) for key, values in by_row.items()}
+        return {**means, "by_row": by_row, "retrieval": retrieval}
 
     def controls(self) -> dict[str, Any]:
         """The unmodified model and the cropped one."""
