@@ -27,6 +27,8 @@ import numpy as np
 
 from tune_table import print_table
 
+# Kinds of cells of which there is one for each seed.
+SEEDED = ("sweep", "tune", "heads", "switched", "layers", "zones", "cma", "evolution")
 TASKS = ("needle", "kv", "multi-needle")
 TEXT_ROWS, PLANTED_ROWS = 12, 12
 LANDSCAPE_POINTS, LANDSCAPE_PAIRS = 320, 4
@@ -246,6 +248,26 @@ class Bench:
         """The gradient fit with a temperature a head."""
         self.each_seed("heads", lambda seed: self.tuned(seed, "fit", temperatures="heads"))
 
+    def cells_switched(self) -> None:
+        """The sweep's best in every layer for queries past the window alone: what layers start from."""
+        self.each_seed("switched", self.switched)
+
+    def switched(self, seed: int) -> dict[str, Any]:
+        """Costs what the sweep costs."""
+        from ropewalk.position_maps import LayerTables
+
+        found = self.swept(seed)
+        layers = self.model.config.get_text_config().num_hidden_layers
+        return {**found, "made": LayerTables.of(found["made"], layers)}
+
+    def cells_layers(self) -> None:
+        """The gradient fit of a table for each layer."""
+        self.each_seed("layers", lambda seed: self.tuned(seed, "layers"))
+
+    def cells_zones(self) -> None:
+        """The gradient fit of zones."""
+        self.each_seed("zones", lambda seed: self.tuned(seed, "zones"))
+
     def cells_ladder(self) -> None:
         """One fit for 2, 4 and 8; measured at the highest."""
         self.cell("ladder 0", lambda: self.tuned(0, "fit", ladder=[2.0, 4.0, 8.0]))
@@ -257,6 +279,7 @@ class Bench:
         import shutil
 
         import ropewalk
+        from ropewalk.map_files import read_map
         from ropewalk.models.stretch import read_schedules
 
         kind = f"{'-ladder' if ladder else ''}{'' if temperatures == 'one' else '-' + temperatures}"
@@ -287,7 +310,7 @@ class Bench:
         )
         found = result.to_json()
         return {
-            "made": read_schedules(result.schedule).rungs[-1],
+            "made": read_map(result.map).plan if result.map else read_schedules(result.schedule).rungs[-1],
             "heads": result.rungs[-1].heads.tolist(),
             "seconds": time.monotonic() - began,
             "forward_equivalents": result.forward_equivalents,
@@ -411,7 +434,7 @@ def merged(wanted: argparse.Namespace) -> dict[str, Any]:
         }
         expected = []
         for kind in wanted.cells.split(","):
-            if kind in ("sweep", "tune", "heads", "cma", "evolution"):
+            if kind in SEEDED:
                 expected += [f"{kind} {seed}" for seed in range(wanted.seeds)]
             elif kind in ("landscape", "ladder"):
                 expected.append("landscape" if kind == "landscape" else "ladder 0")

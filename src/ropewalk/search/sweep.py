@@ -17,7 +17,7 @@ from ropewalk.evaluation.candidates.choose import choose, merged
 from ropewalk.geometry import RopeGeometry
 from ropewalk.methods import schedule as make_schedule
 from ropewalk.methods.build import temperature
-from ropewalk.position_maps import Zones
+from ropewalk.position_maps import AnyMap
 from ropewalk.schedule import FrequencySchedule
 from ropewalk.search.family import band_profile, tuned_schedule
 from ropewalk.search.objective import Terms, Weighed
@@ -43,7 +43,7 @@ class Measured:
     """A candidate with the last it was measured at."""
 
     name: str
-    schedule: FrequencySchedule | Zones
+    schedule: FrequencySchedule | AnyMap
     terms: Terms
 
 
