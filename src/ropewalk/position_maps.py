@@ -243,6 +243,8 @@ class LayerTables:
     name = "layers"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.original_length, int) or self.original_length < 1:
+            raise UsageError(f"original_length={self.original_length!r} is no window", hint="give its tokens")
         if self.inv_freq.ndim != 2 or self.logits.shape != self.inv_freq.shape[:1]:
             raise UsageError(
                 f"tables of shape {self.inv_freq.shape} with logits of shape {self.logits.shape}",
