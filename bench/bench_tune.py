@@ -15,7 +15,6 @@ import json
 import math
 import os
 import signal
-import statistics
 import subprocess
 import sys
 import time
@@ -25,12 +24,11 @@ from typing import Any
 
 import numpy as np
 
+from held_out import TASKS, HeldOut
 from tune_table import print_table
 
 # Kinds of cells of which there is one for each seed.
 SEEDED = ("sweep", "tune", "heads", "switched", "layers", "zones", "cma", "evolution")
-TASKS = ("needle", "kv", "multi-needle")
-TEXT_ROWS, PLANTED_ROWS = 12, 12
 LANDSCAPE_POINTS, LANDSCAPE_PAIRS = 320, 4
 
 
@@ -129,7 +127,7 @@ class Bench:
             self.reader = reader
             self.geometry = reader.rotation.geometry
             self.length = round(self.wanted.factor * reader.original_length)
-            self.rows = self.held_out()
+            self.rows = HeldOut.of(reader, self.tokenizer, self.length)
             self.cell("controls", self.controls)
             for kind in self.wanted.cells.split(","):
                 getattr(self, f"cells_{kind}")()
@@ -154,60 +152,20 @@ class Bench:
         if schedule is not None:
             found["schedule"] = schedule.to_json()
             heads = np.asarray(found.get("heads", []))
-            found["measured"] = self.measure(Tempered(schedule, heads) if heads.size else schedule, kept)
+            found["measured"] = self.rows.measure(
+                self.reader, Tempered(schedule, heads) if heads.size else schedule, kept
+            )
         file.with_suffix(".tmp").write_text(json.dumps(found), encoding="utf-8")
         file.with_suffix(".tmp").rename(file)
         print(f"{name}: {found['seconds']:.1f} s", flush=True)
-
-    def held_out(self) -> dict[str, Any]:
-        """Text at the target, and planted answers at each doubling of the window, that no search reads."""
-        from ropewalk.search.rows import Row, planted_rows
-        from ropewalk.text.corpus import held_out_documents
-        from ropewalk.text.segments import cut
-
-        found = cut(held_out_documents(), self.tokenizer, self.length, limit=TEXT_ROWS).items
-        window, lengths = self.reader.original_length, list[int]()
-        while window * 2 ** len(lengths) <= self.length:
-            lengths.append(window * 2 ** len(lengths))
-        remarks: list[str] = []
-        planted = {
-            length: [
-                row
-                for task in TASKS
-                for row in planted_rows(
-                    self.tokenizer, [task], length, PLANTED_ROWS, 7_000_001, remarks, spread=True
-                )
-            ]
-            for length in lengths
-        }
-        return {"text": [Row(np.asarray(item.ids)) for item in found], "planted": planted}
-
-    def measure(self, schedule: Any, kept_first: int = 0) -> dict[str, Any]:
-        """Losses and retrieval by length on the held-out rows."""
-        from ropewalk.search.objective import Objective, weigh
-
-        window, tail = self.reader.original_length, self.reader.tail
-        losses, _ = self.reader.read(schedule, [row.ids for row in self.rows["text"]], kept_first)
-        # By row, so that two methods can be compared on the same tokens, in pairs.
-        by_row = {
-            "loss": [float(loss[window:].mean()) for loss in losses],
-            "loss_at_target": [float(loss[-tail:].mean()) for loss in losses],
-            "loss_in_window": [float(loss[1:window].mean()) for loss in losses],
-        }
-        retrieval = {}
-        for length, rows in self.rows["planted"].items():
-            found = self.reader.terms(schedule, weigh(rows, window, Objective()), kept_first).found
-            retrieval[str(length)] = {task: statistics.mean(values) for task, values in found.items()}
-        means = {key: statistics.mean(values) for key, values in by_row.items()}
-        return {**means, "by_row": by_row, "retrieval": retrieval}
 
     def controls(self) -> dict[str, Any]:
         """The unmodified model and the cropped one."""
         from ropewalk.search.job import controls_of
         from ropewalk.search.rows import Rows
 
-        found = controls_of(self.reader, Rows(self.rows["text"], []), self.length)
-        own = self.measure(None)
+        found = controls_of(self.reader, Rows(self.rows.text, []), self.length)
+        own = self.rows.measure(self.reader, None)
         return {"geometry": self.geometry.to_json(), "controls": found, "measured": own}
 
     def cells_default(self) -> None:
