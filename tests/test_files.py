@@ -3,11 +3,12 @@ from __future__ import annotations
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from ropewalk import files
-from ropewalk.errors import RopewalkError
+from ropewalk.errors import RopewalkError, UsageError
 
 
 def test_a_failed_write_keeps_the_old_file_and_leaves_no_litter(tmp_path, monkeypatch):
@@ -99,3 +100,14 @@ def test_a_file_that_cannot_be_read_meanwhile_is_named(tmp_path):
         (working / "no" / "folder").write_bytes(b"")
     assert caught.value.message == f"cannot write {tmp_path}/out (No such file or directory)"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("given", [None, 5, b"out", "", "  ", "a\0b", ["out"]])
+def test_what_is_no_path_is_refused_by_its_argument(given):
+    with pytest.raises(UsageError, match=r"^output=.* is not a path: give the path of a file or folder"):
+        files.as_path(given, "output")
+
+
+def test_a_path_comes_back_as_it_was_given(tmp_path):
+    assert files.as_path("a/b ", "output") == Path("a/b ")
+    assert files.as_path(tmp_path, "output") == tmp_path

@@ -13,7 +13,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ropewalk.errors import DamagedError, RopewalkError, one_line
+from ropewalk.errors import DamagedError, RopewalkError, UsageError, one_line
+
+
+def as_path(value: Any, name: str) -> Path:
+    """The path that an argument of that name gives; from Python anything may come."""
+    # Bytes are a path to the system and none to pathlib; an empty one would be the present folder.
+    given = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(given, str) or not given.strip() or "\0" in given:
+        raise UsageError(
+            f"{name}={one_line(repr(value), 60)} is not a path", hint="give the path of a file or folder"
+        )
+    return Path(given)
 
 
 def read_json(path: Path, *, hint: str) -> Any:

@@ -150,3 +150,10 @@ def test_heads_that_share_a_norm_take_no_constants_of_their_own(tmp_path: Path) 
             finish=folding("entropy-matched"),
         )
     assert not (tmp_path / "out").exists()
+
+
+def test_a_file_of_no_layer_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "heads.json"
+    file.write_text(json.dumps({"format": "ropewalk-temperatures/1", "factor": 2.0, "layers": {}}))
+    with pytest.raises(UsageError, match="temperatures of no layer: write one positive number a head"):
+        parse_temper(str(file))

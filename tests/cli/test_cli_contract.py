@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+import ropewalk
 from ropewalk.cli.main import COMMANDS
+from ropewalk.errors import UsageError
 from tiny_configs import LLAMA as CONFIG
 
 
@@ -172,3 +174,34 @@ def test_a_next_line_that_needs_weights_says_so_where_there_are_none(cli, folder
 
     assert line(str(folder)).endswith("# needs the weights in the same folder")
     assert line("hemp").split() == ["ropewalk", "compare", "hemp", "--target", "4096"]
+
+
+@pytest.mark.parametrize("given", [b"/tmp/out", 5, ""])
+def test_an_output_from_python_that_is_no_path_is_a_usage_error(given, tmp_path, monkeypatch):
+    """Every verb that writes says so before it works; the demo took an empty name for none."""
+    monkeypatch.chdir(tmp_path)
+    hemp = {"lengths": [64], "tasks": "ppl", "max_segments": 1, "controls": False}
+    verbs = [
+        lambda: ropewalk.evaluate("hemp", output=given, **hemp),
+        lambda: ropewalk.compare("hemp", target="2x", methods="yarn", tasks="ppl", output=given),
+        lambda: ropewalk.export("hemp", "yarn", factor=4.0, to="vllm", output=given),
+        lambda: ropewalk.plot("profile", "hemp", given),
+        lambda: ropewalk.train("hemp", output=given),
+    ]
+    for verb in verbs:
+        with pytest.raises(UsageError, match=r"^output=.* is not a path: give the path"):
+            verb()
+    with pytest.raises(UsageError, match=r"^recipe=.* is not a path: give the path"):
+        ropewalk.train(given)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_name_is_not_the_default(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "output='' is not a path" in cli("demo", "-o", "").err
+    for words in (("eval", "hemp"), ("verify", "http://127.0.0.1:9/v1", "--base", "hemp")):
+        outcome = cli(*words, "--lengths", "")
+        assert outcome.code == 2
+        assert "length '' is not a number of tokens: write 4096, 4k" in outcome.err
+    assert "are for servers, and this is a folder" in cli("verify", "hemp", "--lengths", "").err
+    assert list(tmp_path.iterdir()) == []

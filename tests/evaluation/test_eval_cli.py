@@ -335,3 +335,41 @@ def cropped_by_hand(model: Any, rows: torch.Tensor) -> torch.Tensor:
         window[:, 0] = 256
         parts.append(plain_loss(model, window)[:, -20:])
     return torch.cat(parts, dim=1)
+
+
+def test_numbers_that_were_fitted_on_another_model_are_remarked(model_folder: Path, tmp_path: Path) -> None:
+    geometry = ropewalk.read_geometry(model_folder)
+    made = ropewalk.schedule("yarn", geometry, factor=2.0).to_json()
+    heads = {"format": "ropewalk-temperatures/1", "factor": 2.0, "layers": {"0": [1.1] * 4}}
+    files = {}
+    for name, document in (("schedule", made), ("heads", heads)):
+        for owner in (str(model_folder), "owner/other"):
+            files[name, owner] = tmp_path / f"{name}-{len(owner)}.json"
+            files[name, owner].write_text(json.dumps(document | {"fitted": {"model": owner}}))
+    asked: dict[str, Any] = {"tasks": "ppl", "max_segments": 1}
+    for owner in (str(model_folder), "owner/other"):
+        schedule, temperature = str(files["schedule", owner]), str(files["heads", owner])
+        single = evaluate(
+            model_folder,
+            lengths=[160],
+            schedule=schedule,
+            temperatures=[temperature],
+            controls=False,
+            **asked,
+        )
+        several = ropewalk.compare(
+            model_folder,
+            target=320,
+            methods=["yarn", f"yarn+{temperature}"],
+            schedules=[schedule],
+            output=tmp_path / f"run-{len(owner)}",
+            **asked,
+        )
+        found = {
+            name: {
+                remark.partition(" was fitted on")[0] for remark in result.remarks if "fitted on" in remark
+            }
+            for name, result in (("eval", single), ("compare", several))
+        }
+        wanted = set() if owner == str(model_folder) else {schedule, temperature}
+        assert found == {"eval": wanted, "compare": wanted}

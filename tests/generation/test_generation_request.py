@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -275,3 +277,37 @@ def test_settings_that_are_no_whole_numbers_or_too_large_are_refused(settings, s
     with pytest.raises(UsageError, match=said):
         Settings(**settings)
     assert Settings(seed=2**63 - 1).seed == 2**63 - 1
+
+
+@pytest.mark.parametrize("given", [None, 5, {}])
+def test_what_is_no_model_is_said_before_the_tokenizer_is_missed(given):
+    with pytest.raises(UsageError, match="is not a transformers model: load one with"):
+        generate(given, "text")
+
+
+def test_numbers_that_were_fitted_on_another_model_are_warned_of(tmp_path, caplog):
+    model, ids = model_of("llama"), some_tokens(20)
+    geometry = read_facts(model.config.to_dict()).geometry
+    made = ropewalk.schedule("ntk", geometry, factor=2.0).to_json()
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    file = tmp_path / "schedule.json"
+    file.write_text(json.dumps(made | {"fitted": {"model": str(tmp_path / "a")}}))
+    heads = tmp_path / "heads.json"
+    heads.write_text(
+        json.dumps(
+            {
+                "format": "ropewalk-temperatures/1",
+                "factor": 2.0,
+                "layers": {"0": [1.1] * 4},
+                "fitted": {"model": str(tmp_path / "a")},
+            }
+        )
+    )
+    for folder, said in (("a", []), ("b", [file, heads]), ("", [])):
+        model.config.name_or_path = str(tmp_path / folder) if folder else ""
+        caplog.clear()
+        generate(model, ids, max_new_tokens=1, schedule=file, attention_temperature=str(heads))
+        assert [record.getMessage().partition(" was fitted on ")[0] for record in caplog.records] == [
+            str(one) for one in said
+        ]

@@ -292,3 +292,9 @@ def test_wrapped_models_are_reached_through_their_wrappers(model: Any) -> None:
         assert applied.model is model
         assert not torch.equal(before, tiny.logits_of(model, tiny.tokens(32)))
     assert torch.equal(before, tiny.logits_of(model, tiny.tokens(32)))
+
+
+@pytest.mark.parametrize("given", [None, "yarn", {"method": "yarn"}])
+def test_what_is_no_schedule_is_refused(given: Any, model: Any) -> None:
+    with pytest.raises(UsageError, match=r"is not a FrequencySchedule: make one with ropewalk\.schedule"):
+        ropewalk.apply(model, given)

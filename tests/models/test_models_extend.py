@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import ropewalk
+from ropewalk.errors import UsageError
 from ropewalk.models.checkpoint import weights
 from ropewalk.models.facts import read_facts
 from ropewalk.models.live.built import disagreement
@@ -638,3 +639,41 @@ def test_force_replaces_an_output_with_its_draft(llama: Path, tmp_path: Path, cl
         assert done.code == 0, done.err
     assert _json(out / "draft" / "config.json")["max_position_embeddings"] == 512
     assert cli("extend", llama, "--factor", "8", "--draft", llama, "-o", out).code == 1
+
+
+def _fitted(source: Path, file: Path, **named: object) -> Path:
+    schedule = ropewalk.schedule("ntk-su", ropewalk.read_geometry(source), factor=4.0)
+    file.write_text(json.dumps(schedule.to_json() | {"fitted": {"by": "ropewalk tune", **named}}))
+    return file
+
+
+def test_numbers_that_were_fitted_on_another_model_say_so(llama: Path, tmp_path: Path, cli: Call) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(llama, other)
+    link = tmp_path / "link"
+    link.symlink_to(llama)
+
+    def notes(source: Path, **named: object) -> list[str]:
+        file = _fitted(llama, tmp_path / "fitted.json", **named)
+        done = cli("extend", source, "--schedule", file, "--dry-run", "--replace", "--json")
+        assert done.code == 0, done.err
+        return [note for note in done.json["notes"] if "fitted" in note]
+
+    assert (
+        notes(llama, model=str(llama)) == notes(llama, model=str(link)) == notes(link, model=str(llama)) == []
+    )
+    assert notes(llama) == notes(llama, model=5) == []
+    said = f"{tmp_path / 'fitted.json'} was fitted on {str(llama)!r}, and this is {str(other)!r}"
+    assert notes(other, model=str(llama)) == [f"{said}: its numbers are that model's"]
+    assert "was fitted on 'owner/name', and this is" in notes(other, model="owner/name")[0]
+    # What was made from a model is that model.
+    made = tmp_path / "made"
+    assert cli("extend", llama, "--factor", "2", "-o", made).code == 0
+    assert notes(made, model=str(llama)) == []
+    assert len(notes(made, model=str(other))) == 1
+
+
+def test_an_output_that_is_no_path_is_refused(llama: Path) -> None:
+    for given in (b"/tmp/out", 5, "", "a\0b"):
+        with pytest.raises(UsageError, match=r"^output=.* is not a path: give the path"):
+            ropewalk.extend(llama, output=given, factor=4.0)

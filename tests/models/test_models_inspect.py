@@ -189,3 +189,27 @@ def test_a_configuration_comes_from_standard_input(cli, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"{"), encoding="utf-8"))
     failed = cli("inspect", "-")
     assert (failed.code, "standard input is not JSON" in failed.complaint) == (1, True)
+
+
+def test_a_byte_order_mark_is_an_error_that_a_repair_takes_away(cli, tmp_path):
+    """transformers and most readers load nothing from such a file; ours reads it."""
+    content = Path(LLAMA2).read_bytes()
+    for name, first in (("marked", b"\xef\xbb\xbf"), ("plain", b"")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_bytes(first + content)
+    found = {
+        name: {
+            finding["id"]: finding for finding in cli("inspect", tmp_path / name, "--json").json["findings"]
+        }
+        for name in ("marked", "plain")
+    }
+    assert found["marked"].keys() - found["plain"].keys() == {"byte-order-mark"}
+    mark = found["marked"]["byte-order-mark"]
+    assert (mark["severity"], mark["repairable"]) == ("error", True)
+    assert "config.json begins with a byte order mark (EF BB BF)" in mark["message"]
+    assert cli("inspect", tmp_path / "marked", "--strict").code == 4
+    out = tmp_path / "out"
+    done = cli("extend", tmp_path / "marked", "--repair", "--weights", "none", "-o", out, "--json")
+    assert done.json["repaired"][0] == "byte-order-mark"
+    assert (out / "config.json").read_bytes()[:1] == b"{"
+    assert (out / "config.json.original").read_bytes() == b"\xef\xbb\xbf" + content

@@ -326,3 +326,11 @@ def test_values_that_are_fused_are_measured_on_their_inputs():
     done = initialise(model, 4096, input_ids=tokens)
     for change in done.layers:
         assert change.value_cosine == pytest.approx(_pairwise(kept[change.layer]), abs=1e-6)
+
+
+def test_without_a_text_at_least_sixteen_tokens_are_measured():
+    """Two tokens are a length that is offered, and too few for a spread: more are drawn."""
+    drawn = torch.randint(0, 64, (1, 16), generator=torch.Generator().manual_seed(0))
+    own = initialise(_new(), 4096, reference_length=2)
+    given = initialise(_new(), 4096, reference_length=2, input_ids=drawn)
+    assert [one.value_cosine for one in own.layers] == [one.value_cosine for one in given.layers]

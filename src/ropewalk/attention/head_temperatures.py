@@ -42,6 +42,8 @@ class HeadTemperatures:
                     f"layer {layer} holds temperatures that are no positive numbers",
                     hint="write one positive number a head",
                 )
+        if not made:
+            raise UsageError("temperatures of no layer", hint="write one positive number a head, by layer")
         object.__setattr__(self, "layers", made)
 
     def logs(self, factor: float) -> dict[int, PerHead]:

@@ -27,6 +27,9 @@ from ropewalk.attention.interface import (
 from ropewalk.attention.options import PARAMETER, TemperatureOptions
 from ropewalk.errors import RopewalkError, UsageError
 
+# The fewest tokens whose logits are measured.
+LEAST_TOKENS = 16
+
 
 class AppliedTemperature:
     """A temperature on a model until `remove` (or the end of a `with` block), or until it is folded in."""
@@ -265,9 +268,10 @@ def measure_logit_std(model: Any, input_ids: Tensor, *, queries: int = 64) -> di
         found.setdefault(int(module.layer_idx), []).append(variance.mean(dim=(0, 2)))  # type: ignore[arg-type]
         return query_BHTD, kwargs
 
-    if input_ids.shape[1] < 16:
+    if input_ids.shape[1] < LEAST_TOKENS:
         raise UsageError(
-            f"{input_ids.shape[1]} tokens say little about attention", hint="give 16 or more, best text"
+            f"{input_ids.shape[1]} tokens say little about attention",
+            hint=f"give {LEAST_TOKENS} or more, best text",
         )
     modules = attention_modules(model)
     install_attention(model)

@@ -24,7 +24,12 @@ from torch import Tensor
 
 from ropewalk.attention.head_temperatures import HeadTemperatures, read_temperatures
 from ropewalk.attention.options import TemperatureOptions
-from ropewalk.attention.temperature import AppliedTemperature, apply_temperature, measure_logit_std
+from ropewalk.attention.temperature import (
+    LEAST_TOKENS,
+    AppliedTemperature,
+    apply_temperature,
+    measure_logit_std,
+)
 from ropewalk.errors import UsageError, near_miss, one_line
 from ropewalk.models.live.rotary import bare
 from ropewalk.units import parse_length
@@ -129,8 +134,7 @@ def own_text(model: Any, original_length: int, seed: int = 0) -> Tensor:
     training, cache, tokens = model.training, None, [row]
     try:
         model.eval()
-        # 16 is the least that `measure_logit_std` takes.
-        for _ in range(max(16, min(_SAMPLE, original_length)) - 1):
+        for _ in range(max(LEAST_TOKENS, min(_SAMPLE, original_length)) - 1):
             output = model(input_ids=tokens[-1], past_key_values=cache, use_cache=True)
             cache = output.past_key_values
             shares_V = output.logits[0, -1].float().softmax(-1).cpu()

@@ -11,6 +11,7 @@ import click
 
 from ropewalk.cli.common import console, contract, emit_json, quiet_option, seed_option
 from ropewalk.errors import GateMissedError, RopewalkError, shown_command
+from ropewalk.files import as_path
 
 if TYPE_CHECKING:
     from ropewalk.evaluation.result import CompareResult
@@ -34,7 +35,7 @@ def command(output: str | None, target: str, seed: int, quiet: bool, as_json: bo
 
     Ctrl-C keeps what is finished; the same call with -o DIR goes on from there.
     """
-    tour = Tour(Path(output) if output else _fresh_folder(), target, seed, quiet)
+    tour = Tour(_fresh_folder() if output is None else as_path(output, "output"), target, seed, quiet)
     document = tour.run()
     if as_json:
         emit_json(document)

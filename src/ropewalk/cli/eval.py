@@ -12,9 +12,7 @@ from ropewalk.cli.measuring import grid_option, measuring_options, tasks_option
 
 @click.command()
 @click.argument("model")
-@click.option(
-    "--lengths", default="", help="4k..32k (doubling) or 4k,8k,12k. Default: half the window to all of it."
-)
+@click.option("--lengths", help="4k..32k (doubling) or 4k,8k,12k. Default: half the window to all of it.")
 @tasks_option("ppl,passkey")
 @measuring_options
 @click.option(

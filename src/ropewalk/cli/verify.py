@@ -35,7 +35,7 @@ _STYLE = {"pass": "green", "fail": "bold red", "skip": "yellow"}
     "--model", metavar="NAME", help="With an address: the model's name there, where it has several."
 )
 @click.option("--expect", metavar="OUT", help="With an address: the checkpoint that it should serve.")
-@click.option("--lengths", default="", help="With an address: prompt lengths to try, 4k..32k or 4k,8k.")
+@click.option("--lengths", help="With an address: prompt lengths to try, 4k..32k or 4k,8k.")
 @device_option
 @running_options
 @contract
@@ -59,7 +59,7 @@ def command(
 
         verify_served(checkpoint, as_json, quiet, output, served, options)
         return
-    if any(served.values()):
+    if any(value is not None for value in served.values()):
         raise UsageError(
             "--model, --expect and --lengths are for servers, and this is a folder",
             hint="give an address (http://HOST/v1), or leave them out",

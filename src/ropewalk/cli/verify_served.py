@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -27,14 +26,14 @@ def verify_served(
             "a server is compared with its base model on this machine, and none is named",
             hint="give it with --base MODEL, the model before it was stretched",
         )
-    lengths = parse_lengths(served["lengths"]) if served["lengths"] else []
+    lengths = [] if served["lengths"] is None else parse_lengths(served["lengths"])
     asked = {"model": served["model"], "expect": served["expect"], "lengths": lengths, **options}
     if output is None:
         result = fingerprint(url, base, **asked)
     else:
         from ropewalk.runs import create_run
 
-        with create_run("verify", {"server": url, "base": base, **asked}, path=Path(output)) as run:
+        with create_run("verify", {"server": url, "base": base, **asked}, path=output) as run:
             result = fingerprint(url, base, **asked)
             run.write_json("result.json", result.to_json())
     if as_json:

@@ -42,6 +42,7 @@ from ropewalk.evaluation.work.cells import Cells, LossArray
 from ropewalk.evaluation.work.processes import Processes
 from ropewalk.evaluation.work.watch import Watcher
 from ropewalk.map_files import is_map, read_map
+from ropewalk.models.checkpoint.origin import fitted_elsewhere
 from ropewalk.models.facts import read_facts
 from ropewalk.text.corpus import read_documents
 from ropewalk.text.segments import Segments, cut
@@ -81,6 +82,8 @@ class Local:
         self.map_file = request.schedule if request.schedule and is_map(request.schedule) else None
         if request.schedule is not None and self.map_file is None:
             given = self._stretched(given)
+        if parts["model"] is None:
+            self.remarks += fitted_elsewhere(request.files, request.model)
         self.tokenizer = (
             load_tokenizer(request.tokenizer or request.model, trust_remote_code=request.trust_remote_code)
             if tokenizer is None

@@ -74,8 +74,8 @@ class EvalRequest(BaseModel):
     @classmethod
     def _lengths(cls, value: Any) -> list[int]:
         if isinstance(value, str):
-            return parse_lengths(value) if value.strip() else []
-        return sorted({parse_length(length) for length in value or []})
+            return parse_lengths(value)
+        return sorted({parse_length(length) for length in ([] if value is None else value)})
 
     @field_validator("schedule", mode="before")
     @classmethod
@@ -107,6 +107,11 @@ class EvalRequest(BaseModel):
         """Tasks without `ppl`."""
         return [task for task in self.tasks if task != TEXT_TASK]
 
+    @property
+    def files(self) -> list[str]:
+        """Whatever may be a file of numbers that `tune` fitted."""
+        return [*self.temperatures, *([] if self.schedule is None else [self.schedule])]
+
     def settings(self) -> dict[str, Any]:
         """What must be the same for finished cells to count; hashes are held against each other by name."""
         # Left out is what changes no cell: how a server is asked, what is looked at afterwards, how rows are judged.
@@ -128,6 +133,11 @@ class CompareRequest(EvalRequest):
     schedules: list[str] = []
     candidates: list[str] = []
     rank: Literal["use", "retrieval", "key-tokens", "loss", "window"] = "use"
+
+    @property
+    def files(self) -> list[str]:
+        """Schedules, and the parts of rows such as `yarn+heads.json`."""
+        return [*super().files, *self.schedules, *(part for row in self.methods for part in row.split("+"))]
 
     @field_validator("target", mode="before")
     @classmethod

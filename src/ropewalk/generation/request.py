@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,9 +19,12 @@ from ropewalk.generation.ladder import MAX_FACTOR, Ladder, ladder_for, tempered
 from ropewalk.generation.pieces import Pieces
 from ropewalk.generation.sampling import Sampler
 from ropewalk.generation.session import Session
+from ropewalk.models.checkpoint.origin import fitted_elsewhere
 from ropewalk.models.facts import read_facts
 from ropewalk.models.live.rotary import bare
 from ropewalk.models.structure.values import shown
+
+log = logging.getLogger("ropewalk")
 
 Prompt = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]] | torch.Tensor
 
@@ -143,6 +147,11 @@ class Writing:
             growth=settings.growth,
             max_factor=settings.max_factor,
         )
+        source = getattr(bare(model).config, "name_or_path", "")
+        files = (settings.schedule, settings.attention_temperature)
+        # Of a model that was made in memory nothing is known.
+        for other in fitted_elsewhere(files, source) if source else ():
+            log.warning(other)
         if settings.attention_temperature is not None:
             original = read_facts(bare(model).config.to_dict()).original_length
             self.ladder = tempered(self.ladder, settings.attention_temperature, original)
@@ -273,6 +282,8 @@ def generate(
 
         tokenizer = tokenizer if tokenizer is not None else load_tokenizer(model)
         model = load_model(model)
+    # What is no model is said before what its prompt would need.
+    bare(model)
     rows, single = prompt_rows(prompt, tokenizer, attention_mask)
     done = []
     for number, ids in enumerate(rows):

@@ -13,6 +13,7 @@ from ropewalk.models.live.readback import Reading, Untouched, read_back, read_ba
 from ropewalk.models.live.rotary import bare, rotary_modules
 from ropewalk.models.live.state import Patch, transfer
 from ropewalk.models.live.twin import twin_of
+from ropewalk.models.structure.values import shown
 from ropewalk.models.writing.carrier import carry, schedules_for
 from ropewalk.schedule import FrequencySchedule
 
@@ -88,6 +89,13 @@ def apply(
     modules alone, and `persistent` is False with the `reason`. After the write the frequencies are read back from
     the live modules: a model that would ignore the schedule raises RopewalkError and is left as it was.
     """
+    if not isinstance(schedule, FrequencySchedule):
+        # Before the geometry of it is asked for, of which a name or a document has none.
+        raise UsageError(
+            f"schedule {shown(schedule)} is not a FrequencySchedule",
+            hint="make one with ropewalk.schedule(method, ropewalk.read_geometry(model), factor=4), or read one "
+            "with FrequencySchedule.from_json",
+        )
     live = bare(model)
     _refuse_meta(live)
     stack = _stack_of(live)

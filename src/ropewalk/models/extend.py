@@ -11,15 +11,17 @@ from typing import Any
 import numpy as np
 
 from ropewalk.errors import RopewalkError, UsageError, one_line, renamed, shown_command
-from ropewalk.files import whole_folder, write_bytes, write_json, write_text
+from ropewalk.files import as_path, whole_folder, write_bytes, write_json, write_text
 from ropewalk.models.checkpoint import companions
 from ropewalk.models.checkpoint import weights as weight_files
 from ropewalk.models.checkpoint.card import card_with
 from ropewalk.models.checkpoint.job import Extended, Finish, Ready, Request, result_of
 from ropewalk.models.checkpoint.manifest import write_manifest
+from ropewalk.models.checkpoint.origin import fitted_elsewhere
 from ropewalk.models.checkpoint.output import check_output
 from ropewalk.models.config import read_config, tokenizer_settings
 from ropewalk.models.defects.changes import changes
+from ropewalk.models.defects.encoding import encoding_rules
 from ropewalk.models.defects.findings import find
 from ropewalk.models.defects.repair import repaired_config, with_original
 from ropewalk.models.drafts import difference, draft_folders, prediction_layers
@@ -78,7 +80,7 @@ def extend(
         raise UsageError("original_length belongs to a repair", hint="add --repair")
     request = Request(
         source,
-        None if output is None else Path(output),
+        None if output is None else as_path(output, "output"),
         target,
         factor,
         method,
@@ -137,7 +139,7 @@ def _draft_ready(draft: str | Path, target: Ready, trust_remote_code: bool, *, f
 
 
 def _with_remarks(ready: Ready, drafting: Ready | None) -> Ready:
-    """What the user should know about the models that draft for this one."""
+    """What the user should know about the models that draft for this one, and about files that were fitted."""
     remarks = list(prediction_layers(ready.facts))
     for folder in draft_folders(ready.place.folder) if drafting is None else ():
         remarks.append(
@@ -149,6 +151,9 @@ def _with_remarks(ready: Ready, drafting: Ready | None) -> Ready:
         said = "is stretched like it" if other is None else f"differs from it: {other}"
         remarks.append(f"the draft {drafting.request.source} goes to {DRAFT}/ and {said}")
         remarks += [f"draft: {note}" for note in drafting.notes]
+    finish = ready.request.finish
+    files = (ready.request.schedule, None if finish is None else finish.name)
+    remarks += fitted_elsewhere(files, ready.request.source)
     return changed(ready, notes=(*ready.notes, *remarks))
 
 
@@ -175,6 +180,8 @@ def _ready(request: Request, place: Place) -> Ready:
     fixed, repaired, remarks = config, tuple[str, ...](), tuple[str, ...]()
     if request.repair:
         fixed, repaired = _repaired(config, tokenizer_settings(place.config), request.original_length)
+        # Whatever is written anew begins with its first bracket.
+        repaired = (*(finding.id for finding in encoding_rules(place.config)), *repaired)
     facts = read_facts(fixed)
     # What nobody has touched stays as its maker left it, unread by stock code.
     if repaired:

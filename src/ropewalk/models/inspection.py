@@ -12,7 +12,8 @@ import numpy as np
 from ropewalk.analysis import base_bound, out_of_bound
 from ropewalk.geometry import RopeGeometry
 from ropewalk.models.config import read_config, tokenizer_settings
-from ropewalk.models.defects.finding import Finding
+from ropewalk.models.defects.encoding import encoding_rules
+from ropewalk.models.defects.finding import Finding, sorted_findings
 from ropewalk.models.defects.findings import find
 from ropewalk.models.defects.tidy import tidy
 from ropewalk.models.drafts import companion_remarks
@@ -147,6 +148,8 @@ def inspect(source: str | Path | Mapping[str, Any], target: str | int | None = N
     # Once, for the findings and for whoever prints it: a scan may take a while.
     bound = None if length is None else base_bound(facts.geometry.rotary_dim, length)
     findings = find(config, facts, target_length=length, tokenizer=tokenizer, base_bound=bound)
+    if not isinstance(source, Mapping):
+        findings = sorted_findings([*encoding_rules(path), *findings])
     beside = companion_remarks(facts, None if isinstance(source, Mapping) else path)
     geometry, made = facts.geometry, facts.rope.schedule
     past = None if length is None or made is None else out_of_bound(made, length)

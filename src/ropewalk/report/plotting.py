@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.errors import UsageError
-from ropewalk.files import write_bytes
+from ropewalk.files import as_path, write_bytes
 from ropewalk.report.figure import Figure
 from ropewalk.report.figures import find_kind
 from ropewalk.report.render.matplotlib import FORMATS, draw
@@ -29,7 +29,7 @@ def plot(
 
     The output's ending names the format. Returns the figure as data. The same inputs give the same bytes.
     """
-    path = Path(output)
+    path = as_path(output, "output")
     file_format = path.suffix.removeprefix(".").lower()
     if file_format not in FORMATS:
         raise UsageError(f"{path} does not end in a figure format", hint="end it in .svg, .png or .pdf")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.errors import DamagedError, RopewalkError, UsageError
-from ropewalk.files import write_bytes
+from ropewalk.files import as_path, write_bytes
 from ropewalk.report.page.build import Page, build, problem_line
 from ropewalk.report.page.document import render
 
@@ -43,13 +43,14 @@ def report(
     names = [runs] if isinstance(runs, str | Path) else list(runs)
     if not names:
         raise UsageError("a report of no runs", hint="name one or more; `ropewalk runs ls` lists them")
+    place = as_path(output, "output")
     page = build(names, title=title)
     if not page.runs:
         raise _nothing_readable(page)
     content = render(page)
-    write_bytes(Path(output), content)
+    write_bytes(place, content)
     return ReportResult(
-        output=Path(output),
+        output=place,
         runs=tuple(part.view.id for part in page.runs),
         problems=tuple(problem_line(problem) for problem in page.problems),
         bytes=len(content),

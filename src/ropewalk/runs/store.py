@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.errors import DamagedError, GateMissedError, RopewalkError, UsageError, one_line
-from ropewalk.files import write_bytes, write_json, write_text
+from ropewalk.files import as_path, write_bytes, write_json, write_text
 from ropewalk.manifests import check_entries, entries_of, inside
 from ropewalk.runs import environment
 from ropewalk.runs.documents import finite, read_document
@@ -166,8 +166,9 @@ def create_run(
         raise UsageError(f"run kind {kind!r} is unknown", hint=f"one of {', '.join(KINDS)}")
     with ExitStack() as stack:
         if path is not None:
-            stack.enter_context(run_lock(Path(path)))
-            _clear_stillborn(Path(path))
+            path = as_path(path, "output")
+            stack.enter_context(run_lock(path))
+            _clear_stillborn(path)
         run = _enter(kind, path, root, resume)
         run.opening = {
             "format": FORMAT,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.errors import RopewalkError, UsageError, one_line
-from ropewalk.files import whole_folder, write_json, write_text
+from ropewalk.files import as_path, whole_folder, write_json, write_text
 from ropewalk.models.checkpoint import companions
 from ropewalk.models.checkpoint.manifest import write_manifest
 from ropewalk.models.checkpoint.output import check_output
@@ -80,7 +80,7 @@ def export(
             hint="" if empty[0].nearest is None else empty[0].nearest.describe(),
         )
     materials = materials_for(source, result.exports, gguf, weights, gguf_type)
-    return write_export(result, materials, Path(output), force=force)
+    return write_export(result, materials, as_path(output, "output"), force=force)
 
 
 def write_export(

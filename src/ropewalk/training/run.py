@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.errors import RopewalkError, UsageError
-from ropewalk.files import write_json
+from ropewalk.files import as_path, write_json
 from ropewalk.runs import create_run, open_run
 from ropewalk.runs.store import MANIFEST, REQUEST, Run
 from ropewalk.training.progress import Progress
@@ -59,7 +59,7 @@ def train(
     from ropewalk.training.engine import start_engine
 
     progress = Progress(quiet=quiet)
-    folder = None if output is None else Path(output)
+    folder = None if output is None else as_path(output, "output")
     if resume and folder is None:
         raise UsageError("resume needs the run folder", hint="give it with --output")
     if recipe is None:

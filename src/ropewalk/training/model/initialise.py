@@ -19,7 +19,12 @@ from torch import Tensor, nn
 
 from ropewalk.attention.folding import fold_into
 from ropewalk.attention.interface import attention_modules
-from ropewalk.attention.temperature import chosen_layers, measure_logit_std, num_query_heads
+from ropewalk.attention.temperature import (
+    LEAST_TOKENS,
+    chosen_layers,
+    measure_logit_std,
+    num_query_heads,
+)
 from ropewalk.errors import UsageError
 
 Rule = Literal["critical", "variance", "entropy"]
@@ -63,8 +68,8 @@ def initialise(
 
     The queries of each full-attention layer are multiplied by sigma_a(T) / sigma_a(T0) (see `logit_std_for`), the
     output projection by g(T) / g(T0) (see `gain_for`, at most 8 either way) with the mean cosine of value vectors
-    measured on `input_ids` (random tokens by default). A model that was loaded from a checkpoint, or has been trained,
-    or initialised so before, is refused: rescaling it would destroy what it learnt.
+    measured on `input_ids` (by default random tokens, 16 at least). A model that was loaded from a checkpoint, or has
+    been trained, or initialised so before, is refused: rescaling it would destroy what it learnt.
     """
     if qk not in get_args(Rule):
         raise UsageError(f"qk={qk!r} is no rule", hint=f"use {', '.join(get_args(Rule))}")
@@ -77,7 +82,7 @@ def initialise(
     if input_ids is None:
         vocabulary = model.get_input_embeddings().weight.shape[0]
         input_ids = torch.randint(
-            0, vocabulary, (1, min(reference_length, _PROBE_TOKENS)), generator=generator
+            0, vocabulary, (1, max(LEAST_TOKENS, min(reference_length, _PROBE_TOKENS))), generator=generator
         )
     input_ids = input_ids.to(model.get_input_embeddings().weight.device)
     modules = attention_modules(model)

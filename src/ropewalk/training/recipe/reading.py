@@ -9,6 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from ropewalk.errors import RopewalkError, UsageError, near_miss, one_line
+from ropewalk.files import as_path
 from ropewalk.training.recipe.recipe import Recipe
 
 MAX_BYTES = 256 * 1024
@@ -52,7 +53,7 @@ def read_recipe(recipe: Recipe | dict[str, Any] | str | Path) -> Recipe:
 
 def find_recipe(name: str | Path) -> Path:
     """The file of that path, or the bundled recipe of that name."""
-    path = Path(name)
+    path = as_path(name, "recipe")
     if path.is_file():
         return path
     bundled = BUNDLED / f"{name}.yaml"
