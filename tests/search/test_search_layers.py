@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from search_models import WINDOW, make_model
+from search_models import WINDOW, eval_models, make_model, save_model
 
 import ropewalk
 from ropewalk.attention.maps import applied
@@ -202,3 +202,22 @@ def test_a_damaged_table_is_named(tmp_path: Path) -> None:
         file.write_text(json.dumps(document | {"map": plan | {name: wrong}}))
         with pytest.raises(DamagedError, match=r"layers\.json"):
             read_map(file)
+
+
+def test_what_no_map_can_serve_is_refused_before_anything_is_searched(
+    text_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def searched(*given: Any) -> None:
+        raise AssertionError("a search began")
+
+    monkeypatch.setattr("ropewalk.search.tune.skilled_tasks", searched)
+    shared: dict[str, Any] = {"text": text_folder, "target": "4x", "device": "cpu"}
+    sliding = eval_models.save(tmp_path / "sliding", make_model("mistral", sliding_window=16))
+    stretched = tmp_path / "stretched"
+    ropewalk.extend(save_model(tmp_path / "plain"), method="linear", factor=2, out=stretched)
+    for search in ("zones", "layers"):
+        with pytest.raises(UsageError, match="nothing to map"):
+            ropewalk.tune(sliding, search=search, output=tmp_path / "run", **shared)
+        with pytest.raises(UsageError, match=f"{search} keeps distances .* stretched already"):
+            ropewalk.tune(stretched, search=search, output=tmp_path / "run", **shared)
+    assert not (tmp_path / "run").exists()
