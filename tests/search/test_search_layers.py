@@ -21,6 +21,7 @@ from ropewalk.errors import DamagedError, UsageError
 from ropewalk.map_files import read_map
 from ropewalk.models.facts import read_facts
 from ropewalk.position_maps import LayerTables
+from ropewalk.search import map_fit
 from ropewalk.search.fit import Settings, State, advance
 from ropewalk.search.layers import LayerFamily
 from ropewalk.search.objective import Objective, weigh
@@ -183,6 +184,39 @@ def test_tune_writes_tables_that_commands_take(model_folder: Path, text_folder: 
         ropewalk.extend(model_folder, schedule=found.map, out=tmp_path / "no")
     with pytest.raises(UsageError, match="one target"):
         ropewalk.tune(model_folder, ladder=(2, 4), **settings)
+
+
+def test_a_fit_that_does_not_beat_its_start_is_not_kept(
+    model_folder: Path, text_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Lowest of all on validation, and still refused: what the guard says counts.
+    fitted = []
+
+    def lower(job: Any, rung: Any, family: Any) -> Any:
+        fitted.append(family)
+        return replace(rung.before, value=-1.0)
+
+    monkeypatch.setattr("ropewalk.search.loop.measure", lower)
+    monkeypatch.setattr(map_fit, "measure", lower)
+    monkeypatch.setattr(map_fit, "reason_to_keep_start", lambda rung, after: "it loses keys")
+    found = ropewalk.tune(
+        model_folder,
+        target="4x",
+        budget=1,
+        amounts=Amounts(4, 0, 3, 0),
+        output=tmp_path / "run",
+        text=text_folder,
+        start="yarn",
+        tasks=(),
+        device="cpu",
+        search="layers",
+    )
+    kept = read_map(found.map)
+    assert fitted
+    assert kept.fitted["kept_start"] == "it loses keys"
+    assert "yarn is kept: it loses keys" in found.remarks
+    start = LayerTables.of(ropewalk.schedule("yarn", kept.geometry, factor=4.0), 2)
+    assert kept.plan.to_json() == start.to_json()
 
 
 def test_a_damaged_table_is_named(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def _why_not(job: Job, progress: Progress, rows: list[Measured]) -> str | None:
     why = reason_to_keep_start(job.top, fitted)
     if why is None:
         assert isinstance(progress.best, MapFamily)
-    rows.append(Measured(FITTED, progress.best.plan(), fitted))
+        rows.append(Measured(FITTED, progress.best.plan(), fitted))
     return why
 
 

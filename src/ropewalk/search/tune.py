@@ -303,6 +303,7 @@ def _validated(
         tell(Told("sweep", f"{name} on validation: J {terms.value:.4f}"))
         measured.append(Measured(name, schedule, terms))
     chosen = best_that_finds(measured)
+    assert isinstance(chosen.schedule, FrequencySchedule)
     top.start, top.before = chosen.schedule, chosen.terms
     return chosen.name, chosen.schedule
 
