@@ -15,7 +15,6 @@ import json
 import math
 import os
 import signal
-import statistics
 import subprocess
 import sys
 import time
@@ -25,10 +24,11 @@ from typing import Any
 
 import numpy as np
 
+from held_out import TASKS, HeldOut
 from tune_table import print_table
 
-TASKS = ("needle", "kv", "multi-needle")
-TEXT_ROWS, PLANTED_ROWS = 12, 12
+# Kinds of cells of which there is one for each seed.
+SEEDED = ("sweep", "tune", "heads", "switched", "layers", "zones", "cma", "evolution")
 LANDSCAPE_POINTS, LANDSCAPE_PAIRS = 320, 4
 
 
@@ -46,9 +46,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--trials", type=int, default=200, help="of cma")
     parser.add_argument("--iterations", type=int, default=40, help="of evolution; 40 are published")
     parser.add_argument(
-        "--cells", default="default,sweep,tune,landscape,cma,evolution,ladder", help="kinds, in order"
+        "--cells", default="default,tune,sweep,landscape,cma,evolution,ladder", help="kinds, in order"
     )
     parser.add_argument("--at-once", type=int, default=6)
+    parser.add_argument("--threads", type=int, default=2, help="of each process")
     parser.add_argument("--limit", type=float, default=math.inf, help="seconds, then no new cell is begun")
     parser.add_argument("-o", "--output", type=Path, default=Path("bench/out/tune.json"))
     parser.add_argument("--one", help=argparse.SUPPRESS)
@@ -83,7 +84,10 @@ def supervise(wanted: argparse.Namespace) -> None:
             name = waiting.pop(0)
             with (parts(wanted) / f"{Path(name).name}.log").open("ab") as log:
                 left = wanted.limit - (time.monotonic() - began)
-                environment = os.environ | {"OMP_NUM_THREADS": "2", "ROPEWALK_BENCH_LEFT": str(left)}
+                environment = os.environ | {
+                    "OMP_NUM_THREADS": str(wanted.threads),
+                    "ROPEWALK_BENCH_LEFT": str(left),
+                }
                 running[name] = subprocess.Popen([*base, name], stdout=log, stderr=log, env=environment)
         time.sleep(0.5)
         running = {name: process for name, process in running.items() if process.poll() is None}
@@ -123,7 +127,7 @@ class Bench:
             self.reader = reader
             self.geometry = reader.rotation.geometry
             self.length = round(self.wanted.factor * reader.original_length)
-            self.rows = self.held_out()
+            self.rows = HeldOut.of(reader, self.tokenizer, self.length)
             self.cell("controls", self.controls)
             for kind in self.wanted.cells.split(","):
                 getattr(self, f"cells_{kind}")()
@@ -148,58 +152,20 @@ class Bench:
         if schedule is not None:
             found["schedule"] = schedule.to_json()
             heads = np.asarray(found.get("heads", []))
-            found["measured"] = self.measure(Tempered(schedule, heads) if heads.size else schedule, kept)
+            found["measured"] = self.rows.measure(
+                self.reader, Tempered(schedule, heads) if heads.size else schedule, kept
+            )
         file.with_suffix(".tmp").write_text(json.dumps(found), encoding="utf-8")
         file.with_suffix(".tmp").rename(file)
         print(f"{name}: {found['seconds']:.1f} s", flush=True)
-
-    def held_out(self) -> dict[str, Any]:
-        """Text at the target, and planted answers at each doubling of the window, that no search reads."""
-        from ropewalk.search.rows import Row, planted_rows
-        from ropewalk.text.corpus import held_out_documents
-        from ropewalk.text.segments import cut
-
-        found = cut(held_out_documents(), self.tokenizer, self.length, limit=TEXT_ROWS).items
-        window, lengths = self.reader.original_length, list[int]()
-        while window * 2 ** len(lengths) <= self.length:
-            lengths.append(window * 2 ** len(lengths))
-        remarks: list[str] = []
-        planted = {
-            length: [
-                row
-                for task in TASKS
-                for row in planted_rows(
-                    self.tokenizer, [task], length, PLANTED_ROWS, 7_000_001, remarks, spread=True
-                )
-            ]
-            for length in lengths
-        }
-        return {"text": [Row(np.asarray(item.ids)) for item in found], "planted": planted}
-
-    def measure(self, schedule: Any, kept_first: int = 0) -> dict[str, Any]:
-        """Losses and retrieval by length on the held-out rows."""
-        from ropewalk.search.objective import Objective, weigh
-
-        window = self.reader.original_length
-        text = self.reader.terms(schedule, weigh(self.rows["text"], window, Objective()), kept_first)
-        retrieval = {}
-        for length, rows in self.rows["planted"].items():
-            found = self.reader.terms(schedule, weigh(rows, window, Objective()), kept_first).found
-            retrieval[str(length)] = {task: statistics.mean(values) for task, values in found.items()}
-        return {
-            "loss": text.text,
-            "loss_at_target": text.tail,
-            "loss_in_window": text.window,
-            "retrieval": retrieval,
-        }
 
     def controls(self) -> dict[str, Any]:
         """The unmodified model and the cropped one."""
         from ropewalk.search.job import controls_of
         from ropewalk.search.rows import Rows
 
-        found = controls_of(self.reader, Rows(self.rows["text"], []), self.length)
-        own = self.measure(None)
+        found = controls_of(self.reader, Rows(self.rows.text, []), self.length)
+        own = self.rows.measure(self.reader, None)
         return {"geometry": self.geometry.to_json(), "controls": found, "measured": own}
 
     def cells_default(self) -> None:
@@ -218,8 +184,19 @@ class Bench:
             self.cell(f"{kind} {seed}", lambda seed=seed: work(seed))
 
     def cells_sweep(self) -> None:
-        """The best of the sweep."""
-        self.each_seed("sweep", lambda seed: self.tuned(seed, "sweep"))
+        """The best of the sweep: what a fit with the same seed started from, where there was one."""
+        self.each_seed("sweep", self.swept)
+
+    def swept(self, seed: int) -> dict[str, Any]:
+        """The sweep inside a fit, with what was read and how long it took until the first step; else one of its own."""
+        from ropewalk.schedule import FrequencySchedule
+
+        fitted, run = self.folder / f"tune {seed}.json", self.folder / "runs" / f"fit-{seed}"
+        if not fitted.is_file():
+            return self.tuned(seed, "sweep")
+        part = json.loads((run / "parts" / "start.json").read_text(encoding="utf-8"))
+        cost = json.loads(fitted.read_text(encoding="utf-8"))["sweep_cost"]
+        return {"made": FrequencySchedule.from_json(part["schedule"]), "label": part["name"], **cost}
 
     def cells_tune(self) -> None:
         """The gradient fit."""
@@ -228,6 +205,26 @@ class Bench:
     def cells_heads(self) -> None:
         """The gradient fit with a temperature a head."""
         self.each_seed("heads", lambda seed: self.tuned(seed, "fit", temperatures="heads"))
+
+    def cells_switched(self) -> None:
+        """The sweep's best in every layer for queries past the window alone: what layers start from."""
+        self.each_seed("switched", self.switched)
+
+    def switched(self, seed: int) -> dict[str, Any]:
+        """Costs what the sweep costs."""
+        from ropewalk.position_maps import LayerTables
+
+        found = self.swept(seed)
+        layers = self.model.config.get_text_config().num_hidden_layers
+        return {**found, "made": LayerTables.of(found["made"], layers)}
+
+    def cells_layers(self) -> None:
+        """The gradient fit of a table for each layer."""
+        self.each_seed("layers", lambda seed: self.tuned(seed, "layers"))
+
+    def cells_zones(self) -> None:
+        """The gradient fit of zones."""
+        self.each_seed("zones", lambda seed: self.tuned(seed, "zones"))
 
     def cells_ladder(self) -> None:
         """One fit for 2, 4 and 8; measured at the highest."""
@@ -240,12 +237,22 @@ class Bench:
         import shutil
 
         import ropewalk
+        from ropewalk.map_files import read_map
         from ropewalk.models.stretch import read_schedules
 
         kind = f"{'-ladder' if ladder else ''}{'' if temperatures == 'one' else '-' + temperatures}"
         run = self.folder / "runs" / f"{search}-{seed}{kind}"
         shutil.rmtree(run, ignore_errors=True)
         began = time.monotonic()
+        cost: dict[str, float] = {}
+
+        def on_told(told: Any) -> None:
+            if told.point is not None and not cost:
+                # The first point of the fit: one step behind the sweep.
+                cost.update(
+                    seconds=time.monotonic() - began, forward_equivalents=told.point.forward_equivalents
+                )
+
         result = ropewalk.tune(
             ropewalk_source(self.source),
             target=self.length,
@@ -257,13 +264,15 @@ class Bench:
             output=run,
             device=self.wanted.device,
             dtype=self.wanted.dtype,
+            on_told=on_told,
         )
         found = result.to_json()
         return {
-            "made": read_schedules(result.schedule).rungs[-1],
+            "made": read_map(result.map).plan if result.map else read_schedules(result.schedule).rungs[-1],
             "heads": result.rungs[-1].heads.tolist(),
             "seconds": time.monotonic() - began,
             "forward_equivalents": result.forward_equivalents,
+            "sweep_cost": cost,
             "result": {
                 key: found[key]
                 for key in (
@@ -383,7 +392,7 @@ def merged(wanted: argparse.Namespace) -> dict[str, Any]:
         }
         expected = []
         for kind in wanted.cells.split(","):
-            if kind in ("sweep", "tune", "heads", "cma", "evolution"):
+            if kind in SEEDED:
                 expected += [f"{kind} {seed}" for seed in range(wanted.seeds)]
             elif kind in ("landscape", "ladder"):
                 expected.append("landscape" if kind == "landscape" else "ladder 0")

@@ -35,9 +35,9 @@ def zoo_recipe(name: str, scale: float = 1.0) -> dict[str, Any]:
     recipe["model"]["init"] = model_fields(shape, table["common"])
     recipe["tokens_per_step"] = table["tokens_per_step"]
     recipe["stages"] = _stages(recipe["stages"], shape["length"], table, scale)
-    recipe["optimizer"]["learning_rate"] = 3.0e-3
-    recipe["evaluation"] = {"every": 500, "lengths": [shape["length"]], "tokens": "16k"}
-    recipe["checkpoints"] = {"every": 150, "keep_last": 1}
+    recipe["optimizer"]["learning_rate"] = 2.5e-3
+    recipe["evaluation"] = {"every": 1000, "lengths": [shape["length"]], "tokens": "8k"}
+    recipe["checkpoints"] = {"every": 100, "keep_last": 1}
     return recipe
 
 
@@ -62,7 +62,8 @@ def model_fields(shape: dict[str, Any], common: dict[str, Any]) -> dict[str, Any
     if shape["model_type"] == "gpt_neox":
         # Its heads fill the hidden size, and its fused projection has as many key heads as query heads.
         fields["rope_parameters"] = rope | {"partial_rotary_factor": shape["partial"]}
-        return fields | {"intermediate_size": 4 * common["hidden_size"]}
+        hidden = shape["head_dim"] * shape["heads"]
+        return fields | {"hidden_size": hidden, "intermediate_size": 4 * hidden}
     return fields | {
         "num_key_value_heads": shape["kv_heads"],
         "head_dim": shape["head_dim"],
@@ -83,5 +84,9 @@ def _stages(
             continue
         base = next((stage for stage in stages[:-1] if stage["length"] == step), mixed)
         kept.append({**base, "length": step, "tokens": round(scale * parse_length(tokens))})
+    if length < mixed["length"]:
+        # The window is shorter than where everything is read first: it comes at the window then.
+        tokens = round(scale * parse_length(table["stage_tokens"][mixed["length"]]))
+        kept.append({**mixed, "length": length, "tokens": tokens})
     kept.append({"length": length, "tokens": round(scale * parse_length(table["last_tokens"][length]))})
     return kept

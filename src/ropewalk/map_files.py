@@ -20,18 +20,19 @@ from ropewalk.files import read_json
 from ropewalk.geometry import FloatArray, RopeGeometry
 from ropewalk.methods import schedule as make_schedule
 from ropewalk.methods.build import temperature
-from ropewalk.position_maps import DualChunk, Grouped, PositionMap, ReRoPE, Zones
+from ropewalk.position_maps import AnyMap, DualChunk, Grouped, LayerTables, PositionMap, ReRoPE, Zones
 from ropewalk.schedule import FrequencySchedule
 
 MAP_FORMAT = "ropewalk-map/1"
 NEAREST = "nearest-table"
-_KINDS: dict[str, type[PositionMap] | type[DualChunk]] = {
+_KINDS: dict[str, type[PositionMap] | type[DualChunk] | type[LayerTables]] = {
     "zones": Zones,
     "self-extend": Grouped,
     "dpe": Grouped,
     "rerope": ReRoPE,
     "leaky-rerope": ReRoPE,
     "dual-chunk": DualChunk,
+    "layers": LayerTables,
 }
 _HEADS = ("head_log_discount", "head_far_logits", "head_sharpness")
 # Distances and frequencies that are tried for the nearest table.
@@ -42,7 +43,7 @@ _DISTANCES, _STEPS = 512, 97
 class MapFile:
     """A map, what it was made for, and the nearest single table. `fitted` says how its numbers were found."""
 
-    plan: PositionMap | DualChunk
+    plan: AnyMap
     geometry: RopeGeometry
     target_length: int
     nearest: FrequencySchedule
@@ -76,7 +77,7 @@ def read_map(path: str | Path) -> MapFile:
     document = read_json(Path(path), hint="write it again")
     if not isinstance(document, Mapping) or document.get("format") != MAP_FORMAT:
         raise DamagedError(
-            f"{path} holds no position map", hint="give what `ropewalk tune --search zones` wrote"
+            f"{path} holds no position map", hint="give what `ropewalk tune --search zones` or `layers` wrote"
         )
     try:
         return MapFile(
@@ -90,7 +91,7 @@ def read_map(path: str | Path) -> MapFile:
         raise DamagedError(f"{path} is damaged ({one_line(error, 160)})", hint="write it again") from error
 
 
-def _plan(document: Mapping[str, Any]) -> PositionMap | DualChunk:
+def _plan(document: Mapping[str, Any]) -> AnyMap:
     kind = _KINDS[document["name"]]
     # Numbers of single heads and sharpness came later than the format: a file without them means none.
     later = {*_HEADS, "sharpness"}
@@ -99,7 +100,7 @@ def _plan(document: Mapping[str, Any]) -> PositionMap | DualChunk:
         for item in fields(kind)
         if item.name in document or item.name not in later
     }
-    for name in ("far_inv_freq", *_HEADS):
+    for name in ("far_inv_freq", "inv_freq", "logits", *_HEADS):
         if given.get(name) is not None:
             given[name] = np.asarray(given[name], dtype=np.float64)
     if "groups" in given:
@@ -150,12 +151,16 @@ def nearest_table(
 
 
 def map_file(
-    plan: PositionMap | DualChunk,
+    plan: AnyMap,
     geometry: RopeGeometry,
     target_length: int,
     fitted: Mapping[str, Any] | None = None,
     nearest: FrequencySchedule | None = None,
 ) -> MapFile:
     """A map with its table: the one given (found by measurement), otherwise `nearest_table`."""
-    table = nearest if nearest is not None else nearest_table(plan, geometry, target_length)
-    return MapFile(plan, geometry, target_length, table, dict(fitted or {}))
+    if nearest is None:
+        assert not isinstance(plan, LayerTables), (
+            "tables of layers come from a single one, which stands beside them"
+        )
+        nearest = nearest_table(plan, geometry, target_length)
+    return MapFile(plan, geometry, target_length, nearest, dict(fitted or {}))

@@ -10,6 +10,7 @@ frequency theta and the true distance d = p - j the far angle is
     rerope         near * theta
     leaky-rerope   near * theta + (d - near) / k * theta
     dual-chunk     by chunks of the text: `DualChunk`                         arXiv:2402.17463
+    layers         d * theta' of the layer, for queries past the window: `LayerTables`
 
 No torch here: `ropewalk.attention.maps` puts a map on a model.
 """
@@ -225,6 +226,58 @@ class DualChunk:
     def to_json(self) -> dict[str, Any]:
         """What identifies the map in a result."""
         return {"name": self.name, "chunk": self.chunk, "limit": self.limit}
+
+
+@dataclass(frozen=True, eq=False)
+class LayerTables:
+    """A table of frequencies for each layer: `inv_freq` (layers, pairs) and `logits` (layers,), which multiplies.
+
+    They are for queries past the original window. Queries inside it see every key as training showed, so a text that
+    fits the window costs nothing, whatever follows it.
+    """
+
+    original_length: int
+    inv_freq: FloatArray
+    logits: FloatArray
+
+    name = "layers"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.original_length, int) or self.original_length < 1:
+            raise UsageError(f"original_length={self.original_length!r} is no window", hint="give its tokens")
+        if self.inv_freq.ndim != 2 or self.logits.shape != self.inv_freq.shape[:1]:
+            raise UsageError(
+                f"tables of shape {self.inv_freq.shape} with logits of shape {self.logits.shape}",
+                hint="give (layers, pairs) and (layers,)",
+            )
+        if not np.isfinite(self.inv_freq).all() or (self.inv_freq < 0).any():
+            raise UsageError("a frequency is negative or no number", hint="use radians per token, 0 or more")
+        if not np.isfinite(self.logits).all() or (self.logits <= 0).any():
+            raise UsageError("a multiple of logits is not positive", hint="1 leaves a layer's logits alone")
+
+    @classmethod
+    def of(cls, schedule: FrequencySchedule, layers: int) -> LayerTables:
+        """One schedule for every layer."""
+        # Squared: an attention factor multiplies cosines and sines of queries and of keys.
+        logits = np.full(layers, schedule.attention_factor**2)
+        return cls(schedule.geometry.original_length, np.tile(schedule.inv_freq, (layers, 1)), logits)
+
+    @property
+    def exact_until(self) -> int:
+        """The original window."""
+        return self.original_length
+
+    def to_json(self) -> dict[str, Any]:
+        """What identifies the map in a result."""
+        return {
+            "name": self.name,
+            "original_length": self.original_length,
+            "inv_freq": self.inv_freq.tolist(),
+            "logits": self.logits.tolist(),
+        }
+
+
+AnyMap = PositionMap | DualChunk | LayerTables
 
 
 def map_for(

@@ -14,9 +14,10 @@ import torch
 
 import ropewalk
 from ropewalk.attention import kernels
+from ropewalk.attention.angles import additive
 from ropewalk.attention.caches import copied, new_cache
 from ropewalk.attention.interface import Call
-from ropewalk.attention.maps import _additive, applied, route_for
+from ropewalk.attention.maps import applied, route_for
 from ropewalk.attention.rotation import Rotation
 from ropewalk.errors import UsageError
 from ropewalk.models.facts import read_facts
@@ -427,8 +428,8 @@ def test_a_part_without_keys_adds_nothing_in_any_type(dtype):
     )
     query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     seen = torch.ones(4, 4, dtype=torch.bool).tril()
-    near = kernels.attend(query, key, value, 0.25, mask_TK=_additive(seen, dtype))
-    far = kernels.attend(query, key, value, 0.25, mask_TK=_additive(torch.zeros_like(seen), dtype))
+    near = kernels.attend(query, key, value, 0.25, mask_TK=additive(seen, dtype))
+    far = kernels.attend(query, key, value, 0.25, mask_TK=additive(torch.zeros_like(seen), dtype))
     assert torch.equal(kernels.merge(near, far)[0], near[0])
     plain = (query.double() @ key.double().mT * 0.25).masked_fill(~seen, -math.inf).softmax(
         -1

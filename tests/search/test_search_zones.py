@@ -20,7 +20,7 @@ from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.map_files import read_map
 from ropewalk.models.facts import read_facts
 from ropewalk.position_maps import Zones, map_for
-from ropewalk.search import zone_fit
+from ropewalk.search import map_fit
 from ropewalk.search.fit import Settings, State, advance
 from ropewalk.search.objective import Objective, Terms, usual, weigh
 from ropewalk.search.reading import Reader, Slope
@@ -50,7 +50,7 @@ def test_a_family_is_the_map_that_it_starts_at() -> None:
     geometry = read_facts(make_model().config.to_dict()).geometry
     for candidate in offered(geometry, 256):
         family = ZoneFamily.at(geometry, candidate.plan)
-        made = family.zones()
+        made = family.plan()
         np.testing.assert_allclose(made.far_inv_freq, candidate.plan.far_inv_freq, rtol=1e-12)
         assert (made.near, made.log_discount, made.far_logits) == (
             candidate.plan.near,
@@ -59,7 +59,7 @@ def test_a_family_is_the_map_that_it_starts_at() -> None:
         )
         assert made.far_factor == pytest.approx((256 - made.near) / (WINDOW - made.near))
         assert (
-            ZoneFamily.from_json(geometry, json.loads(json.dumps(family.to_json()))).zones().to_json()
+            ZoneFamily.from_json(geometry, json.loads(json.dumps(family.to_json()))).plan().to_json()
             == made.to_json()
         )
     assert {item.plan.near for item in offered(geometry, 256)} == {16, 32, 48}
@@ -77,7 +77,7 @@ def test_the_gradient_is_the_slope_of_the_objective() -> None:
         slope = reader.slopes(family, family.highest, [rows])[0]
 
         def value(other: ZoneFamily) -> float:
-            return reader.terms(other.zones(), rows).value
+            return reader.terms(other.plan(), rows).value
 
         assert slope.value == pytest.approx(value(family), rel=1e-5)
         # Losses are float32, so that a small step drowns in their rounding.
@@ -108,21 +108,21 @@ def test_the_gradient_is_the_slope_of_the_objective() -> None:
 def test_heads_are_kept_in_bounds_and_on_disk() -> None:
     family = the_family(make_model(), (2, 3))
     wide = family.with_extra(np.array([5.0, -5.0, 0.5, 0, 0, 0] * 2 + [1.0, -1.0, 0.2, 0, 0, 0]))
-    plan = wide.zones()
+    plan = wide.plan()
     np.testing.assert_allclose(plan.head_sharpness, [[0.35, -0.35, 0.2], [0, 0, 0]])
     np.testing.assert_allclose(plan.head_log_discount, [[3.6, -2.4, 1.1], [0.6, 0.6, 0.6]])
     np.testing.assert_allclose(np.log(plan.head_far_logits), [[0.8, -0.6, 0.6], [0.1, 0.1, 0.1]])
     assert wide.extra_rates.tolist() == [0.15] * 6 + [0.06] * 6 + [0.03] * 6
     again = ZoneFamily.from_json(wide.geometry, json.loads(json.dumps(wide.to_json())))
-    assert again.zones().to_json() == plan.to_json()
-    alike = the_family(make_model()).zones()
+    assert again.plan().to_json() == plan.to_json()
+    alike = the_family(make_model()).plan()
     assert alike.head_log_discount is None
     assert alike.head_far_logits is None
     assert alike.head_sharpness is None
 
 
 def test_a_step_moves_each_head_by_its_own_gradient() -> None:
-    family = ZoneFamily.at(the_family(make_model()).geometry, the_family(make_model()).zones(), (1, 2))
+    family = ZoneFamily.at(the_family(make_model()).geometry, the_family(make_model()).plan(), (1, 2))
     count = len(family.top)
     slope = Slope(
         0.0, np.zeros(count), np.zeros(count), 0.0, 0.0, np.array([1.0, -0.5, 0.0, 0.02, 0.0, -0.5])
@@ -143,7 +143,7 @@ def test_a_step_moves_each_head_by_its_own_gradient() -> None:
 def test_tune_writes_zones_and_the_single_table_beside_them(
     model_folder: Path, text_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(zone_fit, "offered", lambda *asked: offered(*asked)[:2])
+    monkeypatch.setattr(map_fit, "offered", lambda *asked: offered(*asked)[:2])
     settings = {
         "target": "4x",
         "text": text_folder,
@@ -160,8 +160,8 @@ def test_tune_writes_zones_and_the_single_table_beside_them(
         output=tmp_path / "run",
         **settings,
     )
-    assert found.zones == tmp_path / "run" / "zones.json"
-    kept = read_map(found.zones)
+    assert found.map == tmp_path / "run" / "zones.json"
+    kept = read_map(found.map)
     assert (kept.target_length, found.start) == (256, "yarn")
     table = ropewalk.FrequencySchedule.from_json(json.loads(found.schedule.read_text()))
     assert kept.nearest.to_json() == table.to_json()
@@ -170,8 +170,8 @@ def test_tune_writes_zones_and_the_single_table_beside_them(
     screen = Console(record=True, width=300)
     show(screen, "MODEL", found)
     shown = screen.export_text()
-    assert f"generate MODEL --prompt-file FILE --schedule {found.zones}" in shown
-    assert f"compare MODEL --target 256 --schedule {found.zones}" in shown
+    assert f"generate MODEL --prompt-file FILE --schedule {found.map}" in shown
+    assert f"compare MODEL --target 256 --schedule {found.map}" in shown
     assert f"extend MODEL --schedule {found.schedule} -o OUT" in shown
     assert [row["name"] for row in found.rows()] == ["zones", "yarn"]
     assert kept.fitted["start"] in {item.name for item in offered(kept.geometry, 256)}
@@ -191,10 +191,10 @@ def test_tune_writes_zones_and_the_single_table_beside_them(
     np.testing.assert_allclose(losses[0][1:], plain.numpy(), rtol=1e-5, atol=1e-5)
     # Stock programs get the table; the map itself is refused in words.
     with pytest.raises(UsageError, match="position map"):
-        ropewalk.extend(model_folder, schedule=found.zones, out=tmp_path / "no")
+        ropewalk.extend(model_folder, schedule=found.map, out=tmp_path / "no")
     ropewalk.extend(model_folder, schedule=found.schedule, out=tmp_path / "out")
     done = ropewalk.generate(
-        model, ids[0, :150].tolist(), schedule=found.zones, max_new_tokens=3, stop_at_end=False
+        model, ids[0, :150].tolist(), schedule=found.map, max_new_tokens=3, stop_at_end=False
     )
     assert (done.factor, done.window) == (4.0, 256)
     with pytest.raises(UsageError, match="one target"):
@@ -233,8 +233,8 @@ def test_an_interrupted_fit_leaves_its_map_and_goes_on(
     for lowest in (0, 1):
         asked: list[Zones] = []
         with monkeypatch.context() as patch:
-            patch.setattr(zone_fit, "offered", lambda *given: offered(*given)[:2])
-            patch.setattr(zone_fit, "run_fit", cut)
+            patch.setattr(map_fit, "offered", lambda *given: offered(*given)[:2])
+            patch.setattr(map_fit, "run_fit", cut)
             patch.setattr(Reader, "terms", biased)
             with pytest.raises(KeyboardInterrupt):
                 again(f"start {lowest}")
@@ -242,9 +242,9 @@ def test_an_interrupted_fit_leaves_its_map_and_goes_on(
         assert kept.plan.to_json() == asked[lowest].to_json()
         assert kept.fitted["before"]["objective"] == 0.0
 
-    monkeypatch.setattr(zone_fit, "offered", lambda *asked: offered(*asked)[:1])
+    monkeypatch.setattr(map_fit, "offered", lambda *asked: offered(*asked)[:1])
     with monkeypatch.context() as patch:
-        patch.setattr(zone_fit, "run_fit", cut)
+        patch.setattr(map_fit, "run_fit", cut)
         with pytest.raises(KeyboardInterrupt):
             again()
     left = read_map(tmp_path / "run" / "zones.json")
@@ -261,8 +261,8 @@ def _measured(name: str, value: float, *hits: float) -> Measured:
 def test_what_is_kept_finds_what_the_single_table_finds() -> None:
     rows = [_measured("low", 1.0, 0, 0, 1), _measured("finds", 1.2, 0, 1, 1), _measured("more", 1.1, 1, 1, 1)]
     for found, kept in (((0, 0, 1), "low"), ((0, 1, 1), "more"), ((1, 1, 1, 1), "more")):
-        assert zone_fit.finds_like_the_table(rows, _measured("table", 9.0, *found).terms).name == kept
-    assert zone_fit.finds_like_the_table(rows[:2], _measured("table", 9.0, 1, 1, 1).terms).name == "finds"
+        assert map_fit.finds_like_the_table(rows, _measured("table", 9.0, *found).terms).name == kept
+    assert map_fit.finds_like_the_table(rows[:2], _measured("table", 9.0, 1, 1, 1).terms).name == "finds"
 
 
 def test_a_damaged_map_is_named(tmp_path: Path) -> None:

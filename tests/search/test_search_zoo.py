@@ -26,18 +26,18 @@ def test_recipe_is_valid_and_ends_at_the_window(name: str, tmp_path: Path) -> No
     assert recipe.longest == shape["length"]
     lengths = [stage.length for stage in recipe.stages]
     assert lengths == sorted(lengths)
-    assert 11e6 < sum(stage.tokens or 0 for stage in recipe.stages) < 20e6
+    assert 4e6 < sum(stage.tokens or 0 for stage in recipe.stages) < 8e6
 
 
 def test_geometries_differ_in_what_a_schedule_depends_on() -> None:
     shapes = zoo_recipes.read_table()["models"].values()
-    assert len({(shape["length"], shape["head_dim"], shape["rope_theta"]) for shape in shapes}) >= 10
-    assert {shape["length"] for shape in shapes} == {256, 512, 1024}
+    assert len({(shape["length"], shape["head_dim"], shape["rope_theta"]) for shape in shapes}) >= 8
+    assert {shape["length"] for shape in shapes} == {128, 256, 512}
     assert {shape["head_dim"] for shape in shapes} == {32, 64, 128}
 
 
 def test_tokens_follow_the_scale() -> None:
-    assert zoo_recipes.zoo_recipe("hawser", 0.5)["stages"][1]["tokens"] == 256 * 1024
+    assert zoo_recipes.zoo_recipe("hawser", 0.5)["stages"][1]["tokens"] == 128 * 1024
 
 
 @pytest.mark.parametrize("name", ["tether", "painter"])
@@ -51,7 +51,7 @@ def test_models_have_their_shape(name: str) -> None:
     assert (geometry.head_dim, geometry.rope_theta) == (shape["head_dim"], shape["rope_theta"])
     assert geometry.original_length == shape["length"]
     assert geometry.partial_rotary_factor == shape.get("partial", 1.0)
-    assert 2e6 < sum(tensor.numel() for tensor in model.parameters()) < 6e6
+    assert 1e6 < sum(tensor.numel() for tensor in model.parameters()) < 6e6
 
 
 def test_trained_and_packed_to_a_folder_that_loads(tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""What the routes of position maps share: tables of angles, the scale of a call, what they cannot serve."""
+"""What the routes of position maps share: tables of angles, a call's scale, places and masks, what they cannot serve.
+
+Axes: B rows, H heads, T queries, K keys, D head width, P rotated pairs.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ropewalk.attention.interface import Call
+from ropewalk.attention.kernels import behind_a_past
 from ropewalk.attention.rotation import Rotation
 from ropewalk.attention.temperature import scaling_of
 from ropewalk.errors import UsageError
@@ -123,3 +127,32 @@ def refuse_unknown(call: Call) -> None:
         raise UsageError("packed documents under a position map", hint="give one text a row")
     if call.module.training and call.options.get("dropout"):
         raise UsageError("attention dropout under a position map", hint="set attention_dropout to 0")
+
+
+def after_window(call: Call, skip: int, out_BHTD: Tensor, scale: float) -> Tensor:
+    """What the queries after the first `skip` put out, behind what those see: every key as the model rotated it."""
+    if skip:
+        end = call.key_BHKD.shape[2] - call.query_BHTD.shape[2] + skip
+        query, key, value = (
+            call.query_BHTD[:, :, :skip],
+            call.key_BHKD[:, :, :end],
+            call.value_BHKD[:, :, :end],
+        )
+        out_BHTD = torch.cat([behind_a_past(query, key, value, scale)[0], out_BHTD], dim=2)
+    return out_BHTD.transpose(1, 2).contiguous()
+
+
+def places_of(call: Call, first: int, total: int) -> np.ndarray[Any, Any]:
+    """The positions of the queries from index `first` on, (B, T) or (1, T)."""
+    given = call.options.get("position_ids")
+    if given is not None and call.mask is not None:
+        # Padding shifts a row's positions against its indices.
+        return np.asarray(given[:, first - total :].double().cpu().numpy())
+    return np.arange(first, total, dtype=np.float64)[None]
+
+
+def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where a key is seen; far below every logit, but finite, where it is not: a row may have no key at all."""
+    # A quarter of the type's own lowest: added to logits it stays finite, and so does the log-sum-exp of nothing else.
+    # float32's, cast to float16, is minus infinity, and a part without keys would count as much as one with.
+    return torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min / 4)

@@ -16,15 +16,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ropewalk.attention.angles import AngleTable, TurnedKeys, refuse_unknown, scaling
+from ropewalk.attention.angles import (
+    AngleTable,
+    TurnedKeys,
+    additive,
+    after_window,
+    places_of,
+    refuse_unknown,
+    scaling,
+)
 from ropewalk.attention.dual_chunk import DualChunkRoute
 from ropewalk.attention.interface import Call, Route, routed
 from ropewalk.attention.kernels import Part, attend, behind_a_past, merge
+from ropewalk.attention.layer_tables import FittedTables, LayerNumbers, LayerTableRoute
 from ropewalk.attention.rotation import Rotation, rotations
 from ropewalk.attention.temperature import chosen_layers
 from ropewalk.errors import UsageError
 from ropewalk.models.live.rotary import bare
-from ropewalk.position_maps import DualChunk, PositionMap, Zones
+from ropewalk.position_maps import AnyMap, DualChunk, LayerTables, PositionMap, Zones
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,11 +48,12 @@ class FarZone:
 
 
 @contextlib.contextmanager
-def applied(model: Any, plan: PositionMap | DualChunk, far: FarZone | None = None) -> Iterator[None]:
+def applied(model: Any, plan: AnyMap, fitted: FarZone | LayerNumbers | None = None) -> Iterator[None]:
     """Inside the block every layer that rotates and sees the whole context follows the map; others stay as they are.
 
-    A text no longer than the map's exact part (the near zone; the whole window for zones) runs through the model's own
-    attention, bit for bit. `far` takes the place of the far numbers of `zones`, for whoever fits them.
+    A text no longer than the map's exact part (the near zone; the whole window for zones and tables of layers) runs
+    through the model's own attention, bit for bit. `fitted` takes the place of the numbers of zones or of tables of
+    layers, for whoever fits them.
     """
     live = bare(model)
     found = rotations(live)
@@ -58,18 +68,27 @@ def applied(model: Any, plan: PositionMap | DualChunk, far: FarZone | None = Non
     for index in layers:
         rotation = found[index]
         assert rotation is not None
-        # Layers with one rotation share their tables of angles.
-        key = (*rotation.inv_freq.tolist(), rotation.start, float(rotation.interleaved))
+        # Layers with one rotation share their tables of angles, unless the map has some for each.
+        apart = index if isinstance(plan, LayerTables) else -1
+        key = (*rotation.inv_freq.tolist(), rotation.start, float(rotation.interleaved), apart)
         if key not in shared:
-            shared[key] = route_for(plan, rotation) if far is None else FittedZones(plan, rotation, far)
+            shared[key] = route_for(plan, rotation, index, fitted)
         routes[index] = shared[key]
     # Plain causal patterns come without a mask then, so that a mask in a call means padding.
     with routed(live, routes, split=True):
         yield
 
 
-def route_for(plan: PositionMap | DualChunk, rotation: Rotation) -> Route:
-    """The attention of one map for modules of one rotation."""
+def route_for(
+    plan: AnyMap, rotation: Rotation, layer: int = 0, fitted: FarZone | LayerNumbers | None = None
+) -> Route:
+    """The attention of one map for modules of one rotation, with those of `layer` where a map has numbers for each."""
+    if isinstance(plan, LayerTables):
+        if isinstance(fitted, LayerNumbers):
+            return FittedTables(plan, rotation, layer, fitted)
+        return LayerTableRoute(plan, rotation, layer)
+    if isinstance(fitted, FarZone):
+        return FittedZones(plan, rotation, fitted)
     if isinstance(plan, DualChunk):
         return DualChunkRoute(plan, rotation)
     return TwoZones(plan, rotation)
@@ -105,12 +124,7 @@ class TwoZones:
         # The same added to every logit of a part moves its log-sum-exp alone: what it puts out stays.
         far = far[0], far[1] + self._offset(call, first + skip, total)
         out, _ = merge(banded(sharp_query, key, value, near, scale), far)
-        if skip:
-            end = first + skip
-            out = torch.cat(
-                [behind_a_past(query[:, :, :skip], key[:, :, :end], value[:, :, :end], scale)[0], out], dim=2
-            )
-        return out.transpose(1, 2).contiguous()
+        return after_window(call, skip, out, scale)
 
     def _far_query(self, call: Call, query_BHTD: Tensor, first: int) -> Tensor:
         """Queries from index `first` on as the far zone takes them, the multiple of its logits in them."""
@@ -126,7 +140,7 @@ class TwoZones:
         if heads is None and self.plan.sharpness == 0.0:
             return query_BHTD
         power = self.plan.sharpness if heads is None else of_heads(heads, call)[:, None]
-        times_BHT = np.exp(power * self.plan.growth(_places(call, first, total))[:, None])
+        times_BHT = np.exp(power * self.plan.growth(places_of(call, first, total))[:, None])
         return query_BHTD * torch.as_tensor(times_BHT).to(query_BHTD)[..., None]
 
     def _far_keys(self, call: Call) -> Tensor:
@@ -134,7 +148,7 @@ class TwoZones:
 
     def _offset(self, call: Call, first: int, total: int) -> Tensor:
         """What the far logits of queries from index `first` on get, (B, H, T), with 1 where all are alike."""
-        plan, places_BT = self.plan, _places(call, first, total)
+        plan, places_BT = self.plan, places_of(call, first, total)
         heads = getattr(plan, "head_log_discount", None)
         if heads is None:
             offsets_BHT = plan.offset(places_BT)[:, None]
@@ -152,10 +166,12 @@ class TwoZones:
         places = torch.arange(total, device=query.device)
         distance_TK = places[first:, None] - places[None]
         allowed = call.mask if call.mask.dtype == torch.bool else call.mask > -1e4
-        within_BT = torch.as_tensor(_places(call, first, total) < self.plan.exact_until, device=query.device)
+        within_BT = torch.as_tensor(
+            places_of(call, first, total) < self.plan.exact_until, device=query.device
+        )
         near_BTK = (distance_TK < self.plan.near) | within_BT[:, None, :, None]
-        near = _additive(allowed & near_BTK, query.dtype)
-        far = _additive(allowed & ~near_BTK, query.dtype)
+        near = additive(allowed & near_BTK, query.dtype)
+        far = additive(allowed & ~near_BTK, query.dtype)
         query = self._sharpened(call, query, first, total)
         near_part = attend(query, key, value, scale, mask_TK=near)
         out, lse = attend(
@@ -176,19 +192,10 @@ def of_heads(values_LH: Any, call: Call) -> Any:
     return values_LH[call.layer]
 
 
-def _places(call: Call, first: int, total: int) -> np.ndarray[Any, Any]:
-    """The positions of the queries from index `first` on, (B, T) or (1, T)."""
-    given = call.options.get("position_ids")
-    if given is not None and call.mask is not None:
-        # Padding shifts a row's positions against its indices.
-        return np.asarray(given[:, first - total :].double().cpu().numpy())
-    return np.arange(first, total, dtype=np.float64)[None]
-
-
 class FittedZones(TwoZones):
     """Two zones whose far numbers are tensors: the same attention, with gradients into them."""
 
-    def __init__(self, plan: PositionMap | DualChunk, rotation: Rotation, far: FarZone) -> None:
+    def __init__(self, plan: AnyMap, rotation: Rotation, far: FarZone) -> None:
         if not isinstance(plan, Zones):
             raise UsageError(f"{plan.name} has no far zone to fit", hint="fit zones")
         super().__init__(plan, rotation)
@@ -212,16 +219,14 @@ class FittedZones(TwoZones):
 
     def _grown(self, power: Tensor, call: Call, first: int, total: int) -> Tensor:
         """A number, or one of each head, times the growth of queries from index `first` on, (B, H or 1, T)."""
-        growth = self.plan.growth(_places(call, first, total))
+        growth = self.plan.growth(places_of(call, first, total))
         growth_B1T = torch.as_tensor(growth, dtype=torch.float32, device=call.query_BHTD.device)[:, None]
         power = power.to(growth_B1T)
         return (of_heads(power, call)[:, None] if power.dim() else power) * growth_B1T
 
     def _turned(self, states_BHTD: Tensor, first: int) -> Tensor:
-        # Angles made here, not taken from tables: the gradient has to reach the frequencies.
-        own_P = self.rotation.inv_freq.to(self._far.inv_freq)
-        places_T = torch.arange(first, first + states_BHTD.shape[2], dtype=torch.float64, device=own_P.device)
-        return self.rotation.turned_by(states_BHTD, places_T[:, None] * (self._far.inv_freq - own_P))
+        change_P = self._far.inv_freq - self.rotation.inv_freq.to(self._far.inv_freq)
+        return self.rotation.turned_by_change(states_BHTD, first, change_P)
 
 
 def banded(query_BHTD: Tensor, key_BGKD: Tensor, value_BGKD: Tensor, near: int, scale: float) -> Part:
@@ -241,15 +246,8 @@ def banded(query_BHTD: Tensor, key_BGKD: Tensor, value_BGKD: Tensor, near: int, 
         else:
             places = torch.arange(low, end, device=query.device)
             distance_TK = places[begin - low :, None] - places[None]
-            mask = _additive((distance_TK >= 0) & (distance_TK < near), query.dtype)
+            mask = additive((distance_TK >= 0) & (distance_TK < near), query.dtype)
             parts.append(attend(query, key, value, scale, mask_TK=mask))
     if len(parts) == 1:
         return parts[0]
     return torch.cat([part[0] for part in parts], dim=2), torch.cat([part[1] for part in parts], dim=2)
-
-
-def _additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
-    """0 where a key is seen; far below every logit, but finite, where it is not: a row may have no key at all."""
-    # A quarter of the type's own lowest: added to logits it stays finite, and so does the log-sum-exp of nothing else.
-    # float32's, cast to float16, is minus infinity, and a part without keys would count as much as one with.
-    return torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min / 4)

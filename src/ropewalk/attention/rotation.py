@@ -61,6 +61,15 @@ class Rotation:
         angles_TP = angles_TP.to(states_BHTD.device)
         return self.turned(states_BHTD, angles_TP.cos().float(), angles_TP.sin().float())
 
+    def turned_by_change(self, states_BHTD: Tensor, first: int, change_P: Tensor) -> Tensor:
+        """The states, which stand at `first` and on, as if pairs turned faster by `change_P` radians a token.
+
+        Angles made here, not taken from tables: a gradient reaches the change.
+        """
+        end = first + states_BHTD.shape[2]
+        places_T = torch.arange(first, end, dtype=torch.float64, device=change_P.device)
+        return self.turned_by(states_BHTD, places_T[:, None] * change_P)
+
     def _places(self, device: torch.device) -> tuple[Any, Any]:
         end = self.start + 2 * self.num_pairs
         if self.interleaved:

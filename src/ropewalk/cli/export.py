@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ropewalk.cli.common import console, contract, emit_json, param_option, parse_params
+from ropewalk.cli.common import console, contract, emit_json, param_option, parse_params, split_names
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -148,7 +148,7 @@ def command(model: str, to: tuple[str, ...], params: tuple[str, ...], as_json: b
 
 def _names(given: tuple[str, ...]) -> list[str]:
     """`--to vllm --to mlx` and `--to vllm,mlx` alike."""
-    return [name.strip() for names in given for name in names.split(",") if name.strip()]
+    return [name for names in given for name in split_names(names)]
 
 
 def _show(screen: Console, result: ExportResult) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ropewalk.cli.common import split_names
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -97,7 +99,7 @@ def training_of(result: ExportResult, stacks: str | None, output: Path | None) -
         ),
         result.source,
     )
-    names = [name.strip() for name in stacks.split(",") if name.strip()]
+    names = split_names(stacks)
     return {name: training_block(name, result.job, folder) for name in names}
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ropewalk.cli.common import console, contract, emit_json
+from ropewalk.cli.common import console, contract, emit_json, split_names
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -70,7 +70,7 @@ def _readings(result: InspectResult, programs: str | None) -> tuple[Reading, ...
         return ()
     from ropewalk.runtimes.reading import read_as
 
-    return read_as(result.facts, [name.strip() for name in programs.split(",") if name.strip()])
+    return read_as(result.facts, split_names(programs))
 
 
 def _from_stdin() -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ropewalk.cli.common import contract, emit_json, param_option, parse_params
+from ropewalk.cli.common import contract, emit_json, param_option, parse_params, split_names
 
 
 @click.command()
@@ -44,7 +44,7 @@ def command(
     from ropewalk.report.plotting import plot
 
     path = output or f"{kind}.svg"
-    names = [name.strip() for name in methods.split(",") if name.strip()] if methods else None
+    names = split_names(methods) if methods else None
     figure = plot(
         kind, source, path, methods=names, target=target, parameters=parse_params(params), dark=dark, dpi=dpi
     )

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ropewalk.cli.common import console, contract, device_option, emit_json, running_options, seed_option
+from ropewalk.cli.common import (
+    console,
+    contract,
+    device_option,
+    emit_json,
+    running_options,
+    seed_option,
+    split_names,
+)
 from ropewalk.errors import UsageError, shown_command
 
 if TYPE_CHECKING:
@@ -32,10 +40,10 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--search",
-    type=click.Choice(["fit", "sweep", "zones", "cma", "evolution"]),
+    type=click.Choice(["fit", "sweep", "zones", "layers", "cma", "evolution"]),
     default="fit",
     show_default=True,
-    help="Gradient fit; sweep alone; two zones; CMA-ES (optuna); LongRoPE's evolution.",
+    help="Gradient fit; sweep alone; two zones; a table for each layer; CMA-ES (optuna); LongRoPE's evolution.",
 )
 @click.option("--budget", default="32steps", show_default=True, help="200steps, 90s, 10m or 1h.")
 @click.option(
@@ -93,7 +101,7 @@ def command(
             text=text,
             search=search,
             budget=budget,
-            tasks=None if tasks is None else _tasks(tasks),
+            tasks=None if tasks is None else [] if tasks == "none" else split_names(tasks),
             start=start,
             storage=storage,
             temperatures=temperatures,
@@ -111,10 +119,6 @@ def command(
         emit_json(result.to_json())
         return
     show(console(), model, result)
-
-
-def _tasks(given: str) -> list[str]:
-    return [] if given == "none" else [name.strip() for name in given.split(",") if name.strip()]
 
 
 def _factors(written: str) -> list[float]:
@@ -138,7 +142,7 @@ def show(screen: Console, model: str, result: TuneResult) -> None:
         table.add_row(f"{rung.start}{where}", *_cells(rung.before))
         # Where nothing beat the start, the row of the start is the answer and a second one would repeat it.
         if rung.kept_start is None and result.search != "sweep":
-            table.add_row(f"{'tuned' if result.zones is None else 'zones'}{where}", *_cells(rung.after))
+            table.add_row(f"{'tuned' if result.map is None else result.search}{where}", *_cells(rung.after))
         table.add_row(f"cropped{where}", "", _number(rung.controls.get("cropped")), "", "", "", style="dim")
     inside = result.controls.get("unmodified_in_window")
     table.add_row("the model itself", "", "", _number(inside), "", "", style="dim")
@@ -154,11 +158,11 @@ def show(screen: Console, model: str, result: TuneResult) -> None:
     screen.print(f"Run: {result.run}", markup=False)
     file = result.ladder or result.schedule
     line = shown_command("extend", model, schedule=file, temperature=result.temperatures, o="OUT")
-    if result.zones is not None:
-        measured = shown_command("compare", model, target=str(result.target_length), schedule=result.zones)
+    if result.map is not None:
+        measured = shown_command("compare", model, target=str(result.target_length), schedule=result.map)
         screen.print(f"Measured with intervals: {measured}", markup=False, soft_wrap=True)
-        run = shown_command("generate", model, prompt_file="FILE", schedule=result.zones)
-        screen.print(f"Zones are Ropewalk's own: {run}", markup=False, soft_wrap=True)
+        run = shown_command("generate", model, prompt_file="FILE", schedule=result.map)
+        screen.print(f"{result.search.capitalize()} are Ropewalk's own: {run}", markup=False, soft_wrap=True)
         screen.print(f"For stock programs, the best single table: {line}", markup=False, soft_wrap=True)
         return
     screen.print(f"Next: {line}", markup=False, soft_wrap=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ropewalk.cli.common import console, contract, device_option, emit_json, running_options
+from ropewalk.cli.common import console, contract, device_option, emit_json, running_options, split_names
 from ropewalk.errors import UsageError
 
 _STYLE = {"pass": "green", "fail": "bold red", "skip": "yellow"}
@@ -88,7 +88,7 @@ def _in_programs(
 
     from ropewalk.runtimes.proof import verify_runtimes
 
-    names = [name.strip() for name in programs.split(",") if name.strip()]
+    names = split_names(programs)
     asked = {"model": checkpoint, "runtimes": names, "dtype": dtype}
     with _kept(output, asked) as keep:
         checks = verify_runtimes(checkpoint, names, dtype)

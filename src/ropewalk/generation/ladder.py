@@ -22,7 +22,7 @@ from ropewalk.models.facts import ModelFacts, read_facts
 from ropewalk.models.live.regimes import Regime, find_regime, fixed_length
 from ropewalk.models.live.rotary import bare
 from ropewalk.models.stretch import kept_parameters, map_for_model, own_window, read_schedules
-from ropewalk.position_maps import DualChunk, PositionMap, map_for
+from ropewalk.position_maps import AnyMap, map_for
 from ropewalk.schedule import FrequencySchedule
 
 MAX_FACTOR = 64.0
@@ -36,7 +36,7 @@ class Rung:
     factor: float
     window: int
     make: Callable[[], FrequencySchedule] | None = field(default=None, compare=False)
-    positions: PositionMap | DualChunk | None = field(default=None, compare=False)
+    positions: AnyMap | None = field(default=None, compare=False)
     temper: Callable[[Any], AbstractContextManager[None]] | None = field(default=None, compare=False)
 
     @property

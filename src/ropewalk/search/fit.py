@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ropewalk.geometry import FloatArray
+from ropewalk.geometry import FloatArray, RopeGeometry
 from ropewalk.search.family import Family
 from ropewalk.search.objective import Weighed
 from ropewalk.search.reading import Reader, Slope
@@ -145,11 +145,16 @@ def shrinkage(mean: FloatArray, square: FloatArray, seen: int) -> FloatArray:
     return np.asarray(np.maximum(0.0, 1.0 - noise / (mean**2 + EPSILON**2)), dtype=np.float64)
 
 
+def turning_rates(geometry: RopeGeometry, learning_rate: float) -> FloatArray:
+    """The rate of each rotating pair's profile: it falls with the square of the pair's rotations in the window."""
+    turns = geometry.rotations[: geometry.num_rotating]
+    return np.asarray(learning_rate / (1.0 + (turns / HALF_RATE) ** 2), dtype=np.float64)
+
+
 def _steps(family: Family, scaled: FloatArray, settings: Settings) -> FloatArray:
     """Scaled gradients as steps: shared with neighbours, slower for pairs that turn often."""
     count = len(family.top)
-    turns = family.geometry.rotations[:count]
-    rate = settings.learning_rate / (1.0 + (turns / HALF_RATE) ** 2)
+    rate = turning_rates(family.geometry, settings.learning_rate)
     parts = []
     for values in (scaled[:count], scaled[count : 2 * count]):
         # The outermost pairs share with themselves.

@@ -97,8 +97,13 @@ class Terms:
     @property
     def retrieval(self) -> float | None:
         """The share of planted rows whose answer is found."""
-        every = [value for values in self.found.values() for value in values]
-        return sum(every) / len(every) if every else None
+        asked = sum(len(values) for values in self.found.values())
+        return self.answers / asked if asked else None
+
+    @property
+    def answers(self) -> float:
+        """How many planted answers are found, of all tasks."""
+        return sum(sum(values) for values in self.found.values())
 
     def to_json(self) -> dict[str, Any]:
         """For results and traces."""

@@ -22,13 +22,13 @@ from ropewalk.evaluation.forward.scored import token_loss
 from ropewalk.evaluation.work.processes import Processes
 from ropewalk.geometry import FloatArray
 from ropewalk.models.live.heads import decoder_of, logits_from, split_works
-from ropewalk.position_maps import Zones
+from ropewalk.position_maps import AnyMap
 from ropewalk.schedule import FrequencySchedule
 from ropewalk.search.family import Family
 from ropewalk.search.heads import HeadLayout, Tempered, TemperedFamily
+from ropewalk.search.map_family import MapFamily
 from ropewalk.search.objective import Terms, Weighed, terms_of
 from ropewalk.search.rotation import Rotation
-from ropewalk.search.zones import ZoneFamily
 from ropewalk.training.parts.loss.head import install_head, remove_head
 from ropewalk.training.parts.loss.losses import shift_labels
 from ropewalk.training.parts.loss.options import LossOptions
@@ -42,7 +42,7 @@ _TOKENS_AT_ONCE = {"cpu": 8192, "cuda": 65536}
 TAIL_SPAN = 256
 
 Read = TypeVar("Read")
-Reading = FrequencySchedule | Zones | Tempered
+Reading = FrequencySchedule | AnyMap | Tempered
 
 
 class NonFiniteLossError(RopewalkError):
@@ -244,7 +244,7 @@ class Reader:
         if schedule is None:
             yield
             return
-        if isinstance(schedule, Zones):
+        if isinstance(schedule, AnyMap):
             with applied(self.model, schedule):
                 yield
             return
@@ -277,8 +277,8 @@ class Reader:
         return [sums[place] for place in range(len(groups))]
 
     def _slope(self, family: Family, factor: float, item: Weighed) -> Slope:
-        if isinstance(family, ZoneFamily):
-            slope = self._zones_slope(family, item)
+        if isinstance(family, MapFamily):
+            slope = self._map_slope(family, item)
         else:
             slope = self._schedule_slope(family, factor, item)
         if not math.isfinite(slope.value) or not np.isfinite(slope.flat).all():
@@ -287,10 +287,10 @@ class Reader:
             )
         return slope
 
-    def _zones_slope(self, family: ZoneFamily, item: Weighed) -> Slope:
+    def _map_slope(self, family: MapFamily, item: Weighed) -> Slope:
         leaves = family.leaves()
-        plan = family.zones()
-        total = self._backward(item, lambda: applied(self.model, plan, leaves.far))
+        plan = family.plan()
+        total = self._backward(item, lambda: applied(self.model, plan, leaves.fitted))
         top, cool, heat, extra = leaves.gradients()
         return Slope(total, np.zeros_like(top), top, cool, heat, extra)
 

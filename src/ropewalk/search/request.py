@@ -9,6 +9,9 @@ from ropewalk.search.budget import Budget
 from ropewalk.search.objective import Objective
 from ropewalk.search.rows import Amounts
 
+# Searches for a map, which stands in a file of that name beside the best single table.
+MAP_SEARCHES = ("zones", "layers")
+
 
 @dataclass(frozen=True)
 class Request:

@@ -48,9 +48,9 @@ class TuneResult:
     """The highest rung's figures at the top, every rung's in `rungs`.
 
     `schedule` is the file for `extend --schedule`, `ladder` that of all rungs where there are several, `temperatures`
-    that of layers or heads, which belongs to it and goes to `extend --temperature`, `zones` that of
-    fitted zones, beside which `schedule` is the best single table (`before` are its figures). `kept_start`
-    says why a start was kept in the place of the fit; None where the fit won. `stopped` is why the fit ended.
+    that of layers or heads, which belongs to it and goes to `extend --temperature`, `map` that of fitted zones or
+    tables of layers, beside which `schedule` is the best single table (`before` are its figures). `kept_start` says why
+    a start was kept in the place of the fit; None where the fit won. `stopped` is why the fit ended.
     """
 
     model: str
@@ -76,7 +76,7 @@ class TuneResult:
     tasks: Sequence[str]
     remarks: Sequence[str]
     run: Path
-    zones: Path | None = None
+    map: Path | None = None
     temperatures: Path | None = None
     complete: bool = True
     seed: int = 0
@@ -90,7 +90,7 @@ class TuneResult:
             "factor": self.factor,
             "schedule": str(self.schedule),
             "ladder": None if self.ladder is None else str(self.ladder),
-            "zones": None if self.zones is None else str(self.zones),
+            "map": None if self.map is None else str(self.map),
             "temperatures": None if self.temperatures is None else str(self.temperatures),
             "search": self.search,
             "start": self.start,
@@ -121,7 +121,7 @@ class TuneResult:
         """The fit and its start as rows of a comparison, the fit first where it won."""
         # A sweep fits nothing: its start is its outcome.
         fitted = self.kept_start is None and self.search != "sweep"
-        measured = {"tuned" if self.zones is None else "zones": self.after} if fitted else {}
+        measured = {"tuned" if self.map is None else self.search: self.after} if fitted else {}
         rows = []
         for name, figures in (measured | {self.start: self.before}).items():
             loss = [{"length": self.target_length, "loss": figures["loss_at_target"]}]
@@ -133,8 +133,8 @@ class TuneResult:
         before, after = self.before["loss_at_target"], self.after["loss_at_target"]
         if self.kept_start is not None:
             words = f"{self.start} is kept: {self.kept_start}."
-        elif self.zones is not None:
-            words = f"Zones: loss at the target {after:.3f} nats per token"
+        elif self.map is not None:
+            words = f"{self.search.capitalize()}: loss at the target {after:.3f} nats per token"
             words += f"; {before:.3f} by the best single table, {self.start}."
         elif self.search == "sweep":
             words = f"{self.start} is the best of the sweep: loss at the target {after:.3f}."

@@ -17,7 +17,7 @@ from ropewalk.evaluation.candidates.choose import choose, merged
 from ropewalk.geometry import RopeGeometry
 from ropewalk.methods import schedule as make_schedule
 from ropewalk.methods.build import temperature
-from ropewalk.position_maps import Zones
+from ropewalk.position_maps import AnyMap
 from ropewalk.schedule import FrequencySchedule
 from ropewalk.search.family import band_profile, tuned_schedule
 from ropewalk.search.objective import Terms, Weighed
@@ -43,7 +43,7 @@ class Measured:
     """A candidate with the last it was measured at."""
 
     name: str
-    schedule: FrequencySchedule | Zones
+    schedule: FrequencySchedule | AnyMap
     terms: Terms
 
 
@@ -150,13 +150,9 @@ def best_that_finds(measured: Sequence[Measured]) -> Measured:
     Loss alone would trade answers for text where a default finds more than the best band.
     """
     defaults = [item for item in measured if item.name in PROTECTED]
-    least = max((_answers(item) for item in defaults), default=0.0)
-    eligible = [item for item in measured if _answers(item) >= least]
+    least = max((item.terms.answers for item in defaults), default=0.0)
+    eligible = [item for item in measured if item.terms.answers >= least]
     return min(eligible, key=lambda item: item.terms.value)
-
-
-def _answers(item: Measured) -> float:
-    return sum(sum(values) for values in item.terms.found.values())
 
 
 def at_factor(start: Candidate | Measured, factor: float) -> FrequencySchedule:

@@ -24,14 +24,14 @@ from ropewalk.search.loop import Point, Progress, measure, reason_to_keep_start,
 from ropewalk.search.objective import Objective, Terms, usual
 from ropewalk.search.opponents import run_opponent
 from ropewalk.search.reading import Reader
-from ropewalk.search.request import Request
+from ropewalk.search.request import MAP_SEARCHES, Request
 from ropewalk.search.result import RungResult, TuneResult
 from ropewalk.search.rows import TASKS, ZONE_TASKS, Amounts, gather
 from ropewalk.search.sweep import Measured, at_factor, best_that_finds, candidates, finalists, sweep
 from ropewalk.search.writing import point_words, provenance, start_of, write_for_report, write_schedules
 from ropewalk.units import parse_target
 
-SEARCHES = ("fit", "sweep", "zones", "cma", "evolution")
+SEARCHES = ("fit", "sweep", *MAP_SEARCHES, "cma", "evolution")
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,8 @@ def tune(
     processes = Processes.join(device)
     facts = read_facts(source)
     factors = _factors(target, ladder, facts.original_length)
-    if search == "zones" and len(factors) > 1:
-        raise UsageError("zones are fitted for one target", hint="give --target in the place of --ladder")
+    if search in MAP_SEARCHES and len(factors) > 1:
+        raise UsageError(f"{search} are fitted for one target", hint="give --target in the place of --ladder")
     check_temperatures(temperatures, search, factors)
     lengths = [round(factor * facts.original_length) for factor in factors]
     model = load_model(
@@ -154,8 +154,8 @@ def _tuned(
     kept = run.read("progress.json")
     swept = choose_start(job, request, run, tell)
     facts = _Facts(request, run, material.source, swept, began)
-    if request.search == "zones":
-        return _tuned_zones(job, facts, kept, settings, tell)
+    if request.search in MAP_SEARCHES:
+        return _tuned_map(job, facts, kept, settings, tell)
     family = Family.through([start_of(rung) for rung in rungs])
     if reader.layout is not None:
         family = TemperedFamily.at(family, reader.layout.count)
@@ -186,15 +186,15 @@ def _tuned(
     return _finished(job, facts, progress, family)
 
 
-def _tuned_zones(
+def _tuned_map(
     job: Job, facts: _Facts, kept: dict[str, Any] | None, settings: Settings, tell: OnTold
 ) -> TuneResult:
-    """Zones beside the best single table, which stays in schedule.json for stock programs."""
-    from ropewalk.search.zone_fit import FILE, INTERRUPTED, fit_zones
+    """A position map beside the best single table, which stays in schedule.json for stock programs."""
+    from ropewalk.search.map_fit import INTERRUPTED, fit_map
 
-    tell(Told("sweep", "zones of several widths"))
-    found, progress = fit_zones(job, facts.request, settings, kept, *_told(facts, tell))
-    facts.run.write_json(FILE, found.file.to_json())
+    tell(Told("sweep", facts.request.search))
+    found, progress = fit_map(job, facts.request, settings, kept, *_told(facts, tell))
+    facts.run.write_json(f"{facts.request.search}.json", found.file.to_json())
     top = job.top
     rung = RungResult(
         top.factor,
@@ -371,7 +371,7 @@ def _written(
         text=facts.text,
         tasks=job.tasks,
         remarks=job.remarks,
-        zones=Path(run.path) / "zones.json" if request.search == "zones" else None,
+        map=Path(run.path) / f"{request.search}.json" if request.search in MAP_SEARCHES else None,
         run=Path(run.path),
         complete=complete,
         seed=request.seed,

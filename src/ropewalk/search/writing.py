@@ -13,7 +13,7 @@ from ropewalk.search.folder import Folder
 from ropewalk.search.heads import HeadLayout
 from ropewalk.search.job import Job, Rung
 from ropewalk.search.loop import Point, Progress
-from ropewalk.search.request import Request
+from ropewalk.search.request import MAP_SEARCHES, Request
 from ropewalk.search.result import RungResult, TuneResult
 
 
@@ -83,7 +83,7 @@ def write_for_report(start: FrequencySchedule, run: Folder, result: TuneResult) 
     """What the report draws: both schedules for the profile, and the fit's curve."""
     top = result.rungs[-1]
     named = {top.start: start}
-    if top.kept_start is None and result.search not in ("sweep", "zones"):
+    if top.kept_start is None and result.search not in ("sweep", *MAP_SEARCHES):
         named["tuned"] = top.schedule
     for name, made in named.items():
         run.write_json(

@@ -19,13 +19,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ropewalk.attention.maps import FarZone
-from ropewalk.errors import RopewalkError
 from ropewalk.evaluation.candidates.candidate import Candidate
 from ropewalk.geometry import FloatArray, RopeGeometry
 from ropewalk.position_maps import Zones, map_for
 from ropewalk.search.family import METHOD, Family, monotone
+from ropewalk.search.map_family import Leaves, MapFamily, turned_frequencies
 
 # The near zone as a share of the window.
 WIDTHS = (0.25, 0.5, 0.75)
@@ -41,7 +42,7 @@ LOG_RATE, HEAT_RATE, SHARP_RATE = 0.15, 0.06, 0.03
 
 
 @dataclass(frozen=True)
-class ZoneFamily(Family):
+class ZoneFamily(MapFamily):
     """The numbers above; `cool` is the log discount, `heat` the logarithm of the far temperature.
 
     `heads` (3, layers, heads) holds what each head adds to the two, and its sharpness; it may be empty.
@@ -62,11 +63,7 @@ class ZoneFamily(Family):
         apart = np.zeros((3, *heads))
         return cls(geometry, plan.far_factor, top, top, plan.log_discount, heat, near=plan.near, heads=apart)
 
-    def reading(self, factor: float) -> Zones:
-        """The map of these numbers."""
-        return self.zones()
-
-    def zones(self) -> Zones:
+    def plan(self) -> Zones:
         """The map of these numbers."""
         own = self.geometry.inv_freq[: self.geometry.num_rotating]
         single = self.heads.size > 0
@@ -123,49 +120,13 @@ class ZoneFamily(Family):
 
     def leaves(self) -> Leaves:
         """These numbers as tensors."""
-        return Leaves.of(self)
 
+        def make(top: Tensor, cool: Tensor, heat: Tensor, heads: Tensor) -> tuple[Tensor, ...]:
+            # Without numbers for heads the same formula makes scalars.
+            apart = heads if heads.numel() else torch.zeros(3, dtype=torch.float64)
+            return turned_frequencies(self, top), cool + apart[0], (heat + apart[1]).exp(), apart[2]
 
-@dataclass
-class Leaves:
-    """The numbers of a family as tensors, and the far zone that they make."""
-
-    numbers: tuple[torch.Tensor, ...]
-    made: tuple[torch.Tensor, ...]
-    far: FarZone
-
-    @classmethod
-    def of(cls, family: ZoneFamily) -> Leaves:
-        """Leaves that ask for gradients; the far zone's graph is made once and walked back once."""
-        numbers = tuple(
-            torch.tensor(value, dtype=torch.float64, requires_grad=True)
-            for value in (family.top, family.cool, family.heat, family.heads)
-        )
-        top, cool, heat, heads = numbers
-        geometry = family.geometry
-        own = torch.tensor(geometry.inv_freq[: geometry.num_rotating], dtype=torch.float64)
-        still = torch.zeros(geometry.half_dim - geometry.num_rotating, dtype=torch.float64)
-        far_inv_freq = torch.cat([own * torch.exp(-math.log(family.highest) * top), still])
-        # Without numbers for heads the same formula makes scalars.
-        apart = heads if heads.numel() else torch.zeros(3, dtype=torch.float64)
-        # A leaf of its own for each, cut off from its making: rows go backward one by one.
-        made = far_inv_freq, cool + apart[0], (heat + apart[1]).exp(), apart[2]
-        return cls(numbers, made, FarZone(*(item.detach().requires_grad_(True) for item in made)))
-
-    def gradients(self) -> tuple[FloatArray, float, float, FloatArray]:
-        """Of the profile, the log discount, the far temperature's logarithm and the heads, once rows went backward."""
-        far = self.far.inv_freq, self.far.log_discount, self.far.far_logits, self.far.sharpness
-        if any(item.grad is None for item in far):
-            raise RopewalkError(
-                "no gradient reaches the far zone", hint="fit a schedule instead: leave out --search zones"
-            )
-        # Without heads the sharpness is a plain zero, which nothing made.
-        reached = [(made, item.grad) for made, item in zip(self.made, far, strict=True) if made.requires_grad]
-        torch.autograd.backward([made for made, _ in reached], [grad for _, grad in reached])
-        top, cool, heat, heads = (
-            np.zeros(tuple(item.shape)) if item.grad is None else item.grad.numpy() for item in self.numbers
-        )
-        return top, float(cool), float(heat), heads.reshape(-1)
+        return Leaves.of(self, self.heads, make, FarZone)
 
 
 def offered(geometry: RopeGeometry, target_length: int) -> list[Candidate]:

@@ -13,7 +13,7 @@ from ropewalk.evaluation.candidates.candidate import Candidate
 from ropewalk.evaluation.candidates.controls import unmodified
 from ropewalk.map_files import nearest_table
 from ropewalk.models.facts import ModelFacts
-from ropewalk.position_maps import DualChunk, PositionMap, map_for
+from ropewalk.position_maps import AnyMap, map_for
 from ropewalk.schedule import FrequencySchedule
 
 # Between a row and what it is read through, as in `yarn+q4`.
@@ -50,9 +50,7 @@ def mapped(name: str, facts: ModelFacts, target: int) -> Candidate:
     return _mapped(name, plan, facts, nearest_table(plan, facts.geometry, target))
 
 
-def _mapped(
-    name: str, plan: PositionMap | DualChunk, facts: ModelFacts, nearest: FrequencySchedule
-) -> Candidate:
+def _mapped(name: str, plan: AnyMap, facts: ModelFacts, nearest: FrequencySchedule) -> Candidate:
     @contextmanager
     def put(model: Any) -> Iterator[None]:
         from ropewalk.attention.maps import applied

@@ -1,4 +1,4 @@
-"""`tune --search zones`: the best zones of a sweep, then the gradient; held against the best single table."""
+"""`tune --search zones` and `layers`: the best of a sweep over maps, then the gradient; held against the best table."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ from dataclasses import dataclass
 from typing import Any
 
 from ropewalk.map_files import MapFile, map_file
-from ropewalk.position_maps import Zones
+from ropewalk.position_maps import LayerTables, Zones
 from ropewalk.schedule import FrequencySchedule
 from ropewalk.search.fit import Settings, State
 from ropewalk.search.job import Job
+from ropewalk.search.layers import LayerFamily
 from ropewalk.search.loop import OnPoint, Progress, measure, reason_to_keep_start, run_fit
+from ropewalk.search.map_family import MapFamily
 from ropewalk.search.objective import Terms
 from ropewalk.search.request import Request
 from ropewalk.search.sweep import KEEP, Measured, sweep
 from ropewalk.search.zones import ZoneFamily, offered
 
-FILE = "zones.json"
 # The fit among the rows that are chosen from.
 FITTED = "fitted"
 INTERRUPTED = "interrupted"
 
 
 @dataclass(frozen=True)
-class FittedZones:
+class FittedMap:
     """The map that was kept, what it came to on validation, and the single table that it is held against."""
 
     file: MapFile
@@ -34,15 +35,15 @@ class FittedZones:
     kept_start: str | None
 
 
-def fit_zones(
+def fit_map(
     job: Job,
     request: Request,
     settings: Settings,
     kept: dict[str, Any] | None,
     on_point: OnPoint,
     keep: Callable[[Progress], None],
-) -> tuple[FittedZones, Progress]:
-    """Sweep zones on the one rung, validate the best few, fit from the lowest J; `job.top` holds the best single table.
+) -> tuple[FittedMap, Progress]:
+    """Sweep maps on the one rung, validate the best few, fit from the lowest J; `job.top` holds the best single table.
 
     What is kept, the fit or one of the few, is chosen among those that find as many answers as the single table, where
     any do. The start is not: a fit of single heads wins back answers that its start loses. `kept` is where a fit that
@@ -53,14 +54,12 @@ def fit_zones(
     assert isinstance(table, FrequencySchedule)
     assert single is not None
     geometry = job.reader.rotation.geometry
-    found = sweep(job.reader, offered(geometry, top.length), top.sweep_rows())[:KEEP]
     rows = [
-        Measured(item.name, item.schedule, job.reader.terms(item.schedule, top.validation)) for item in found
+        Measured(name, plan, job.reader.terms(plan, top.validation))
+        for name, plan in _starts(job, request.search, table)
     ]
     start = min(rows, key=lambda item: item.terms.value)
-    assert isinstance(start.schedule, Zones)
-    config = job.reader.model.config.get_text_config()
-    family = ZoneFamily.at(geometry, start.schedule, (config.num_hidden_layers, config.num_attention_heads))
+    family = _family(job, start.schedule, table)
     # While it runs the fit is held against its own start; against the single table it is chosen later.
     top.before = start.terms
     progress = Progress(State.at(family), family, start.terms.value)
@@ -80,10 +79,10 @@ def fit_zones(
         top.before = single
     best = finds_like_the_table(rows, single)
     kept_start = None if best.name == FITTED else why or "the fit finds fewer answers"
-    assert isinstance(best.schedule, Zones)
+    assert isinstance(best.schedule, Zones | LayerTables)
     came_from = start.name if kept_start is None else best.name
     about = {
-        "by": "ropewalk tune --search zones",
+        "by": f"ropewalk tune --search {request.search}",
         "model": request.model,
         "start": came_from,
         "kept_start": kept_start,
@@ -94,7 +93,30 @@ def fit_zones(
         "single_table": {"name": top.start_name, **single.to_json()},
     }
     file = map_file(best.schedule, geometry, top.length, about, nearest=table)
-    return FittedZones(file, single, best.terms, came_from, kept_start), progress
+    return FittedMap(file, single, best.terms, came_from, kept_start), progress
+
+
+def _starts(job: Job, search: str, table: FrequencySchedule) -> list[tuple[str, Zones | LayerTables]]:
+    """The maps that a fit may start from: the best few zones of a sweep, or the single table in every layer."""
+    top = job.top
+    if search == "layers":
+        return [(top.start_name, LayerTables.of(table, _shape(job)[0]))]
+    maps = offered(job.reader.rotation.geometry, top.length)
+    found = sweep(job.reader, maps, top.sweep_rows())[:KEEP]
+    return [(item.name, item.schedule) for item in found if isinstance(item.schedule, Zones)]
+
+
+def _family(job: Job, plan: Any, table: FrequencySchedule) -> MapFamily:
+    """The family that starts at a map."""
+    if isinstance(plan, Zones):
+        return ZoneFamily.at(job.reader.rotation.geometry, plan, _shape(job))
+    return LayerFamily.at(table, _shape(job)[0])
+
+
+def _shape(job: Job) -> tuple[int, int]:
+    """Layers, and heads in each."""
+    config = job.reader.model.config.get_text_config()
+    return config.num_hidden_layers, config.num_attention_heads
 
 
 def _why_not(job: Job, progress: Progress, rows: list[Measured]) -> str | None:
@@ -104,22 +126,12 @@ def _why_not(job: Job, progress: Progress, rows: list[Measured]) -> str | None:
     fitted = measure(job, job.top, progress.best)
     why = reason_to_keep_start(job.top, fitted)
     if why is None:
-        rows.append(Measured(FITTED, _zones(progress.best), fitted))
+        assert isinstance(progress.best, MapFamily)
+    rows.append(Measured(FITTED, progress.best.plan(), fitted))
     return why
 
 
 def finds_like_the_table(measured: list[Measured], single: Terms) -> Measured:
     """The lowest J among those that find as much as the single table does, or as the best finder where none does."""
-    wanted = min(_answers(single), max(_answers(item.terms) for item in measured))
-    return min(
-        (item for item in measured if _answers(item.terms) >= wanted), key=lambda item: item.terms.value
-    )
-
-
-def _answers(terms: Terms) -> float:
-    return sum(sum(values) for values in terms.found.values())
-
-
-def _zones(family: Any) -> Zones:
-    assert isinstance(family, ZoneFamily)
-    return family.zones()
+    wanted = min(single.answers, max(item.terms.answers for item in measured))
+    return min((item for item in measured if item.terms.answers >= wanted), key=lambda item: item.terms.value)
