@@ -677,3 +677,20 @@ def test_an_output_that_is_no_path_is_refused(llama: Path) -> None:
     for given in (b"/tmp/out", 5, "", "a\0b"):
         with pytest.raises(UsageError, match=r"^output=.* is not a path: give the path"):
             ropewalk.extend(llama, output=given, factor=4.0)
+
+
+def test_a_lone_configuration_has_no_folder_of_its_own(llama: Path, tmp_path: Path, cli: Call) -> None:
+    """A file among others, as in Downloads: its folder may take the output, and what lies there is no draft of it."""
+    (tmp_path / "downloads").mkdir()
+    file = tmp_path / "downloads" / "config.json"
+    shutil.copy(llama / "config.json", file)
+    shutil.copytree(llama, tmp_path / "downloads" / "another")
+    content = file.read_bytes()
+    assert "another" not in cli("inspect", file).out
+    done = cli("extend", file, "--factor", "4", "-o", tmp_path / "downloads" / "out", "--json")
+    assert done.code == 0, done.err
+    assert not any("another" in note for note in done.json["notes"])
+    for where in (file, tmp_path / "downloads"):
+        refused = cli("extend", file, "--factor", "4", "-o", where, "--force")
+        assert (refused.code, "overlap" in refused.err) == (2, True)
+    assert file.read_bytes() == content

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 
 import numpy as np
 import pytest
@@ -122,8 +123,6 @@ def test_what_cannot_be_repeated_on_a_draft_is_said(tmp_path):
 
 
 def test_drafts_in_the_folder_are_stretched_too_and_layers_in_the_file_are_named(tmp_path, cli):
-    import shutil
-
     shutil.copytree(hemp_folder(), tmp_path / "model")
     shutil.copytree(hemp_folder(), tmp_path / "model" / "eagle")
     (tmp_path / "model" / "config.json").write_text(json.dumps(HEMP | {"num_nextn_predict_layers": 1}))
@@ -200,3 +199,65 @@ def test_a_rollout_that_would_rotate_differently_is_named():
     assert '"short_mscale": 1.207' in carrier
     two = training_block("trl", export_config("hemp", "longrope", factor=8.0).job, "out")
     assert "# WARNING: ignored" in two
+
+
+def _contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_no_export_touches_its_source_even_where_it_is_forced(tmp_path):
+    """A file with --force was written over the model's own config.json, and a folder over the export that held it."""
+    shutil.copytree(hemp_folder(), tmp_path / "model")
+    shutil.copytree(hemp_folder(), tmp_path / "earlier" / "transformers")
+    (tmp_path / "earlier" / "ropewalk-export.json").write_text("{}")
+    before = _contents(tmp_path)
+    model, inner = tmp_path / "model", tmp_path / "earlier" / "transformers"
+    for source, program, output in (
+        (model, "vllm", model / "config.json"),
+        (model, "vllm", model / "new.json"),
+        (model, "llama.cpp", model / "new.gguf"),
+        (inner, "vllm", tmp_path / "earlier"),
+    ):
+        with pytest.raises(UsageError, match="overlap; the source is never written to"):
+            ropewalk.export(source, "yarn", factor=4.0, to=program, output=output, force=True)
+    assert _contents(tmp_path) == before
+
+
+def test_a_gguf_file_is_a_source_for_itself_and_has_no_neighbours(tmp_path, cli):
+    pytest.importorskip("gguf")
+    (tmp_path / "models").mkdir()
+    file = tmp_path / "models" / "hemp.gguf"
+    ropewalk.export("hemp", "yarn", factor=4.0, to="llama.cpp", output=file)
+    shutil.copytree(hemp_folder(), tmp_path / "models" / "stranger")
+    content = file.read_bytes()
+    link = tmp_path / "link.gguf"
+    link.symlink_to(file)
+    for source, given, output in ((file, None, file), ("hemp", file, file), ("hemp", file, link)):
+        with pytest.raises(UsageError, match="overlap"):
+            ropewalk.export(source, "yarn", factor=8.0, to="llama.cpp", gguf=given, output=output, force=True)
+    assert file.read_bytes() == content
+    # Beside it is where its copies belong, and the models there are none of its drafts.
+    out = tmp_path / "models" / "out"
+    words = ("--to", "llama.cpp", "--method", "yarn", "--factor", "8", "-o", out, "--json")
+    document = cli("export", file, *words).json
+    assert document.get("drafts", []) == []
+    assert sorted(path.name for path in out.iterdir()) == ["model.gguf", "ropewalk-export.json", "serve.sh"]
+
+
+def test_a_ladder_replaces_its_earlier_self_whole_or_not_at_all(tmp_path, monkeypatch):
+    out = Output(tmp_path / "out", force=True)
+    export_ladder("hemp", "yarn", [1, 2], to="vllm", output=out)
+    export_ladder("hemp", "yarn", [1, 4], to="vllm", output=out)
+    assert sorted(path.name for path in out.folder.iterdir()) == ["router.json", "x1", "x4"]
+    assert json.loads((out.folder / "router.json").read_text())["rungs"][1]["files"][0] == str(
+        tmp_path / "out" / "x4" / "overrides.json"
+    )
+
+    def full(path, document):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("ropewalk.runtimes.ladder.write_json", full)
+    with pytest.raises(RopewalkError, match="No space left"):
+        export_ladder("hemp", "yarn", [1, 8], to="vllm", output=out)
+    assert sorted(path.name for path in out.folder.iterdir()) == ["router.json", "x1", "x4"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ropewalk.runs import list_runs
+from ropewalk.runs import create_run, list_runs
 
 Tiny = Callable[..., dict[str, Any]]
 Cli = Callable[..., Any]
@@ -63,6 +63,33 @@ def test_resume_of_a_finished_run_says_so(cli: Cli, recipe: Path, tmp_path: Path
     taken = cli("train", recipe, "-o", tmp_path / "run", "-q")
     assert taken.code == 1
     assert "--resume" in taken.complaint
+
+
+def test_a_run_of_another_kind_is_not_resumed(cli: Cli, recipe: Path, tmp_path: Path) -> None:
+    with create_run("eval", {"model": "x"}, path=tmp_path / "run"):
+        pass
+    before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    done = cli("train", recipe, "--resume", "-o", tmp_path / "run")
+    assert done.code == 1
+    assert done.complaint == (
+        f"ropewalk: {tmp_path / 'run'} is a run of eval, not of train: choose another output, or its own folder"
+    )
+    assert {path: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+
+
+@pytest.mark.parametrize("way", ["context", "sequence"])
+def test_one_process_shares_no_rows(cli: Cli, tiny: Tiny, tmp_path: Path, way: str) -> None:
+    path = tmp_path / "shared.yaml"
+    path.write_text(yaml.safe_dump(tiny(engine={f"{way}_parallel": 4})))
+    done = cli("train", path, "-o", tmp_path / "run")
+    assert done.code == 2
+    assert (
+        f"{way}_parallel=4 shares each row by 4 processes, and this is one: accelerate launch"
+        in done.complaint
+    )
+    assert not (tmp_path / "run").exists()
+    path.write_text(yaml.safe_dump(tiny(engine={f"{way}_parallel": 1}, stages=[{"length": 32, "steps": 1}])))
+    assert cli("train", path, "-o", tmp_path / "run").code == 0
 
 
 @pytest.mark.parametrize(

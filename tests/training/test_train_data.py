@@ -14,8 +14,9 @@ from ropewalk.text import generators
 from ropewalk.text.generators import find_generator, source
 from ropewalk.training.data.batches import make_step
 from ropewalk.training.data.mixture import Mixture
+from ropewalk.training.data.sources import documents_of
 from ropewalk.training.data.streams import Documents, Sample
-from ropewalk.training.recipe.data import DataPart
+from ropewalk.training.recipe.data import DataPart, SourcePart
 
 
 @pytest.fixture(scope="module")
@@ -273,3 +274,12 @@ def test_a_stage_gives_the_sources_other_shares(tokenizer: Any, text_folder: Pat
     mixed.share(None)
     # Counted from here on: the pause of `a` is not made up for.
     assert served(40).count("a") == 30
+
+
+def test_a_byte_order_mark_belongs_to_no_text(tmp_path):
+    """Editors on Windows write one; before a line of JSON it made the line unreadable."""
+    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "one"}\n')
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone")
+    for kind, name in (("jsonl", "a.jsonl"), ("text", "a.txt")):
+        part = SourcePart(name="a", kind=kind, paths=[str(tmp_path / name)])
+        assert [text for _, text in documents_of(part)] == ["one"]

@@ -297,3 +297,19 @@ def test_how_many_tensors_differ_is_said():
         put_trained(wrapped, {name: kept[name] for name in names[3:]})
     with pytest.raises(DamagedError, match=r"\(zzz and 0 more differ\)"):
         put_trained(wrapped, kept | {"zzz": torch.zeros(1)})
+
+
+def test_a_rank_above_that_of_every_target_is_refused():
+    """A thousand by a million numbers were made for a layer of 32 by 32."""
+    model = small_model()
+    sides = [
+        min(one.weight.shape) for name, one in model.named_modules() if name.endswith(("q_proj", "k_proj"))
+    ]
+    highest = max(sides)
+    assert min(sides) < highest
+    options = {"targets": ("q_proj", "k_proj")}
+    assert add_lora(small_model(), LoraOptions(rank=highest, **options)) is not None
+    with pytest.raises(
+        UsageError, match=rf"lora.rank={highest + 1} is more than the rank of any target, {highest} at"
+    ):
+        add_lora(model, LoraOptions(rank=highest + 1, **options))

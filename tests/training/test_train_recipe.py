@@ -69,6 +69,31 @@ def test_resolved_recipe_reads_back_to_itself(tmp_path: Path) -> None:
         ("stages:", "rope: {method: yarn, factor: 4, factor: 8}\nstages:", "given twice"),
         ("{path: hemp}", "&m {path: hemp}\nbase: *m", "aliases"),
         ("{path: hemp}", "!!python/object/apply:os.system [echo]", "line 1"),
+        ("steps: 10", "steps: 010", "recipe.yaml line 6: 010 would be read as 8"),
+        ("length: 4k", "length: 0256", "recipe.yaml line 6: 0256 would be read as 174"),
+        ("length: 4k", "length: 4:16", "line 6: 4:16 would be read as 256"),
+        ("steps: 10", "steps: 10, mix: {0512: 0.5}", "line 6: 0512 would be read as 330"),
+        (
+            "tokens_per_step: 8k",
+            "tokens_per_step: 8k\ntokens_per_step: 9k",
+            "recipe.yaml line 8: tokens_per_step is",
+        ),
+        (
+            "stages:",
+            "optimizer:\nstages:",
+            "line 5: optimizer: is empty: give it a value, or take the line out",
+        ),
+        ("stages:", "optimizer: 3\nstages:", "line 5: optimizer: a block of keys belongs here (given: 3)"),
+        ("stages:", "report_to: wandb\nstages:", "line 5: report_to: a list belongs here (given: wandb)"),
+        ("stages:", "max_steps: 3\nstages:", "max_steps: no such key; it is called steps here, in stages"),
+        ("stages:", "seed: true\nstages:", "seed: write a number, not true"),
+        ("path: hemp", "path: ''", "model.path: is empty: give a name or path"),
+        ("path: hemp", "path: hemp, tokenizer: ' '", "model.tokenizer: is empty"),
+        ("kind: corpus", "kind: text, paths: ['']", "data.sources.0.paths.0: is empty"),
+        ("kind: corpus", "kind: text, paths: [a], field: body", "no meaning for kind text"),
+        ("kind: corpus", "kind: corpus, parameters: {pairs: 3}", "no meaning for kind corpus"),
+        ("stages:", "rope: {schedule: ''}\nstages:", "rope.schedule: is empty"),
+        ("stages:", "rope: {method: '', factor: 4}\nstages:", "rope.method: is empty"),
         ("{path: hemp}", "[" * 60 + "]" * 60, "beyond any recipe"),
         ("{path: hemp}", "{path: [unclosed", "not YAML"),
     ],
@@ -92,6 +117,32 @@ def test_files_that_are_no_recipe(tmp_path: Path, content: bytes, words: str) ->
     path.write_bytes(content)
     with pytest.raises(UsageError, match=words):
         read_recipe(path)
+
+
+@pytest.mark.parametrize(
+    "content", ["base_model: x\nsequence_len: 4096\n", '{"output_dir": "x", "learning_rate": 5e-5}']
+)
+def test_recipes_of_other_tools_are_called_that(tmp_path: Path, content: str) -> None:
+    with pytest.raises(UsageError, match="is no recipe of Ropewalk: it has none of model, data, stages"):
+        read_recipe(write(tmp_path, content))
+
+
+def test_numbers_are_read_as_json_reads_them(tmp_path: Path) -> None:
+    """YAML 1.1 takes 1e-5 for text, which reached a model's configuration as text."""
+    text = GOOD.replace(
+        "{path: hemp}", "{init: {model_type: llama, rope_theta: 1e6, b: -2.5e-3, c: 1e6x}, tokenizer: hemp}"
+    )
+    recipe = read_recipe(write(tmp_path, text + "optimizer: {learning_rate: 1e-4, betas: [.9e0, 0.0]}\n"))
+    assert recipe.model.init == {"model_type": "llama", "rope_theta": 1e6, "b": -2.5e-3, "c": "1e6x"}
+    assert (recipe.optimizer.learning_rate, recipe.optimizer.betas) == (1e-4, (0.9, 0.0))
+
+
+def test_a_choice_of_two_ways_is_one_fault_by_its_name(tmp_path: Path) -> None:
+    faults = validate_recipe(write(tmp_path, GOOD.replace("path: hemp", "path: hemp, sliding_window: -1")))[
+        "faults"
+    ]
+    assert [(fault["field"], fault["line"]) for fault in faults] == [("model.sliding_window", 1)]
+    assert faults[0]["message"].startswith("length '-1' is not a number of tokens")
 
 
 def test_a_missing_recipe_and_a_folder(tmp_path: Path) -> None:

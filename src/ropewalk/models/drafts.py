@@ -11,7 +11,7 @@ from pathlib import Path
 from ropewalk.errors import RopewalkError
 from ropewalk.models.config import read_config
 from ropewalk.models.facts import ModelFacts, read_facts
-from ropewalk.models.source import CONFIG_NAME
+from ropewalk.models.source import CONFIG_NAME, Place
 from ropewalk.models.structure.values import shown
 from ropewalk.models.structure.view import view_of
 from ropewalk.units import format_length
@@ -20,12 +20,10 @@ from ropewalk.units import format_length
 _COUNTS = ("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_layers", "num_mtp_modules")
 
 
-def companion_remarks(facts: ModelFacts, config: Path | None) -> tuple[str, ...]:
+def companion_remarks(facts: ModelFacts, place: Place | None) -> tuple[str, ...]:
     """What drafts for this model, in words: its own prediction layers, and models in folders inside its own."""
-    remarks = list(prediction_layers(facts))
-    if config is not None and config.name == CONFIG_NAME:
-        remarks += [_beside(facts, folder) for folder in draft_folders(config.parent)]
-    return tuple(remarks)
+    folders = [] if place is None else draft_folders(place)
+    return (*prediction_layers(facts), *(_beside(facts, folder) for folder in folders))
 
 
 def prediction_layers(facts: ModelFacts) -> tuple[str, ...]:
@@ -41,11 +39,13 @@ def prediction_layers(facts: ModelFacts) -> tuple[str, ...]:
     return ()
 
 
-def draft_folders(folder: Path) -> list[Path]:
+def draft_folders(place: Place) -> list[Path]:
     """Folders inside a model's own that hold a model with a configuration of its own."""
-    return sorted(
-        path.parent for path in folder.glob(f"*/{CONFIG_NAME}") if not path.parent.name.startswith(".")
-    )
+    if place.is_lone_file:
+        # The folder that a GGUF file or a lone configuration lies in is no model's: its neighbours are strangers.
+        return []
+    found = place.folder.glob(f"*/{CONFIG_NAME}")
+    return sorted(path.parent for path in found if not path.parent.name.startswith("."))
 
 
 def difference(target: ModelFacts, draft: ModelFacts) -> str | None:

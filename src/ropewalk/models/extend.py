@@ -96,7 +96,7 @@ def extend(
     )
     place = _place(request)
     if request.out is not None:
-        check_output(request.out, place.folder, force=force)
+        check_output(request.out, place.untouchable, force=force)
     refuse_remote_code(place.config, trust_remote_code)
     with naming(str(place.config)):
         ready = _ready(request, place)
@@ -130,7 +130,7 @@ def _draft_ready(draft: str | Path, target: Ready, trust_remote_code: bool, *, f
     place = _place(request)
     refuse_remote_code(place.config, trust_remote_code)
     if request.out is not None:
-        check_output(request.out, place.folder, force=force)
+        check_output(request.out, place.untouchable, force=force)
     try:
         with naming(str(place.config)):
             return _ready(request, place)
@@ -141,7 +141,7 @@ def _draft_ready(draft: str | Path, target: Ready, trust_remote_code: bool, *, f
 def _with_remarks(ready: Ready, drafting: Ready | None) -> Ready:
     """What the user should know about the models that draft for this one, and about files that were fitted."""
     remarks = list(prediction_layers(ready.facts))
-    for folder in draft_folders(ready.place.folder) if drafting is None else ():
+    for folder in draft_folders(ready.place) if drafting is None else ():
         remarks.append(
             f"the folder {folder.name} holds a model of its own, which is not taken along: a draft must rotate "
             f"alike (--draft {folder})"

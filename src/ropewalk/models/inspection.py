@@ -20,7 +20,7 @@ from ropewalk.models.drafts import companion_remarks
 from ropewalk.models.facts import ModelFacts, read_facts
 from ropewalk.models.observations import Observation, observe
 from ropewalk.models.quantised import stored_bits
-from ropewalk.models.source import CONFIG_NAME, config_path, resolve
+from ropewalk.models.source import CONFIG_NAME, Place, locate
 from ropewalk.models.structure.values import naming
 from ropewalk.schedule import FrequencySchedule
 from ropewalk.units import parse_target
@@ -140,17 +140,17 @@ def inspect(source: str | Path | Mapping[str, Any], target: str | int | None = N
     `target` is a length in tokens (32768, "32k") or a multiple of the original window ("8x"); with it the result says
     which pairs go out of bound there under the file's own scaling, and the base bound. Nothing heavy is imported.
     """
-    config, tokenizer, name, path = _read(source)
-    with naming(str(path)):
+    config, tokenizer, name, place = _read(source)
+    with naming(CONFIG_NAME if place is None else str(place.config)):
         # Mended for the reading alone: what is wrong is found in the file as it stands.
         facts = read_facts(tidy(config)[0])
     length = None if target is None else parse_target(target, facts.original_length)
     # Once, for the findings and for whoever prints it: a scan may take a while.
     bound = None if length is None else base_bound(facts.geometry.rotary_dim, length)
     findings = find(config, facts, target_length=length, tokenizer=tokenizer, base_bound=bound)
-    if not isinstance(source, Mapping):
-        findings = sorted_findings([*encoding_rules(path), *findings])
-    beside = companion_remarks(facts, None if isinstance(source, Mapping) else path)
+    if place is not None:
+        findings = sorted_findings([*encoding_rules(place.config), *findings])
+    beside = companion_remarks(facts, place)
     geometry, made = facts.geometry, facts.rope.schedule
     past = None if length is None or made is None else out_of_bound(made, length)
     stretch = None if made is None else made.stretch
@@ -171,11 +171,10 @@ def inspect(source: str | Path | Mapping[str, Any], target: str | int | None = N
 
 def _read(
     source: str | Path | Mapping[str, Any],
-) -> tuple[dict[str, Any], dict[str, Any] | None, str, Path]:
-    """The configuration, the tokenizer's settings beside it, a name for the model, and the file."""
+) -> tuple[dict[str, Any], dict[str, Any] | None, str, Place | None]:
+    """The configuration, the tokenizer's settings beside it, a name for the model, and where it is."""
     if isinstance(source, Mapping):
         name = str(source.get("_name_or_path") or source.get("model_type") or "config")
-        # No file and so nothing beside it; the name of one is for messages.
-        return dict(source), None, name, Path(CONFIG_NAME)
-    path = config_path(resolve(source))
-    return read_config(path), tokenizer_settings(path), str(source), path
+        return dict(source), None, name, None
+    place = locate(source)
+    return read_config(place.config), tokenizer_settings(place.config), str(source), place

@@ -40,6 +40,11 @@ class Place:
         """A configuration that was named itself and has no weights beside it."""
         return self.was_named and not any(self.folder.glob("*.safetensors"))
 
+    @property
+    def untouchable(self) -> Path:
+        """What no output may touch: the folder, or of a lone file (a GGUF, a configuration) the file alone."""
+        return self.config if self.is_lone_file else self.folder
+
 
 def locate(source: str | Path, *, need_weights: bool = False) -> Place:
     """Folder and configuration file of a model, see `resolve`."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from ropewalk.errors import RopewalkError, one_line
 from ropewalk.models.drafts import draft_folders, prediction_layers
 from ropewalk.models.extend import extend
-from ropewalk.models.source import resolve
+from ropewalk.models.source import locate
 from ropewalk.runtimes.drafts import Draft, matched
 from ropewalk.runtimes.export import ExportResult
 from ropewalk.runtimes.reading import read_as
@@ -18,8 +18,7 @@ def companions_of(result: ExportResult, given: str | None, output: Path | None) 
     """Every companion of an exported model. With `output`, those that need a schedule get a folder there."""
     facts, schedule = result.job.facts, result.schedule
     try:
-        place = resolve(result.source)
-        sources = [str(path) for path in draft_folders(place if place.is_dir() else place.parent)]
+        sources = [str(path) for path in draft_folders(locate(result.source))]
     except RopewalkError:
         # A configuration that was handed over as a mapping has no folder to look into.
         sources = []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from ropewalk.models.facts import ModelFacts, read_facts
 from ropewalk.models.stretch import ScheduleFile, stretch_for
 from ropewalk.runtimes.export import ExportResult, export_config
 from ropewalk.runtimes.registry import find_runtime
-from ropewalk.runtimes.writing import check_folder, materials_for, write_export
+from ropewalk.runtimes.writing import ROUTER, check_folder, materials_for, write_export
 from ropewalk.schedule import FrequencySchedule
 
 FIRST_PORT = 8001
@@ -124,9 +124,7 @@ def export_ladder(
     if program.output == "folder":
         notes.append("one checkpoint a rung; their weights are links to the same bytes")
     if output is not None:
-        rungs = _write(rungs, source, output)
-        whole = Ladder(program.name, tuple(rungs), tuple(notes))
-        write_json(output.folder / "router.json", whole.to_json())
+        return _write(Ladder(program.name, tuple(rungs), tuple(notes)), source, output)
     return Ladder(program.name, tuple(rungs), tuple(notes))
 
 
@@ -149,15 +147,17 @@ def _schedule(
     return stretch_for(facts, method, factor=factor, parameters=parameters).schedule
 
 
-def _write(rungs: list[Rung], source: str | Path, output: Output) -> list[Rung]:
-    """Every rung's files, whole or not at all."""
+def _write(ladder: Ladder, source: str | Path, output: Output) -> Ladder:
+    """Every rung's files and the router, whole or not at all."""
     out = output.folder
-    materials = materials_for(source, rungs[0].result.exports, output.gguf, "link", output.gguf_type)
-    check_folder(out, materials.place.folder, force=output.force)
+    materials = materials_for(source, ladder.rungs[0].result.exports, output.gguf, "link", output.gguf_type)
+    check_folder(out, materials, force=output.force)
     written = []
     with whole_folder(out, force=output.force) as working:
-        for rung in rungs:
+        for rung in ladder.rungs:
             name = f"x{rung.factor:g}"
             result = write_export(rung.result, materials, working / name, final=out / name)
             written.append(Rung(rung.factor, rung.up_to, rung.port, result))
-    return written
+        done = replace(ladder, rungs=tuple(written))
+        write_json(working / ROUTER, done.to_json())
+    return done

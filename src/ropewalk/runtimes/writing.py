@@ -14,7 +14,7 @@ from ropewalk.errors import RopewalkError, UsageError, one_line
 from ropewalk.files import as_path, whole_folder, write_json, write_text
 from ropewalk.models.checkpoint import companions
 from ropewalk.models.checkpoint.manifest import write_manifest
-from ropewalk.models.checkpoint.output import check_output
+from ropewalk.models.checkpoint.output import check_output, refuse_overlap
 from ropewalk.models.checkpoint.weights import MODES, Mode, bring_all, find_weights
 from ropewalk.models.source import Place, is_gguf, locate
 from ropewalk.models.stretch import ScheduleFile
@@ -26,6 +26,8 @@ from ropewalk.runtimes.registry import find_runtime
 from ropewalk.schedule import FrequencySchedule
 
 RESULT = "ropewalk-export.json"
+# Of a ladder, instead.
+ROUTER = "router.json"
 MODEL_FILE = "model.gguf"
 
 
@@ -38,6 +40,11 @@ class Materials:
     gguf: Path | None = None
     weights: Mode = "link"
     dtype: str = "auto"
+
+    @property
+    def sources(self) -> list[Path]:
+        """What no output may touch."""
+        return [self.place.untouchable, *([] if self.gguf is None else [self.gguf])]
 
     def check(self) -> None:
         """UsageError for choices that do not exist."""
@@ -97,7 +104,7 @@ def write_export(
         return replace(
             result, exports=(_one_file(result.job, result.exports[0], materials, out, force=force),)
         )
-    check_folder(out, materials.place.folder, force=force)
+    check_folder(out, materials, force=force)
     written = []
     with whole_folder(out, force=force) as working:
         for made in result.exports:
@@ -113,12 +120,14 @@ def write_export(
     return finished
 
 
-def check_folder(out: Path, source: Path, *, force: bool) -> None:
-    """Refuse an output that would touch the source, or replace what no export of ours and no checkpoint is."""
-    if force and (out / RESULT).is_file():
+def check_folder(out: Path, materials: Materials, *, force: bool) -> None:
+    """Refuse an output that would touch a source, or replace what no export of ours and no checkpoint is."""
+    for source in materials.sources:
+        refuse_overlap(out, source)
+    if force and any((out / name).is_file() for name in (RESULT, ROUTER)):
         # An earlier export of ours is no checkpoint, and may be replaced all the same.
         return
-    check_output(out, source, force=force)
+    check_output(out, materials.place.untouchable, force=force)
 
 
 def _one_file(job: Job, made: Exported, materials: Materials, out: Path, *, force: bool) -> Exported:
@@ -129,6 +138,8 @@ def _one_file(job: Job, made: Exported, materials: Materials, out: Path, *, forc
             f"{program.title} takes no {out.suffix} file",
             hint=f"write {'a ' + wanted + ' file' if wanted else 'a folder'}: -o OUT{wanted or ''}",
         )
+    for source in materials.sources:
+        refuse_overlap(out, source)
     if (out.exists() or out.is_symlink()) and not force:
         raise RopewalkError(
             f"{out} already exists", hint="choose another output, or pass --force to replace it"

@@ -206,6 +206,11 @@ def start_engine(part: EnginePart, device: str) -> Engine:
     if name != "single" and world == 1:
         raise UsageError(f"engine {name} needs several processes", hint=LAUNCH)
     if world == 1:
+        way, size = part.sharing
+        if size > 1:
+            raise UsageError(
+                f"{way}_parallel={size} shares each row by {size} processes, and this is one", hint=LAUNCH
+            )
         return Engine("single")
     from accelerate import PartialState
 

@@ -120,6 +120,11 @@ def _look(folder: Path, recipe: Recipe, resume: bool, allow_changes: bool) -> Tr
     if not _complete(folder):
         return None
     stored = open_run(folder)
+    if stored.kind != "train":
+        raise RopewalkError(
+            f"{folder} is a run of {stored.kind}, not of train",
+            hint="choose another output, or its own folder",
+        )
     changes = recipe_changes(stored.request["recipe"], recipe.to_json())
     if changes:
         raise RopewalkError(

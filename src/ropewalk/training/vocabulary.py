@@ -35,6 +35,14 @@ def _whole(value: object) -> object:
     return value
 
 
+def _filled(value: object) -> object:
+    if isinstance(value, str) and not value.strip():
+        # An empty path would be the folder that the command runs in.
+        raise ValueError("is empty: give a name or path, or take the line out")
+    return value
+
+
+Name = Annotated[str, BeforeValidator(_filled)]
 Tokens = Annotated[int, BeforeValidator(_length), Field(ge=1)]
 TokensFrom = Annotated[int, BeforeValidator(_length), Field(ge=0)]
 Length = Annotated[int, BeforeValidator(_length), Field(ge=2)]

@@ -9,17 +9,22 @@ from ropewalk.errors import RopewalkError, UsageError
 _CHECKPOINT = ("config.json", "ropewalk.json")
 
 
-def check_output(out: Path, source: Path, *, force: bool) -> None:
-    """Refuse an output that would touch the source, or with `force` a folder that is no checkpoint."""
-    if not str(out).strip() or out.name in ("", ".", ".."):
-        raise UsageError(f"output {str(out)!r} names no folder of its own", hint="give a new folder, -o OUT")
+def refuse_overlap(out: Path, source: Path) -> None:
+    """Refuse an output, file or folder, that is the source, lies in it, or holds it."""
     # Links followed: an output that leads back into the source overlaps it.
     place, origin = out.resolve(), source.resolve()
     if place == origin or place.is_relative_to(origin) or origin.is_relative_to(place):
         raise UsageError(
             f"output {out} and the source {source} overlap; the source is never written to",
-            hint="choose a folder beside the model",
+            hint="choose a place beside the model",
         )
+
+
+def check_output(out: Path, source: Path, *, force: bool) -> None:
+    """Refuse an output that would touch the source, or with `force` a folder that is no checkpoint."""
+    if not str(out).strip() or out.name in ("", ".", ".."):
+        raise UsageError(f"output {str(out)!r} names no folder of its own", hint="give a new folder, -o OUT")
+    refuse_overlap(out, source)
     if not (out.exists() or out.is_symlink()):
         return
     if not force:

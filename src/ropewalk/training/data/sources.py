@@ -102,7 +102,7 @@ def _json_lines(part: SourcePart) -> Iterator[tuple[str, str]]:
 
 def _read_text(part: SourcePart, path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UsageError(f"source {part.name!r}: {path} is not UTF-8 text", hint="leave it out") from error
     except OSError as error:

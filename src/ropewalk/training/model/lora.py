@@ -31,6 +31,7 @@ def add_lora(model: Any, options: LoraOptions, *, seed: int = 0) -> Any:
     """
     peft = _peft()
     targets = _targets(model, options)
+    _check_rank(model, options, targets)
     config = peft.LoraConfig(
         r=options.rank,
         lora_alpha=options.alpha,
@@ -248,6 +249,17 @@ def _targets(model: Any, options: LoraOptions) -> list[str]:
             hint="try all-linear, or name the layers",
         )
     return found
+
+
+def _check_rank(model: Any, options: LoraOptions, targets: list[str]) -> None:
+    layers = [model.get_submodule(name) for name in targets]
+    highest = max(min(layer.in_features, layer.out_features) for layer in layers)
+    if options.rank > highest:
+        # A product of two matrices that large is no less than the layer itself, and may not fit into memory.
+        raise UsageError(
+            f"lora.rank={options.rank} is more than the rank of any target, {highest} at most",
+            hint="use a lower rank, or train in full: leave lora out",
+        )
 
 
 def _in_full(model: Any, options: LoraOptions) -> list[str]:

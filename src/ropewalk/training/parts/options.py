@@ -19,7 +19,7 @@ from ropewalk.training.parts.part import Part, PartsByName
 from ropewalk.training.parts.positions import PositionOptions
 from ropewalk.training.parts.weighting.options import WeightingOptions
 from ropewalk.training.parts.zones import ZonesOptions
-from ropewalk.training.vocabulary import Strict
+from ropewalk.training.vocabulary import CountFrom, Strict
 
 
 class PartsOptions(Strict):
@@ -33,7 +33,7 @@ class PartsOptions(Strict):
     temperature: TemperatureOptions | None = None
     parts: PartsByName = {}  # noqa: RUF012 - pydantic copies it
     zones: ZonesOptions | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    seed: Annotated[CountFrom, Field(lt=2**31)] = 0
 
     @property
     def changing(self) -> list[Part]:

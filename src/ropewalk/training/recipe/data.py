@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from ropewalk.training.vocabulary import Count, Length, Positive, Share, Strict
+from ropewalk.training.vocabulary import Count, Length, Name, Positive, Share, Strict
 
 
 class SourcePart(Strict):
@@ -15,7 +15,7 @@ class SourcePart(Strict):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     kind: Literal["corpus", "text", "jsonl", "dataset", "chat", "generated"]
     share: Positive = 1.0
-    paths: list[str] = Field(default_factory=list)
+    paths: list[Name] = Field(default_factory=list)
     field: str = "text"
     generator: str | None = None
     parameters: dict[str, Any] = Field(default_factory=dict)
@@ -32,6 +32,10 @@ class SourcePart(Strict):
             raise ValueError("kind generated needs generator: the name of a registered generator")
         if self.kind != "generated" and self.generator is not None:
             raise ValueError(f"generator has no meaning for kind {self.kind}")
+        if self.kind != "jsonl" and self.field != "text":
+            raise ValueError(f"field names a key of JSON lines, and has no meaning for kind {self.kind}")
+        if self.kind != "generated" and self.parameters:
+            raise ValueError(f"parameters are a generator's, and have no meaning for kind {self.kind}")
         if self.kind in ("corpus", "generated") and self.paths:
             raise ValueError(f"paths has no meaning for kind {self.kind}")
         return self

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from ropewalk.training.vocabulary import Count, Length, OpenShare, Positive, Strict, Tokens
+from ropewalk.training.vocabulary import Count, Length, Name, OpenShare, Positive, Strict, Tokens
 
 
 class InitialiseOptions(Strict):
@@ -24,9 +24,9 @@ class ModelPart(Strict):
     `quantise` packs the weights of a checkpoint while it is loaded, below the adapters of `lora`.
     """
 
-    path: str | None = None
+    path: Name | None = None
     init: dict[str, Any] | None = None
-    tokenizer: str | None = None
+    tokenizer: Name | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
     attention: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] = "sdpa"
     sliding_window: Length | Literal["none"] | None = None
@@ -58,8 +58,8 @@ class RopePart(Strict):
     length (never below 1). `short_rows: original` keeps the model's own rotation for rows inside its original window.
     """
 
-    method: str | None = None
-    schedule: str | None = None
+    method: Name | None = None
+    schedule: Name | None = None
     target_length: Length | None = None
     factor: Positive | None = None
     parameters: dict[str, Any] = Field(default_factory=dict)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,22 @@ ELSEWHERE = {
     "logging_steps": "log_every",
     "datasets": "sources",
 }
+# Without any of these a file was written for something else.
+_CORE = ("model", "data", "stages")
+# YAML 1.1 reads 010 as 8 and 4:16 as 256; nobody who writes a recipe means that.
+_ODD_NUMBER = re.compile(r"[-+]?(0[0-9_]*[0-9][0-9_]*|[0-9][0-9_]*(:[0-9.]+)+)")
 BUNDLED = Path(__file__).parent / "bundled"
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain YAML, whose numbers are those of JSON as well: YAML 1.1 takes 1e-5 for text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
 
 
 def read_recipe(recipe: Recipe | dict[str, Any] | str | Path) -> Recipe:
@@ -83,8 +100,8 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str | int, ...], i
         text = content.decode("utf-8")
         # Events come one by one: a document that is too deep or too long is refused before it becomes a tree.
         _check_events(text, path)
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        document = yaml.safe_load(text)
+        node = yaml.compose(text, Loader=_Loader)
+        document = yaml.load(text, Loader=_Loader)
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8 text", hint="a recipe is a YAML file") from error
     except yaml.MarkedYAMLError as error:
@@ -101,7 +118,10 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str | int, ...], i
             f"{path} is {found}, not a recipe", hint="`ropewalk recipes show hemp` prints a whole one"
         )
     lines: dict[tuple[str | int, ...], int] = {}
-    _index(node, (), lines)
+    try:
+        _index(node, (), lines)
+    except UsageError as error:
+        raise UsageError(f"{path} {error.message}", hint=error.hint) from error
     return document, lines
 
 
@@ -125,6 +145,7 @@ def _index(node: Any, where: tuple[str | int, ...], lines: dict[tuple[str | int,
         return
     # The line of the key, which its mapping has set, wins over that of a value that begins further down.
     lines.setdefault(where, node.start_mark.line + 1)
+    _check_number(node)
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
@@ -135,6 +156,7 @@ def _index(node: Any, where: tuple[str | int, ...], lines: dict[tuple[str | int,
                     f"line {key.start_mark.line + 1}: {one_line(name, 60)} is given twice", hint="keep one"
                 )
             seen.add(name)
+            _check_number(key)
             lines[(*where, name)] = key.start_mark.line + 1
             _index(value, (*where, name), lines)
     elif isinstance(node, yaml.SequenceNode):
@@ -142,21 +164,41 @@ def _index(node: Any, where: tuple[str | int, ...], lines: dict[tuple[str | int,
             _index(value, (*where, number), lines)
 
 
+def _check_number(node: Any) -> None:
+    """Refuse a number that YAML 1.1 reads as another one than people do."""
+    is_number = node.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+    if is_number and _ODD_NUMBER.fullmatch(node.value):
+        raise UsageError(
+            f"line {node.start_mark.line + 1}: {one_line(node.value, 40)} would be read as "
+            f"{yaml.safe_load(node.value)}",
+            hint="write a number without zeros in front and without colons",
+        )
+
+
 def explain(error: ValidationError, lines: dict[tuple[str | int, ...], int]) -> list[dict[str, Any]]:
     """Every fault of a recipe: field, line (None without a file), message, and what was given."""
     faults = []
     for item in error.errors(include_url=False):
-        # pydantic adds this word where the key of a dictionary is at fault.
-        where = tuple(part for part in item["loc"] if part != "[key]")
+        # pydantic adds words of its own: where the key of a dictionary is at fault, and for the ways of a choice.
+        where = tuple(part for part in item["loc"] if not isinstance(part, str) or not set(part) & set("[("))
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
             message = "no such key" + _near(where)
         elif item["type"] == "missing":
             message = "missing"
+        elif item["input"] is None and item["type"] != "invalid_key":
+            message = "is empty: give it a value, or take the line out"
+        elif item["type"] in ("model_type", "dict_type"):
+            message = "a block of keys belongs here"
+        elif item["type"] == "list_type":
+            message = "a list belongs here"
         # What is missing has no line: that of the innermost block around it is given.
         line = next((lines[where[:n]] for n in range(len(where), -1, -1) if where[:n] in lines), None)
         field = ".".join(str(part) for part in where) or "recipe"
-        given = None if isinstance(item.get("input"), dict | list) else one_line(item.get("input"), 60)
+        given = None if isinstance(item["input"], dict | list | None) else one_line(item["input"], 60)
+        # Each way of a choice has something to say, and the first is the one that was meant more often.
+        if any(fault["field"] == field for fault in faults):
+            continue
         faults.append({"field": field, "line": line, "message": one_line(message, 240), "given": given})
     return faults
 
@@ -175,8 +217,22 @@ def _near(where: tuple[str | int, ...]) -> str:
     meant = ELSEWHERE.get(str(where[-1]))
     if meant in names:
         return f"; it is called {meant} here"
+    blocks = [] if meant is None else list(_blocks_with(meant, Recipe, ""))
+    if blocks:
+        return f"; it is called {meant} here, in {blocks[0]}"
     otherwise = f"the keys here are {', '.join(names)}"
     return "; " + near_miss(where[-1], names, otherwise=otherwise, count=1, cutoff=0.6)
+
+
+def _blocks_with(name: str, model: Any, here: str) -> Iterator[str]:
+    """The blocks of a recipe, outermost first, that have a key of that name."""
+    fields = model.model_fields
+    if name in fields:
+        yield here or "the recipe itself"
+    for key, field in fields.items():
+        inner = _inner_model(field.annotation)
+        if inner is not None:
+            yield from _blocks_with(name, inner, f"{here}.{key}" if here else key)
 
 
 def _inner_model(annotation: Any) -> Any:
@@ -192,6 +248,11 @@ def _inner_model(annotation: Any) -> Any:
 
 
 def _checked(document: dict[str, Any], origin: str, lines: dict[tuple[str | int, ...], int]) -> Recipe:
+    if document and not any(key in document for key in _CORE):
+        raise UsageError(
+            f"{origin} is no recipe of Ropewalk: it has none of {', '.join(_CORE)}",
+            hint="`ropewalk recipes show hemp` prints a whole one",
+        )
     try:
         return Recipe.model_validate(document)
     except ValidationError as error:
