@@ -25,10 +25,8 @@ from typing import Any
 import numpy as np
 
 from held_out import TASKS, HeldOut
-from tune_table import print_table
+from tune_table import merged, print_table
 
-# Kinds of cells of which there is one for each seed.
-SEEDED = ("sweep", "tune", "heads", "switched", "layers", "zones", "cma", "evolution")
 LANDSCAPE_POINTS, LANDSCAPE_PAIRS = 320, 4
 
 
@@ -63,7 +61,10 @@ def main() -> int:
         Bench(wanted, wanted.one).run()
         return 0
     supervise(wanted)
-    document = merged(wanted)
+    document = {
+        "settings": {key: str(value) for key, value in vars(wanted).items() if key != "one"},
+        "models": merged(parts(wanted), wanted.models, wanted.cells.split(","), wanted.seeds),
+    }
     wanted.output.parent.mkdir(parents=True, exist_ok=True)
     wanted.output.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     for name, model in document["models"].items():
@@ -380,29 +381,6 @@ def ropewalk_source(name: str) -> str:
 
         return str(folder())
     return name
-
-
-def merged(wanted: argparse.Namespace) -> dict[str, Any]:
-    """All finished cells of all models in one document."""
-    models: dict[str, Any] = {}
-    for source in wanted.models:
-        folder = parts(wanted) / Path(source).name
-        cells = {
-            file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))
-        }
-        expected = []
-        for kind in wanted.cells.split(","):
-            if kind in SEEDED:
-                expected += [f"{kind} {seed}" for seed in range(wanted.seeds)]
-            elif kind in ("landscape", "ladder"):
-                expected.append("landscape" if kind == "landscape" else "ladder 0")
-        controls = cells.pop("controls", {})
-        models[Path(source).name] = controls | {
-            "cells": cells,
-            "missing": [name for name in expected if name not in cells],
-        }
-    settings = {key: str(value) for key, value in vars(wanted).items() if key != "one"}
-    return {"settings": settings, "models": models}
 
 
 if __name__ == "__main__":

@@ -1,10 +1,36 @@
-"""The table of `bench_tune.py`: a line for each method, the mean over seeds, and the spread of the tail loss."""
+"""The document and the table of `bench_tune.py`: a line a method, the mean over seeds, the spread of the tail loss."""
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+# Kinds of cells of which there is one for each seed.
+SEEDED = ("sweep", "tune", "heads", "switched", "layers", "zones", "cma", "evolution")
+
+
+def merged(folder: Path, sources: Sequence[str], kinds: Sequence[str], seeds: int) -> dict[str, Any]:
+    """All finished cells of all models, and the names of those that are missing."""
+    models: dict[str, Any] = {}
+    for source in sources:
+        cells = {
+            file.stem: json.loads(file.read_text(encoding="utf-8"))
+            for file in sorted((folder / Path(source).name).glob("*.json"))
+        }
+        expected = []
+        for kind in kinds:
+            if kind in SEEDED:
+                expected += [f"{kind} {seed}" for seed in range(seeds)]
+            elif kind in ("landscape", "ladder"):
+                expected.append("landscape" if kind == "landscape" else "ladder 0")
+        controls = cells.pop("controls", {})
+        missing = [name for name in expected if name not in cells]
+        models[Path(source).name] = controls | {"cells": cells, "missing": missing}
+    return models
 
 
 def print_table(name: str, model: dict[str, Any]) -> None:
