@@ -1,11 +1,15 @@
-"""One closed form for many geometries: a profile over rotations, fitted to several models at once, judged on others.
+"""One closed form for many geometries: a band over rotations, fitted to several models at once, judged on others.
 
-    python bench/study_walk.py zoo/models/* --left-out lanyard brace tether --factors 4 8 -o bench/out/walk.json
+    python bench/study_walk.py zoo/models/* --left-out lanyard stay --factors 8 -o bench/out/walk.json
 
-The profile is m(r), r the rotations of a pair inside the window: a line between knots over ln r, the same for every
-model. Its knots and one temperature (1 + c ln s) follow the gradient of J, model by model in turn, on the rows that
-`tune` fits on. Then it is measured beside closed forms at their defaults on the held-out half of the library and on
-questions of other seeds: on the models of the fit, and on those left out.
+With r the rotations of a pair inside the window and delta the step of ln theta from pair to pair,
+
+    m = plateau * clip((a - ln r) / (a - b), 0, 1) ** power,    a = a0 + a1 (delta - 0.4),   b = b0 + b1 (delta - 0.4)
+    attention factor = 1 + c ln s
+
+The seven numbers follow the gradient of J, all models a step, on the rows that `tune` fits on. Then the form is measured
+beside others at their defaults on the held-out half of the library and on questions of other seeds: on the models of
+the fit, and on those left out.
 """
 
 from __future__ import annotations
@@ -20,51 +24,70 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 import ropewalk
 from held_out import TASKS, HeldOut
 from ropewalk.geometry import FloatArray
 from ropewalk.models.load import load_model, load_tokenizer
-from ropewalk.search.family import Family, monotone, tuned_schedule
+from ropewalk.search.family import Family, tuned_schedule
 from ropewalk.search.job import skilled_tasks
 from ropewalk.search.objective import Objective, Weighed, weigh
 from ropewalk.search.reading import Reader
 from ropewalk.search.rows import Amounts, gather
 
-KNOTS = np.array([32.0, 16.0, 8.0, 5.6, 4.0, 2.8, 2.0, 1.4, 1.0, 0.7, 0.5, 0.25, 0.1])
 OTHERS = ("yarn", "mrrope-pro", "llama3")
-FIRST, SECOND, RATE, HEAT_RATE, FLOOR = 0.9, 0.95, 0.05, 0.01, 0.01
+FIRST, SECOND, FLOOR = 0.9, 0.95, 0.01
+# Where the numbers begin, and how far one moves in a step at the full rate.
+START = {
+    "a0": math.log(8.0),
+    "a1": 0.0,
+    "b0": math.log(0.7),
+    "b1": 0.0,
+    "power": 0.26,
+    "plateau": 1.0,
+    "c": 0.1,
+}
+RATES = {"a0": 0.1, "a1": 0.2, "b0": 0.1, "b1": 0.2, "power": 0.08, "plateau": 0.02, "c": 0.006}
+MIDDLE = 0.4
 
 
-@dataclass
+@dataclass(frozen=True)
 class Walk:
-    """Values at the knots, and c."""
+    """The numbers above; `power` as a logarithm, so that it stays positive."""
 
-    values: FloatArray
-    heat: float
+    numbers: dict[str, float]
 
-    @classmethod
-    def start(cls) -> Walk:
-        """YaRN with a band of 4 to 0.5 rotations."""
-        place = np.clip(np.log(4.0 / KNOTS) / math.log(8.0), 0.0, 1.0)
-        return cls(place, 0.1)
-
-    def weights(self, rotations: FloatArray) -> FloatArray:
-        """How much each knot counts for each pair, (pairs, knots); beyond the last knots the line is level."""
-        # Knots run from fast to slow, so that interpolation wants the negative logarithm.
-        at, knots = -np.log(rotations), -np.log(KNOTS)
-        return np.stack([np.interp(at, knots, one) for one in np.eye(len(KNOTS))], axis=1)
+    def profile(self, geometry: Any) -> tuple[dict[str, Tensor], Tensor]:
+        """The numbers as leaves, and m of the pairs that turn."""
+        leaf = {
+            name: torch.tensor(value, dtype=torch.float64, requires_grad=True)
+            for name, value in self.numbers.items()
+        }
+        turns = torch.tensor(geometry.rotations[: geometry.num_rotating], dtype=torch.float64).log()
+        delta = float(turns[0] - turns[1]) - MIDDLE
+        fast, slow = leaf["a0"] + leaf["a1"] * delta, leaf["b0"] + leaf["b1"] * delta
+        # Never closer than a tenth, or no band is left.
+        place = ((fast - turns) / (fast - slow).clamp(min=0.1)).clamp(1e-9, 1.0)
+        return leaf, leaf["plateau"] * place ** leaf["power"].exp()
 
     def family(self, geometry: Any, factor: float) -> Family:
         """These numbers for a geometry."""
-        turns = geometry.rotations[: geometry.num_rotating]
-        profile = self.weights(turns) @ self.values
-        return Family(geometry, factor, profile, profile, self.heat, self.heat)
+        profile, heat = self.profile(geometry)[1].detach().numpy(), self.numbers["c"]
+        return Family(geometry, factor, profile, profile, heat, heat)
 
     def schedule(self, geometry: Any, factor: float) -> Any:
         """The schedule of these numbers."""
         made = self.family(geometry, factor)
         return tuned_schedule(geometry, factor, made.profile(factor), made.attention_factor(factor))
+
+    def slope(self, geometry: Any, top: FloatArray, heat: float) -> FloatArray:
+        """Derivatives by the numbers, given those by the profile and by c."""
+        leaf, profile = self.profile(geometry)
+        profile.backward(torch.tensor(top))
+        found = {name: 0.0 if item.grad is None else float(item.grad) for name, item in leaf.items()}
+        return np.array(list((found | {"c": heat}).values()))
 
 
 @dataclass
@@ -109,7 +132,7 @@ def main() -> int:
             walk, trace = fit(seen, wanted.steps)
         else:
             document = json.loads(wanted.given.read_text(encoding="utf-8"))
-            walk, trace = Walk(np.asarray(document["values"]), document["heat"]), document["trace"]
+            walk, trace = Walk(document["numbers"]), document["trace"]
         document = {
             "knots": KNOTS.tolist(),
             "values": walk.values.tolist(),
@@ -148,37 +171,28 @@ def subjects_of(source: str, wanted: argparse.Namespace, stack: contextlib.ExitS
 
 
 def fit(subjects: list[Subject], steps: int) -> tuple[Walk, list[dict[str, Any]]]:
-    """Adam on the knots and c; every model weighs alike, and the rate falls with the cosine of the way."""
-    walk, began = Walk.start(), time.monotonic()
-    first, second = np.zeros(len(KNOTS) + 1), np.zeros(len(KNOTS) + 1)
+    """Adam on the numbers; every model weighs alike, and the rate falls with the cosine of the way."""
+    walk, began = Walk(START), time.monotonic()
+    first, second, rates = np.zeros(len(START)), np.zeros(len(START)), np.array(list(RATES.values()))
     trace = []
     for step in range(steps):
-        total, value = np.zeros(len(KNOTS) + 1), 0.0
+        total, value = np.zeros(len(START)), 0.0
         for item in subjects:
-            slope = item.reader.slopes(
-                walk.family(item.geometry, item.factor), item.factor, [item.pair(step)]
-            )[0]
-            weights = walk.weights(item.geometry.rotations[: item.geometry.num_rotating])
+            family = walk.family(item.geometry, item.factor)
+            slope = item.reader.slopes(family, item.factor, [item.pair(step)])[0]
             # One rung: the profile's derivatives stand at the top, and c is `heat`.
-            total += np.append(weights.T @ slope.top, slope.heat) / len(subjects)
+            total += walk.slope(item.geometry, slope.top, slope.heat) / len(subjects)
             value += slope.value / len(subjects)
-        first, second = (
-            FIRST * first + (1 - FIRST) * total,
-            SECOND * second + (1 - SECOND) * total**2,
-        )
+        first, second = FIRST * first + (1 - FIRST) * total, SECOND * second + (1 - SECOND) * total**2
         mean, square = first / (1 - FIRST ** (step + 1)), second / (1 - SECOND ** (step + 1))
         share = 0.1 + 0.9 * (1 + math.cos(math.pi * step / steps)) / 2
-        move = share * mean / (np.sqrt(square) + FLOOR)
-        walk = Walk(monotone(walk.values - RATE * move[:-1]), walk.heat - HEAT_RATE * float(move[-1]))
-        trace.append(
-            {"step": step + 1, "objective": value, "values": walk.values.tolist(), "heat": walk.heat}
+        move = rates * share * mean / (np.sqrt(square) + FLOOR)
+        walk = Walk(
+            {name: old - float(one) for (name, old), one in zip(walk.numbers.items(), move, strict=True)}
         )
-        if (step + 1) % 5 == 0:
-            print(
-                f"step {step + 1}: J {value:.4f}  c {walk.heat:.3f}  {np.round(walk.values, 2).tolist()}  "
-                f"{time.monotonic() - began:.0f} s",
-                flush=True,
-            )
+        trace.append({"step": step + 1, "objective": value, "numbers": walk.numbers})
+        said = "  ".join(f"{name} {one:.3f}" for name, one in walk.numbers.items())
+        print(f"step {step + 1}: J {value:.4f}  {said}  {time.monotonic() - began:.0f} s", flush=True)
     return walk, trace
 
 
