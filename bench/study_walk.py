@@ -7,8 +7,8 @@ With r the rotations of a pair inside the window and delta the step of ln theta 
     m = plateau * clip((a - ln r) / (a - b), 0, 1) ** power,    a = a0 + a1 (delta - 0.4),   b = b0 + b1 (delta - 0.4)
     attention factor = 1 + c ln s
 
-The seven numbers follow the gradient of J, all models a step, on the rows that `tune` fits on. Then the form is measured
-beside others at their defaults on the held-out half of the library and on questions of other seeds: on the models of
+The seven numbers follow the gradient of J, all models a step, on the rows that `tune` fits on. Then the form is
+measured beside others at their defaults on the held-out half of the library and on questions of other seeds: on the models of
 the fit, and on those left out.
 """
 
@@ -133,12 +133,7 @@ def main() -> int:
         else:
             document = json.loads(wanted.given.read_text(encoding="utf-8"))
             walk, trace = Walk(document["numbers"]), document["trace"]
-        document = {
-            "knots": KNOTS.tolist(),
-            "values": walk.values.tolist(),
-            "heat": walk.heat,
-            "trace": trace,
-        }
+        document = {"numbers": walk.numbers, "trace": trace}
         wanted.output.parent.mkdir(parents=True, exist_ok=True)
         rows = []
         for item in subjects:
