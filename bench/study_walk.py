@@ -8,8 +8,8 @@ With r the rotations of a pair inside the window and delta the step of ln theta 
     attention factor = 1 + c ln s
 
 The seven numbers follow the gradient of J, all models a step, on the rows that `tune` fits on. Then the form is
-measured beside others at their defaults on the held-out half of the library and on questions of other seeds: on the models of
-the fit, and on those left out.
+measured beside others at their defaults on the held-out half of the library and on questions of other seeds: on the
+models of the fit, and on those left out.
 """
 
 from __future__ import annotations
