@@ -49,8 +49,10 @@ START = {
     "plateau": 1.0,
     "c": 0.1,
 }
-RATES = {"a0": 0.1, "a1": 0.2, "b0": 0.1, "b1": 0.2, "power": 0.08, "plateau": 0.02, "c": 0.006}
+RATES = {"a0": 0.06, "a1": 0.06, "b0": 0.04, "b1": 0.06, "power": 0.04, "plateau": 0.01, "c": 0.004}
 MIDDLE = 0.4
+# Of a text and a question, for each model a step.
+PAIRS = 2
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def main() -> int:
     parser.add_argument("models", nargs="+")
     parser.add_argument("--left-out", nargs="*", default=[], help="names that the fit does not see")
     parser.add_argument("--factors", nargs="+", type=float, default=[8.0])
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--given", type=Path, help="what an earlier call wrote: judge it, fit nothing")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("-o", "--output", type=Path, default=Path("bench/out/walk.json"))
@@ -174,7 +176,8 @@ def fit(subjects: list[Subject], steps: int) -> tuple[Walk, list[dict[str, Any]]
         total, value = np.zeros(len(START)), 0.0
         for item in subjects:
             family = walk.family(item.geometry, item.factor)
-            slope = item.reader.slopes(family, item.factor, [item.pair(step)])[0]
+            rows = [row for number in range(PAIRS) for row in item.pair(step * PAIRS + number)]
+            slope = item.reader.slopes(family, item.factor, [rows])[0]
             # One rung: the profile's derivatives stand at the top, and c is `heat`.
             total += walk.slope(item.geometry, slope.top, slope.heat) / len(subjects)
             value += slope.value / len(subjects)
