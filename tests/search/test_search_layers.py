@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from search_models import WINDOW, make_model
+from search_models import WINDOW, eval_models, make_model, save_model
 
 import ropewalk
 from ropewalk.attention.maps import applied
@@ -21,6 +21,7 @@ from ropewalk.errors import DamagedError, UsageError
 from ropewalk.map_files import read_map
 from ropewalk.models.facts import read_facts
 from ropewalk.position_maps import LayerTables
+from ropewalk.search import map_fit
 from ropewalk.search.fit import Settings, State, advance
 from ropewalk.search.layers import LayerFamily
 from ropewalk.search.objective import Objective, weigh
@@ -185,6 +186,39 @@ def test_tune_writes_tables_that_commands_take(model_folder: Path, text_folder: 
         ropewalk.tune(model_folder, ladder=(2, 4), **settings)
 
 
+def test_a_fit_that_does_not_beat_its_start_is_not_kept(
+    model_folder: Path, text_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Lowest of all on validation, and still refused: what the guard says counts.
+    fitted = []
+
+    def lower(job: Any, rung: Any, family: Any) -> Any:
+        fitted.append(family)
+        return replace(rung.before, value=-1.0)
+
+    monkeypatch.setattr("ropewalk.search.loop.measure", lower)
+    monkeypatch.setattr(map_fit, "measure", lower)
+    monkeypatch.setattr(map_fit, "reason_to_keep_start", lambda rung, after: "it loses keys")
+    found = ropewalk.tune(
+        model_folder,
+        target="4x",
+        budget=1,
+        amounts=Amounts(4, 0, 3, 0),
+        output=tmp_path / "run",
+        text=text_folder,
+        start="yarn",
+        tasks=(),
+        device="cpu",
+        search="layers",
+    )
+    kept = read_map(found.map)
+    assert fitted
+    assert kept.fitted["kept_start"] == "it loses keys"
+    assert "yarn is kept: it loses keys" in found.remarks
+    start = LayerTables.of(ropewalk.schedule("yarn", kept.geometry, factor=4.0), 2)
+    assert kept.plan.to_json() == start.to_json()
+
+
 def test_a_damaged_table_is_named(tmp_path: Path) -> None:
     geometry = the_family().geometry
     plan = the_family().plan().to_json()
@@ -202,3 +236,22 @@ def test_a_damaged_table_is_named(tmp_path: Path) -> None:
         file.write_text(json.dumps(document | {"map": plan | {name: wrong}}))
         with pytest.raises(DamagedError, match=r"layers\.json"):
             read_map(file)
+
+
+def test_what_no_map_can_serve_is_refused_before_anything_is_searched(
+    text_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def searched(*given: Any) -> None:
+        raise AssertionError("a search began")
+
+    monkeypatch.setattr("ropewalk.search.tune.skilled_tasks", searched)
+    shared: dict[str, Any] = {"text": text_folder, "target": "4x", "device": "cpu"}
+    sliding = eval_models.save(tmp_path / "sliding", make_model("mistral", sliding_window=16))
+    stretched = tmp_path / "stretched"
+    ropewalk.extend(save_model(tmp_path / "plain"), method="linear", factor=2, out=stretched)
+    for search in ("zones", "layers"):
+        with pytest.raises(UsageError, match="nothing to map"):
+            ropewalk.tune(sliding, search=search, output=tmp_path / "run", **shared)
+        with pytest.raises(UsageError, match=f"{search} keeps distances .* stretched already"):
+            ropewalk.tune(stretched, search=search, output=tmp_path / "run", **shared)
+    assert not (tmp_path / "run").exists()

@@ -21,7 +21,13 @@ from ropewalk.models.apply import apply
 from ropewalk.models.facts import ModelFacts, read_facts
 from ropewalk.models.live.regimes import Regime, find_regime, fixed_length
 from ropewalk.models.live.rotary import bare
-from ropewalk.models.stretch import kept_parameters, map_for_model, own_window, read_schedules
+from ropewalk.models.stretch import (
+    kept_parameters,
+    map_for_model,
+    own_window,
+    read_schedules,
+    refuse_stretched,
+)
 from ropewalk.position_maps import AnyMap, map_for
 from ropewalk.schedule import FrequencySchedule
 
@@ -181,11 +187,7 @@ def _mapped(
     facts: ModelFacts, name: str, parameters: dict[str, Any], growth: float, max_factor: float
 ) -> Ladder:
     """A position map at rising targets, over the model as it is."""
-    if facts.rope.is_scaled:
-        raise UsageError(
-            f"{name} keeps distances inside the window that training showed, and this model's is stretched already",
-            hint="use a method, or the model before it was stretched",
-        )
+    refuse_stretched(name, facts)
     own, rungs, factor = own_window(facts), [], growth
     while factor <= max_factor:
         window = int(factor * facts.original_length)

@@ -185,7 +185,7 @@ class Session:
                 hint="use --dtype bfloat16, a shorter prompt, or a smaller --chunk",
             ) from error
         assert logits_BTV is not None
-        last_V = logits_BTV[0, -1].float()
+        last_V: Tensor = logits_BTV[0, -1].float()
         if not bool(torch.isfinite(last_V).any()) or bool(torch.isnan(last_V).any()):
             raise RopewalkError(
                 f"the model's output at position {len(self.ids) - 1} is not a finite number",

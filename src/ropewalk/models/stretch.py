@@ -189,12 +189,17 @@ def map_for_model(path: str | Path, facts: ModelFacts) -> MapFile:
     """The position map of a file, for the model that it was made from; UsageError for another geometry."""
     found = read_map(path)
     _check_geometry(str(path), found.geometry, facts)
+    refuse_stretched(str(path), facts)
+    return found
+
+
+def refuse_stretched(map_name: str, facts: ModelFacts) -> None:
+    """Refuse a position map on a model that is stretched already: its distances are not those of training."""
     if facts.rope.is_scaled:
         raise UsageError(
-            f"{path} keeps distances inside the window that training showed, and this model's is stretched already",
-            hint="use the model before it was stretched",
+            f"{map_name} keeps distances inside the window that training showed, and this model's is stretched already",
+            hint="use a schedule, or the model before it was stretched",
         )
-    return found
 
 
 def ladder_document(

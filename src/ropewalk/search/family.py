@@ -168,7 +168,7 @@ def monotone(values: FloatArray) -> FloatArray:
             size = sizes[-2] + sizes[-1]
             mean = (means[-2] * sizes[-2] + means[-1] * sizes[-1]) / size
             means[-2:], sizes[-2:] = [mean], [size]
-    return np.clip(np.repeat(means, sizes), 0.0, HIGHEST)
+    return np.asarray(np.clip(np.repeat(means, sizes), 0.0, HIGHEST), dtype=np.float64)
 
 
 def band_profile(

@@ -119,7 +119,7 @@ class HeadLayout:
             return {
                 layer: value.expand(heads) for layer, value, heads in zip(self.layers, values, self.heads)
             }
-        return dict(zip(self.layers, values.split(list(self.heads)), strict=True))
+        return dict(zip(self.layers, torch.split(values, list(self.heads)), strict=True))
 
     @contextlib.contextmanager
     def applied(self, model: Any, values: Tensor) -> Iterator[None]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -73,11 +74,14 @@ class Leaves:
             (made, item.grad) for made, item in zip(self.made, found, strict=True) if made.requires_grad
         ]
         torch.autograd.backward([made for made, _ in reached], [grad for _, grad in reached])
-        top, cool, heat, extra = (
-            torch.zeros_like(item).numpy() if item.grad is None else item.grad.numpy()
-            for item in self.numbers
-        )
+        top, cool, heat, extra = (gradient_of(item) for item in self.numbers)
         return top, float(cool), float(heat), extra.reshape(-1)
+
+
+def gradient_of(number: Tensor) -> FloatArray:
+    """A leaf's gradient; zeros where none reached it."""
+    found = torch.zeros_like(number) if number.grad is None else number.grad
+    return np.asarray(found.detach().numpy(), dtype=np.float64)
 
 
 def turned_frequencies(family: Family, profile_P: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ropewalk.map_files import MapFile, map_file
 from ropewalk.position_maps import LayerTables, Zones
 from ropewalk.schedule import FrequencySchedule
@@ -15,6 +17,7 @@ from ropewalk.search.layers import LayerFamily
 from ropewalk.search.loop import OnPoint, Progress, measure, reason_to_keep_start, run_fit
 from ropewalk.search.map_family import MapFamily
 from ropewalk.search.objective import Terms
+from ropewalk.search.reading import Reader
 from ropewalk.search.request import Request
 from ropewalk.search.sweep import KEEP, Measured, sweep
 from ropewalk.search.zones import ZoneFamily, offered
@@ -33,6 +36,14 @@ class FittedMap:
     after: Terms
     start: str
     kept_start: str | None
+
+
+def check_maps(reader: Reader) -> None:
+    """Refuse a model that no map can serve, before anything is searched: one short text under its own frequencies."""
+    geometry = reader.rotation.geometry
+    layers = reader.model.config.get_text_config().num_hidden_layers
+    own = LayerTables(geometry.original_length, np.tile(geometry.inv_freq, (layers, 1)), np.ones(layers))
+    reader.read(own, [np.zeros(geometry.original_length + 1, dtype=np.int64)])
 
 
 def fit_map(
@@ -127,7 +138,7 @@ def _why_not(job: Job, progress: Progress, rows: list[Measured]) -> str | None:
     why = reason_to_keep_start(job.top, fitted)
     if why is None:
         assert isinstance(progress.best, MapFamily)
-    rows.append(Measured(FITTED, progress.best.plan(), fitted))
+        rows.append(Measured(FITTED, progress.best.plan(), fitted))
     return why
 
 

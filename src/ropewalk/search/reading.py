@@ -26,7 +26,7 @@ from ropewalk.position_maps import AnyMap
 from ropewalk.schedule import FrequencySchedule
 from ropewalk.search.family import Family
 from ropewalk.search.heads import HeadLayout, Tempered, TemperedFamily
-from ropewalk.search.map_family import MapFamily
+from ropewalk.search.map_family import MapFamily, gradient_of
 from ropewalk.search.objective import Terms, Weighed, terms_of
 from ropewalk.search.rotation import Rotation
 from ropewalk.training.parts.loss.head import install_head, remove_head
@@ -109,7 +109,7 @@ class Reader:
             probe = torch.arange(8, device=self.device)[None] % model.get_input_embeddings().weight.shape[0]
             if not split_works(model, self._decoder, probe):
                 self._decoder = None
-        self.installed = install_head(model, LossOptions())
+        self.installed = install_head(model, LossOptions(kernel="auto"))
 
     @property
     def original_length(self) -> int:
@@ -328,9 +328,9 @@ class Reader:
                 hint="use --search sweep, or --search cma",
             )
         torch.autograd.backward([inv_freq, heat], [leaves[0].grad, leaves[1].grad])
-        grads = {name: tensor.grad.numpy() for name, tensor in numbers.items()}
-        extra = np.zeros(0) if heads.grad is None else heads.grad.numpy()
-        return Slope(total, grads["low"], grads["top"], float(grads["cool"]), float(grads["heat"]), extra)
+        grads = {name: gradient_of(tensor) for name, tensor in numbers.items()}
+        cool, heated = float(grads["cool"]), float(grads["heat"])
+        return Slope(total, grads["low"], grads["top"], cool, heated, gradient_of(heads))
 
     def _backward(self, item: Weighed, under: Callable[[], AbstractContextManager[None]]) -> float:
         """One row's part of J; its gradient is added to whatever leaves the model is read under."""

@@ -211,7 +211,8 @@ def planted_rows(
 
 def _row(sample: Any) -> Row:
     prompt = np.asarray(sample.prompt_ids, dtype=np.int64)
-    marked, at = [], len(prompt)
+    marked: list[int] = []
+    at = len(prompt)
     for span in sample.answer:
         if span.scored:
             marked += range(at, at + len(span.ids))

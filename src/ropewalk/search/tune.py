@@ -21,6 +21,7 @@ from ropewalk.search.folder import Folder, opened
 from ropewalk.search.heads import TemperedFamily, check_temperatures
 from ropewalk.search.job import Job, Rung, add_keys, make_rungs, skilled_tasks
 from ropewalk.search.loop import Point, Progress, measure, reason_to_keep_start, run_fit
+from ropewalk.search.map_fit import INTERRUPTED, check_maps, fit_map
 from ropewalk.search.objective import Objective, Terms, usual
 from ropewalk.search.opponents import run_opponent
 from ropewalk.search.reading import Reader
@@ -84,12 +85,15 @@ def tune(
     """
     from ropewalk.models.facts import read_facts
     from ropewalk.models.load import load_model, load_tokenizer
+    from ropewalk.models.stretch import refuse_stretched
 
     if search not in SEARCHES:
         raise UsageError(f"search={search!r} is unknown", hint=f"use one of {', '.join(SEARCHES)}")
     processes = Processes.join(device)
     facts = read_facts(source)
     factors = _factors(target, ladder, facts.original_length)
+    if search in MAP_SEARCHES:
+        refuse_stretched(search, facts)
     if search in MAP_SEARCHES and len(factors) > 1:
         raise UsageError(f"{search} are fitted for one target", hint="give --target in the place of --ladder")
     check_temperatures(temperatures, search, factors)
@@ -116,12 +120,12 @@ def tune(
         amounts=amounts or Amounts(),
     )
     tell = on_told or (lambda told: None)
-    with (
-        Reader(model, checkpointing=checkpointing, processes=processes, temperatures=temperatures) as reader,
-        opened(request, output, processes) as run,
-    ):
+    with Reader(model, checkpointing=checkpointing, processes=processes, temperatures=temperatures) as reader:
+        if search in MAP_SEARCHES:
+            check_maps(reader)
         tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
-        return _tuned(request, run, reader, tokenizer, settings or Settings(), tell)
+        with opened(request, output, processes) as run:
+            return _tuned(request, run, reader, tokenizer, settings or Settings(), tell)
 
 
 def _factors(target: str | int, ladder: Sequence[float] | None, original: int) -> list[float]:
@@ -190,8 +194,6 @@ def _tuned_map(
     job: Job, facts: _Facts, kept: dict[str, Any] | None, settings: Settings, tell: OnTold
 ) -> TuneResult:
     """A position map beside the best single table, which stays in schedule.json for stock programs."""
-    from ropewalk.search.map_fit import INTERRUPTED, fit_map
-
     tell(Told("sweep", facts.request.search))
     found, progress = fit_map(job, facts.request, settings, kept, *_told(facts, tell))
     facts.run.write_json(f"{facts.request.search}.json", found.file.to_json())
@@ -301,6 +303,7 @@ def _validated(
         tell(Told("sweep", f"{name} on validation: J {terms.value:.4f}"))
         measured.append(Measured(name, schedule, terms))
     chosen = best_that_finds(measured)
+    assert isinstance(chosen.schedule, FrequencySchedule)
     top.start, top.before = chosen.schedule, chosen.terms
     return chosen.name, chosen.schedule
 

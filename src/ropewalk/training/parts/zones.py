@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from pydantic import model_validator
 
-from ropewalk.position_maps import DualChunk, PositionMap, map_for
+from ropewalk.position_maps import AnyMap, map_for
 from ropewalk.training.vocabulary import Length, Positive, Strict, Tokens
 
 
@@ -33,7 +33,7 @@ class ZonesOptions(Strict):
         return self
 
 
-def zones_of(model: Any, options: ZonesOptions) -> PositionMap | DualChunk:
+def zones_of(model: Any, options: ZonesOptions) -> AnyMap:
     """The map that a recipe asks for, for this model."""
     from ropewalk.models.facts import read_facts
     from ropewalk.models.stretch import map_for_model
