@@ -21,7 +21,7 @@ from ropewalk.generation.sampling import Sampler
 from ropewalk.generation.session import Session
 from ropewalk.models.checkpoint.origin import fitted_elsewhere
 from ropewalk.models.facts import read_facts
-from ropewalk.models.live.rotary import bare
+from ropewalk.models.live.rotary import alone, bare
 from ropewalk.models.structure.values import shown
 
 log = logging.getLogger("ropewalk")
@@ -283,7 +283,7 @@ def generate(
         tokenizer = tokenizer if tokenizer is not None else load_tokenizer(model)
         model = load_model(model)
     # What is no model is said before what its prompt would need.
-    bare(model)
+    alone(model)
     rows, single = prompt_rows(prompt, tokenizer, attention_mask)
     done = []
     for number, ids in enumerate(rows):
