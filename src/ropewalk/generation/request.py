@@ -26,6 +26,9 @@ from ropewalk.models.structure.values import shown
 
 log = logging.getLogger("ropewalk")
 
+# How a text ended that an error stopped; what was written until then stays.
+FAILED = "an error"
+
 Prompt = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]] | torch.Tensor
 
 
@@ -198,6 +201,9 @@ class Writing:
                 self._seconds, self._kv_bytes = time.perf_counter() - began, session.kv_bytes
                 if settings.cheap and session.switches:
                     self._drift = self._measured_drift(session)
+        except Exception:
+            self.ended = FAILED
+            raise
         finally:
             # A writing that is stopped or fails comes past here alone.
             self._seconds = self._seconds or time.perf_counter() - began
