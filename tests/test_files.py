@@ -111,3 +111,11 @@ def test_what_is_no_path_is_refused_by_its_argument(given):
 def test_a_path_comes_back_as_it_was_given(tmp_path):
     assert files.as_path("a/b ", "output") == Path("a/b ")
     assert files.as_path(tmp_path, "output") == tmp_path
+
+
+def test_a_full_disk_is_not_blamed_on_the_file_that_was_copied(tmp_path):
+    for code, named in ((28, False), (30, False), (13, True)):
+        with pytest.raises(RopewalkError) as caught, files.whole_folder(tmp_path / "out"):
+            raise OSError(code, os.strerror(code), "/models/base/model.safetensors")
+        assert caught.value.message.startswith(f"cannot write {tmp_path / 'out'} ({os.strerror(code)}")
+        assert ("model.safetensors" in caught.value.message) == named

@@ -8,7 +8,7 @@ import pytest
 
 from ropewalk.errors import DamagedError
 from ropewalk.files import write_json
-from ropewalk.manifests import check_entries, entries_of, inside
+from ropewalk.manifests import changed_entries, check_entries, entries_of, inside
 
 WORDS = {"what": "thing x", "hint": "make it again"}
 
@@ -60,3 +60,25 @@ def test_names_stay_inside(tmp_path, name):
 def test_an_entry_without_size_or_hash_is_damage(tmp_path, entry):
     with pytest.raises(DamagedError, match="no size and hash"):
         check_entries(_folder(tmp_path), {"a.txt": entry}, **WORDS)
+
+
+def test_what_changed_is_listed_by_hash_and_by_size(tmp_path):
+    for name in ("same", "bytes", "size", "weights", "gone"):
+        (tmp_path / name).write_bytes(b"12345")
+    files = entries_of(tmp_path, "manifest.json", hashed=lambda path: path.name != "weights")
+    (tmp_path / "bytes").write_bytes(b"12346")
+    (tmp_path / "size").write_bytes(b"123456")
+    (tmp_path / "weights").write_bytes(b"54321")
+    (tmp_path / "gone").unlink()
+    assert changed_entries(tmp_path, files) == ["bytes", "gone", "size"]
+    (tmp_path / "weights").write_bytes(b"5432")
+    assert changed_entries(tmp_path, files | {"odd": None}) == [
+        "bytes",
+        "gone",
+        "size",
+        "weights",
+        "odd",
+    ]
+    assert changed_entries(tmp_path, None) == []
+    with pytest.raises(DamagedError, match="leaves the folder"):
+        changed_entries(tmp_path, {"../x": {}})

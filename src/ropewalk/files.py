@@ -184,10 +184,18 @@ def _fsync_tree(folder: Path) -> None:
     fsync_folder(folder)
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
 def _cannot_write(path: Path, error: OSError) -> RopewalkError:
     reason = one_line(error.strerror or error)
-    # A file that is none of the half-written ones was read, not written: its name is the whole answer.
-    if error.filename is not None and f".{path.name}." not in str(error.filename):
+    # A file that is none of the half-written ones was read, not written: its name is the whole answer. A copy that
+    # does not fit names what it was made of, which is none.
+    if (
+        error.errno not in _FULL
+        and error.filename is not None
+        and f".{path.name}." not in str(error.filename)
+    ):
         reason = f"{reason}: {one_line(error.filename)}"
     return RopewalkError(
         f"cannot write {path} ({reason})", hint="check free space and permissions, or write elsewhere"

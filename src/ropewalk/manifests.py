@@ -49,6 +49,18 @@ def check_entries(folder: Path, files: Mapping[str, Any], *, what: str, hint: st
         check_entry(folder, name, expected, what=what, hint=hint)
 
 
+def changed_entries(folder: Path, files: object) -> list[str]:
+    """Names of the files that are gone, or not what the manifest says of them, by size alone where it has no hash."""
+    found = []
+    for name, expected in (files if isinstance(files, Mapping) else {}).items():
+        path = inside(folder, name, what=str(folder))
+        told = expected if isinstance(expected, Mapping) else {}
+        same = path.is_file() and path.stat().st_size == told.get("bytes")
+        if not same or ("sha256" in told and sha256_of(path) != told["sha256"]):
+            found.append(name)
+    return found
+
+
 def check_entry(folder: Path, name: str, expected: Any, *, what: str, hint: str) -> None:
     """Hold one file against its entry. `what` names the folder in the error, `hint` the way out."""
     path = inside(folder, name, what=what)

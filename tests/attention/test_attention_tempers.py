@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 import ropewalk
 from ropewalk.attention.saving import folding
@@ -157,3 +158,21 @@ def test_a_file_of_no_layer_is_refused(tmp_path: Path) -> None:
     file.write_text(json.dumps({"format": "ropewalk-temperatures/1", "factor": 2.0, "layers": {}}))
     with pytest.raises(UsageError, match="temperatures of no layer: write one positive number a head"):
         parse_temper(str(file))
+
+
+def test_a_disk_that_is_too_full_to_fold_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """safetensors raises an error of its own there, which reached the user as unexpected."""
+    import safetensors.torch
+
+    def full(*_arguments: object, **_keywords: object) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    model_of("llama").save_pretrained(tmp_path / "base")
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    with pytest.raises(
+        RopewalkError, match=r"cannot write model\.safetensors anew .*No space left.*: check free space"
+    ):
+        ropewalk.extend(
+            tmp_path / "base", output=tmp_path / "out", factor=4.0, finish=folding("constant:1.1")
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["base"]

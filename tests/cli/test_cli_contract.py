@@ -205,3 +205,44 @@ def test_an_empty_name_is_not_the_default(cli, tmp_path, monkeypatch):
         assert "length '' is not a number of tokens: write 4096, 4k" in outcome.err
     assert "are for servers, and this is a folder" in cli("verify", "hemp", "--lengths", "").err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "text",
+        "base",
+        "schedule",
+        "reference",
+        "haystack",
+        "questions",
+        "tokenizer",
+        "cache",
+        "attention-temperature",
+    ],
+)
+def test_an_empty_name_reads_nothing_else(cli, tmp_path, monkeypatch, option):
+    """`--text "$UNSET"` read every text file of the present folder, other names were left out unsaid."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "thesis.txt").write_text("private " * 500)
+    done = cli("eval", "hemp", "--lengths", "64", "--tasks", "ppl", f"--{option}", " ")
+    assert done.code == 2
+    assert done.complaint.endswith("=' ' names nothing: give a name, or leave it out")
+
+
+def test_empty_names_of_other_commands(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "thesis.txt").write_text("private " * 500)
+    tuned = cli("tune", "hemp", "--target", "2x", "--text", "", "-o", "run")
+    assert (tuned.code, "text='' is not a path" in tuned.err) == (2, True)
+    written = cli("generate", "hemp", "import", "--method", "", "--max-new-tokens", "1")
+    assert (written.code, "no method ''" in written.err) == (2, True)
+
+
+def test_a_demo_where_a_file_is_in_the_way_is_one_line(cli, tmp_path):
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", tmp_path / "file" / "inside"):
+        done = cli("demo", "-o", place)
+        assert done.code == 1
+        assert done.complaint.startswith(f"ropewalk: cannot make the folder {place} (")
+        assert done.complaint.endswith("): name another with -o")

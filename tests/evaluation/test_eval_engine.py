@@ -207,3 +207,14 @@ def test_a_model_spread_over_devices_measures_the_same() -> None:
     assert torch.allclose(engine.nll(ids), expected, atol=1e-5)
     with pytest.raises(RopewalkError, match="cannot be spread"):
         spread(tiny(), {"model.layers.0": "cpu"})
+
+
+def test_a_learnt_prompt_is_refused() -> None:
+    """Measured without it, the base would get the figures of the whole."""
+    import peft
+
+    config = peft.PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")
+    with pytest.raises(
+        RopewalkError, match=r"puts a learnt prompt or prefix .*PromptTuningConfig.* not read here"
+    ):
+        Engine(peft.get_peft_model(tiny(), config))

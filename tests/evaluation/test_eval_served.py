@@ -20,7 +20,7 @@ from ropewalk.evaluation.retrieval.run import Asking, Course
 from ropewalk.evaluation.retrieval.scores import SampleScore
 from ropewalk.evaluation.served.asking import ServedResult, connect, run_served
 from ropewalk.evaluation.served.endpoint import Endpoint, EndpointError, check_url
-from ropewalk.evaluation.served.loss import document_losses, find_way, loss_table
+from ropewalk.evaluation.served.loss import WAYS, document_losses, find_way, loss_table
 from ropewalk.evaluation.served.plan import Gauge
 from ropewalk.evaluation.served.server import Server
 from ropewalk.evaluation.served.workers import in_parallel
@@ -442,3 +442,14 @@ def test_without_tokenizer_a_prompt_is_as_long_as_it_is_expected() -> None:
         for asked in group:
             assert asked.expected_tokens == pytest.approx(count(asked.text(False)), abs=2)
             assert 0.9 * asked.sample.length < count(asked.text(False)) < asked.sample.length
+
+
+def test_a_log_probability_above_zero_is_none() -> None:
+    """A server that gives probabilities in their place would have a perplexity below 1."""
+    told = {"logprobs": {"token_logprobs": [None, -1.5, 5e-4, 0.0]}}
+    assert WAYS[0].losses(told) == [1.5, -5e-4, 0.0]
+    told["logprobs"]["token_logprobs"][1] = 0.25
+    with pytest.raises(
+        RopewalkError, match=r"gives 0.25 as the log probability of a prompt's token, and none is above"
+    ):
+        WAYS[0].losses(told)

@@ -11,6 +11,7 @@ import sys
 import pytest
 import torch
 
+from ropewalk.errors import RopewalkError
 from ropewalk.generation.pieces import Pieces
 from ropewalk.generation.request import Writing
 from ropewalk.generation.sampling import Sampler
@@ -189,3 +190,27 @@ def test_a_position_map_from_the_command_line(cli, tmp_path):
     done = cli(*words, "-p", "near=128", "-p", "discount=0")
     assert (done.json["factor"], done.json["ladder"], done.json["text"]) == (2.0, "zones", "x = ")
     assert cli(*words, "-p", "width=3").code == 2
+
+
+@pytest.mark.parametrize("after", [0, 2])
+def test_a_text_that_an_error_stops_is_not_called_interrupted(cli, monkeypatch, after):
+    """The figures of what was written before it; of nothing written the error alone."""
+    from ropewalk.generation.session import Session
+
+    read, calls = Session.read, []
+
+    def failing(self, ids):
+        calls.append(ids)
+        if len(calls) > after:
+            self.forwarded += len(ids)
+            raise RopewalkError("the output is not a number", hint="look at it")
+        return read(self, ids)
+
+    monkeypatch.setattr(Session, "read", failing)
+    done = cli("generate", "hemp", "import os", "--max-new-tokens", "5")
+    assert done.code == 1
+    *before, last = done.err.strip().splitlines()
+    assert last == "ropewalk: the output is not a number: look at it"
+    assert ["ropewalk: 2 tokens in" in line and "ended by an error" in line for line in before] == [True] * (
+        after > 0
+    )

@@ -311,3 +311,24 @@ def test_numbers_that_were_fitted_on_another_model_are_warned_of(tmp_path, caplo
         assert [record.getMessage().partition(" was fitted on ")[0] for record in caplog.records] == [
             str(one) for one in said
         ]
+
+
+def test_a_learnt_prompt_is_not_left_out_in_silence():
+    """PEFT puts it before the text in its wrapper: without that the model would write as its base does."""
+    import peft
+
+    wrapped = peft.get_peft_model(
+        model_of("llama"), peft.PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")
+    )
+    with pytest.raises(
+        RopewalkError, match=r"PeftModelForCausalLM puts a learnt prompt .*PromptTuningConfig"
+    ):
+        generate(wrapped, some_tokens(10), max_new_tokens=1)
+    adapted = peft.get_peft_model(
+        model_of("llama"),
+        peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM", init_lora_weights=False),
+    )
+    ids = some_tokens(10)
+    with torch.no_grad():
+        wanted = adapted(input_ids=torch.tensor([ids])).logits[0, -1].log_softmax(-1).max()
+    assert generate(adapted, ids, max_new_tokens=1).logprobs[0] == pytest.approx(float(wanted), abs=1e-6)

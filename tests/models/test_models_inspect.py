@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import ropewalk
+from ropewalk.errors import UsageError
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "configs"
 LLAMA2 = str(EXAMPLES / "llama-2-7b.json")
@@ -213,3 +214,11 @@ def test_a_byte_order_mark_is_an_error_that_a_repair_takes_away(cli, tmp_path):
     assert done.json["repaired"][0] == "byte-order-mark"
     assert (out / "config.json").read_bytes()[:1] == b"{"
     assert (out / "config.json.original").read_bytes() == b"\xef\xbb\xbf" + content
+
+
+def test_a_loaded_model_in_the_place_of_a_path_is_one_line():
+    import torch
+
+    with pytest.raises(UsageError, match="model of type Linear is not a path: give a folder") as caught:
+        ropewalk.inspect(torch.nn.Linear(2, 2))
+    assert "\n" not in str(caught.value)

@@ -316,3 +316,24 @@ def test_both_commands_say_the_same_of_the_angles(llama: Path, tmp_path: Path, c
     ]
     assert lines[0] == lines[1]
     assert [line.split(":")[0].split()[-1] for line in lines[0]] == ["128k", "1m", "10m"]
+
+
+def test_files_that_are_not_what_was_written_are_named_and_fail_nothing(
+    llama: Path, tmp_path: Path, cli: Call
+) -> None:
+    out = _extended(llama, tmp_path / "out")
+    assert cli("verify", out, "--json").json["changed"] == []
+    assert "changed since" not in cli("verify", out).out
+    # Of the same size, another size, and gone.
+    tokenizer = (out / "tokenizer.json").read_bytes()
+    (out / "tokenizer.json").write_bytes(tokenizer[:-1] + b" ")
+    (out / "README.md").write_text("mine")
+    (out / "generation_config.json").unlink()
+    (out / "notes.txt").write_text("an added file is nobody's")
+    done = cli("verify", out, "--json")
+    assert done.json["changed"] == ["README.md", "generation_config.json", "tokenizer.json"]
+    assert (done.code, done.json["passed"]) == (0, True)
+    assert (
+        "changed since it was written: README.md, generation_config.json, tokenizer.json"
+        in cli("verify", out).out
+    )

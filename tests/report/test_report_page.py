@@ -10,6 +10,7 @@ import json
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -381,3 +382,32 @@ def test_a_training_that_has_not_ended_has_its_page(make: dict[str, Any], tmp_pa
     assert "The run has not ended (running): so it stood at step 38." in text
     assert "This run is still going on." in text
     assert "failed" not in text
+
+
+def test_a_page_replaces_a_page_and_no_other_file(sample_runs: dict[str, Path], tmp_path: Path) -> None:
+    """Written to RUN/manifest.json it left the run unreadable."""
+    run = tmp_path / "run"
+    shutil.copytree(sample_runs["eval"], run)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    for name in ("manifest.json", "result.json"):
+        with pytest.raises(UsageError, match=f"{name} is there and is no page: choose another output"):
+            ropewalk.report(run, run / name)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    page = tmp_path / "page.html"
+    page.touch()
+    first = ropewalk.report(run, page).bytes
+    assert ropewalk.report(run, page, title="Another").bytes != first
+    assert b"Another" in page.read_bytes()
+
+
+@pytest.mark.parametrize("found", [1e308, "gpu", {"a": 1}, None])
+def test_a_manifest_whose_accelerators_are_no_list_is_shown(
+    sample_runs: dict[str, Path], tmp_path: Path, found: object
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(sample_runs["eval"], run)
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["hardware"] = {"system": "Linux", "accelerators": found}
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    ropewalk.report(run, tmp_path / "page.html")
+    assert "no accelerator" in (tmp_path / "page.html").read_text()

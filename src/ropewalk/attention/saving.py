@@ -11,7 +11,7 @@ import torch
 
 from ropewalk.attention.temperature import AppliedTemperature
 from ropewalk.attention.tempers import Temper, parse_temper
-from ropewalk.errors import RopewalkError, UsageError
+from ropewalk.errors import RopewalkError, UsageError, one_line
 from ropewalk.models.facts import read_facts
 from ropewalk.models.load import load_model
 
@@ -76,7 +76,7 @@ def _changed(applied: AppliedTemperature, model: Any) -> dict[str, torch.Tensor]
 
 
 def _replace(folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
     from safetensors.torch import save_file
 
     left = set(tensors)
@@ -93,7 +93,14 @@ def _replace(folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
             # The file's own type, whatever the model was loaded in.
             content[name] = tensors[name].to(content[name].dtype).contiguous()
         path.unlink()
-        save_file(content, path, metadata=notes)
+        try:
+            save_file(content, path, metadata=notes)
+        except SafetensorError as error:
+            # Of a full disk it raises an error of its own, which is no OSError.
+            raise RopewalkError(
+                f"cannot write {path.name} anew ({one_line(error, 120)})",
+                hint="check free space: weights that hold a temperature are written, not linked",
+            ) from error
         left -= set(mine)
     if left:
         raise _unknown(min(left))

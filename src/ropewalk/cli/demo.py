@@ -59,7 +59,12 @@ class Tour:
 
     def run(self) -> dict[str, Any]:
         """The whole tour; the document of `demo --json`."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RopewalkError(
+                f"cannot make the folder {self.folder} ({error.strerror})", hint="name another with -o"
+            ) from error
         self._call(
             "what is this model's RoPE, and what breaks past its window?", shown_command("inspect", MODEL)
         )

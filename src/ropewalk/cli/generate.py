@@ -86,6 +86,8 @@ def command(model: str, **options: Any) -> int | None:
     A prompt that fits runs on the unmodified model. Text goes to stdout as it comes; speed, window, factor and cache
     memory to stderr.
     """
+    from ropewalk.generation.request import FAILED
+
     as_json, quiet = options["as_json"], options["quiet"]
     if options["stream"]:
         return _stream(model, options)
@@ -102,7 +104,8 @@ def command(model: str, **options: Any) -> int | None:
         done = writing.result()
         if not as_json and done.text and not done.text.endswith("\n"):
             click.echo()
-        if not quiet and done.forwarded:
+        # Of a request that failed before its first token the error says all.
+        if not quiet and done.forwarded and (done.ids or done.ended != FAILED):
             click.echo(_summary(done), err=True)
     return _ended(done.to_json() if as_json else None, stop)
 

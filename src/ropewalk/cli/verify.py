@@ -142,5 +142,7 @@ def _show(result: Any) -> None:
     out.print(f"{result.folder} against {result.base}", markup=False)
     out.print(table)
     out.print(f"ran {result.used}", markup=False)
+    if result.changed:
+        out.print(f"changed since it was written: {', '.join(result.changed)}", markup=False)
     for error in result.angle_errors:
         out.print(f"angle error at {error}", markup=False)

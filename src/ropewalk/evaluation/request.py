@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from ropewalk.errors import UsageError, one_line
 from ropewalk.units import parse_length, parse_lengths
@@ -16,6 +16,9 @@ from ropewalk.units import parse_length, parse_lengths
 TEXT_TASK = "ppl"
 # Answers that are written; a task of which the model writes none counts by choice.
 AUTO = "auto"
+
+# Whatever names a file, a folder or a model; unset they have defaults of their own, which an empty name is not.
+_NAMES = ("text", "base", "schedule", "reference", "haystack", "questions", "served_model", "tokenizer")
 
 Asked = TypeVar("Asked", bound="EvalRequest")
 
@@ -77,6 +80,12 @@ class EvalRequest(BaseModel):
             return parse_lengths(value)
         return sorted({parse_length(length) for length in ([] if value is None else value)})
 
+    @field_validator(*_NAMES, mode="before")
+    @classmethod
+    def _filled(cls, value: Any, info: ValidationInfo) -> Any:
+        _refuse_blank(info.field_name, value)
+        return value
+
     @field_validator("schedule", mode="before")
     @classmethod
     def _place(cls, value: Any) -> Any:
@@ -84,7 +93,8 @@ class EvalRequest(BaseModel):
 
     @field_validator("cache", "temperatures", mode="before")
     @classmethod
-    def _named(cls, value: Any) -> list[str]:
+    def _named(cls, value: Any, info: ValidationInfo) -> list[str]:
+        _refuse_blank(info.field_name, value)
         return names_of(value or [])
 
     @field_validator("tasks", mode="before")
@@ -153,6 +163,12 @@ class CompareRequest(EvalRequest):
     @classmethod
     def _schedules(cls, value: Any) -> list[str]:
         return [str(path) for path in ([value] if isinstance(value, str | Path) else value or [])]
+
+
+def _refuse_blank(name: str | None, value: Any) -> None:
+    """An empty name, as of a shell variable that is not set, asks for nothing that could be told."""
+    if isinstance(value, str) and not value.strip():
+        raise UsageError(f"{name}={value!r} names nothing", hint="give a name, or leave it out")
 
 
 def names_of(value: Any) -> list[str]:

@@ -109,7 +109,7 @@ def ladder_for(
         return _own_rule(facts, regime, growth, max_factor)
     if method in MAPS:
         return _mapped(facts, str(method), dict(parameters or {}), growth, max_factor)
-    name = find_method(method or _default_method(facts)).name
+    name = find_method(_default_method(facts) if method is None else method).name
     kept = kept_parameters(facts).get(name, {})
     rule = DynamicRule(name, facts.geometry, growth, kept | dict(parameters or {}))
     widest = int(max_factor * facts.original_length)

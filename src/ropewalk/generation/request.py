@@ -21,10 +21,13 @@ from ropewalk.generation.sampling import Sampler
 from ropewalk.generation.session import Session
 from ropewalk.models.checkpoint.origin import fitted_elsewhere
 from ropewalk.models.facts import read_facts
-from ropewalk.models.live.rotary import bare
+from ropewalk.models.live.rotary import alone, bare
 from ropewalk.models.structure.values import shown
 
 log = logging.getLogger("ropewalk")
+
+# How a text ended that an error stopped; what was written until then stays.
+FAILED = "an error"
 
 Prompt = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]] | torch.Tensor
 
@@ -198,6 +201,9 @@ class Writing:
                 self._seconds, self._kv_bytes = time.perf_counter() - began, session.kv_bytes
                 if settings.cheap and session.switches:
                     self._drift = self._measured_drift(session)
+        except Exception:
+            self.ended = FAILED
+            raise
         finally:
             # A writing that is stopped or fails comes past here alone.
             self._seconds = self._seconds or time.perf_counter() - began
@@ -283,7 +289,7 @@ def generate(
         tokenizer = tokenizer if tokenizer is not None else load_tokenizer(model)
         model = load_model(model)
     # What is no model is said before what its prompt would need.
-    bare(model)
+    alone(model)
     rows, single = prompt_rows(prompt, tokenizer, attention_mask)
     done = []
     for number, ids in enumerate(rows):

@@ -25,7 +25,7 @@ from ropewalk.errors import RopewalkError, UsageError, one_line
 from ropewalk.generation.cheap import turned
 from ropewalk.generation.ladder import Ladder, Rung, in_force
 from ropewalk.models.live.heads import decoder_of
-from ropewalk.models.live.rotary import bare
+from ropewalk.models.live.rotary import alone
 
 CHUNK = 2048
 
@@ -47,7 +47,7 @@ class Session:
         cheap: bool = False,
         kind: CacheKind | None = None,
     ) -> None:
-        self.model, self.ladder, self.chunk, self.cheap = bare(model), ladder, chunk, cheap
+        self.model, self.ladder, self.chunk, self.cheap = alone(model), ladder, chunk, cheap
         self.kind = kind or CacheKind("full")
         self.ids: list[int] = []
         self.forwarded = 0

@@ -25,7 +25,7 @@ from ropewalk.generation.sampling import Sampler
 from ropewalk.models.facts import read_facts
 from ropewalk.models.live.exact import exact_positions
 from ropewalk.models.live.regimes import find_regime, fixed_length
-from ropewalk.models.live.rotary import bare
+from ropewalk.models.live.rotary import alone, bare
 from ropewalk.models.stretch import own_window
 
 # Small beside any window: the first tokens of a piece lose at most so many of those that they may see.
@@ -85,7 +85,7 @@ class Stream:
     ) -> None:
         if piece < 1:
             raise UsageError(f"piece={piece} holds no token", hint="use 1 or more")
-        self.model, self.told = bare(model), Told()
+        self.model, self.told = alone(model), Told()
         self._stack = contextlib.ExitStack()
         self.cache = self._stack.enter_context(streaming(self.model, sinks=sinks, window=window))
         self.piece = min(piece, self.cache.window)

@@ -63,9 +63,10 @@ def resolve(source: str | Path, *, need_weights: bool = False) -> Path:
     tokenizer too. `need_weights` also turns the path of a config.json into its folder and demands weights there.
     """
     if not isinstance(source, str | os.PathLike):
-        # From Python anything may come.
+        # From Python anything may come, and a loaded model prints itself on many lines.
+        given = f"of type {type(source).__name__}" if hasattr(source, "forward") else shown(source)
         raise UsageError(
-            f"model {shown(source)} is not a path", hint="give a folder, a config.json, hemp or a Hub id"
+            f"model {given} is not a path", hint="give a folder, a config.json, hemp or a Hub id"
         )
     text = str(os.fspath(source))
     if not text or "\0" in text:

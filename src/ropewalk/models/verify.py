@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.errors import DamagedError, RopewalkError, UsageError, one_line
+from ropewalk.manifests import changed_entries
 from ropewalk.models.apply import apply
 from ropewalk.models.checkpoint.companions import CONFIG
 from ropewalk.models.checkpoint.manifest import read_manifest
@@ -43,7 +44,9 @@ FORWARDS = NAMES[:3]
 class Verified:
     """The outcome of `verify`: one check per name, in the order of `NAMES`.
 
-    `passed` says that no check failed, `unproven` names what no forward has shown: a gate takes both.
+    `passed` says that no check failed, `unproven` names what no forward has shown: a gate takes both. `changed` are
+    files that are no longer what `extend` wrote; of weights it knows the size alone. They may have been meant, so that
+    no check fails for them.
     """
 
     folder: Path
@@ -52,6 +55,7 @@ class Verified:
     checks: tuple[Check, ...]
     used: str
     angle_errors: tuple[AngleError, ...]
+    changed: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -72,6 +76,7 @@ class Verified:
             "passed": self.passed,
             "unproven": list(self.unproven),
             "used": self.used,
+            "changed": list(self.changed),
             "angle_error": [error.to_json() for error in self.angle_errors],
         }
 
@@ -133,7 +138,9 @@ def verify(
         checks |= compare_runs(outcome)
     schedule = original.schedule
     errors = () if schedule is None else tuple(angle_errors(schedule))
-    return Verified(folder, original.name, schedule, tuple(checks[name] for name in NAMES), used, errors)
+    done = tuple(checks[name] for name in NAMES)
+    changed = changed_entries(folder, (manifest or {}).get("files"))
+    return Verified(folder, original.name, schedule, done, used, errors, tuple(changed))
 
 
 class _CannotRunError(RopewalkError):

@@ -12,6 +12,9 @@ from ropewalk.files import as_path, write_bytes
 from ropewalk.report.page.build import Page, build, problem_line
 from ropewalk.report.page.document import render
 
+# What every page begins with.
+_PAGE = b"<!doctype html>"
+
 
 @dataclass(frozen=True)
 class ReportResult:
@@ -44,6 +47,7 @@ def report(
     if not names:
         raise UsageError("a report of no runs", hint="name one or more; `ropewalk runs ls` lists them")
     place = as_path(output, "output")
+    _refuse_other_files(place)
     page = build(names, title=title)
     if not page.runs:
         raise _nothing_readable(page)
@@ -55,6 +59,22 @@ def report(
         problems=tuple(problem_line(problem) for problem in page.problems),
         bytes=len(content),
     )
+
+
+def _refuse_other_files(place: Path) -> None:
+    """A page replaces an earlier page and nothing else: any other file, as a run's own, is somebody's."""
+    if not place.is_file():
+        return
+    try:
+        with place.open("rb") as stream:
+            begins = stream.read(len(_PAGE))
+    except OSError:
+        # What the disk says of it, the write tells.
+        return
+    if begins and begins.lower() != _PAGE:
+        raise UsageError(
+            f"{place} is there and is no page", hint="choose another output, such as report.html"
+        )
 
 
 def _nothing_readable(page: Page) -> RopewalkError:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.errors import RopewalkError, UsageError, one_line
+from ropewalk.files import as_path
 
 # Present from Python 3.11 on, long enough to fill a window, hand-written prose and code of many subjects.
 HELD_OUT = (
@@ -124,7 +125,8 @@ def read_documents(text: str | Path | None, *, limit: int | None = None) -> list
     """
     if text is None:
         return held_out_documents()[:limit]
-    path = Path(text)
+    # An empty name, as of a variable that is not set, would be the present folder.
+    path = as_path(text, "text")
     try:
         is_folder, is_there = path.is_dir(), path.exists()
     except OSError as error:

@@ -24,7 +24,7 @@ from ropewalk.evaluation.forward.context import Context, Ids
 from ropewalk.evaluation.forward.scored import Scored, check_finite, token_loss, token_loss_in_place
 from ropewalk.models.live.heads import decoder_of, logits_from, split_works
 from ropewalk.models.live.regimes import Regime, find_regime, fixed_length
-from ropewalk.models.live.rotary import bare
+from ropewalk.models.live.rotary import alone
 
 __all__ = ["Context", "Engine", "Ids", "NoRoomError", "Scored", "free_bytes", "token_loss"]
 
@@ -46,7 +46,7 @@ class Engine:
     """
 
     def __init__(self, model: Any, *, chunk: int | None = None) -> None:
-        model = bare(model)
+        model = alone(model)
         self.model = model.eval()
         self.device = model.get_input_embeddings().weight.device
         # Any other accelerator has launch costs like CUDA's, which small chunks would pay again and again.

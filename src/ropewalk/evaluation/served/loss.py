@@ -15,6 +15,8 @@ from ropewalk.text.corpus import Document
 _PROBE_TEXT = "The river runs past the old mill and down to the sea."
 # The server counts tokens only after the fact, so the longest length is met from below, to within this share.
 CLOSE = 0.95
+# Log probabilities of 0 come out a little above it.
+_ROUNDING = 1e-3
 Losses = list[float]
 
 
@@ -34,6 +36,13 @@ class Way:
             or not all(isinstance(value, int | float) and math.isfinite(value) for value in told[1:])
         ):
             return None
+        highest = max(told[1:])
+        # Probabilities in the place of their logarithms would be perplexities below 1.
+        if highest > _ROUNDING:
+            raise RopewalkError(
+                f"the server gives {highest:g} as the log probability of a prompt's token, and none is above 0",
+                hint="another version of it may give log probabilities; questions are asked without (--tasks passkey)",
+            )
         return [-float(value) for value in told[1:]]
 
     def _told(self, choice: dict[str, Any]) -> list[Any] | None:

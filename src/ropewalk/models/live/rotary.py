@@ -57,6 +57,20 @@ def bare(model: Any) -> Any:
     return model
 
 
+def alone(model: Any) -> Any:
+    """`bare`, for whoever runs the model without its wrappers; refused where one of them computes something itself."""
+    live, wrapper = bare(model), getattr(model, "_orig_mod", model)
+    config = getattr(wrapper, "active_peft_config", None) if hasattr(wrapper, "get_base_model") else None
+    # Adapters stand inside the model's own layers; a learnt prompt or prefix is the wrapper's, and would be left out.
+    if getattr(config, "is_prompt_learning", False):
+        raise RopewalkError(
+            f"{type(wrapper).__name__} puts a learnt prompt or prefix ({type(config).__name__}) before each text, "
+            "which is not read here",
+            hint="give a model with adapters in its layers (LoRA, IA3), or the base model",
+        )
+    return live
+
+
 def rotary_modules(model: Any) -> dict[str, Any]:
     """Every rotary module by its path, each once."""
     return {path: module for path, module in model.named_modules() if labels_of(module)}

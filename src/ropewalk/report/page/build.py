@@ -202,13 +202,13 @@ def _done(run: StoredRun) -> Table:
 
 
 def _hardware(hardware: Mapping[str, Any]) -> str:
-    memory = hardware.get("memory_bytes")
+    memory, found = hardware.get("memory_bytes"), hardware.get("accelerators")
     parts = [
         str(hardware.get("system") or ""),
         str(hardware.get("machine") or ""),
         f"{hardware.get('num_cpus')} processors",
         format_bytes(memory) if isinstance(memory, int | float) else "",
-        ", ".join(map(str, hardware.get("accelerators") or ())) or "no accelerator",
+        ", ".join(map(str, found if isinstance(found, list) else ())) or "no accelerator",
     ]
     return ", ".join(part for part in parts if part)
 
