@@ -130,6 +130,19 @@ def tailspline(d, b, L, s, fast=32, slow=1):
     return [theta * s ** -(weight(place) / weight(n)) for theta, place in zip(thetas(d, b), q)]
 
 
+def walk(d, b, L, s, fast=6, slow=0.65, power=1.6):
+    made = []
+    for theta, r in zip(thetas(d, b), turns(d, b, L)):
+        if r >= fast:
+            m = 0
+        elif r <= slow:
+            m = 1
+        else:
+            m = (math.log(fast / r) / math.log(fast / slow)) ** power
+        made.append(theta / s**m)
+    return made
+
+
 def cope(d, b, L, s, share=0.75):
     made, slow = thetas(d, b), sum(r < 1 for r in turns(d, b, L))
     count = round(share * slow)

@@ -81,6 +81,16 @@ def test_with_defaults_and_yarns_temperature(name, reference):
     _holds(name, reference, _yarn_temperature)
 
 
+def test_walk_with_defaults_and_without():
+    def drawn(rng, d):
+        slow = rng.uniform(0.3, 2.0)
+        given = {"slow": slow, "fast": slow + rng.uniform(1.0, 20.0), "power": rng.uniform(0.5, 3.0)}
+        return given | {"heat": 0.05}, given
+
+    _holds("walk", plain.walk, lambda L, s: 1 + 0.08 * math.log(s))
+    _holds("walk", plain.walk, lambda L, s: 1 + 0.05 * math.log(s), drawn)
+
+
 def test_shares_and_exponents():
     def share(rng, d):
         value = rng.choice([0.0, 0.2, 0.5, 0.83, 1.0])
@@ -304,6 +314,9 @@ def test_a_zero_tail_stays_zero_and_keeps_its_own_type():
         ("llama3", {"high_freq_factor": 0.5}, "high_freq_factor=0.5 does not lie above"),
         ("mrrope-uni", {"fast": 1.0}, "fast=1 does not lie above slow=1"),
         ("mrrope-pro", {"slow": -1.0}, "slow=-1 is not positive"),
+        ("walk", {"slow": 0.0}, "slow=0 is not positive"),
+        ("walk", {"fast": 0.5}, "fast=0.5 does not lie above slow=0.65"),
+        ("walk", {"power": 0.0}, "power=0 is not positive"),
         ("ntk", {"step": 1.1, "rope_theta": 1e5}, "the same thing twice"),
         ("ntk", {"step": -1.0}, "step=-1 is not positive"),
         ("ntk", {"rope_theta": 0.5}, "is not above 1"),

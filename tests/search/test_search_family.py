@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 import ropewalk
 from ropewalk.errors import UsageError
+from ropewalk.methods.walk import band_profile
 from ropewalk.search.budget import Budget, parse_budget
-from ropewalk.search.family import HIGHEST, Family, band_profile, monotone
+from ropewalk.search.family import HIGHEST, Family, monotone
 from ropewalk.search.fit import FLOOR, HALF_RATE, Settings, State, advance, agree, flat_of, shrinkage
 from ropewalk.search.reading import Slope
 

@@ -16,10 +16,11 @@ from search_models import WINDOW, make_model, short_tune
 
 import ropewalk
 from ropewalk.errors import RopewalkError, UsageError
+from ropewalk.methods.walk import band_profile
 from ropewalk.search import evolution, opponents
 from ropewalk.search.cma import START, schedule_at
 from ropewalk.search.evolution import EvolutionSettings, Individual, Population, crossed, evolve, mutated
-from ropewalk.search.family import band_profile, tuned_schedule
+from ropewalk.search.family import tuned_schedule
 from ropewalk.search.objective import Objective, Terms, weigh
 from ropewalk.search.reading import NonFiniteLossError, Reader
 from ropewalk.search.rows import Row

@@ -12,8 +12,9 @@ from typing import Any
 
 from ropewalk.errors import RopewalkError, one_line
 from ropewalk.geometry import RopeGeometry
+from ropewalk.methods.walk import band_profile
 from ropewalk.schedule import FrequencySchedule
-from ropewalk.search.family import band_profile, tuned_schedule
+from ropewalk.search.family import tuned_schedule
 from ropewalk.search.objective import Terms, Weighed
 from ropewalk.search.reading import NonFiniteLossError, Reader
 

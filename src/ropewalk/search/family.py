@@ -169,15 +169,3 @@ def monotone(values: FloatArray) -> FloatArray:
             mean = (means[-2] * sizes[-2] + means[-1] * sizes[-1]) / size
             means[-2:], sizes[-2:] = [mean], [size]
     return np.asarray(np.clip(np.repeat(means, sizes), 0.0, HIGHEST), dtype=np.float64)
-
-
-def band_profile(
-    geometry: RopeGeometry, fast: float, slow: float, power: float = 1.0, plateau: float = 1.0
-) -> FloatArray:
-    """m_i = plateau * clip(ln(fast / r_i) / ln(fast / slow), 0, 1) ** power, r_i the rotations in the window.
-
-    Linear in the pair index between the pairs that turn `fast` and `slow` times, bent by `power`.
-    """
-    turns = geometry.rotations[: geometry.num_rotating]
-    place = np.clip(np.log(fast / turns) / math.log(fast / slow), 0.0, 1.0)
-    return np.asarray(plateau * place**power, dtype=np.float64)

@@ -17,9 +17,10 @@ from ropewalk.evaluation.candidates.choose import choose, merged
 from ropewalk.geometry import RopeGeometry
 from ropewalk.methods import schedule as make_schedule
 from ropewalk.methods.build import temperature
+from ropewalk.methods.walk import band_profile
 from ropewalk.position_maps import AnyMap
 from ropewalk.schedule import FrequencySchedule
-from ropewalk.search.family import band_profile, tuned_schedule
+from ropewalk.search.family import tuned_schedule
 from ropewalk.search.objective import Terms, Weighed
 from ropewalk.search.published import published_for
 from ropewalk.search.reading import NonFiniteLossError, Reader
@@ -33,7 +34,7 @@ KEEP = 3
 # Share of the rows, then of the candidates that go on, of each round.
 ROUNDS = ((0.34, 0.3), (0.67, 0.34), (1.0, 0.0))
 # Published defaults that no early round throws out: a few rows are too few to lose what is known to find answers.
-PROTECTED = ("yarn", "mrrope-pro", "llama3")
+PROTECTED = ("yarn", "mrrope-pro", "llama3", "walk")
 
 OnMeasured = Callable[[str, Terms, int, int], None]
 
