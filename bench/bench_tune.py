@@ -256,7 +256,7 @@ class Bench:
 
         result = ropewalk.tune(
             ropewalk_source(self.source),
-            target=self.length,
+            target=None if ladder else self.length,
             ladder=ladder,
             search=search,
             budget=self.wanted.budget,

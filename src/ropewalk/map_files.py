@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ropewalk.errors import DamagedError, RopewalkError, one_line
+from ropewalk.errors import DamagedError, RopewalkError, UsageError, one_line
 from ropewalk.files import read_json
 from ropewalk.geometry import FloatArray, RopeGeometry
 from ropewalk.methods import schedule as make_schedule
@@ -80,13 +80,19 @@ def read_map(path: str | Path) -> MapFile:
             f"{path} holds no position map", hint="give what `ropewalk tune --search zones` or `layers` wrote"
         )
     try:
-        return MapFile(
+        made = MapFile(
             _plan(document["map"]),
             RopeGeometry.from_json(document["geometry"]),
             int(document["target_length"]),
             FrequencySchedule.from_json(document["nearest_table"]),
             dict(document.get("fitted") or {}),
         )
+        window = made.plan.limit if isinstance(made.plan, DualChunk) else made.plan.original_length
+        if window != made.geometry.original_length:
+            raise UsageError(
+                f"the map's window of {window} is not its geometry's {made.geometry.original_length}", hint=""
+            )
+        return made
     except (KeyError, TypeError, ValueError, RopewalkError) as error:
         raise DamagedError(f"{path} is damaged ({one_line(error, 160)})", hint="write it again") from error
 
@@ -103,6 +109,8 @@ def _plan(document: Mapping[str, Any]) -> AnyMap:
     for name in ("far_inv_freq", "inv_freq", "logits", *_HEADS):
         if given.get(name) is not None:
             given[name] = np.asarray(given[name], dtype=np.float64)
+            if not given[name].ndim or not np.isfinite(given[name]).all():
+                raise UsageError(f"{name} is no list of numbers", hint="")
     if "groups" in given:
         given["groups"] = tuple(given["groups"])
     return kind(**given)

@@ -30,6 +30,9 @@ from ropewalk.map_table import MAPS
 from ropewalk.methods import schedule as make_schedule
 from ropewalk.schedule import FrequencySchedule
 
+# Discounts, powers and multiples beyond this leave float32, and any use.
+_MOST = 1000.0
+
 
 @dataclass(frozen=True, eq=False)
 class PositionMap:
@@ -61,13 +64,16 @@ class PositionMap:
             object.__setattr__(self, "discount", 0.0)
             object.__setattr__(self, "log_discount", 1.0)
         for given in (self.discount, self.log_discount):
-            if not math.isfinite(float(given)):
-                raise UsageError(f"discount={given} is no number", hint="use a number of nats, or log")
-        if not math.isfinite(self.sharpness):
-            raise UsageError(f"sharpness={self.sharpness} is no number", hint="0 leaves the logits alone")
-        if not math.isfinite(self.far_logits) or self.far_logits <= 0:
+            if not abs(float(given)) <= _MOST:
+                raise UsageError(
+                    f"discount={given} is no number of nats", hint=f"use at most {_MOST:g}, or log"
+                )
+        if not abs(self.sharpness) <= _MOST:
+            raise UsageError(f"sharpness={self.sharpness} is no power", hint="0 leaves the logits alone")
+        if not 0 < self.far_logits <= _MOST:
             raise UsageError(
-                f"far_logits={self.far_logits} is not positive", hint="1 leaves the far zone alone"
+                f"far_logits={self.far_logits} is not positive, or beyond {_MOST:g}",
+                hint="1 leaves the far zone alone",
             )
 
     def key_turn(self, inv_freq_P: FloatArray, positions_K: FloatArray) -> FloatArray:

@@ -167,7 +167,7 @@ def test_what_was_fitted_is_folded_and_stock_software_computes_it(
         ({"temperatures": "pairs"}, "unknown"),
         ({"search": "zones"}, "zones fits no temperatures"),
         ({"search": "sweep"}, "sweep fits no temperatures"),
-        ({"ladder": [2, 4]}, "one factor"),
+        ({"ladder": [2, 4], "target": None}, "one factor"),
     ],
 )
 def test_what_no_file_could_hold_is_refused(

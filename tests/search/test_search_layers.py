@@ -232,7 +232,14 @@ def test_a_damaged_table_is_named(tmp_path: Path) -> None:
     file = tmp_path / "layers.json"
     file.write_text(json.dumps(document))
     assert read_map(file).plan.to_json() == plan
-    for name, wrong in (("logits", [1.0]), ("inv_freq", [[1.0], [1.0, 2.0]]), ("original_length", None)):
+    for name, wrong in (
+        ("logits", [1.0]),
+        ("logits", 1.0),
+        ("inv_freq", [[1.0], [1.0, 2.0]]),
+        ("inv_freq", [[float("nan")] * len(plan["inv_freq"][0])] * 2),
+        ("original_length", None),
+        ("original_length", 2 * WINDOW),
+    ):
         file.write_text(json.dumps(document | {"map": plan | {name: wrong}}))
         with pytest.raises(DamagedError, match=r"layers\.json"):
             read_map(file)

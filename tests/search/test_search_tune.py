@@ -156,7 +156,7 @@ def test_a_claim_without_a_request_is_taken_over(tmp_path: Path) -> None:
 def test_a_ladder_has_a_schedule_for_every_rung(
     model_folder: Path, text_folder: Path, tmp_path: Path
 ) -> None:
-    found = quick(model_folder, text_folder, tmp_path / "run", ladder=[2, 4], budget=2)
+    found = quick(model_folder, text_folder, tmp_path / "run", target=None, ladder=[2, 4], budget=2)
     assert [rung.factor for rung in found.rungs] == [2.0, 4.0]
     from ropewalk.models.stretch import read_schedules
 
@@ -209,7 +209,18 @@ def test_too_little_text_is_refused_with_what_is_needed(model_folder: Path, tmp_
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"target": "1x"}, {"ladder": [0.5, 2]}, {"search": "prayer"}, {"budget": "soon"}]
+    "wrong",
+    [
+        {"target": "1x"},
+        {"ladder": [0.5, 2], "target": None},
+        {"ladder": [2, float("nan")], "target": None},
+        {"ladder": [], "target": None},
+        {"ladder": [2, 4], "target": "4x"},
+        {"search": "prayer"},
+        {"budget": "soon"},
+        {"tasks": ["needle", "nope"]},
+        {"storage": "sqlite:///x"},
+    ],
 )
 def test_what_stretches_nothing_or_is_unknown_is_refused(
     model_folder: Path, text_folder: Path, tmp_path: Path, wrong: dict[str, Any]
@@ -329,6 +340,24 @@ def test_gathered_rows_of_shorter_lengths_are_the_beginnings_of_the_long_ones(
         assert short.ids.tolist() == long.ids[:128].tolist()
     mine, others = material.documents
     assert not set(mine) & set(others)
+
+
+def test_names_that_name_nothing_are_refused_by_the_command(model_folder: Path, tmp_path: Path) -> None:
+    for option, said in (
+        ("--tasks=", "names nothing"),
+        ("--tasks= , ", "names nothing"),
+        ("--tasks=nedle", "needle"),
+        ("--ladder=", "names no factor"),
+        ("--ladder=2,x", "no list of factors"),
+        ("--ladder=nan", "is no number"),
+        ("--storage=sqlite:///x", "no workers"),
+    ):
+        found = CliRunner().invoke(
+            command, [str(model_folder), option, "-o", str(tmp_path / "run"), "--quiet"]
+        )
+        assert isinstance(found.exception, UsageError)
+        assert said in f"{found.exception.message} {found.exception.hint}"
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_command(model_folder: Path, text_folder: Path, tmp_path: Path) -> None:

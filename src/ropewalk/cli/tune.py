@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("model")
-@click.option(
-    "--target", default="8x", show_default=True, help="Target length: 32k, or 8x the original window."
-)
+@click.option("--target", help="Target length: 32k, or 8x the original window, which is the default.")
 @click.option(
     "--ladder",
     metavar="FACTORS",
@@ -67,7 +65,7 @@ if TYPE_CHECKING:
 @contract
 def command(
     model: str,
-    target: str,
+    target: str | None,
     ladder: str | None,
     text: str | None,
     search: str,
@@ -101,7 +99,7 @@ def command(
             text=text,
             search=search,
             budget=budget,
-            tasks=None if tasks is None else [] if tasks == "none" else split_names(tasks),
+            tasks=_tasks(tasks),
             start=start,
             storage=storage,
             temperatures=temperatures,
@@ -121,9 +119,20 @@ def command(
     show(console(), model, result)
 
 
+def _tasks(written: str | None) -> list[str] | None:
+    if written is None or written.strip() == "none":
+        return None if written is None else []
+    names = split_names(written)
+    if not names:
+        raise UsageError(f"--tasks {written!r} names nothing", hint="write needle,kv, or none")
+    return names
+
+
 def _factors(written: str) -> list[float]:
+    if not split_names(written):
+        raise UsageError(f"--ladder {written!r} names no factor", hint="write 2,4,8")
     try:
-        return [float(part.strip().removesuffix("x")) for part in written.split(",") if part.strip()]
+        return [float(name.removesuffix("x")) for name in split_names(written)]
     except ValueError as error:
         raise UsageError(f"--ladder {written!r} is no list of factors", hint="write 2,4,8") from error
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.evaluation.candidates.candidate import Candidate, scheduled
+from ropewalk.files import as_path
 from ropewalk.search.budget import Budget
 from ropewalk.search.tune import tune
 
@@ -25,7 +26,7 @@ def tuned_candidate(
     """
     from ropewalk.models.stretch import read_schedules
 
-    file = None if output is None else Path(output) / "schedule.json"
+    file = None if output is None else as_path(output, "output") / "schedule.json"
     if file is None or not _finished(file.parent):
         file = tune(model, target=target, budget=budget, output=output, **options).schedule
     return scheduled("tuned", read_schedules(file).rungs[-1], variant="file", file=str(file))

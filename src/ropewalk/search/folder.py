@@ -12,6 +12,7 @@ from ropewalk.errors import DamagedError, UsageError
 from ropewalk.evaluation.work.cells import Cells
 from ropewalk.evaluation.work.folder import main_run
 from ropewalk.evaluation.work.processes import Processes
+from ropewalk.files import as_path
 from ropewalk.runs import Run, create_run
 from ropewalk.runs.documents import read_document
 from ropewalk.search.request import Request
@@ -82,7 +83,11 @@ def opened(request: Request, output: str | Path | None, processes: Processes) ->
 
 def _same_request(request: Request, output: str | Path | None) -> None:
     # An empty file is the claim of a process that was killed before it wrote a word: nothing was asked.
-    if output is None or not (path := Path(output) / "request.json").is_file() or not path.stat().st_size:
+    if (
+        output is None
+        or not (path := as_path(output, "output") / "request.json").is_file()
+        or not path.stat().st_size
+    ):
         return
     before = read_document(path)
     before = before.get("request") if isinstance(before, dict) else None

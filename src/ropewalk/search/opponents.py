@@ -96,8 +96,6 @@ def _cma(
 def _evolution(
     request: Request, job: Job, progress: Progress, run: Folder, on_point: OnPoint
 ) -> list[FrequencySchedule]:
-    if request.storage is not None:
-        raise UsageError("search=evolution has no workers to share a storage", hint="use --search cma")
     top, settings = job.top, EvolutionSettings(seed=request.seed)
     left = run.read("population.json")
     begun = None if left is None else Population.from_json(left)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ropewalk.errors import UsageError
+from ropewalk.evaluation.tasks.registry import find_kinds
 from ropewalk.evaluation.work import fingerprints
 from ropewalk.evaluation.work.processes import Processes
 from ropewalk.schedule import FrequencySchedule
@@ -32,6 +34,8 @@ from ropewalk.search.sweep import Measured, at_factor, best_that_finds, candidat
 from ropewalk.search.writing import point_words, provenance, start_of, write_for_report, write_schedules
 from ropewalk.units import parse_target
 
+# Where neither a target nor a ladder is given.
+TARGET = "8x"
 SEARCHES = ("fit", "sweep", *MAP_SEARCHES, "cma", "evolution")
 
 
@@ -51,7 +55,7 @@ OnTold = Callable[[Told], None]
 def tune(
     source: str | Path | Any,
     *,
-    target: str | int = "8x",
+    target: str | int | None = None,
     ladder: Sequence[float] | None = None,
     text: str | Path | None = None,
     search: str = "fit",
@@ -89,6 +93,11 @@ def tune(
 
     if search not in SEARCHES:
         raise UsageError(f"search={search!r} is unknown", hint=f"use one of {', '.join(SEARCHES)}")
+    if storage is not None and search != "cma":
+        raise UsageError(f"search={search} has no workers to share a storage", hint="use search=cma")
+    if tasks is None:
+        tasks = ZONE_TASKS if search == "zones" else TASKS
+    tasks = find_kinds(tasks)
     processes = Processes.join(device)
     facts = read_facts(source)
     factors = _factors(target, ladder, facts.original_length)
@@ -101,8 +110,6 @@ def tune(
     model = load_model(
         source, device=processes.device(device), dtype=dtype, attn=attn, trust_remote_code=trust_remote_code
     )
-    if tasks is None:
-        tasks = ZONE_TASKS if search == "zones" else TASKS
     request = Request(
         model=str(source),
         target_length=lengths[-1],
@@ -128,11 +135,15 @@ def tune(
             return _tuned(request, run, reader, tokenizer, settings or Settings(), tell)
 
 
-def _factors(target: str | int, ladder: Sequence[float] | None, original: int) -> list[float]:
+def _factors(target: str | int | None, ladder: Sequence[float] | None, original: int) -> list[float]:
     if ladder is None:
-        factors = [parse_target(target, original) / original]
+        factors = [parse_target(TARGET if target is None else target, original) / original]
+    elif target is not None:
+        raise UsageError(f"target={target} beside a ladder of factors", hint="give one or the other")
     else:
         factors = sorted({float(factor) for factor in ladder})
+    if not all(map(math.isfinite, factors)):
+        raise UsageError("a factor of the ladder is no number", hint="write 2,4,8")
     if not factors or factors[0] <= 1.0:
         raise UsageError(
             f"factor {factors[0] if factors else 1:g} stretches nothing",
