@@ -47,7 +47,7 @@ def walk(
 
     >>> geometry = RopeGeometry(head_dim=8, rope_theta=1e4, original_length=64)
     >>> walk(geometry, factor=4.0).stretch.round(3).tolist()
-    [1.0, 2.226, 4.0, 4.0]
+    [1.0, 2.627, 4.0, 4.0]
     """
     positive("slow", slow)
     positive("power", power)
