@@ -120,9 +120,8 @@ class Bench:
         import ropewalk
         from ropewalk.search.reading import Reader
 
-        path = ropewalk_source(self.source)
-        self.tokenizer = ropewalk.load_tokenizer(path)
-        self.model = ropewalk.load_model(path, device=self.wanted.device, dtype=self.wanted.dtype)
+        self.tokenizer = ropewalk.load_tokenizer(self.source)
+        self.model = ropewalk.load_model(self.source, device=self.wanted.device, dtype=self.wanted.dtype)
         # The layout serves rows that were fitted with it; other rows have no temperatures of heads.
         with Reader(self.model, temperatures="heads") as reader:
             self.reader = reader
@@ -255,7 +254,7 @@ class Bench:
                 )
 
         result = ropewalk.tune(
-            ropewalk_source(self.source),
+            self.source,
             target=None if ladder else self.length,
             ladder=ladder,
             search=search,
@@ -372,15 +371,6 @@ class Bench:
                 terms = {}
             found.append({"numbers": numbers, **terms})
         return {"points": found, "factor": self.wanted.factor}
-
-
-def ropewalk_source(name: str) -> str:
-    """A folder, or that of the bundled model."""
-    if name == "hemp":
-        from ropewalk.hemp import folder
-
-        return str(folder())
-    return name
 
 
 if __name__ == "__main__":

@@ -31,11 +31,12 @@ import ropewalk
 from held_out import TASKS, HeldOut
 from ropewalk.geometry import FloatArray
 from ropewalk.models.load import load_model, load_tokenizer
-from ropewalk.search.family import Family, tuned_schedule
+from ropewalk.search.family import Family
 from ropewalk.search.job import skilled_tasks
 from ropewalk.search.objective import Objective, Weighed, weigh
 from ropewalk.search.reading import Reader
 from ropewalk.search.rows import Amounts, gather
+from study_zones import interval
 
 OTHERS = ("yarn", "mrrope-pro", "llama3")
 FIRST, SECOND, FLOOR = 0.9, 0.95, 0.01
@@ -81,8 +82,7 @@ class Walk:
 
     def schedule(self, geometry: Any, factor: float) -> Any:
         """The schedule of these numbers."""
-        made = self.family(geometry, factor)
-        return tuned_schedule(geometry, factor, made.profile(factor), made.attention_factor(factor))
+        return self.family(geometry, factor).schedule(factor)
 
     def slope(self, geometry: Any, top: FloatArray, heat: float) -> FloatArray:
         """Derivatives by the numbers, given those by the profile and by c."""
@@ -147,14 +147,8 @@ def main() -> int:
 
 def subjects_of(source: str, wanted: argparse.Namespace, stack: contextlib.ExitStack) -> list[Subject]:
     """A model once for each factor; the reader is shared."""
-    if source == "hemp":
-        from ropewalk.hemp import folder
-
-        path, name = str(folder()), "hemp"
-    else:
-        path, name = source, Path(source).name
-    tokenizer = load_tokenizer(path)
-    reader = stack.enter_context(Reader(load_model(path, device=wanted.device, dtype="float32")))
+    tokenizer, name = load_tokenizer(source), Path(source).name
+    reader = stack.enter_context(Reader(load_model(source, device=wanted.device, dtype="float32")))
     tasks, _ = skilled_tasks(reader, tokenizer, TASKS, 0, [])
     found = []
     for factor in wanted.factors:
@@ -221,9 +215,7 @@ def show(row: dict[str, Any]) -> None:
         line += " ".join(f"{value:.2f}" for value in last)
         if name != "walk":
             for key in ("loss", "loss_at_target"):
-                apart = np.subtract(walk["by_row"][key], found["by_row"][key])
-                error = 2.2 * apart.std(ddof=1) / math.sqrt(len(apart))
-                line += f"  {apart.mean():+.3f} ± {error:.3f}"
+                line += f"  {interval(np.subtract(walk['by_row'][key], found['by_row'][key]))}"
         print(line, flush=True)
 
 

@@ -151,6 +151,11 @@ def places_of(call: Call, first: int, total: int) -> np.ndarray[Any, Any]:
     return np.arange(first, total, dtype=np.float64)[None]
 
 
+def allowed_by(mask: Tensor) -> Tensor:
+    """Which keys a mask lets a query see, whether it says so in truth values or in what it adds to logits."""
+    return mask if mask.dtype == torch.bool else mask > -1e4
+
+
 def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
     """0 where a key is seen; far below every logit, but finite, where it is not: a row may have no key at all."""
     # A quarter of the type's own lowest: added to logits it stays finite, and so does the log-sum-exp of nothing else.

@@ -16,6 +16,7 @@ from ropewalk.attention.angles import (
     TurnedKeys,
     additive,
     after_window,
+    allowed_by,
     places_of,
     refuse_unknown,
     scaling,
@@ -65,8 +66,7 @@ class LayerTableRoute:
             queries = self._turned_queries(query[:, :, skip:], first + skip)
             return after_window(call, skip, behind_a_past(queries, keys, value, scale)[0], scale)
         # Padding: both ways for all queries, since a row's window may end anywhere.
-        allowed = call.mask if call.mask.dtype == torch.bool else call.mask > -1e4
-        mask = additive(allowed, query.dtype)
+        mask = additive(allowed_by(call.mask), query.dtype)
         inside_BT = torch.as_tensor(places_of(call, first, total) < window, device=query.device)
         own = attend(query, key, value, scale, mask_TK=mask)[0]
         turned = attend(self._turned_queries(query, first), keys, value, scale, mask_TK=mask)[0]

@@ -21,6 +21,7 @@ from ropewalk.attention.angles import (
     TurnedKeys,
     additive,
     after_window,
+    allowed_by,
     places_of,
     refuse_unknown,
     scaling,
@@ -165,7 +166,7 @@ class TwoZones:
         first = total - tokens
         places = torch.arange(total, device=query.device)
         distance_TK = places[first:, None] - places[None]
-        allowed = call.mask if call.mask.dtype == torch.bool else call.mask > -1e4
+        allowed = allowed_by(call.mask)
         within_BT = torch.as_tensor(
             places_of(call, first, total) < self.plan.exact_until, device=query.device
         )

@@ -120,8 +120,10 @@ def command(
 
 
 def _tasks(written: str | None) -> list[str] | None:
-    if written is None or written.strip() == "none":
-        return None if written is None else []
+    if written is None:
+        return None
+    if written.strip() == "none":
+        return []
     names = split_names(written)
     if not names:
         raise UsageError(f"--tasks {written!r} names nothing", hint="write needle,kv, or none")

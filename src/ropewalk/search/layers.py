@@ -91,6 +91,6 @@ class LayerFamily(MapFamily):
 
         def make(top: Tensor, cool: Tensor, heat: Tensor, apart: Tensor) -> tuple[Tensor, Tensor]:
             factor = (1.0 + heat * math.log(self.highest)) * apart[:, -1].exp()
-            return turned_frequencies(self, top + apart[:, :-1]), factor**2
+            return turned_frequencies(self.geometry, self.highest, top + apart[:, :-1]), factor**2
 
         return Leaves.of(self, self.apart, make, LayerNumbers)

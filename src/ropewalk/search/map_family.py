@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from torch import Tensor
 from ropewalk.attention.layer_tables import LayerNumbers
 from ropewalk.attention.maps import FarZone
 from ropewalk.errors import RopewalkError
-from ropewalk.geometry import FloatArray
+from ropewalk.geometry import FloatArray, RopeGeometry
 from ropewalk.position_maps import LayerTables, Zones
 from ropewalk.search.family import Family
 
@@ -84,10 +85,9 @@ def gradient_of(number: Tensor) -> FloatArray:
     return np.asarray(found.detach().numpy(), dtype=np.float64)
 
 
-def turned_frequencies(family: Family, profile_P: Tensor) -> Tensor:
+def turned_frequencies(geometry: RopeGeometry, factor: float, profile_P: Tensor) -> Tensor:
     """theta * s ** -m of the rotating pairs (profiles along the last axis), and zeros for pairs that stand still."""
-    geometry = family.geometry
     own = torch.tensor(geometry.inv_freq[: geometry.num_rotating], dtype=torch.float64)
-    turned = own * torch.exp(-torch.tensor(family.highest, dtype=torch.float64).log() * profile_P)
+    turned = own * torch.exp(-math.log(factor) * profile_P)
     still = turned.new_zeros(*turned.shape[:-1], geometry.half_dim - geometry.num_rotating)
     return torch.cat([turned, still], dim=-1)

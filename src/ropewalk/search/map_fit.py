@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ropewalk.map_files import MapFile, map_file
+from ropewalk.methods import schedule as make_schedule
 from ropewalk.position_maps import LayerTables, Zones
 from ropewalk.schedule import FrequencySchedule
 from ropewalk.search.fit import Settings, State
@@ -41,8 +42,7 @@ class FittedMap:
 def check_maps(reader: Reader) -> None:
     """Refuse a model that no map can serve, before anything is searched: one short text under its own frequencies."""
     geometry = reader.rotation.geometry
-    layers = reader.model.config.get_text_config().num_hidden_layers
-    own = LayerTables(geometry.original_length, np.tile(geometry.inv_freq, (layers, 1)), np.ones(layers))
+    own = LayerTables.of(make_schedule("none", geometry, factor=1.0), _shape(reader)[0])
     reader.read(own, [np.zeros(geometry.original_length + 1, dtype=np.int64)])
 
 
@@ -111,7 +111,7 @@ def _starts(job: Job, search: str, table: FrequencySchedule) -> list[tuple[str, 
     """The maps that a fit may start from: the best few zones of a sweep, or the single table in every layer."""
     top = job.top
     if search == "layers":
-        return [(top.start_name, LayerTables.of(table, _shape(job)[0]))]
+        return [(top.start_name, LayerTables.of(table, _shape(job.reader)[0]))]
     maps = offered(job.reader.rotation.geometry, top.length)
     found = sweep(job.reader, maps, top.sweep_rows())[:KEEP]
     return [(item.name, item.schedule) for item in found if isinstance(item.schedule, Zones)]
@@ -120,13 +120,13 @@ def _starts(job: Job, search: str, table: FrequencySchedule) -> list[tuple[str, 
 def _family(job: Job, plan: Any, table: FrequencySchedule) -> MapFamily:
     """The family that starts at a map."""
     if isinstance(plan, Zones):
-        return ZoneFamily.at(job.reader.rotation.geometry, plan, _shape(job))
-    return LayerFamily.at(table, _shape(job)[0])
+        return ZoneFamily.at(job.reader.rotation.geometry, plan, _shape(job.reader))
+    return LayerFamily.at(table, _shape(job.reader)[0])
 
 
-def _shape(job: Job) -> tuple[int, int]:
+def _shape(reader: Reader) -> tuple[int, int]:
     """Layers, and heads in each."""
-    config = job.reader.model.config.get_text_config()
+    config = reader.model.config.get_text_config()
     return config.num_hidden_layers, config.num_attention_heads
 
 

@@ -26,7 +26,7 @@ from ropewalk.position_maps import AnyMap
 from ropewalk.schedule import FrequencySchedule
 from ropewalk.search.family import Family
 from ropewalk.search.heads import HeadLayout, Tempered, TemperedFamily
-from ropewalk.search.map_family import MapFamily, gradient_of
+from ropewalk.search.map_family import MapFamily, gradient_of, turned_frequencies
 from ropewalk.search.objective import Terms, Weighed, terms_of
 from ropewalk.search.rotation import Rotation
 from ropewalk.training.parts.loss.head import install_head, remove_head
@@ -301,12 +301,8 @@ class Reader:
         }
         share, log = family.share(factor), math.log(factor)
         profile = (1 - share) * numbers["low"] + share * numbers["top"]
-        geometry = family.geometry
-        own = torch.tensor(geometry.inv_freq[: geometry.num_rotating], dtype=torch.float64)
-        turned = own * torch.exp(-log * profile)
-        still = torch.zeros(geometry.half_dim - geometry.num_rotating, dtype=torch.float64)
         heat = 1.0 + log * ((1 - share) * numbers["cool"] + share * numbers["heat"])
-        inv_freq = torch.cat([turned, still])
+        inv_freq = turned_frequencies(family.geometry, factor, profile)
         # The model's graph ends at these; the small one from the family's numbers is gone through once, after it.
         leaves = inv_freq.detach().requires_grad_(True), heat.detach().requires_grad_(True)
         heads = torch.tensor(family.extra, dtype=torch.float64, requires_grad=True)

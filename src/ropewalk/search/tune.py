@@ -103,8 +103,10 @@ def tune(
     factors = _factors(target, ladder, facts.original_length)
     if search in MAP_SEARCHES:
         refuse_stretched(search, facts)
-    if search in MAP_SEARCHES and len(factors) > 1:
-        raise UsageError(f"{search} are fitted for one target", hint="give --target in the place of --ladder")
+        if len(factors) > 1:
+            raise UsageError(
+                f"{search} are fitted for one target", hint="give --target in the place of --ladder"
+            )
     check_temperatures(temperatures, search, factors)
     lengths = [round(factor * facts.original_length) for factor in factors]
     model = load_model(

@@ -124,7 +124,12 @@ class ZoneFamily(MapFamily):
         def make(top: Tensor, cool: Tensor, heat: Tensor, heads: Tensor) -> tuple[Tensor, ...]:
             # Without numbers for heads the same formula makes scalars.
             apart = heads if heads.numel() else torch.zeros(3, dtype=torch.float64)
-            return turned_frequencies(self, top), cool + apart[0], (heat + apart[1]).exp(), apart[2]
+            return (
+                turned_frequencies(self.geometry, self.highest, top),
+                cool + apart[0],
+                (heat + apart[1]).exp(),
+                apart[2],
+            )
 
         return Leaves.of(self, self.heads, make, FarZone)
 
