@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from torch import nn
 from ropewalk.attention.options import Way
 from ropewalk.attention.sharing import Sharing, check_sharing
 from ropewalk.errors import RopewalkError, UsageError, one_line
+from ropewalk.evaluation.work.processes import join_group
 from ropewalk.training.parts.layers import decoder_layers
 from ropewalk.training.recipe.recipe import EnginePart, Recipe
 
@@ -212,12 +212,8 @@ def start_engine(part: EnginePart, device: str) -> Engine:
                 f"{way}_parallel={size} shares each row by {size} processes, and this is one", hint=LAUNCH
             )
         return Engine("single")
-    from accelerate import PartialState
-
     way, size = _ways(part)
-    state = PartialState(cpu=device == "cpu")
-    # torch warns of a group that is still there when its process ends.
-    atexit.register(state.destroy_process_group)
+    state = join_group(device == "cpu")
     # A group that an earlier run of these processes has left does not meet by itself, and what comes next counts on it.
     torch.distributed.barrier()
     sharing = None if size == 1 else _start_sharing(way, size, state.num_processes, device)

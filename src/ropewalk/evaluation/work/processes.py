@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,6 +11,19 @@ from typing import Any, TypeVar
 from ropewalk.errors import RopewalkError
 
 Value = TypeVar("Value")
+
+
+def join_group(cpu: bool) -> Any:
+    """Meet the other processes of the launcher: accelerate's state of this one, whose group ends with the process.
+
+    A gloo group that is still there when the interpreter ends is torn down with its threads running, which now and
+    then aborts a process that has done all of its work (exit code 134); with CUDA, torch warns of it.
+    """
+    from accelerate import PartialState
+
+    state = PartialState(cpu=True) if cpu else PartialState()
+    atexit.register(state.destroy_process_group)
+    return state
 
 
 @dataclass(frozen=True)
@@ -25,9 +39,7 @@ class Processes:
         """Meet the others where the environment says that there are some."""
         if int(os.environ.get("WORLD_SIZE", "1")) < 2:
             return cls()
-        from accelerate import PartialState
-
-        state = PartialState(cpu=True) if device == "cpu" else PartialState()
+        state = join_group(device == "cpu")
         return cls(state.process_index, state.num_processes, state.local_process_index)
 
     @property
