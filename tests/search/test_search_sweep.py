@@ -21,7 +21,7 @@ from ropewalk.search import evolution, opponents
 from ropewalk.search.cma import START, schedule_at
 from ropewalk.search.evolution import EvolutionSettings, Individual, Population, crossed, evolve, mutated
 from ropewalk.search.family import tuned_schedule
-from ropewalk.search.objective import Objective, Terms, weigh
+from ropewalk.search.objective import Objective, Terms, joined, terms_of, weigh
 from ropewalk.search.reading import NonFiniteLossError, Reader
 from ropewalk.search.rows import Row
 from ropewalk.search.sweep import Measured, at_factor, best_that_finds, candidates, finalists, sweep
@@ -42,17 +42,20 @@ def test_the_sweep_offers_closed_forms_and_bands_below_one_rotation() -> None:
 
 
 class Judged:
-    """A reader whose J is the distance of the attention factor from 1.3; records what it was asked."""
+    """A reader whose J is the distance of the attention factor from 1.3; records which rows it was asked."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[float, int]] = []
+        self.asked: list[tuple[float, list[int]]] = []
 
     def terms(self, made: Any, rows: Any) -> Terms:
-        self.asked.append((made.attention_factor, len(rows)))
+        self.asked.append((made.attention_factor, [int(item.row.ids[0]) for item in rows]))
         if made.attention_factor > 1.9:
             raise NonFiniteLossError("the loss is not a number", hint="")
         value = abs(made.attention_factor - 1.3)
         return Terms(value, [value] * len(rows), None, None, None, None, None)
+
+
+TWENTY = weigh([Row(np.full(8, number)) for number in range(20)], 4, Objective())
 
 
 def test_successive_halving_measures_the_best_on_all_rows() -> None:
@@ -63,12 +66,36 @@ def test_successive_halving_measures_the_best_on_all_rows() -> None:
         for heat in heats
     ]
     reader: Any = Judged()
-    found = sweep(reader, offered, list(range(20)))  # type: ignore[arg-type]
+    found = sweep(reader, offered, TWENTY)
     assert [item.name for item in found[:3]] in (["1.30", "1.25", "1.35"], ["1.30", "1.35", "1.25"])
-    counts = [sum(rows == count for _, rows in reader.asked) for count in (7, 13, 20)]
-    # 20 candidates, one of them without a finite loss; 0.3 of 19, rounded up; a third of those, three at least.
-    assert counts == [20, 6, 3]
+    # 20 candidates, one of them without a finite loss; 0.3 of 19, rounded up; a third of those, three at least. Of
+    # 20 rows 7, then those up to 13, then the rest: none is read twice.
+    rounds = [list(range(7))] * 20 + [list(range(7, 13))] * 6 + [list(range(13, 20))] * 3
+    assert [asked for _, asked in reader.asked] == rounds
+    assert [len(item.terms.by_row) for item in found] == [20] * 3 + [13] * 3 + [7] * 13
     assert "1.95" not in {item.name for item in found}
+
+
+@pytest.mark.parametrize("split", [0, 1, 2, 5, 9, 10])
+def test_terms_of_rows_read_in_two_parts_are_those_of_all(split: int) -> None:
+    rng = np.random.default_rng(4)
+    rows = [
+        Row(rng.integers(0, 9, 40), *([] if number % 3 else [("kv", "needle")[number % 2], 0.2, (38, 39)]))
+        for number in range(10)
+    ]
+    keys = [(rng.random(40) > 0.8) * (number > 3) * 1.0 for number in range(10)]
+    weighed = weigh(rows, 16, Objective(), keys)
+    losses, found = list(rng.random((10, 40))), list(rng.random(10) > 0.5)
+    whole = terms_of(weighed, losses, found, 16, 8)
+    one, other = (
+        terms_of(weighed[part], losses[part], found[part], 16, 8) for part in (slice(split), slice(split, 10))
+    )
+    again = joined(one, other, weighed)
+    assert again.found == whole.found
+    assert again.by_row == whole.by_row
+    for name in ("value", "text", "tail", "window", "key", "answer"):
+        assert getattr(again, name) == pytest.approx(getattr(whole, name), rel=1e-12), name
+    assert None not in (whole.text, whole.key, whole.answer)
 
 
 def test_a_start_at_another_factor() -> None:
@@ -188,21 +215,56 @@ def test_defaults_stay_until_all_rows_are_read() -> None:
     made = {name: tuned_schedule(GEOMETRY, 8.0, flat, heat) for name, heat in heats.items()}
     offered: Any = [SimpleNamespace(name=name, schedule=schedule) for name, schedule in made.items()]
     reader: Any = Judged()
-    found = sweep(reader, offered, list(range(20)))  # type: ignore[arg-type]
-    assert (1.9, 20) in reader.asked
+    found = sweep(reader, offered, TWENTY)
+    assert [asked for heat, asked in reader.asked if heat == 1.9] == [
+        list(range(7)),
+        list(range(7, 13)),
+        list(range(13, 20)),
+    ]
     places = finalists([item.name for item in found])
     assert [found[place].name for place in places] == ["0", "1", "2", "yarn"]
 
 
+MADE = ropewalk.schedule("yarn", GEOMETRY, factor=8)
+# Two rows of text and three questions of one task.
+VALIDATED = weigh(
+    [*[Row(np.zeros(400, dtype=int))] * 2, *[Row(np.zeros(400, dtype=int), "kv", 0.1, (399,))] * 3],
+    256,
+    Objective(),
+)
+
+
+def validated(name: str, texts: list[float], answers: list[float], hits: list[float]) -> Measured:
+    value = float(np.mean(texts) + np.mean(answers))
+    return Measured(name, MADE, Terms(value, [*texts, *answers], None, None, None, None, None, {"kv": hits}))
+
+
 def test_the_start_finds_no_fewer_answers_than_the_best_default() -> None:
-    made = ropewalk.schedule("yarn", GEOMETRY, factor=8)
+    band = validated("band", [1.0, 1.0], [0.5] * 3, [1.0, 0.0, 0.0])
+    yarn = validated("yarn", [1.2, 1.2], [0.5] * 3, [1.0, 1.0, 0.0])
+    pro = validated("mrrope-pro", [1.1, 1.1], [0.5] * 3, [0.0, 0.0, 0.0])
+    assert best_that_finds([band, yarn, pro], VALIDATED).name == "yarn"
+    good = validated("good band", [1.1, 1.1], [0.5] * 3, [0.0, 1.0, 1.0])
+    assert best_that_finds([band, yarn, pro, good], VALIDATED).name == "good band"
+    assert best_that_finds([band], VALIDATED).name == "band"
 
-    def measured(name: str, value: float, hits: list[float]) -> Measured:
-        return Measured(name, made, Terms(value, [value], None, None, None, None, None, {"kv": hits}))
 
-    band = measured("band", 1.0, [1.0, 0.0, 0.0])
-    yarn, pro = measured("yarn", 1.2, [1.0, 1.0, 0.0]), measured("mrrope-pro", 1.1, [0.0, 0.0, 0.0])
-    assert best_that_finds([band, yarn, pro]).name == "yarn"
-    good = measured("good band", 1.1, [0.0, 1.0, 1.0])
-    assert best_that_finds([band, yarn, pro, good]).name == "good band"
-    assert best_that_finds([band]).name == "band"
+def test_a_default_stays_where_a_band_is_ahead_within_its_noise() -> None:
+    hits = [1.0, 1.0, 1.0]
+    yarn = validated("yarn", [1.0, 1.0], [0.5, 0.5, 0.5], hits)
+    walk = validated("walk", [0.9, 1.0], [0.5, 0.5, 0.5], hits)
+    # Ahead of walk in text by 0.045 ± 0.055, then by 0.05 ± 0.03.
+    assert (
+        best_that_finds([yarn, walk, validated("band", [0.9, 0.9], [0.5] * 3, hits)], VALIDATED).name
+        == "walk"
+    )
+    sure = validated("band", [0.88, 0.92], [0.5] * 3, hits)
+    assert best_that_finds([yarn, walk, sure], VALIDATED).name == "band"
+    # The answers' noise counts beside the text's: 0.03 and 0.1 * sqrt(1/3) over.
+    unsure = validated("band", [0.88, 0.92], [0.5, 0.4, 0.6], hits)
+    assert best_that_finds([yarn, walk, unsure], VALIDATED).name == "walk"
+    # Gains of both kinds add up.
+    both = validated("band", [0.89, 0.95], [0.47, 0.46, 0.48], hits)
+    assert best_that_finds([yarn, walk, both], VALIDATED).name == "band"
+    only = validated("band", [0.91, 0.97], [0.5] * 3, hits)
+    assert best_that_finds([yarn, walk, only], VALIDATED).name == "walk"

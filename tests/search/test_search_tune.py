@@ -22,9 +22,8 @@ from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.search import loop
 from ropewalk.search.budget import parse_budget
 from ropewalk.search.fit import Settings
-from ropewalk.search.job import near_losses
 from ropewalk.search.loop import reason_to_keep_start
-from ropewalk.search.objective import Objective, Terms, gains_over, key_tokens, weigh
+from ropewalk.search.objective import Objective, Terms, gains_over, weigh
 from ropewalk.search.reading import NonFiniteLossError, Reader
 from ropewalk.search.rows import Amounts, Row, gather, planted_rows, split_documents
 from ropewalk.text.corpus import Document
@@ -271,25 +270,6 @@ def test_the_guard_keeps_the_start_for_lost_answers_and_for_noise() -> None:
     assert found["text"].value == pytest.approx(0.1)
     assert found["text"].error == pytest.approx(np.std([0.1, 0.09, 0.11, 0.1], ddof=1) / 2)
     assert found["answers"].value == pytest.approx(-0.05)
-
-
-def test_key_tokens_are_those_that_far_context_helps() -> None:
-    far = np.array([0.1, 0.1, 0.1, 2.0, 0.1])
-    near = np.array([3.0, 3.0, 0.9, 9.0, 3.0])
-    assert key_tokens(Row(np.zeros(5, dtype=int)), far, near, 1).tolist() == [0, 1, 0, 0, 1]
-
-
-def test_near_losses_never_see_more_than_a_window() -> None:
-    from search_models import WINDOW, make_model
-
-    ids = np.random.default_rng(3).integers(0, 256, 150)
-    with Reader(make_model()) as reader:
-        found = near_losses(reader, Row(ids), WINDOW)
-        # Each token again, from the piece it was read in: pieces begin at every half window, the last ends the row.
-        for token in (1, 40, 63, 70, 100, 149):
-            start = 0 if token < 64 else 32 if token < 96 else 64 if token < 128 else 150 - WINDOW
-            losses, _ = reader.read(None, [ids[start : start + WINDOW]])
-            assert found[token] == pytest.approx(losses[0][token - start], abs=1e-5)
 
 
 def test_fit_and_validation_share_no_document() -> None:

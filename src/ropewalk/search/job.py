@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ropewalk.geometry import FloatArray
 from ropewalk.schedule import FrequencySchedule
-from ropewalk.search.objective import Objective, Terms, Weighed, key_tokens, weigh
+from ropewalk.search.keys import find_keys
+from ropewalk.search.objective import Objective, Terms, Weighed, weigh
 from ropewalk.search.reading import Reader
 from ropewalk.search.rows import Material, Row, Rows, planted_rows
 
 # A task of which the model solves less than this inside its own window says nothing about a stretch.
 LEAST_SKILL = 0.3
 SKILL_ROWS = 6
-# Rows for whose key tokens the model is read once more in short pieces.
-KEYED_ROWS = 8
 SWEEP_PAIRS = 6
 
 
@@ -35,7 +33,6 @@ class Rung:
     start: FrequencySchedule | None = None
     start_name: str = ""
     before: Terms | None = None
-    keyed: bool = field(default=False)
 
     def step_rows(self, step: int, most: int) -> tuple[list[Weighed], list[Weighed]]:
         """The rows of a step, in an order that depends on its number alone."""
@@ -46,9 +43,12 @@ class Rung:
         return text, planted
 
     def sweep_rows(self) -> list[Weighed]:
-        """Text and planted rows in turn; the fit sees them again, validation never."""
-        pairs = zip(self.text[:SWEEP_PAIRS], [*self.planted[:SWEEP_PAIRS], *[None] * SWEEP_PAIRS])
-        return [row for pair in pairs for row in pair if row is not None]
+        """Text and planted rows in turn, of text twice as many where nothing is planted; the fit sees them again,
+        validation never."""
+        if not self.planted:
+            return self.text[: 2 * SWEEP_PAIRS]
+        pairs = zip(self.text[:SWEEP_PAIRS], self.planted[:SWEEP_PAIRS])
+        return [row for pair in pairs for row in pair]
 
 
 @dataclass
@@ -100,7 +100,7 @@ def make_rungs(
     objective: Objective,
     retrieval_in_window: float | None,
 ) -> list[Rung]:
-    """The rungs of a search, lowest factor first, with their controls measured; key tokens come later."""
+    """The rungs of a search, lowest factor first, with their key tokens found and their controls measured."""
     rungs = []
     # `material` keeps its lengths in the order of the factors that they came from.
     for factor, length in sorted(zip(factors, material.fit, strict=True)):
@@ -109,13 +109,21 @@ def make_rungs(
             Rung(
                 factor,
                 length,
-                weigh(mine.text, reader.original_length, objective),
+                _weighed_text(reader, mine.text, objective),
                 weigh(mine.planted, reader.original_length, objective),
-                weigh([*others.text, *others.planted], reader.original_length, objective),
+                [
+                    *_weighed_text(reader, others.text, objective),
+                    *weigh(others.planted, reader.original_length, objective),
+                ],
                 controls_of(reader, others, length) | {"retrieval_in_window": retrieval_in_window},
             )
         )
     return rungs
+
+
+def _weighed_text(reader: Reader, rows: Sequence[Row], objective: Objective) -> list[Weighed]:
+    keys = find_keys(reader, rows) if objective.keys > 0 else None
+    return weigh(rows, reader.original_length, objective, keys)
 
 
 def controls_of(reader: Reader, rows: Rows, length: int) -> dict[str, Any]:
@@ -128,41 +136,3 @@ def controls_of(reader: Reader, rows: Rows, length: int) -> dict[str, Any]:
         "cropped": float(np.mean([loss[-tail:].mean() for loss in last])),
         "length": length,
     }
-
-
-def add_keys(reader: Reader, rung: Rung, objective: Objective) -> None:
-    """Find the key tokens of the validation text and of the first rows of the fit, with the rung's start as evaluator.
-
-    They are fixed from then on, whatever schedule is measured.
-    """
-    if rung.keyed or rung.length <= reader.original_length or objective.keys <= 0:
-        return
-    rung.text[:KEYED_ROWS] = _with_keys(reader, rung, rung.text[:KEYED_ROWS], objective)
-    texts = [item for item in rung.validation if not item.planted]
-    rung.validation[: len(texts)] = _with_keys(reader, rung, texts, objective)
-    rung.keyed = True
-
-
-def _with_keys(reader: Reader, rung: Rung, rows: Sequence[Weighed], objective: Objective) -> list[Weighed]:
-    far, _ = reader.read(rung.start, [item.row.ids for item in rows])
-    window = reader.original_length
-    near = [near_losses(reader, item.row, window) for item in rows]
-    keys: list[FloatArray | None] = [
-        key_tokens(item.row, one, other, window) for item, one, other in zip(rows, far, near, strict=True)
-    ]
-    return weigh([item.row for item in rows], window, objective, keys)
-
-
-def near_losses(reader: Reader, row: Row, window: int) -> FloatArray:
-    """The loss of each token for the unmodified model that sees half a window before it at least, a window at most."""
-    half = window // 2
-    starts = list(range(0, max(1, row.length - window + 1), half))
-    if starts[-1] + window < row.length:
-        starts.append(row.length - window)
-    pieces, _ = reader.read(None, [row.ids[start : start + window] for start in starts])
-    losses = np.zeros(row.length)
-    for start, piece in zip(starts, pieces, strict=True):
-        # In the second half of a piece every token has half a window before it.
-        first = 0 if start == 0 else window - half
-        losses[start + first : start + len(piece)] = piece[first:]
-    return losses

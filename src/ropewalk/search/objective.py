@@ -2,7 +2,7 @@
 
     J =        mean over text rows:    loss beyond the window, weighted towards the tail
       + window * mean over text rows:    loss inside the window (positions below L, under the stretched schedule)
-      + keys   * mean over text rows:    loss of key tokens: those that far context helps
+      + keys   * mean over text rows:    loss of key tokens: what far text says and near text does not (see `keys`)
       + answer * mean over planted rows: loss of the planted answer's tokens
 
 Every term is a mean of token losses, so J is a weighted sum of them, and its gradient comes from one loss per row.
@@ -11,7 +11,7 @@ Without the planted answers a fit trades far keys for near text.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -19,9 +19,6 @@ import numpy as np
 
 from ropewalk.geometry import FloatArray
 from ropewalk.search.rows import Row
-
-# A token is a key token where far context gives it this many nats, and leaves it likely.
-KEY_GAIN, KEY_LOSS = 1.0, 1.5
 
 
 @dataclass(frozen=True)
@@ -65,15 +62,6 @@ def token_weights(
     if keys is not None and keys.any():
         weights += objective.keys * keys / keys.sum()
     return weights
-
-
-def key_tokens(row: Row, far_losses: FloatArray, near_losses: FloatArray, original_length: int) -> FloatArray:
-    """1 for each token beyond the window whose loss far context lowers by KEY_GAIN nats, to below KEY_LOSS."""
-    gain = near_losses - far_losses
-    keys = (gain > KEY_GAIN) & (far_losses < KEY_LOSS)
-    # Inside the window there is no far context to have helped.
-    keys[:original_length] = False
-    return keys.astype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -132,6 +120,11 @@ class Weighed:
         """Whether it ends in an answer."""
         return bool(self.row.answer)
 
+    @property
+    def keyed(self) -> bool:
+        """Whether it is a text that holds a key token."""
+        return not self.planted and self.keys is not None and bool(self.keys.any())
+
 
 def weigh(
     rows: Sequence[Row],
@@ -161,22 +154,54 @@ def terms_of(
     hits: dict[str, list[float]] = {}
     for item, _, hit in planted:
         hits.setdefault(item.row.task, []).append(float(hit))
-    parts = [value for item, value in zip(rows, by_row, strict=True) if not item.planted]
-    answers = [value for item, value in zip(rows, by_row, strict=True) if item.planted]
-    keyed = [
-        float(loss[item.keys > 0].mean()) for item, loss in texts if item.keys is not None and item.keys.any()
-    ]
     beyond = [loss[original_length:] if len(loss) > original_length else loss[1:] for _, loss in texts]
     return Terms(
-        value=(_mean(parts) or 0.0) + (_mean(answers) or 0.0),
+        value=_value(rows, by_row),
         by_row=by_row,
         text=_mean([float(loss.mean()) for loss in beyond]),
         tail=_mean([float(loss[-tail:].mean()) for _, loss in texts]),
         window=_mean([float(loss[1:original_length].mean()) for _, loss in texts]),
-        key=_mean(keyed),
+        key=_mean([float(loss[item.keys > 0].mean()) for item, loss in texts if item.keyed]),
         answer=_mean([float(loss[list(item.row.answer)].mean()) for item, loss, _ in planted]),
         found=hits,
     )
+
+
+def joined(one: Terms, other: Terms, rows: Sequence[Weighed]) -> Terms:
+    """The terms of some rows and of those after them, as if they had been read at once; `rows` are all of them."""
+    by_row = [*one.by_row, *other.by_row]
+    parts = rows[: len(one.by_row)], rows[len(one.by_row) :]
+
+    def mean(name: str, counts: Callable[[Weighed], bool]) -> float | None:
+        values: list[float] = []
+        for terms, part in zip((one, other), parts, strict=True):
+            found = getattr(terms, name)
+            values += [] if found is None else [found] * sum(map(counts, part))
+        return _mean(values)
+
+    def text(item: Weighed) -> bool:
+        return not item.planted
+
+    return Terms(
+        value=_value(rows, by_row),
+        by_row=by_row,
+        text=mean("text", text),
+        tail=mean("tail", text),
+        window=mean("window", text),
+        key=mean("key", lambda item: item.keyed),
+        answer=mean("answer", lambda item: item.planted),
+        found={
+            task: [*one.found.get(task, []), *other.found.get(task, [])]
+            for task in {**one.found, **other.found}
+        },
+    )
+
+
+def _value(rows: Sequence[Weighed], by_row: Sequence[float]) -> float:
+    """J: the mean over text rows and the mean over planted ones."""
+    texts = [value for item, value in zip(rows, by_row, strict=True) if not item.planted]
+    answers = [value for item, value in zip(rows, by_row, strict=True) if item.planted]
+    return (_mean(texts) or 0.0) + (_mean(answers) or 0.0)
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -79,7 +79,7 @@ class Amounts:
 
     fit_text: int = 32
     fit_planted: int = 48
-    validation_text: int = 6
+    validation_text: int = 12
     validation_planted: int = 16
 
 

@@ -1,7 +1,7 @@
 """The quick sweep: closed forms at their defaults, their variants, and bands; successive halving on the same rows.
 
-Every candidate is measured on a few rows, the better third on more, and so on. What is left at the end has been
-compared on all of them.
+Every candidate is measured on a few rows, the better third on the next few, and so on. What is left at the end has
+been compared on all of them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ropewalk.methods.walk import band_profile
 from ropewalk.position_maps import AnyMap
 from ropewalk.schedule import FrequencySchedule
 from ropewalk.search.family import tuned_schedule
-from ropewalk.search.objective import Terms, Weighed
+from ropewalk.search.objective import Gain, Terms, Weighed, gains_over, joined
 from ropewalk.search.published import published_for
 from ropewalk.search.reading import NonFiniteLossError, Reader
 
@@ -113,6 +113,7 @@ def sweep(
     """
     left = list(offered)
     standing: dict[str, Measured] = {}
+    read = 0
     for share, keep in ROUNDS:
         # Rows alternate: one of text and one with an answer at least.
         count = max(2, round(share * len(rows)))
@@ -121,9 +122,11 @@ def sweep(
             subject = candidate.schedule or candidate.plan
             assert subject is not None
             try:
-                terms = reader.terms(subject, rows[:count])
+                terms = reader.terms(subject, rows[read:count])
             except NonFiniteLossError:
                 continue
+            if read:
+                terms = joined(standing[candidate.name].terms, terms, rows[:count])
             measured.append(Measured(candidate.name, subject, terms))
             if on_measured is not None:
                 on_measured(candidate.name, terms, number + 1, len(left))
@@ -134,7 +137,7 @@ def sweep(
         }
         size = max(KEEP, math.ceil(keep * len(measured)))
         names = [item.name for item in measured[:size]] + [name for name in PROTECTED if name in standing]
-        left = [candidate for candidate in left if candidate.name in names]
+        left, read = [candidate for candidate in left if candidate.name in names], count
     if not standing:
         raise RopewalkError("no candidate gives a finite loss", hint="try --dtype float32 and --attn eager")
     return list(standing.values())
@@ -145,15 +148,21 @@ def finalists(names: Sequence[str]) -> list[int]:
     return [place for place, name in enumerate(names) if place < KEEP or name in PROTECTED]
 
 
-def best_that_finds(measured: Sequence[Measured]) -> Measured:
-    """The lowest J among those that find no fewer answers than the default that finds most of them.
+def best_that_finds(measured: Sequence[Measured], rows: Sequence[Weighed]) -> Measured:
+    """The best default, or the lowest J where that is ahead of it by more than its standard error, pair by pair on
+    `rows`; of those that find no fewer answers than the default that finds most of them.
 
-    Loss alone would trade answers for text where a default finds more than the best band.
+    Loss alone would trade answers for text where a default finds more than the best band, and of forty bands the one
+    with the lowest J on a few rows owes that to the rows.
     """
     defaults = [item for item in measured if item.name in PROTECTED]
     least = max((item.terms.answers for item in defaults), default=0.0)
     eligible = [item for item in measured if item.terms.answers >= least]
-    return min(eligible, key=lambda item: item.terms.value)
+    best, *_ = ranked = sorted(eligible, key=lambda item: item.terms.value)
+    default = next((item for item in ranked if item.name in PROTECTED), best)
+    gains = gains_over(default.terms, best.terms, rows).values()
+    sure = Gain(sum(gain.value for gain in gains), math.hypot(*(gain.error for gain in gains))).sure
+    return best if sure else default
 
 
 def at_factor(start: Candidate | Measured, factor: float) -> FrequencySchedule:

@@ -21,7 +21,7 @@ from ropewalk.search.family import Family
 from ropewalk.search.fit import Settings, State
 from ropewalk.search.folder import Folder, opened
 from ropewalk.search.heads import TemperedFamily, check_temperatures
-from ropewalk.search.job import Job, Rung, add_keys, make_rungs, skilled_tasks
+from ropewalk.search.job import Job, Rung, make_rungs, skilled_tasks
 from ropewalk.search.loop import Point, Progress, measure, reason_to_keep_start, run_fit
 from ropewalk.search.map_fit import INTERRUPTED, check_maps, fit_map
 from ropewalk.search.objective import Objective, Terms, usual
@@ -287,7 +287,6 @@ def choose_start(job: Job, request: Request, run: Folder, tell: OnTold) -> list[
         # The top has its start from the validation above.
         if rung is not top:
             rung.start = at_factor(Measured(name, chosen, rung_terms(top)), rung.factor)
-            add_keys(job.reader, rung, request.objective)
             rung.before = job.reader.terms(rung.start, rung.validation)
     return [{key: value for key, value in row.items() if key != "schedule"} for row in kept["rows"]]
 
@@ -306,16 +305,14 @@ def rung_terms(rung: Rung) -> Terms:
 def _validated(
     job: Job, best: Sequence[tuple[str, FrequencySchedule]], request: Request, tell: OnTold
 ) -> tuple[str, FrequencySchedule]:
-    """The best of a few on the validation rows of the highest rung, whose key tokens the first of them fixes."""
+    """The best of a few on the validation rows of the highest rung."""
     top = job.top
-    top.start = best[0][1]
-    add_keys(job.reader, top, request.objective)
     measured = []
     for name, schedule in best:
         terms = job.reader.terms(schedule, top.validation)
         tell(Told("sweep", f"{name} on validation: J {terms.value:.4f}"))
         measured.append(Measured(name, schedule, terms))
-    chosen = best_that_finds(measured)
+    chosen = best_that_finds(measured, top.validation)
     assert isinstance(chosen.schedule, FrequencySchedule)
     top.start, top.before = chosen.schedule, chosen.terms
     return chosen.name, chosen.schedule
