@@ -6,15 +6,19 @@ import numpy as np
 import pytest
 from search_models import WINDOW, make_model
 
-from ropewalk.search.keys import LEAST_MATCH, LONGEST_MATCH, find_keys, key_tokens, near_losses, told_far
+from ropewalk.search.job import Rung, make_rungs
+from ropewalk.search.keys import find_keys, key_tokens, near_losses, told_far
+from ropewalk.search.objective import Objective, weigh
 from ropewalk.search.reading import Reader
-from ropewalk.search.rows import Row
+from ropewalk.search.rows import Material, Row, Rows
+
+LEAST, LONGEST = 3, 32
 
 
 def match(ids: list[int], place: int, other: int) -> int:
     """How many tokens before two places are the same."""
     length = 0
-    while length < min(other, LONGEST_MATCH) and ids[other - 1 - length] == ids[place - 1 - length]:
+    while length < min(other, LONGEST) and ids[other - 1 - length] == ids[place - 1 - length]:
         length += 1
     return length
 
@@ -27,7 +31,7 @@ def plainly_told(ids: list[int], window: int) -> list[bool]:
         near = max([match(ids, place, at) for at in range(place) if place - at <= window], default=0)
         longest = max([length for length, _ in far], default=0)
         told.append(
-            longest >= LEAST_MATCH
+            longest >= LEAST
             and longest > near
             and any(length == longest and token == ids[place] for length, token in far)
         )
@@ -57,6 +61,45 @@ def test_a_near_match_as_long_takes_the_place_of_a_far_one() -> None:
     near = [*word, 5, *filler, *word, 6, 7, *word, 5]
     assert not told_far(np.array(near), 20)[-1]
     assert not told_far(np.array([*word, 5, *filler, *word, 6]), 20)[-1]
+
+
+def test_far_is_more_than_a_window_back() -> None:
+    ids = np.array([1, 2, 3, 4, *range(10, 26), 1, 2, 3, 4])
+    # Each of the last four tokens stands twenty places after its like.
+    assert np.flatnonzero(told_far(ids, 19)).tolist() == [23]
+    assert not told_far(ids, 20).any()
+    # A nearer match twenty places back, as long as the far one.
+    twice = np.array([*ids[:4], 7, *range(30, 40), *ids, 7])
+    assert np.flatnonzero(told_far(twice, 19)[-1:]).tolist() == [0]
+    assert not told_far(twice, 20)[-1]
+
+
+def test_rungs_hold_the_key_tokens_of_fit_and_validation() -> None:
+    ids = np.tile(np.arange(8), 20)
+    texts = [np.where(np.arange(160) % 37 == shift, 99, ids) for shift in range(3)]
+    rows = Rows([Row(text) for text in texts[:2]], [Row(ids, "kv", 0.1, (159,))])
+    others = Rows([Row(texts[2])], [Row(ids, "kv", 0.1, (159,))])
+    material = Material({160: rows}, {160: others}, "text", ([], []))
+    with Reader(make_model()) as reader:
+        [rung] = make_rungs(reader, material, [2.5], Objective(), None)
+        expected = find_keys(reader, [Row(text) for text in texts])
+        assert all(keys.any() for keys in expected)
+        for item, keys in zip([*rung.text, rung.validation[0]], expected, strict=True):
+            assert np.array_equal(item.keys, keys)
+        assert [item.keys for item in (*rung.planted, rung.validation[1])] == [None, None]
+        [without] = make_rungs(reader, material, [2.5], Objective(keys=0.0), None)
+        assert {item.keys for item in (*without.text, *without.validation)} == {None}
+
+
+def test_a_sweep_without_questions_reads_as_many_rows_of_text() -> None:
+    texts = weigh([Row(np.full(80, number)) for number in range(20)], WINDOW, Objective())
+    questions = weigh(
+        [Row(np.full(80, number), "kv", 0.1, (79,)) for number in range(50, 60)], WINDOW, Objective()
+    )
+    rung = Rung(2.0, 80, texts, questions, [], {})
+    assert [int(item.row.ids[0]) for item in rung.sweep_rows()] == [0, 50, 1, 51, 2, 52, 3, 53, 4, 54, 5, 55]
+    alone = Rung(2.0, 80, texts, [], [], {})
+    assert [int(item.row.ids[0]) for item in alone.sweep_rows()] == list(range(12))
 
 
 def test_a_key_token_is_told_far_and_not_guessed_near() -> None:

@@ -90,6 +90,11 @@ def test_terms_of_rows_read_in_two_parts_are_those_of_all(split: int) -> None:
     one, other = (
         terms_of(weighed[part], losses[part], found[part], 16, 8) for part in (slice(split), slice(split, 10))
     )
+    texts, answers = (
+        [weighed[at].weights @ losses[at] for at in range(10) if bool(rows[at].answer) == kind]
+        for kind in (False, True)
+    )
+    assert whole.value == pytest.approx(np.mean(texts) + np.mean(answers))
     again = joined(one, other, weighed)
     assert again.found == whole.found
     assert again.by_row == whole.by_row
@@ -255,16 +260,16 @@ def test_a_default_stays_where_a_band_is_ahead_within_its_noise() -> None:
     walk = validated("walk", [0.9, 1.0], [0.5, 0.5, 0.5], hits)
     # Ahead of walk in text by 0.045 ± 0.055, then by 0.05 ± 0.03.
     assert (
-        best_that_finds([yarn, walk, validated("band", [0.9, 0.9], [0.5] * 3, hits)], VALIDATED).name
+        best_that_finds([yarn, walk, validated("band", [0.91, 0.9], [0.5] * 3, hits)], VALIDATED).name
         == "walk"
     )
     sure = validated("band", [0.88, 0.92], [0.5] * 3, hits)
     assert best_that_finds([yarn, walk, sure], VALIDATED).name == "band"
-    # The answers' noise counts beside the text's: 0.03 and 0.1 * sqrt(1/3) over.
-    unsure = validated("band", [0.88, 0.92], [0.5, 0.4, 0.6], hits)
+    # The answers' noise counts beside the text's: 0.05 in all, with errors of 0.04 and 0.04.
+    unsure = validated("band", [0.89, 0.91], [0.5, 0.5 - 0.0693, 0.5 + 0.0693], hits)
     assert best_that_finds([yarn, walk, unsure], VALIDATED).name == "walk"
-    # Gains of both kinds add up.
-    both = validated("band", [0.89, 0.95], [0.47, 0.46, 0.48], hits)
+    # Gains of both kinds add up: neither 0.03 ± 0.04 nor 0.03 ± 0.035 is sure alone, 0.06 ± 0.053 is.
+    both = validated("band", [0.91, 0.93], [0.47, 0.47 - 0.0606, 0.47 + 0.0606], hits)
     assert best_that_finds([yarn, walk, both], VALIDATED).name == "band"
     only = validated("band", [0.91, 0.97], [0.5] * 3, hits)
     assert best_that_finds([yarn, walk, only], VALIDATED).name == "walk"
