@@ -253,6 +253,7 @@ def test_the_command_names_the_schedule_and_leaves_with_4_on_a_finding(base, tok
         told = cli(*arguments, "--lengths", "140,320", "--json")
         shown = cli(*arguments, "--lengths", "140,150", "-o", tmp_path / "run")
         without = cli("verify", url)
+        hasty = cli(*arguments, "--timeout", "0")
     document = told.json
     assert told.code == 4
     assert document["identified"][0]["best"] == "the base's own"
@@ -263,12 +264,15 @@ def test_the_command_names_the_schedule_and_leaves_with_4_on_a_finding(base, tok
     assert "read whole: 150 tokens, claimed 640; trained for 160" in shown.out
     assert json.loads((tmp_path / "run" / "result.json").read_text())["passed"] is True
     assert "--base" in without.complaint
+    assert hasty.code == 2
+    assert "timeout_s=0" in hasty.complaint
 
 
 def test_options_for_servers_are_refused_on_a_folder(base, cli):
-    told = cli("verify", base[0], "--expect", "somewhere")
-    assert told.code == 2
-    assert "for servers" in told.complaint
+    for option, value in (("--expect", "somewhere"), ("--timeout", "3")):
+        told = cli("verify", base[0], option, value)
+        assert told.code == 2
+        assert "for servers" in told.complaint
 
 
 def _fingerprints():

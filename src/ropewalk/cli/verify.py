@@ -36,6 +36,7 @@ _STYLE = {"pass": "green", "fail": "bold red", "skip": "yellow"}
 )
 @click.option("--expect", metavar="OUT", help="With an address: the checkpoint that it should serve.")
 @click.option("--lengths", help="With an address: prompt lengths to try, 4k..32k or 4k,8k.")
+@click.option("--timeout", "timeout_s", type=float, help="With an address: seconds a request. Default 300.")
 @device_option
 @running_options
 @contract
@@ -53,7 +54,7 @@ def command(
 
     CHECKPOINT may be the address of a server (http://HOST/v1): then a few hundred log probabilities, compared with
     --base on this machine, name the schedule that it runs, and growing prompts the window that it reads."""
-    served = {name: options.pop(name) for name in ("model", "expect", "lengths")}
+    served = {name: options.pop(name) for name in ("model", "expect", "lengths", "timeout_s")}
     if checkpoint.startswith(("http://", "https://")):
         from ropewalk.cli.verify_served import verify_served
 
@@ -61,7 +62,7 @@ def command(
         return
     if any(value is not None for value in served.values()):
         raise UsageError(
-            "--model, --expect and --lengths are for servers, and this is a folder",
+            "--model, --expect, --lengths and --timeout are for servers, and this is a folder",
             hint="give an address (http://HOST/v1), or leave them out",
         )
     if programs is not None:

@@ -28,6 +28,8 @@ def verify_served(
         )
     lengths = [] if served["lengths"] is None else parse_lengths(served["lengths"])
     asked = {"model": served["model"], "expect": served["expect"], "lengths": lengths, **options}
+    if served["timeout_s"] is not None:
+        asked["timeout_s"] = served["timeout_s"]
     if output is None:
         result = fingerprint(url, base, **asked)
     else:
