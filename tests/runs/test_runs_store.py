@@ -343,6 +343,44 @@ def test_a_run_that_was_killed_before_its_first_line_begins_again(
     ]
 
 
+def refused(path: Path, kind: str = "train") -> None:
+    with pytest.raises(UsageError), create_run(kind, {"steps": 1}, path=path):
+        raise UsageError("no such text", hint="name another")
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_that_was_refused_at_once_makes_room_for_the_next(tmp_path: Path, resume: bool) -> None:
+    folder = tmp_path / "run"
+    refused(folder)
+    assert open_run(folder).status == "failed"
+    with create_run("eval", REQUEST, path=folder, resume=resume) as run:
+        assert not run.resumed
+        run.write_json("result.json", {})
+    stored = open_run(folder)
+    assert (stored.kind, stored.status, stored.request) == ("eval", "complete", REQUEST)
+
+
+def test_what_a_failed_run_made_is_never_made_room_of(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    refused(folder)
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(RopewalkError, match="already exists"):
+        enter(folder, resume=False)
+    assert (folder / "notes.txt").read_text() == "mine"
+    ended = tmp_path / "ended"
+    with create_run("eval", REQUEST, path=ended):
+        pass
+    with pytest.raises(RopewalkError, match="already exists"):
+        enter(ended, resume=False)
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("request.json", "manifest.json"):
+        (other / name).write_text("{}")
+    with pytest.raises(RopewalkError, match="already exists"):
+        enter(other, resume=False)
+    assert sorted(path.name for path in other.iterdir()) == ["manifest.json", "request.json"]
+
+
 def test_files_beside_a_claim_are_somebodys(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     for name in ("request.json", "notes.txt"):

@@ -159,8 +159,8 @@ def create_run(
 
     `path` names the folder, otherwise one is made under `root` (default $ROPEWALK_RUNS, or ./runs). An
     existing folder is refused, except with `resume` when it is an unfinished, interrupted or failed run of
-    the same kind. One process at a time writes in a folder, others are refused. A GateMissedError is a result, not a
-    failure: the run is complete.
+    the same kind; one that was refused before it had anything to keep makes room for the next. One process at a
+    time writes in a folder, others are refused. A GateMissedError is a result, not a failure: the run is complete.
     """
     if kind not in KINDS:
         raise UsageError(f"run kind {kind!r} is unknown", hint=f"one of {', '.join(KINDS)}")
@@ -168,7 +168,7 @@ def create_run(
         if path is not None:
             path = as_path(path, "output")
             stack.enter_context(run_lock(path))
-            _clear_stillborn(path)
+            _clear(path)
         run = _enter(kind, path, root, resume)
         run.opening = {
             "format": FORMAT,
@@ -262,20 +262,30 @@ def _enter(kind: str, path: Path | str | None, root: Path | str | None, resume: 
     return Run(folder, kind, stamp)
 
 
-def _clear_stillborn(folder: Path) -> None:
-    """Remove what a process left that was killed before its request was written: nothing in here is a run yet.
+def holds_nothing(folder: Path) -> bool:
+    """Whether a folder is missing or empty, or holds nothing that a run made: its process was killed before the
+    request was written, or what was asked was refused before there was anything to keep."""
+    files = list(folder.iterdir()) if folder.is_dir() else []
+    if {path.name for path in files} == {REQUEST, MANIFEST}:
+        try:
+            return read_manifest(folder)["status"] == "failed"
+        except DamagedError:
+            return False
+    return not folder.is_file() and all(_stillborn(path) for path in files)
+
+
+def _stillborn(path: Path) -> bool:
+    unwritten = path.name.startswith(f".{REQUEST}.") and path.name.endswith(".tmp")
+    return unwritten or (path.name == REQUEST and not path.stat().st_size)
+
+
+def _clear(folder: Path) -> None:
+    """Make room where nothing is a run yet.
 
     Called under the run's lock, so that no living process is about to write it.
     """
-    files = list(folder.iterdir()) if folder.is_dir() else []
-    left = [
-        path
-        for path in files
-        if (path.name.startswith(f".{REQUEST}.") and path.name.endswith(".tmp"))
-        or (path.name == REQUEST and not path.stat().st_size)
-    ]
-    if len(left) == len(files):
-        for path in left:
+    if folder.is_dir() and holds_nothing(folder):
+        for path in folder.iterdir():
             path.unlink(missing_ok=True)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.files import as_path, write_json
 from ropewalk.runs import create_run, open_run
-from ropewalk.runs.store import MANIFEST, REQUEST, Run
+from ropewalk.runs.store import MANIFEST, REQUEST, Run, holds_nothing
 from ropewalk.training.progress import Progress
 from ropewalk.training.recipe.reading import read_recipe
 from ropewalk.training.recipe.recipe import Recipe
@@ -105,7 +105,7 @@ def _look(folder: Path, recipe: Recipe, resume: bool, allow_changes: bool) -> Tr
     if resume and not folder.is_dir():
         raise RopewalkError(f"{folder} is no training run to resume", hint="start it without --resume")
     if not resume:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if not holds_nothing(folder):
             raise RopewalkError(
                 f"{folder} already holds a run or other files",
                 hint="continue it with --resume, or choose another output",
