@@ -268,7 +268,7 @@ def holds_nothing(folder: Path) -> bool:
     files = list(folder.iterdir()) if folder.is_dir() else []
     if {path.name for path in files} == {REQUEST, MANIFEST}:
         try:
-            return read_manifest(folder)["status"] == "failed"
+            return bool(read_manifest(folder)["status"] == "failed")
         except DamagedError:
             return False
     return not folder.is_file() and all(_stillborn(path) for path in files)

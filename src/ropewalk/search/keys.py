@@ -58,7 +58,7 @@ def told_far(ids: IdArray, window: int) -> NDArray[np.bool_]:
         far[at - first > window] = length
         near[(last >= 0) & (at - last <= window)] = length
         right[at - _occurrences(_numbered(context, ids))[0] > window] = length
-    return (right >= LEAST_MATCH) & (right == far) & (right > near)
+    return np.asarray((right >= LEAST_MATCH) & (right == far) & (right > near))
 
 
 def _numbered(one: IdArray, other: IdArray) -> IdArray:

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ropewalk.geometry import FloatArray
 from ropewalk.search.rows import Row
@@ -123,7 +124,12 @@ class Weighed:
     @property
     def keyed(self) -> bool:
         """Whether it is a text that holds a key token."""
-        return not self.planted and self.keys is not None and bool(self.keys.any())
+        return not self.planted and len(self.key_places) > 0
+
+    @property
+    def key_places(self) -> NDArray[np.int64]:
+        """Where its key tokens stand."""
+        return np.flatnonzero(np.zeros(0) if self.keys is None else self.keys)
 
 
 def weigh(
@@ -161,7 +167,7 @@ def terms_of(
         text=_mean([float(loss.mean()) for loss in beyond]),
         tail=_mean([float(loss[-tail:].mean()) for _, loss in texts]),
         window=_mean([float(loss[1:original_length].mean()) for _, loss in texts]),
-        key=_mean([float(loss[item.keys > 0].mean()) for item, loss in texts if item.keyed]),
+        key=_mean([float(loss[item.key_places].mean()) for item, loss in texts if item.keyed]),
         answer=_mean([float(loss[list(item.row.answer)].mean()) for item, loss, _ in planted]),
         found=hits,
     )
