@@ -130,7 +130,7 @@ def tailspline(d, b, L, s, fast=32, slow=1):
     return [theta * s ** -(weight(place) / weight(n)) for theta, place in zip(thetas(d, b), q)]
 
 
-def walk(d, b, L, s, fast=6, slow=0.65, power=1.6):
+def walk(d, b, L, s, fast=6, slow=0.65, power=1.2):
     made = []
     for theta, r in zip(thetas(d, b), turns(d, b, L)):
         if r >= fast:

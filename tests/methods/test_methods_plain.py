@@ -87,7 +87,7 @@ def test_walk_with_defaults_and_without():
         given = {"slow": slow, "fast": slow + rng.uniform(1.0, 20.0), "power": rng.uniform(0.5, 3.0)}
         return given | {"heat": 0.05}, given
 
-    _holds("walk", plain.walk, lambda L, s: 1 + 0.08 * math.log(s))
+    _holds("walk", plain.walk, lambda L, s: 1 + 0.1 * math.log(s))
     _holds("walk", plain.walk, lambda L, s: 1 + 0.05 * math.log(s), drawn)
 
 
