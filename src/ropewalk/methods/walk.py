@@ -36,9 +36,9 @@ def walk(
 ) -> FrequencySchedule:
     """m = (ln(6/r) / ln(6/0.65)) ** 1.2 between 6 and 0.65 rotations r in the window, 0 above, 1 below.
 
-    The attention factor is 1 + 0.1 ln s. The ends were fitted by gradient to four small models together (windows of 128
-    and 256, head_dim 32 to 128, rope_theta 1e4 to 5e5, at 8 times), power and c chosen among a few on the same models at
-    4, 8 and 16 times, and all measured on others.
+    The attention factor is 1 + 0.1 ln s. The ends were fitted by gradient to four small models together (windows of
+    128 and 256, head_dim 32 to 128, rope_theta 1e4 to 5e5, at 8 times), power and c chosen among a few on the same
+    models at 4, 8 and 16 times, and all measured on others.
 
     Parameters:
         fast: turns in the original window above which a pair is left alone.
