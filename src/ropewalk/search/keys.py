@@ -55,6 +55,9 @@ def told_far(ids: IdArray, window: int) -> NDArray[np.bool_]:
         context = _numbered(context, np.concatenate([ids[:length], ids[:-length]]))
         context[:length] = -1 - at[:length]
         first, last = _occurrences(context)
+        if not (at - first > window).any():
+            # Nor is there a longer one.
+            break
         far[at - first > window] = length
         near[(last >= 0) & (at - last <= window)] = length
         right[at - _occurrences(_numbered(context, ids))[0] > window] = length
@@ -63,8 +66,8 @@ def told_far(ids: IdArray, window: int) -> NDArray[np.bool_]:
 
 def _numbered(one: IdArray, other: IdArray) -> IdArray:
     """A number for each pair of values, the same for equal pairs."""
-    _, numbers = np.unique(np.stack([one, other]), axis=1, return_inverse=True)
-    return numbers.reshape(-1)
+    _, numbers = np.unique((one - one.min()) * (other.max() + 1) + other, return_inverse=True)
+    return np.asarray(numbers, dtype=np.int64)
 
 
 def _occurrences(values: IdArray) -> tuple[IdArray, IdArray]:
