@@ -77,6 +77,8 @@ def bands(geometry: RopeGeometry, factor: float) -> list[Candidate]:
         profile = band_profile(geometry, fast, slow)
         cooler = tuned_schedule(geometry, factor, profile, 1.0 + COOLER * (temperature(factor) - 1.0))
         made.append(scheduled(f"band {fast:g}..{slow:g}, half the temperature", cooler, variant="band"))
+    # Milder than the default inside the window, and shorter of breath beyond: fits often end near it.
+    made += _formed(geometry, factor, "walk 1.6", "walk", power=1.6, heat=0.08)
     for item in published_for(geometry):
         made += _formed(geometry, factor, item.name, "longrope", long_factors=item.at(factor).tolist())
     return made
