@@ -40,7 +40,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--factor", type=float, default=8.0)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--budget", default="48steps", help="of tune")
+    parser.add_argument("--budget", default="32steps", help="of tune")
     parser.add_argument("--trials", type=int, default=200, help="of cma")
     parser.add_argument("--iterations", type=int, default=40, help="of evolution; 40 are published")
     parser.add_argument(

@@ -42,7 +42,7 @@ from ropewalk.cli.measuring import grid_option, measuring_options, tasks_option
     "--tune",
     "budget",
     metavar="BUDGET",
-    help="Fit a schedule first, within 3m or 48steps, and measure it as the row `tuned`.",
+    help="Fit a schedule first, within 3m or 32steps, and measure it as the row `tuned`.",
 )
 @click.option(
     "--rank",

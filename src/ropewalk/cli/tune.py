@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Gradient fit; sweep alone; two zones; a table for each layer; CMA-ES (optuna); LongRoPE's evolution.",
 )
-@click.option("--budget", default="48steps", show_default=True, help="200steps, 90s, 10m or 1h.")
+@click.option("--budget", default="32steps", show_default=True, help="200steps, 90s, 10m or 1h.")
 @click.option(
     "--tasks",
     help="Planted answers in the objective, with commas between, or none; by default needle, kv and multi-needle, "

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from ropewalk.errors import UsageError
 
-# At most four rows a step (`Settings.most_pairs`): no more than 200 gradients.
-DEFAULT = "48steps"
+# At most six rows a step (`Settings.most_pairs`): no more than 200 gradients.
+DEFAULT = "32steps"
 _FORM = re.compile(r"^(\d+(?:\.\d+)?)\s*(steps?|s|m|min|h)$")
 _SECONDS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 

@@ -38,23 +38,15 @@ AGREEMENT = 0.1
 
 @dataclass(frozen=True)
 class Settings:
-    """How the fit steps. `pairs` is the least number of (text, planted) rows a step, `most_pairs` the limit.
+    """How the fit steps. `pairs` is the least number of (text, planted) rows a step, `most_pairs` the limit."""
 
-    The rate looks large because little of it is left: most pairs turn often, and most gradients hardly stand above
-    their noise.
-    """
-
-    learning_rate: float = 0.4
+    learning_rate: float = 0.04
     heat_rate: float = 0.008
     final_share: float = 0.1
     temper: float = 0.02
     average: float = 0.8
     pairs: int = 2
-    most_pairs: int = 2
-
-
-# A map has most of its numbers beside the profile, with rates of their own.
-FOR_MAPS = Settings(learning_rate=0.04)
+    most_pairs: int = 3
 
 
 @dataclass

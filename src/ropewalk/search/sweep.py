@@ -33,8 +33,10 @@ COOLER = 0.5
 KEEP = 3
 # Share of the rows, then of the candidates that go on, of each round.
 ROUNDS = ((0.34, 0.3), (0.67, 0.34), (1.0, 0.0))
-# Published defaults that no early round throws out: a few rows are too few to lose what is known to find answers.
-PROTECTED = ("yarn", "mrrope-pro", "llama3", "walk")
+# Cheaper inside the window than `walk` and shorter of breath beyond it: at 8 times fits end near it.
+MILD_WALK = "walk 1.6"
+# Defaults that no early round throws out: a few rows are too few to lose what is known to find answers.
+PROTECTED = ("yarn", "mrrope-pro", "llama3", "walk", MILD_WALK)
 
 OnMeasured = Callable[[str, Terms, int, int], None]
 
@@ -77,8 +79,7 @@ def bands(geometry: RopeGeometry, factor: float) -> list[Candidate]:
         profile = band_profile(geometry, fast, slow)
         cooler = tuned_schedule(geometry, factor, profile, 1.0 + COOLER * (temperature(factor) - 1.0))
         made.append(scheduled(f"band {fast:g}..{slow:g}, half the temperature", cooler, variant="band"))
-    # Milder than the default inside the window, and shorter of breath beyond: fits often end near it.
-    made += _formed(geometry, factor, "walk 1.6", "walk", power=1.6, heat=0.08)
+    made += _formed(geometry, factor, MILD_WALK, "walk", power=1.6, heat=0.08)
     for item in published_for(geometry):
         made += _formed(geometry, factor, item.name, "longrope", long_factors=item.at(factor).tolist())
     return made

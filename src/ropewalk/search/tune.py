@@ -18,7 +18,7 @@ from ropewalk.evaluation.work.processes import Processes
 from ropewalk.schedule import FrequencySchedule
 from ropewalk.search.budget import DEFAULT, Budget, parse_budget
 from ropewalk.search.family import Family
-from ropewalk.search.fit import FOR_MAPS, Settings, State
+from ropewalk.search.fit import Settings, State
 from ropewalk.search.folder import Folder, opened
 from ropewalk.search.heads import TemperedFamily, check_temperatures
 from ropewalk.search.job import Job, Rung, make_rungs, skilled_tasks
@@ -134,8 +134,7 @@ def tune(
             check_maps(reader)
         tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
         with opened(request, output, processes) as run:
-            usual_settings = FOR_MAPS if search in MAP_SEARCHES else Settings()
-            return _tuned(request, run, reader, tokenizer, settings or usual_settings, tell)
+            return _tuned(request, run, reader, tokenizer, settings or Settings(), tell)
 
 
 def _factors(target: str | int | None, ladder: Sequence[float] | None, original: int) -> list[float]:
