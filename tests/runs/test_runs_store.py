@@ -343,8 +343,8 @@ def test_a_run_that_was_killed_before_its_first_line_begins_again(
     ]
 
 
-def refused(path: Path, kind: str = "train") -> None:
-    with pytest.raises(UsageError), create_run(kind, {"steps": 1}, path=path):
+def refused(path: Path) -> None:
+    with pytest.raises(UsageError), create_run("train", {"steps": 1}, path=path):
         raise UsageError("no such text", hint="name another")
 
 

@@ -265,13 +265,15 @@ def _enter(kind: str, path: Path | str | None, root: Path | str | None, resume: 
 def holds_nothing(folder: Path) -> bool:
     """Whether a folder is missing or empty, or holds nothing that a run made: its process was killed before the
     request was written, or what was asked was refused before there was anything to keep."""
-    files = list(folder.iterdir()) if folder.is_dir() else []
+    if not folder.is_dir():
+        return not folder.exists()
+    files = list(folder.iterdir())
     if {path.name for path in files} == {REQUEST, MANIFEST}:
         try:
             return bool(read_manifest(folder)["status"] == "failed")
         except DamagedError:
             return False
-    return not folder.is_file() and all(_stillborn(path) for path in files)
+    return all(_stillborn(path) for path in files)
 
 
 def _stillborn(path: Path) -> bool:

@@ -52,33 +52,33 @@ def told_far(ids: IdArray, window: int) -> NDArray[np.bool_]:
     # Equal numbers for equal contexts of the `length` tokens before a place; a place with fewer is like no other.
     context = np.zeros(len(ids), dtype=np.int64)
     for length in range(1, min(LONGEST_MATCH, len(ids) - 1) + 1):
-        context = _numbered(context, np.concatenate([ids[:length], ids[:-length]]))
-        context[:length] = -1 - at[:length]
-        first, last = _occurrences(context)
-        if not (at - first > window).any():
+        context, first = _grouped(context, np.concatenate([-1 - at[:length], ids[:-length]]))
+        matched = at - first > window
+        if not matched.any():
             # Nor is there a longer one.
             break
-        far[at - first > window] = length
+        far[matched] = length
+        right[at - _grouped(context, ids)[1] > window] = length
+        last = _before(context)
         near[(last >= 0) & (at - last <= window)] = length
-        right[at - _occurrences(_numbered(context, ids))[0] > window] = length
     return np.asarray((right >= LEAST_MATCH) & (right == far) & (right > near))
 
 
-def _numbered(one: IdArray, other: IdArray) -> IdArray:
-    """A number for each pair of values, the same for equal pairs."""
-    _, numbers = np.unique((one - one.min()) * (other.max() + 1) + other, return_inverse=True)
-    return np.asarray(numbers, dtype=np.int64)
+def _grouped(one: IdArray, other: IdArray) -> tuple[IdArray, IdArray]:
+    """A number for each pair of values, the same for equal pairs, and the place where that pair stands first."""
+    least = other.min()
+    _, first, numbers = np.unique(
+        one * (other.max() - least + 1) + other - least, return_index=True, return_inverse=True
+    )
+    return numbers, first[numbers]
 
 
-def _occurrences(values: IdArray) -> tuple[IdArray, IdArray]:
-    """For each place where its value stands first, and where it stood last before (-1: never)."""
+def _before(values: IdArray) -> IdArray:
+    """For each place where its value stood last before (-1: never)."""
     order = np.argsort(values, kind="stable")
-    same = np.concatenate([[False], values[order][1:] == values[order][:-1]])
-    first, last = np.empty_like(order), np.full_like(order, -1)
-    heads = np.maximum.accumulate(np.where(same, 0, np.arange(len(order))))
-    first[order] = order[heads]
-    last[order[1:]] = np.where(same[1:], order[:-1], -1)
-    return first, last
+    last = np.full_like(order, -1)
+    last[order[1:]] = np.where(values[order[1:]] == values[order[:-1]], order[:-1], -1)
+    return last
 
 
 def near_losses(reader: Reader, row: Row, window: int) -> FloatArray:

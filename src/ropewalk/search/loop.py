@@ -14,7 +14,7 @@ from ropewalk.search.budget import Budget
 from ropewalk.search.family import Family
 from ropewalk.search.fit import Settings, State, advance, step_slope
 from ropewalk.search.job import Job, Rung
-from ropewalk.search.objective import Terms, gains_over
+from ropewalk.search.objective import Terms, gains_over, summed
 from ropewalk.search.reading import NonFiniteLossError
 
 # How many validations a budget of steps has, how many in a row may fail, and how many steps lie between two where
@@ -206,7 +206,7 @@ def reason_to_keep_start(rung: Rung, after: Terms) -> str | None:
         lost = [task for task, values in before.found.items() if sum(after.found[task]) < sum(values)]
         return f"the fit finds fewer answers ({', '.join(lost)})"
     found = gains_over(before, after, rung.validation)
-    total = sum(gain.value for gain in found.values())
+    total = summed(found.values()).value
     if total <= 0:
         return f"the fit is {-total:.4f} behind it on validation"
     if not any(gain.sure for gain in found.values()):

@@ -11,7 +11,8 @@ Without the planted answers a fit trades far keys for near text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -124,12 +125,14 @@ class Weighed:
     @property
     def keyed(self) -> bool:
         """Whether it is a text that holds a key token."""
-        return not self.planted and len(self.key_places) > 0
+        return len(self.key_places) > 0
 
     @property
     def key_places(self) -> NDArray[np.int64]:
-        """Where its key tokens stand."""
-        return np.flatnonzero(np.zeros(0) if self.keys is None else self.keys)
+        """Where a text's key tokens stand."""
+        if self.planted or self.keys is None:
+            return np.zeros(0, dtype=np.int64)
+        return np.flatnonzero(self.keys)
 
 
 def weigh(
@@ -225,6 +228,12 @@ class Gain:
     def sure(self) -> bool:
         """Whether it stands above its own noise."""
         return self.value > self.error
+
+
+def summed(gains: Iterable[Gain]) -> Gain:
+    """The gain on rows of all kinds, whose noise is independent."""
+    kinds = list(gains)
+    return Gain(sum(gain.value for gain in kinds), math.hypot(*(gain.error for gain in kinds)))
 
 
 def gains_over(before: Terms, after: Terms, rows: Sequence[Weighed]) -> dict[str, Gain]:

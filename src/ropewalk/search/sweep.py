@@ -21,7 +21,7 @@ from ropewalk.methods.walk import band_profile
 from ropewalk.position_maps import AnyMap
 from ropewalk.schedule import FrequencySchedule
 from ropewalk.search.family import tuned_schedule
-from ropewalk.search.objective import Gain, Terms, Weighed, gains_over, joined
+from ropewalk.search.objective import Terms, Weighed, gains_over, joined, summed
 from ropewalk.search.published import published_for
 from ropewalk.search.reading import NonFiniteLossError, Reader
 
@@ -161,11 +161,11 @@ def best_that_finds(measured: Sequence[Measured], rows: Sequence[Weighed]) -> Me
     defaults = [item for item in measured if item.name in PROTECTED]
     least = max((item.terms.answers for item in defaults), default=0.0)
     eligible = [item for item in measured if item.terms.answers >= least]
-    best, *_ = ranked = sorted(eligible, key=lambda item: item.terms.value)
+    ranked = sorted(eligible, key=lambda item: item.terms.value)
+    best = ranked[0]
     default = next((item for item in ranked if item.name in PROTECTED), best)
-    gains = gains_over(default.terms, best.terms, rows).values()
-    sure = Gain(sum(gain.value for gain in gains), math.hypot(*(gain.error for gain in gains))).sure
-    return best if sure else default
+    gain = summed(gains_over(default.terms, best.terms, rows).values())
+    return best if gain.sure else default
 
 
 def at_factor(start: Candidate | Measured, factor: float) -> FrequencySchedule:

@@ -281,7 +281,7 @@ def choose_start(job: Job, request: Request, run: Folder, tell: OnTold) -> list[
     rows = kept["rows"]
     places = finalists([row["name"] for row in rows])
     best = [(rows[at]["name"], FrequencySchedule.from_json(rows[at]["schedule"])) for at in places]
-    name, chosen = _validated(job, best, request, tell)
+    name, chosen = _validated(job, best, tell)
     for rung in job.rungs:
         rung.start_name = name
         # The top has its start from the validation above.
@@ -303,7 +303,7 @@ def rung_terms(rung: Rung) -> Terms:
 
 
 def _validated(
-    job: Job, best: Sequence[tuple[str, FrequencySchedule]], request: Request, tell: OnTold
+    job: Job, best: Sequence[tuple[str, FrequencySchedule]], tell: OnTold
 ) -> tuple[str, FrequencySchedule]:
     """The best of a few on the validation rows of the highest rung."""
     top = job.top
