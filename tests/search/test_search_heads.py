@@ -127,7 +127,7 @@ def test_what_was_fitted_is_folded_and_stock_software_computes_it(
 
     from ropewalk.search import tune as module
 
-    monkeypatch.setattr(module, "reason_to_keep_start", lambda rung, after: None)
+    monkeypatch.setattr(module, "reason_to_keep_start", lambda *given: None)
     found = fit(model_folder, text_folder, tmp_path / "run")
     assert found.temperatures == tmp_path / "run" / "temperatures.json"
     document = json.loads(found.temperatures.read_text())
@@ -155,7 +155,7 @@ def test_what_was_fitted_is_folded_and_stock_software_computes_it(
 
     # A fit that goes on and is given up then takes its temperatures along.
     (tmp_path / "run" / "manifest.json").unlink()
-    monkeypatch.setattr(module, "reason_to_keep_start", lambda rung, after: "the start is better")
+    monkeypatch.setattr(module, "reason_to_keep_start", lambda *given: "the start is better")
     again = fit(model_folder, text_folder, tmp_path / "run", budget=4)
     assert again.temperatures is None
     assert not (tmp_path / "run" / "temperatures.json").exists()

@@ -79,7 +79,7 @@ def test_rungs_hold_the_key_tokens_of_fit_and_validation() -> None:
     texts = [np.where(np.arange(160) % 37 == shift, 99, ids) for shift in range(3)]
     rows = Rows([Row(text) for text in texts[:2]], [Row(ids, "kv", 0.1, (159,))])
     others = Rows([Row(texts[2])], [Row(ids, "kv", 0.1, (159,))])
-    material = Material({160: rows}, {160: others}, "text", ([], []))
+    material = Material({160: rows}, {160: others}, {160: [Row(ids, "kv", 0.9, (158,))]}, "text", ([], []))
     with Reader(make_model()) as reader:
         [rung] = make_rungs(reader, material, [2.5], Objective(), None)
         expected = find_keys(reader, [Row(text) for text in texts])
@@ -87,6 +87,8 @@ def test_rungs_hold_the_key_tokens_of_fit_and_validation() -> None:
         for item, keys in zip([*rung.text, rung.validation[0]], expected, strict=True):
             assert np.array_equal(item.keys, keys)
         assert [item.keys for item in (*rung.planted, rung.validation[1])] == [None, None]
+        assert [item.row.answer for item in rung.further] == [(158,)]
+        assert rung.further[0].weights[158] == 0.5
         [without] = make_rungs(reader, material, [2.5], Objective(keys=0.0), None)
         assert {item.keys for item in (*without.text, *without.validation)} == {None}
 
@@ -96,9 +98,9 @@ def test_a_sweep_without_questions_reads_as_many_rows_of_text() -> None:
     questions = weigh(
         [Row(np.full(80, number), "kv", 0.1, (79,)) for number in range(50, 60)], WINDOW, Objective()
     )
-    rung = Rung(2.0, 80, texts, questions, [], {})
+    rung = Rung(2.0, 80, texts, questions, [], {}, [])
     assert [int(item.row.ids[0]) for item in rung.sweep_rows()] == [0, 50, 1, 51, 2, 52, 3, 53, 4, 54, 5, 55]
-    alone = Rung(2.0, 80, texts, [], [], {})
+    alone = Rung(2.0, 80, texts, [], [], {}, [])
     assert [int(item.row.ids[0]) for item in alone.sweep_rows()] == list(range(12))
 
 

@@ -133,7 +133,7 @@ def test_a_step_moves_each_layer_by_its_own_gradient() -> None:
     moved = advance(state, family, [slope], 0.0, settings).family
     share = 1 - (1 / 24) * (1 + 0.92**2) / (1 - 0.92**2)
     turns = WINDOW * geometry.inv_freq[count - 1] / (2 * math.pi)
-    wanted = 0.04 / (1 + (turns / 2) ** 2) * 0.02 / 0.03 * share
+    wanted = 0.04 / (1 + (turns / 8) ** 2) * 0.02 / 0.03 * share
     assert moved.extra[-2] == pytest.approx(wanted, rel=1e-6)
     assert moved.extra[-1] == pytest.approx(-0.015 * 0.5 / 0.51 * share, rel=1e-6)
     assert not moved.extra[:-2].any()
@@ -198,7 +198,7 @@ def test_a_fit_that_does_not_beat_its_start_is_not_kept(
 
     monkeypatch.setattr("ropewalk.search.loop.measure", lower)
     monkeypatch.setattr(map_fit, "measure", lower)
-    monkeypatch.setattr(map_fit, "reason_to_keep_start", lambda rung, after: "it loses keys")
+    monkeypatch.setattr(map_fit, "reason_to_keep_start", lambda *given: "it loses keys")
     found = ropewalk.tune(
         model_folder,
         target="4x",

@@ -245,13 +245,16 @@ def validated(name: str, texts: list[float], answers: list[float], hits: list[fl
 
 
 def test_the_start_finds_no_fewer_answers_than_the_best_default() -> None:
-    band = validated("band", [1.0, 1.0], [0.5] * 3, [1.0, 0.0, 0.0])
+    band = validated("band", [1.0, 1.0], [0.5] * 3, [0.0, 0.0, 0.0])
     yarn = validated("yarn", [1.2, 1.2], [0.5] * 3, [1.0, 1.0, 0.0])
     pro = validated("mrrope-pro", [1.1, 1.1], [0.5] * 3, [0.0, 0.0, 0.0])
     assert best_that_finds([band, yarn, pro], VALIDATED).name == "yarn"
     good = validated("good band", [1.1, 1.1], [0.5] * 3, [0.0, 1.0, 1.0])
     assert best_that_finds([band, yarn, pro, good], VALIDATED).name == "good band"
     assert best_that_finds([band], VALIDATED).name == "band"
+    # One answer fewer than the default that finds most is noise.
+    one = validated("band", [1.0, 1.0], [0.5] * 3, [1.0, 0.0, 0.0])
+    assert best_that_finds([one, yarn, pro], VALIDATED).name == "band"
 
 
 def test_a_default_stays_where_a_band_is_ahead_within_its_noise() -> None:

@@ -22,10 +22,8 @@ from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.search import loop
 from ropewalk.search.budget import parse_budget
 from ropewalk.search.fit import Settings
-from ropewalk.search.loop import reason_to_keep_start
-from ropewalk.search.objective import Objective, Terms, gains_over, weigh
 from ropewalk.search.reading import NonFiniteLossError, Reader
-from ropewalk.search.rows import Amounts, Row, gather, planted_rows, split_documents
+from ropewalk.search.rows import Amounts, gather, planted_rows, split_documents
 from ropewalk.text.corpus import Document
 
 FEW = Amounts(6, 4, 3, 4)
@@ -229,47 +227,11 @@ def test_what_stretches_nothing_or_is_unknown_is_refused(
     assert not (tmp_path / "run").exists()
 
 
-def terms(values: list[float], found: dict[str, list[float]] | None = None) -> Terms:
-    return Terms(sum(values), values, None, None, None, None, None, found or {})
-
-
-class Before:
-    """What the guard looks at of a rung."""
-
-    def __init__(self, before: Terms, rows: list[Any]) -> None:
-        self.before, self.validation = before, rows
-
-
 def test_the_usual_budget_is_at_most_two_hundred_gradients() -> None:
     usual = next(option for option in command.params if option.name == "budget").default
     # A step reads a text row and a planted row for each of its pairs.
     assert parse_budget(usual).steps * 2 * Settings().most_pairs <= 200
     assert inspect.signature(ropewalk.tune).parameters["budget"].default == usual
-
-
-def test_the_guard_keeps_the_start_for_lost_answers_and_for_noise() -> None:
-    ids = np.zeros(100, dtype=int)
-    rows = weigh(
-        [*[Row(ids) for _ in range(4)], Row(ids, "kv", 0.1, (98, 99)), Row(ids, "kv", 0.5, (99,))],
-        64,
-        Objective(),
-    )
-    before = terms([1.0, 1.0, 1.0, 1.0, 0.3, 0.3], {"kv": [1.0, 0.0]})
-    rung: Any = Before(before, rows)
-    better = terms([0.9, 0.91, 0.89, 0.9, 0.7, 0.0], {"kv": [1.0, 0.0]})
-    assert reason_to_keep_start(rung, better) is None
-    lost = terms([0.9, 0.91, 0.89, 0.9, 0.3, 0.3], {"kv": [0.0, 0.0]})
-    assert "fewer answers (kv)" in str(reason_to_keep_start(rung, lost))
-    noisy = terms([0.5, 1.4, 0.6, 1.4, 0.3, 0.3], {"kv": [1.0, 0.0]})
-    assert "standard error" in str(reason_to_keep_start(rung, noisy))
-    behind = terms([0.95, 0.95, 0.95, 0.95, 0.4, 0.4], {"kv": [1.0, 0.0]})
-    assert "0.0500 behind" in str(reason_to_keep_start(rung, behind))
-    answers = terms([1.0, 1.01, 0.99, 1.0, 0.2, 0.2], {"kv": [1.0, 1.0]})
-    assert reason_to_keep_start(rung, answers) is None
-    found = gains_over(before, better, rows)
-    assert found["text"].value == pytest.approx(0.1)
-    assert found["text"].error == pytest.approx(np.std([0.1, 0.09, 0.11, 0.1], ddof=1) / 2)
-    assert found["answers"].value == pytest.approx(-0.05)
 
 
 def test_fit_and_validation_share_no_document() -> None:

@@ -29,7 +29,7 @@ EPSILON = 1e-10
 # Nats per unit of the profile: a gradient below this moves its pair in proportion.
 FLOOR = 0.01
 # Rotations in the window at which a pair's rate is half of the slowest pairs'.
-HALF_RATE = 2.0
+HALF_RATE = 8.0
 # A pair's step is shared with its neighbours in this measure.
 SHARED = (0.25, 0.5, 0.25)
 # Two halves of a step's rows whose gradients point apart say little: rows are added until they agree, up to a limit.

@@ -12,7 +12,7 @@ from ropewalk.schedule import FrequencySchedule
 from ropewalk.search.keys import find_keys
 from ropewalk.search.objective import Objective, Terms, Weighed, weigh
 from ropewalk.search.reading import Reader
-from ropewalk.search.rows import Material, Row, Rows, planted_rows
+from ropewalk.search.rows import Material, Row, Rows, planted_rows, seed_of
 
 # A task of which the model solves less than this inside its own window says nothing about a stretch.
 LEAST_SKILL = 0.3
@@ -30,6 +30,7 @@ class Rung:
     planted: list[Weighed]
     validation: list[Weighed]
     controls: dict[str, Any]
+    further: list[Weighed]
     start: FrequencySchedule | None = None
     start_name: str = ""
     before: Terms | None = None
@@ -74,7 +75,9 @@ def skilled_tasks(
     kept, shares = [], []
     length = reader.original_length
     for task in tasks:
-        rows = planted_rows(tokenizer, [task], length, SKILL_ROWS, 2 * seed + 1, remarks, spread=True)
+        rows = planted_rows(
+            tokenizer, [task], length, SKILL_ROWS, seed_of(seed, "validation"), remarks, spread=True
+        )
         if not rows:
             continue
         terms = reader.terms(None, weigh(rows, length, Objective()))
@@ -116,6 +119,7 @@ def make_rungs(
                     *weigh(others.planted, reader.original_length, objective),
                 ],
                 controls_of(reader, others, length) | {"retrieval_in_window": retrieval_in_window},
+                weigh(material.further[length], reader.original_length, objective),
             )
         )
     return rungs

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from ropewalk.errors import RopewalkError
 from ropewalk.search.budget import Budget
 from ropewalk.search.family import Family
 from ropewalk.search.fit import Settings, State, advance, step_slope
+from ropewalk.search.guard import Guard
 from ropewalk.search.job import Job, Rung
-from ropewalk.search.objective import Terms, gains_over, summed
+from ropewalk.search.objective import Terms
 from ropewalk.search.reading import NonFiniteLossError
 
 # How many validations a budget of steps has, how many in a row may fail, and how many steps lie between two where
@@ -110,6 +110,7 @@ def run_fit(
     # A fit that goes on has used up a part of its budget already.
     began = time.monotonic() - progress.seconds
     top = job.top.length
+    guards = [Guard(job.reader, rung, start.reading(rung.factor)) for rung in job.rungs]
     try:
         while progress.stopped is None:
             share = budget.share(progress.state.step, progress.seconds)
@@ -126,14 +127,14 @@ def run_fit(
             value = sum(slope.value for slope in slopes) / len(slopes)
             _tell(progress, "step", value, job.reader.tokens / top, on_point, factor=rung.factor)
             if _due(progress, budget):
-                _validate(job, progress, began, on_point)
+                _validate(job, guards, progress, began, on_point)
             keep(progress)
     except NonFiniteLossError as error:
         progress.stopped = f"{error.message} after step {progress.state.step}: the best before it is kept"
         keep(progress)
     else:
         if progress.curve and progress.curve[-1]["kind"] != "validation":
-            _validate(job, progress, began, on_point)
+            _validate(job, guards, progress, began, on_point)
         keep(progress)
     return progress
 
@@ -149,9 +150,9 @@ def _due(progress: Progress, budget: Budget) -> bool:
     return step % every == 0
 
 
-def _validate(job: Job, progress: Progress, began: float, on_point: OnPoint) -> None:
+def _validate(job: Job, guards: Sequence[Guard], progress: Progress, began: float, on_point: OnPoint) -> None:
     """Measure the running mean on the validation rows of every rung; the best so far is what has the lowest J
-    among those that find no fewer answers than the start."""
+    among those that keep the start's answers."""
     try:
         found = [measure(job, rung, progress.state.mean) for rung in job.rungs]
     except NonFiniteLossError:
@@ -159,8 +160,14 @@ def _validate(job: Job, progress: Progress, began: float, on_point: OnPoint) -> 
         progress.bad += 1
         return
     value = float(np.mean([terms.value for terms in found]))
-    kept = all(keeps_answers(rung.before, terms) for rung, terms in zip(job.rungs, found, strict=True))
-    better = kept and value < progress.best_value
+    lower = value < progress.best_value
+    # Whether answers are kept may take further questions, which only a lower J is worth.
+    lost = [
+        guard.lost(progress.state.mean.reading(guard.rung.factor), terms)
+        for guard, terms in zip(guards, found, strict=True)
+        if lower
+    ]
+    better = lower and not any(lost)
     if better:
         progress.best, progress.best_value, progress.best_step = (
             progress.state.mean,
@@ -178,7 +185,7 @@ def _validate(job: Job, progress: Progress, began: float, on_point: OnPoint) -> 
         job.reader.tokens / job.top.length,
         on_point,
         best=better,
-        keeps_answers=kept,
+        lost_answers=next(filter(None, lost), None),
         **found[-1].to_json() | {"objective": value},
     )
     if progress.bad >= PATIENCE:
@@ -188,31 +195,6 @@ def _validate(job: Job, progress: Progress, began: float, on_point: OnPoint) -> 
 def measure(job: Job, rung: Rung, family: Family) -> Terms:
     """A family's schedule for a rung on its validation rows."""
     return job.reader.terms(family.reading(rung.factor), rung.validation)
-
-
-def keeps_answers(before: Terms | None, after: Terms) -> bool:
-    """Whether no task finds fewer answers than before."""
-    if before is None:
-        return True
-    return all(sum(after.found[task]) >= sum(values) for task, values in before.found.items())
-
-
-def reason_to_keep_start(rung: Rung, after: Terms) -> str | None:
-    """Why the rung's start is given back instead of the fit; None where the fit is better beyond its noise."""
-    before = rung.before
-    if before is None:
-        raise RopewalkError("the start was not measured", hint="measure it before the fit")
-    if not keeps_answers(before, after):
-        lost = [task for task, values in before.found.items() if sum(after.found[task]) < sum(values)]
-        return f"the fit finds fewer answers ({', '.join(lost)})"
-    found = gains_over(before, after, rung.validation)
-    total = summed(found.values()).value
-    if total <= 0:
-        return f"the fit is {-total:.4f} behind it on validation"
-    if not any(gain.sure for gain in found.values()):
-        said = ", ".join(f"{kind} {gain.value:+.4f} ± {gain.error:.4f}" for kind, gain in found.items())
-        return f"the fit's gain on validation is within its standard error ({said})"
-    return None
 
 
 def _tell(

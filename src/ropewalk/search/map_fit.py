@@ -13,11 +13,12 @@ from ropewalk.methods import schedule as make_schedule
 from ropewalk.position_maps import LayerTables, Zones
 from ropewalk.schedule import FrequencySchedule
 from ropewalk.search.fit import Settings, State
+from ropewalk.search.guard import Guard, reason_to_keep_start
 from ropewalk.search.job import Job
 from ropewalk.search.layers import LayerFamily
-from ropewalk.search.loop import OnPoint, Progress, measure, reason_to_keep_start, run_fit
+from ropewalk.search.loop import OnPoint, Progress, measure, run_fit
 from ropewalk.search.map_family import MapFamily
-from ropewalk.search.objective import Terms
+from ropewalk.search.objective import Terms, surely_fewer
 from ropewalk.search.reading import Reader
 from ropewalk.search.request import Request
 from ropewalk.search.sweep import KEEP, Measured, sweep
@@ -85,7 +86,7 @@ def fit_map(
                 raise
             # Whoever called writes the best so far, and then stops.
             progress.stopped = INTERRUPTED
-        why = _why_not(job, progress, rows)
+        why = _why_not(job, family, progress, rows)
     finally:
         top.before = single
     best = finds_like_the_table(rows, single)
@@ -130,12 +131,14 @@ def _shape(reader: Reader) -> tuple[int, int]:
     return config.num_hidden_layers, config.num_attention_heads
 
 
-def _why_not(job: Job, progress: Progress, rows: list[Measured]) -> str | None:
+def _why_not(job: Job, start: MapFamily, progress: Progress, rows: list[Measured]) -> str | None:
     """Why the fit is none of the rows that are chosen from; None where it has become one."""
     if not progress.best_step:
         return "no step of the fit beat it on validation"
     fitted = measure(job, job.top, progress.best)
-    why = reason_to_keep_start(job.top, fitted)
+    factor = job.top.factor
+    guard = Guard(job.reader, job.top, start.reading(factor))
+    why = reason_to_keep_start(guard, progress.best.reading(factor), fitted)
     if why is None:
         assert isinstance(progress.best, MapFamily)
         rows.append(Measured(FITTED, progress.best.plan(), fitted))
@@ -143,6 +146,10 @@ def _why_not(job: Job, progress: Progress, rows: list[Measured]) -> str | None:
 
 
 def finds_like_the_table(measured: list[Measured], single: Terms) -> Measured:
-    """The lowest J among those that find as much as the single table does, or as the best finder where none does."""
-    wanted = min(single.answers, max(item.terms.answers for item in measured))
-    return min((item for item in measured if item.terms.answers >= wanted), key=lambda item: item.terms.value)
+    """The lowest J among those that find as much as the single table does within noise, or as the best finder."""
+    most = max(item.terms.answers for item in measured)
+    finding = [item for item in measured if not surely_fewer(single, item.terms)]
+    return min(
+        finding or [item for item in measured if item.terms.answers == most],
+        key=lambda item: item.terms.value,
+    )

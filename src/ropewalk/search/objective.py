@@ -236,6 +236,16 @@ def summed(gains: Iterable[Gain]) -> Gain:
     return Gain(sum(gain.value for gain in kinds), math.hypot(*(gain.error for gain in kinds)))
 
 
+def surely_fewer(before: Terms, after: Terms) -> bool:
+    """Whether of one task, or of all together, fewer answers are found, by more than the standard error: of n questions
+    that only one of the two answers, sqrt(n)."""
+    tasks = [[*zip(values, after.found[task], strict=True)] for task, values in before.found.items()]
+    return any(
+        sum(one - other for one, other in pairs) > sum(one != other for one, other in pairs) ** 0.5
+        for pairs in (*tasks, [pair for pairs in tasks for pair in pairs])
+    )
+
+
 def gains_over(before: Terms, after: Terms, rows: Sequence[Weighed]) -> dict[str, Gain]:
     """The gains from `before` to `after` on text and on planted rows, each where there are any."""
     found = {}

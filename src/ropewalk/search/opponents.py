@@ -14,10 +14,12 @@ from ropewalk.search.cma import Study, schedule_at, search_cma
 from ropewalk.search.evolution import EvolutionSettings, Population, evolve, schedule_of
 from ropewalk.search.family import Family
 from ropewalk.search.folder import Folder
+from ropewalk.search.guard import Guard
 from ropewalk.search.job import Job
-from ropewalk.search.loop import USED_UP, OnPoint, Point, Progress, keeps_answers, seconds_since
+from ropewalk.search.loop import USED_UP, OnPoint, Point, Progress, seconds_since
 from ropewalk.search.objective import Terms
 from ropewalk.search.request import Request
+from ropewalk.search.writing import start_of
 
 # How many of the best are measured on validation.
 FINALISTS = 3
@@ -35,11 +37,12 @@ def run_opponent(request: Request, job: Job, progress: Progress, run: Folder, on
 def choose_finalist(
     job: Job, progress: Progress, finalists: Sequence[FrequencySchedule], on_point: OnPoint
 ) -> None:
-    """The finalist with the lowest J on validation among those that find no fewer answers than the start."""
+    """The finalist with the lowest J on validation among those that keep the start's answers."""
     top = job.top
+    guard = Guard(job.reader, top, start_of(top))
     for made in finalists:
         terms = job.reader.terms(made, top.validation)
-        better = keeps_answers(top.before, terms) and terms.value < progress.best_value
+        better = terms.value < progress.best_value and guard.lost(made, terms) is None
         if better:
             progress.best, progress.best_value = Family.through([made]), terms.value
             # 0 would say that no step beat the start.

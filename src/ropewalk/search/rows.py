@@ -9,6 +9,7 @@ import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from ropewalk.units import format_length
 TASKS = ("needle", "kv", "multi-needle")
 # Zones have numbers for single heads, and those that copy a long number are others than those that find a word.
 ZONE_TASKS = (*TASKS, "passkey")
+# What planted rows are for: no two share a seed.
+USES = ("fit", "validation", "further")
 FIT_SHARE = 0.75
 LEAST_WINDOWS = 4
 
@@ -54,10 +57,12 @@ class Rows:
 
 @dataclass(frozen=True)
 class Material:
-    """Everything a search reads, by length: rows to fit on and others to validate on. `remarks` are for the user."""
+    """Everything a search reads, by length: rows to fit on, others to validate on, and further planted ones for where
+    validation's leave a doubt. `remarks` are for the user."""
 
     fit: dict[int, Rows]
     validation: dict[int, Rows]
+    further: dict[int, list[Row]]
     source: str
     documents: tuple[list[str], list[str]]
     remarks: list[str] = field(default_factory=list)
@@ -66,21 +71,23 @@ class Material:
     def sha256(self) -> str:
         """Over the tokens of every row: the same files may hold another text the next time."""
         digest = hashlib.sha256()
-        for part in (self.fit, self.validation):
-            for rows in part.values():
-                for row in (*rows.text, *rows.planted):
-                    digest.update(row.ids.astype("<i8").tobytes())
+        parts = [
+            [*rows.text, *rows.planted] for part in (self.fit, self.validation) for rows in part.values()
+        ]
+        for row in chain(*parts, *self.further.values()):
+            digest.update(row.ids.astype("<i8").tobytes())
         return digest.hexdigest()
 
 
 @dataclass(frozen=True)
 class Amounts:
-    """How many rows of each kind: for fitting and for validation."""
+    """How many rows of each kind: for fitting, for validation, and for where that leaves a doubt."""
 
     fit_text: int = 32
     fit_planted: int = 48
     validation_text: int = 12
     validation_planted: int = 16
+    further_planted: int = 32
 
 
 def gather(
@@ -101,24 +108,29 @@ def gather(
     fit = _windows(mine, tokenizer, longest, amounts.fit_text, "fitting")
     validation = _windows(others, tokenizer, longest, amounts.validation_text, "validation")
     remarks = list[str]()
-    planted = {}
-    for length in lengths:
-        for name, count, shift in (
-            ("fit", amounts.fit_planted, 0),
-            ("validation", amounts.validation_planted, 1),
-        ):
-            planted[name, length] = planted_rows(
-                tokenizer, tasks, length, count, 2 * seed + shift, remarks, spread=name == "validation"
-            )
+    counts = (amounts.fit_planted, amounts.validation_planted, amounts.further_planted)
+    planted = {
+        (use, length): planted_rows(
+            tokenizer, tasks, length, count, seed_of(seed, use), remarks, spread=use != "fit"
+        )
+        for length in lengths
+        for use, count in zip(USES, counts, strict=True)
+    }
     return Material(
         fit={length: Rows(_cropped(fit, length), planted["fit", length]) for length in lengths},
         validation={
             length: Rows(_cropped(validation, length), planted["validation", length]) for length in lengths
         },
+        further={length: planted["further", length] for length in lengths},
         source="training half of the standard library" if text is None else str(text),
         documents=([item.name for item in mine], [item.name for item in others]),
         remarks=list(dict.fromkeys(remarks)),
     )
+
+
+def seed_of(seed: int, use: str) -> int:
+    """The seed of the planted rows of a use."""
+    return len(USES) * seed + USES.index(use)
 
 
 def split_documents(documents: Sequence[Document], seed: int) -> tuple[list[Document], list[Document]]:
@@ -196,7 +208,7 @@ def planted_rows(
         rows: list[Row] = []
         try:
             for number, depth in enumerate(depths):
-                # Apart for every row, and for validation too, whose `seed` is odd where fitting's is even.
+                # Apart for every row; those of other uses have another `seed`.
                 asking = Asking([task], [length], depths=[depth], samples=1, seed=1000 * seed + number)
                 plan = plan_tasks(tokenizer, asking, style="completion")
                 rows += [_row(sample) for group in plan.groups for sample in group]

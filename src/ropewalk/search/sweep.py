@@ -21,7 +21,7 @@ from ropewalk.methods.walk import band_profile
 from ropewalk.position_maps import AnyMap
 from ropewalk.schedule import FrequencySchedule
 from ropewalk.search.family import tuned_schedule
-from ropewalk.search.objective import Terms, Weighed, gains_over, joined, summed
+from ropewalk.search.objective import Terms, Weighed, gains_over, joined, summed, surely_fewer
 from ropewalk.search.published import published_for
 from ropewalk.search.reading import NonFiniteLossError, Reader
 
@@ -153,15 +153,16 @@ def finalists(names: Sequence[str]) -> list[int]:
 
 def best_that_finds(measured: Sequence[Measured], rows: Sequence[Weighed]) -> Measured:
     """The best default, or the lowest J where that is ahead of it by more than its standard error, pair by pair on
-    `rows`; of those that find no fewer answers than the default that finds most of them.
+    `rows`; of those that do not find surely fewer answers than the default that finds most of them.
 
     Loss alone would trade answers for text where a default finds more than the best band, and of forty bands the one
     with the lowest J on a few rows owes that to the rows.
     """
-    defaults = [item for item in measured if item.name in PROTECTED]
-    least = max((item.terms.answers for item in defaults), default=0.0)
-    eligible = [item for item in measured if item.terms.answers >= least]
-    ranked = sorted(eligible, key=lambda item: item.terms.value)
+    ranked = sorted(measured, key=lambda item: item.terms.value)
+    defaults = [item for item in ranked if item.name in PROTECTED]
+    if defaults:
+        finder = max(defaults, key=lambda item: item.terms.answers)
+        ranked = [item for item in ranked if not surely_fewer(finder.terms, item.terms)]
     best = ranked[0]
     default = next((item for item in ranked if item.name in PROTECTED), best)
     gain = summed(gains_over(default.terms, best.terms, rows).values())

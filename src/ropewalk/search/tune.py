@@ -20,9 +20,10 @@ from ropewalk.search.budget import DEFAULT, Budget, parse_budget
 from ropewalk.search.family import Family
 from ropewalk.search.fit import Settings, State
 from ropewalk.search.folder import Folder, opened
+from ropewalk.search.guard import Guard, reason_to_keep_start
 from ropewalk.search.heads import TemperedFamily, check_temperatures
 from ropewalk.search.job import Job, Rung, make_rungs, skilled_tasks
-from ropewalk.search.loop import Point, Progress, measure, reason_to_keep_start, run_fit
+from ropewalk.search.loop import Point, Progress, measure, run_fit
 from ropewalk.search.map_fit import INTERRUPTED, check_maps, fit_map
 from ropewalk.search.objective import Objective, Terms, usual
 from ropewalk.search.opponents import run_opponent
@@ -333,7 +334,8 @@ def _finished(
             why = "no step of the fit beat it on validation"
         else:
             after = measure(job, rung, progress.best)
-            why = reason_to_keep_start(rung, after)
+            guard = Guard(job.reader, rung, start.reading(rung.factor))
+            why = reason_to_keep_start(guard, progress.best.reading(rung.factor), after)
             made = progress.best.schedule(rung.factor, {"start": rung.start_name})
             if why is not None:
                 made, after = start_of(rung), before

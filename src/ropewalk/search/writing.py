@@ -104,7 +104,9 @@ def write_for_report(start: FrequencySchedule, run: Folder, result: TuneResult) 
 def point_words(point: Point) -> str:
     """For a line of progress."""
     if point.kind == "validation":
-        better = "best so far" if point.detail.get("best") else "not better"
+        lost = point.detail.get("lost_answers")
+        worse = "not better" if lost is None else f"lower, but finds fewer answers, {lost}"
+        better = "best so far" if point.detail.get("best") else worse
         found = point.detail.get("retrieval_at_target")
         answers = "" if found is None else f", answers found {found:.0%}"
         loss = point.detail.get("loss_at_target") or 0.0
