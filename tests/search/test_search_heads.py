@@ -127,13 +127,21 @@ def test_what_was_fitted_is_folded_and_stock_software_computes_it(
 
     from ropewalk.search import tune as module
 
-    monkeypatch.setattr(module, "reason_to_keep_start", lambda *given: None)
+    held: list[Any] = []
+    monkeypatch.setattr(module, "reason_to_keep_start", lambda *given: held.extend(given))
     found = fit(model_folder, text_folder, tmp_path / "run")
     assert found.temperatures == tmp_path / "run" / "temperatures.json"
     document = json.loads(found.temperatures.read_text())
     assert (document["format"], document["factor"]) == ("ropewalk-temperatures/1", 4.0)
     assert any(abs(value - 1) > 1e-3 for values in document["layers"].values() for value in values)
     assert str(found.temperatures) in json.loads(found.schedule.read_text())["notes"][-1]
+    # What was held against what: yarn without temperatures, and what the two files say.
+    guard, fitted, _ = held
+    made = ropewalk.schedule("yarn", guard.start.schedule.geometry, factor=4.0)
+    np.testing.assert_allclose(guard.start.schedule.inv_freq, made.inv_freq)
+    assert not np.any(guard.start.heads)
+    written = [value for values in document["layers"].values() for value in values]
+    np.testing.assert_allclose(np.exp(fitted.heads), written)
 
     ropewalk.extend(
         model_folder, schedule=found.schedule, out=tmp_path / "out", finish=folding(str(found.temperatures))

@@ -198,7 +198,13 @@ def test_a_fit_that_does_not_beat_its_start_is_not_kept(
 
     monkeypatch.setattr("ropewalk.search.loop.measure", lower)
     monkeypatch.setattr(map_fit, "measure", lower)
-    monkeypatch.setattr(map_fit, "reason_to_keep_start", lambda *given: "it loses keys")
+    held: list[Any] = []
+
+    def refuse(*given: Any) -> str:
+        held.extend(given)
+        return "it loses keys"
+
+    monkeypatch.setattr(map_fit, "reason_to_keep_start", refuse)
     found = ropewalk.tune(
         model_folder,
         target="4x",
@@ -217,6 +223,9 @@ def test_a_fit_that_does_not_beat_its_start_is_not_kept(
     assert "yarn is kept: it loses keys" in found.remarks
     start = LayerTables.of(ropewalk.schedule("yarn", kept.geometry, factor=4.0), 2)
     assert kept.plan.to_json() == start.to_json()
+    guard, refused, _ = held
+    np.testing.assert_allclose(guard.start.to_json()["inv_freq"], start.to_json()["inv_freq"], rtol=1e-12)
+    assert refused.to_json() == fitted[-1].plan().to_json()
 
 
 def test_a_damaged_table_is_named(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import inspect
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,10 @@ from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.search import loop
 from ropewalk.search.budget import parse_budget
 from ropewalk.search.fit import Settings
+from ropewalk.search.loop import Point
 from ropewalk.search.reading import NonFiniteLossError, Reader
 from ropewalk.search.rows import Amounts, gather, planted_rows, split_documents
+from ropewalk.search.writing import point_words
 from ropewalk.text.corpus import Document
 
 FEW = Amounts(6, 4, 3, 4)
@@ -262,6 +265,33 @@ def test_planted_rows_are_exact_and_end_in_their_answer(model_folder: Path) -> N
         assert text.index(answer) < 0.9 * 400
     again = planted_rows(tokenizer, ["needle", "kv"], 400, 8, 2, remarks)
     assert not any(np.array_equal(one.ids, other.ids) for one, other in zip(rows, again, strict=True))
+
+
+def test_questions_of_each_use_are_others_and_stand_where_they_should(
+    model_folder: Path, text_folder: Path
+) -> None:
+    tokenizer = ropewalk.load_tokenizer(str(model_folder))
+    found = [
+        gather(tokenizer, text_folder, [256], ["needle"], seed, Amounts(6, 5, 3, 4, 8)) for seed in (0, 1)
+    ]
+    uses = [rows for item in found for rows in (item.fit[256], item.validation[256])]
+    parts = [rows.planted for rows in uses] + [item.further[256] for item in found]
+    assert [len(rows) for rows in parts] == [5, 4, 5, 4, 8, 8]
+    every = [row.ids.tobytes() for rows in parts for row in rows]
+    assert len(set(every)) == len(every)
+    # Evenly over the whole text to judge by, in its first four fifths to fit on.
+    assert [row.depth for row in found[0].validation[256].planted] == [0.125, 0.375, 0.625, 0.875]
+    assert [row.depth for row in found[0].further[256]] == [0.0625 + step / 8 for step in range(8)]
+    assert all(row.depth < 0.8 and row.depth * 16 % 1 for row in found[0].fit[256].planted if row.depth)
+    assert found[0].sha256 != replace(found[0], further={256: []}).sha256
+
+
+def test_a_point_that_loses_answers_says_so() -> None:
+    detail = {"best": False, "lost_answers": "kv: 1 of 4, the start 3", "loss_at_target": 1.25}
+    assert point_words(Point(3, "validation", 2.5, 1.0, 4.0, detail)) == (
+        "step 3: validation J 2.5000 (lower, but finds fewer answers, kv: 1 of 4, the start 3),"
+        " loss at the target 1.2500"
+    )
 
 
 def test_a_task_that_does_not_fit_is_left_out_aloud(model_folder: Path) -> None:
