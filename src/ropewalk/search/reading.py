@@ -96,6 +96,13 @@ class Reader:
         self.processes = processes or Processes()
         self.rotation = Rotation(model)
         self.device = model.get_input_embeddings().weight.device
+        model.eval()
+        probe = torch.arange(8, device=self.device)[None] % model.get_input_embeddings().weight.shape[0]
+        if not self.rotation.felt(probe):
+            raise RopewalkError(
+                f"{type(model).__name__} does not rotate by the frequencies of its rotary module",
+                hint="compare closed forms by their configuration instead: ropewalk extend, then ropewalk compare",
+            )
         self.tokens = 0.0
         self.tail = max(1, min(TAIL_SPAN, self.original_length // 2))
         self._checkpointing = checkpointing
@@ -103,10 +110,8 @@ class Reader:
         self._frozen = [tensor for tensor in model.parameters() if tensor.requires_grad]
         for tensor in self._frozen:
             tensor.requires_grad_(False)
-        model.eval()
         self._decoder = decoder_of(model)
         with torch.no_grad():
-            probe = torch.arange(8, device=self.device)[None] % model.get_input_embeddings().weight.shape[0]
             if not split_works(model, self._decoder, probe):
                 self._decoder = None
         self.installed = install_head(model, LossOptions(kernel="auto"))
@@ -352,10 +357,10 @@ class Reader:
         """Switch activation checkpointing on where a row's activations would take a quarter of the free memory."""
         if self._recomputed or self._checkpointing is False:
             return
-        config = self.model.config.get_text_config()
-        inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-        width = _KEPT_HIDDEN * config.hidden_size + _KEPT_INNER * inner
-        size = length * config.num_hidden_layers * width * self.model.dtype.itemsize
+        facts = self.rotation.facts
+        hidden = facts.hidden_size
+        width = _KEPT_HIDDEN * hidden + _KEPT_INNER * (facts.intermediate_size or 4 * hidden)
+        size = length * facts.num_layers * width * self.model.dtype.itemsize
         if self._checkpointing or 4 * size > free_bytes(self.device):
             self._recompute()
 

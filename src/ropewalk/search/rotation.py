@@ -66,6 +66,18 @@ class Rotation:
                 if fits and direct.belongs(module, text) and (label or DEFAULT) == self.facts.main:
                     yield Place(path, module, label)
 
+    @torch.no_grad()
+    def felt(self, ids_BT: Tensor) -> bool:
+        """Whether the output follows frequencies and factor that are written here: code that is not stock may keep
+        tables of its own, and every schedule would read alike."""
+        place = self.places[0]
+        own = place.module._buffers[key(place.label, BUFFER)].double()
+        read = []
+        for stretch, factor in ((1.0, 1.0), (2.0, 1.0), (1.0, 1.5)):
+            with self.turning(own / stretch, factor):
+                read.append(self.model(input_ids=ids_BT, use_cache=False).logits)
+        return not any(torch.equal(read[0], other) for other in read[1:])
+
     @contextlib.contextmanager
     def turning(
         self, inv_freq: Tensor, attention_factor: Tensor | float, kept_first: int = 0
@@ -92,6 +104,9 @@ class Rotation:
         wanted = inv_freq.to(torch.float32).to(buffer.device)
         patch.set(module._buffers, name, wanted)
         patch.set(vars(module), key(place.label, "attention_scaling"), attention_factor)
+        if "rope_init_fn" in vars(module):
+            # phimoe asks this in every forward, whatever its buffers hold.
+            patch.set(vars(module), "rope_init_fn", lambda *asked, **more: (wanted, attention_factor))
         previous = module.forward
         patch.set(vars(module), "forward", _Forward(place, previous, kept_first, own=buffer, wanted=wanted))
 
