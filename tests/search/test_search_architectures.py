@@ -59,18 +59,23 @@ def test_a_search_reads_what_the_stretched_model_computes(kind: str) -> None:
     np.testing.assert_allclose(slope.value, wanted @ row.weights[1:], atol=2e-4)
 
 
-def test_a_model_that_rotates_by_tables_of_its_own_is_refused() -> None:
+@pytest.mark.parametrize("all_of_it", [True, False])
+def test_a_model_that_rotates_by_tables_of_its_own_is_refused(all_of_it: bool) -> None:
     model = tiny.tiny_model("llama")
     rotary = model.model.rotary_emb
 
     class Tabled(type(rotary)):
-        """Like early remote code: cos and sin are made once."""
+        """Like early remote code: cos and sin are made once, or the temperature is."""
 
         def forward(self, x: Any, position_ids: Any) -> Any:
-            return self.cos[position_ids], self.sin[position_ids]
+            if all_of_it:
+                return self.cos[position_ids], self.sin[position_ids]
+            angles = position_ids[..., None].double() * self.inv_freq.double()
+            return angles.cos().float().repeat(1, 1, 2), angles.sin().float().repeat(1, 1, 2)
 
     with torch.no_grad():
         rotary.cos, rotary.sin = (table[0] for table in rotary(torch.zeros(1), torch.arange(200)[None]))
     rotary.__class__ = Tabled
     with pytest.raises(RopewalkError, match="does not rotate by the frequencies of its rotary module"):
         Reader(model)
+    assert all(parameter.requires_grad for parameter in model.parameters())

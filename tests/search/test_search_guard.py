@@ -53,7 +53,7 @@ def guard(before: Terms | None, reader: Asked | None = None, further: int = 0) -
     )
     start: Any = "start"
     held: Any = reader or Asked()
-    return Guard(held, rung, start)
+    return Guard.of_start(held, rung, start)
 
 
 def why(held: Guard, after: Terms) -> str:
@@ -67,14 +67,14 @@ def test_the_start_is_kept_for_lost_answers_and_for_noise() -> None:
     better = terms([0.9, 0.91, 0.89, 0.9, 0.7, 0.0], kv=[1.0, 0.0])
     assert why(held, better) == "None"
     lost = terms([0.9, 0.91, 0.89, 0.9, 0.3, 0.3], kv=[0.0, 0.0])
-    assert why(held, lost) == "the fit finds fewer answers (kv: 0 of 2, the start 1)"
+    assert why(held, lost) == "the fit finds fewer answers (kv: 0 of 2, before 1)"
     noisy = terms([0.5, 1.4, 0.6, 1.4, 0.3, 0.3], kv=[1.0, 0.0])
     assert "standard error" in why(held, noisy)
     behind = terms([0.95, 0.95, 0.95, 0.95, 0.4, 0.4], kv=[1.0, 0.0])
     assert "0.0500 behind" in why(held, behind)
     answers = terms([1.0, 1.01, 0.99, 1.0, 0.2, 0.2], kv=[1.0, 1.0])
     assert why(held, answers) == "None"
-    found = gains_over(before, better, held.rung.validation)
+    found = gains_over(before, better, held.validation)
     assert found["text"].value == pytest.approx(0.1)
     assert found["text"].error == pytest.approx(np.std([0.1, 0.09, 0.11, 0.1], ddof=1) / 2)
     assert found["answers"].value == pytest.approx(-0.05)
@@ -118,20 +118,20 @@ def test_where_one_answer_is_lost_further_questions_decide() -> None:
     assert sorted(reader.asked) == ["fit", "fit", "start"]
 
     reader = Asked(start=[1.0, 1.0, 0.0], fit=[1.0, 1.0, 0.0])
-    said = "the fit finds fewer answers (kv: 3 of 5, the start 4)"
+    said = "the fit finds fewer answers (kv: 3 of 5, before 4)"
     assert why(guard(before, reader, 3), lost_one) == said
 
     # Nobody is asked where it is clear: answers kept, or surely lost.
     reader = Asked()
     kept, lost_both = (terms(lost_one.by_row, kv=hits) for hits in ([1.0, 1.0], [0.0, 0.0]))
     assert why(guard(before, reader, 3), kept) == "None"
-    assert "kv: 0 of 2, the start 2" in why(guard(before, reader, 3), lost_both)
+    assert "kv: 0 of 2, before 2" in why(guard(before, reader, 3), lost_both)
     assert not reader.asked
 
 
 def test_no_task_is_traded_for_another() -> None:
     held = guard(terms([1.0] * 4, kv=[1.0, 1.0], needle=[0.0, 0.0]))
     traded = terms([0.9, 0.91, 0.89, 0.9], kv=[0.0, 0.0], needle=[1.0, 1.0])
-    assert held.lost(Any, traded) == "kv: 0 of 2, the start 2"
+    assert held.lost(Any, traded) == "kv: 0 of 2, before 2"
     swapped = terms([0.9, 0.91, 0.89, 0.9], kv=[0.0, 1.0], needle=[1.0, 0.0])
     assert held.lost(Any, swapped) is None

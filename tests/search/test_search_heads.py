@@ -137,9 +137,9 @@ def test_what_was_fitted_is_folded_and_stock_software_computes_it(
     assert str(found.temperatures) in json.loads(found.schedule.read_text())["notes"][-1]
     # What was held against what: yarn without temperatures, and what the two files say.
     guard, fitted, _ = held
-    made = ropewalk.schedule("yarn", guard.start.schedule.geometry, factor=4.0)
-    np.testing.assert_allclose(guard.start.schedule.inv_freq, made.inv_freq)
-    assert not np.any(guard.start.heads)
+    made = ropewalk.schedule("yarn", guard.subject.schedule.geometry, factor=4.0)
+    np.testing.assert_allclose(guard.subject.schedule.inv_freq, made.inv_freq)
+    assert not np.any(guard.subject.heads)
     written = [value for values in document["layers"].values() for value in values]
     np.testing.assert_allclose(np.exp(fitted.heads), written)
 

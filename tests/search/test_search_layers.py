@@ -224,7 +224,7 @@ def test_a_fit_that_does_not_beat_its_start_is_not_kept(
     start = LayerTables.of(ropewalk.schedule("yarn", kept.geometry, factor=4.0), 2)
     assert kept.plan.to_json() == start.to_json()
     guard, refused, _ = held
-    np.testing.assert_allclose(guard.start.to_json()["inv_freq"], start.to_json()["inv_freq"], rtol=1e-12)
+    np.testing.assert_allclose(guard.subject.to_json()["inv_freq"], start.to_json()["inv_freq"], rtol=1e-12)
     assert refused.to_json() == fitted[-1].plan().to_json()
 
 

@@ -32,13 +32,17 @@ class Told:
     made: list[Any]
     asked: list[tuple[float, float]]
     lost_at: dict[float, str]
+    rung: Rung
 
-    def __init__(self, reader: Any, rung: Rung, start: Any) -> None:
+    @classmethod
+    def of_start(cls, reader: Any, rung: Rung, start: Any) -> Told:
+        self = cls()
         self.rung = rung
         self.made.append((rung.factor, start.to_json()))
+        return self
 
-    def lost(self, subject: Any, after: Terms) -> str | None:
-        assert subject.factor == self.rung.factor
+    def lost(self, candidate: Any, after: Terms) -> str | None:
+        assert candidate.factor == self.rung.factor
         self.asked.append((self.rung.factor, after.value))
         return self.lost_at.get(after.value)
 

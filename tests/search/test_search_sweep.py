@@ -21,6 +21,7 @@ from ropewalk.search import evolution, opponents
 from ropewalk.search.cma import START, schedule_at
 from ropewalk.search.evolution import EvolutionSettings, Individual, Population, crossed, evolve, mutated
 from ropewalk.search.family import tuned_schedule
+from ropewalk.search.job import Rung
 from ropewalk.search.objective import Objective, Terms, joined, terms_of, weigh
 from ropewalk.search.reading import NonFiniteLossError, Reader
 from ropewalk.search.rows import Row
@@ -230,31 +231,62 @@ def test_defaults_stay_until_all_rows_are_read() -> None:
     assert [found[place].name for place in places] == ["0", "1", "2", "yarn"]
 
 
-MADE = ropewalk.schedule("yarn", GEOMETRY, factor=8)
-# Two rows of text and three questions of one task.
-VALIDATED = weigh(
-    [*[Row(np.zeros(400, dtype=int))] * 2, *[Row(np.zeros(400, dtype=int), "kv", 0.1, (399,))] * 3],
-    256,
-    Objective(),
-)
+# Two rows of text and three questions of one task, and two further ones.
+QUESTIONS = [Row(np.zeros(400, dtype=int), "kv", 0.1, (399,))] * 3
+VALIDATED = weigh([*[Row(np.zeros(400, dtype=int))] * 2, *QUESTIONS], 256, Objective())
+VALIDATION = Rung(8.0, 2048, [], [], VALIDATED, {}, weigh(QUESTIONS[:2], 256, Objective()))
 
 
 def validated(name: str, texts: list[float], answers: list[float], hits: list[float]) -> Measured:
     value = float(np.mean(texts) + np.mean(answers))
-    return Measured(name, MADE, Terms(value, [*texts, *answers], None, None, None, None, None, {"kv": hits}))
+    subject: Any = name
+    return Measured(
+        name, subject, Terms(value, [*texts, *answers], None, None, None, None, None, {"kv": hits})
+    )
 
 
-def test_the_start_finds_no_fewer_answers_than_the_best_default() -> None:
-    band = validated("band", [1.0, 1.0], [0.5] * 3, [0.0, 0.0, 0.0])
+def chosen(measured: list[Measured], further: dict[str, list[float]] | None = None) -> tuple[str, list[str]]:
+    """What is chosen, and who was asked further questions; `further` says who finds what of them."""
+    asked: list[str] = []
+
+    def terms(subject: Any, rows: Any) -> Terms:
+        assert len(rows) == 2
+        asked.append(subject)
+        return Terms(0.0, [0.0, 0.0], None, None, None, None, None, {"kv": (further or {})[subject]})
+
+    reader: Any = SimpleNamespace(terms=terms)
+    return best_that_finds(measured, reader, VALIDATION).name, asked
+
+
+def test_the_start_keeps_the_answers_of_the_best_default() -> None:
+    none = validated("none", [1.0, 1.0], [0.5] * 3, [0.0, 0.0, 0.0])
     yarn = validated("yarn", [1.2, 1.2], [0.5] * 3, [1.0, 1.0, 0.0])
     pro = validated("mrrope-pro", [1.1, 1.1], [0.5] * 3, [0.0, 0.0, 0.0])
-    assert best_that_finds([band, yarn, pro], VALIDATED).name == "yarn"
+    assert chosen([none, yarn, pro]) == ("yarn", [])
     good = validated("good band", [1.1, 1.1], [0.5] * 3, [0.0, 1.0, 1.0])
-    assert best_that_finds([band, yarn, pro, good], VALIDATED).name == "good band"
-    assert best_that_finds([band], VALIDATED).name == "band"
-    # One answer fewer than the default that finds most is noise.
+    assert chosen([none, yarn, pro, good]) == ("good band", [])
+    assert chosen([none]) == ("none", [])
+
+
+def test_where_the_best_misses_one_answer_further_questions_decide() -> None:
+    yarn = validated("yarn", [1.2, 1.2], [0.5] * 3, [1.0, 1.0, 0.0])
     one = validated("band", [1.0, 1.0], [0.5] * 3, [1.0, 0.0, 0.0])
-    assert best_that_finds([one, yarn, pro], VALIDATED).name == "band"
+    finds, misses = {"yarn": [1.0, 0.0], "band": [1.0, 1.0]}, {"yarn": [1.0, 0.0], "band": [0.0, 1.0]}
+    assert chosen([yarn, one], finds) == ("band", ["yarn", "band"])
+    assert chosen([yarn, one], misses) == ("yarn", ["yarn", "band"])
+    # Of the defaults too: walk, of lower J, is asked, and the higher ones behind it are not.
+    walk = validated("walk", [1.1, 1.1], [0.5] * 3, [0.0, 1.0, 0.0])
+    llama = validated("llama3", [1.3, 1.3], [0.5] * 3, [0.0, 1.0, 0.0])
+    told = misses | {"walk": [1.0, 1.0]}
+    assert chosen([llama, yarn, walk, one], told) == ("walk", ["yarn", "band", "walk"])
+    # A band that leads is held against the lowest default behind it that keeps the answers.
+    sure = validated("sure band", [1.0, 1.0], [0.5] * 3, [1.0, 1.0, 0.0])
+    near = validated("near band", [1.1, 1.0], [0.5] * 3, [1.0, 1.0, 0.0])
+    assert chosen([yarn, walk, sure], told) == ("sure band", ["yarn", "walk"])
+    assert chosen([yarn, walk, near], told) == ("walk", ["yarn", "walk"])
+    assert chosen([yarn, walk, near], misses | {"walk": [0.0, 0.0]}) == ("near band", ["yarn", "walk"])
+    early = validated("walk", [0.9, 0.9], [0.5] * 3, [0.0, 1.0, 0.0])
+    assert chosen([yarn, early, sure], misses | {"walk": [0.0, 0.0]}) == ("sure band", ["yarn", "walk"])
 
 
 def test_a_default_stays_where_a_band_is_ahead_within_its_noise() -> None:
@@ -262,17 +294,14 @@ def test_a_default_stays_where_a_band_is_ahead_within_its_noise() -> None:
     yarn = validated("yarn", [1.0, 1.0], [0.5, 0.5, 0.5], hits)
     walk = validated("walk", [0.9, 1.0], [0.5, 0.5, 0.5], hits)
     # Ahead of walk in text by 0.045 ± 0.055, then by 0.05 ± 0.03.
-    assert (
-        best_that_finds([yarn, walk, validated("band", [0.91, 0.9], [0.5] * 3, hits)], VALIDATED).name
-        == "walk"
-    )
+    assert chosen([yarn, walk, validated("band", [0.91, 0.9], [0.5] * 3, hits)])[0] == "walk"
     sure = validated("band", [0.88, 0.92], [0.5] * 3, hits)
-    assert best_that_finds([yarn, walk, sure], VALIDATED).name == "band"
+    assert chosen([yarn, walk, sure])[0] == "band"
     # The answers' noise counts beside the text's: 0.05 in all, with errors of 0.04 and 0.04.
     unsure = validated("band", [0.89, 0.91], [0.5, 0.5 - 0.0693, 0.5 + 0.0693], hits)
-    assert best_that_finds([yarn, walk, unsure], VALIDATED).name == "walk"
+    assert chosen([yarn, walk, unsure])[0] == "walk"
     # Gains of both kinds add up: neither 0.03 ± 0.04 nor 0.03 ± 0.035 is sure alone, 0.06 ± 0.053 is.
     both = validated("band", [0.91, 0.93], [0.47, 0.47 - 0.0606, 0.47 + 0.0606], hits)
-    assert best_that_finds([yarn, walk, both], VALIDATED).name == "band"
+    assert chosen([yarn, walk, both])[0] == "band"
     only = validated("band", [0.91, 0.97], [0.5] * 3, hits)
-    assert best_that_finds([yarn, walk, only], VALIDATED).name == "walk"
+    assert chosen([yarn, walk, only])[0] == "walk"

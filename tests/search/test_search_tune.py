@@ -287,9 +287,9 @@ def test_questions_of_each_use_are_others_and_stand_where_they_should(
 
 
 def test_a_point_that_loses_answers_says_so() -> None:
-    detail = {"best": False, "lost_answers": "kv: 1 of 4, the start 3", "loss_at_target": 1.25}
+    detail = {"best": False, "lost_answers": "kv: 1 of 4, before 3", "loss_at_target": 1.25}
     assert point_words(Point(3, "validation", 2.5, 1.0, 4.0, detail)) == (
-        "step 3: validation J 2.5000 (lower, but finds fewer answers, kv: 1 of 4, the start 3),"
+        "step 3: validation J 2.5000 (lower, but finds fewer answers, kv: 1 of 4, before 3),"
         " loss at the target 1.2500"
     )
 

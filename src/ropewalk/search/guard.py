@@ -1,45 +1,48 @@
-"""Whether a fit is better than its start: no answers lost, and a gain beyond its noise."""
+"""Whether a schedule keeps another's answers, and a fit is better than its start beyond its noise."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ropewalk.errors import RopewalkError
 from ropewalk.search.job import Rung
-from ropewalk.search.objective import Terms, gains_over, joined, summed, surely_fewer
+from ropewalk.search.objective import Terms, Weighed, gains_over, joined, summed, surely_fewer
 from ropewalk.search.reading import Reader, Reading
 
 
 @dataclass
 class Guard:
-    """Holds what is fitted against its start on one rung. `start` is what the rung's `before` was measured of.
+    """Holds candidates against one `subject` that was measured at `before` on the rows of validation.
 
-    One answer of sixteen that is lost may be noise. Where fewer are found, but not surely fewer, both are asked further
-    questions, and all of them together decide.
+    One answer of sixteen that is lost may be noise. Where fewer are found, but not surely fewer, both are asked
+    `further` questions, and all of them together decide.
     """
 
     reader: Reader
-    rung: Rung
-    start: Reading
+    validation: Sequence[Weighed]
+    further: Sequence[Weighed]
+    subject: Reading
+    before: Terms
     _further: Terms | None = None
 
-    @property
-    def before(self) -> Terms:
-        """The start on validation."""
-        if self.rung.before is None:
+    @classmethod
+    def of_start(cls, reader: Reader, rung: Rung, start: Reading) -> Guard:
+        """For what is fitted on a rung; `start` is what the rung's `before` was measured of."""
+        if rung.before is None:
             raise RopewalkError("the start was not measured", hint="measure it before the fit")
-        return self.rung.before
+        return cls(reader, rung.validation, rung.further, start, rung.before)
 
-    def lost(self, subject: Reading, after: Terms) -> str | None:
-        """Which answers `subject`, measured at `after` on validation, finds fewer of; None where it keeps them."""
-        before, further = self.before, self.rung.further
+    def lost(self, candidate: Reading, after: Terms) -> str | None:
+        """Which answers a candidate, measured at `after` on validation, finds fewer of; None where it keeps them."""
+        before, further = self.before, self.further
         if after.answers >= before.answers or surely_fewer(before, after) or not further:
             return _fewer(before, after)
         if self._further is None:
-            self._further = self.reader.terms(self.start, further)
-        rows = [*self.rung.validation, *further]
+            self._further = self.reader.terms(self.subject, further)
+        rows = [*self.validation, *further]
         return _fewer(
-            joined(before, self._further, rows), joined(after, self.reader.terms(subject, further), rows)
+            joined(before, self._further, rows), joined(after, self.reader.terms(candidate, further), rows)
         )
 
 
@@ -48,18 +51,18 @@ def _fewer(before: Terms, after: Terms) -> str | None:
     if after.answers >= before.answers and not surely_fewer(before, after):
         return None
     return ", ".join(
-        f"{task}: {sum(after.found[task]):.0f} of {len(values)}, the start {sum(values):.0f}"
+        f"{task}: {sum(after.found[task]):.0f} of {len(values)}, before {sum(values):.0f}"
         for task, values in before.found.items()
         if sum(after.found[task]) < sum(values)
     )
 
 
-def reason_to_keep_start(guard: Guard, subject: Reading, after: Terms) -> str | None:
-    """Why the start is given back instead of `subject`; None where that is better beyond its noise."""
-    lost = guard.lost(subject, after)
+def reason_to_keep_start(guard: Guard, candidate: Reading, after: Terms) -> str | None:
+    """Why the start is given back instead of a candidate; None where that is better beyond its noise."""
+    lost = guard.lost(candidate, after)
     if lost is not None:
         return f"the fit finds fewer answers ({lost})"
-    found = gains_over(guard.before, after, guard.rung.validation)
+    found = gains_over(guard.before, after, guard.validation)
     total = summed(found.values()).value
     if total <= 0:
         return f"the fit is {-total:.4f} behind it on validation"

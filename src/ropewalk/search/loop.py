@@ -110,7 +110,7 @@ def run_fit(
     # A fit that goes on has used up a part of its budget already.
     began = time.monotonic() - progress.seconds
     top = job.top.length
-    guards = [Guard(job.reader, rung, start.reading(rung.factor)) for rung in job.rungs]
+    guards = [Guard.of_start(job.reader, rung, start.reading(rung.factor)) for rung in job.rungs]
     try:
         while progress.stopped is None:
             share = budget.share(progress.state.step, progress.seconds)
@@ -163,8 +163,8 @@ def _validate(job: Job, guards: Sequence[Guard], progress: Progress, began: floa
     lower = value < progress.best_value
     # Whether answers are kept may take further questions, which only a lower J is worth.
     lost = [
-        guard.lost(progress.state.mean.reading(guard.rung.factor), terms)
-        for guard, terms in zip(guards, found, strict=True)
+        guard.lost(progress.state.mean.reading(rung.factor), terms)
+        for guard, rung, terms in zip(guards, job.rungs, found, strict=True)
         if lower
     ]
     better = lower and not any(lost)

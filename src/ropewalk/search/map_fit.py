@@ -127,8 +127,8 @@ def _family(job: Job, plan: Any, table: FrequencySchedule) -> MapFamily:
 
 def _shape(reader: Reader) -> tuple[int, int]:
     """Layers, and heads in each."""
-    config = reader.model.config.get_text_config()
-    return config.num_hidden_layers, config.num_attention_heads
+    facts = reader.rotation.facts
+    return facts.num_layers, facts.num_attention_heads
 
 
 def _why_not(job: Job, start: MapFamily, progress: Progress, rows: list[Measured]) -> str | None:
@@ -137,7 +137,7 @@ def _why_not(job: Job, start: MapFamily, progress: Progress, rows: list[Measured
         return "no step of the fit beat it on validation"
     fitted = measure(job, job.top, progress.best)
     factor = job.top.factor
-    guard = Guard(job.reader, job.top, start.reading(factor))
+    guard = Guard.of_start(job.reader, job.top, start.reading(factor))
     why = reason_to_keep_start(guard, progress.best.reading(factor), fitted)
     if why is None:
         assert isinstance(progress.best, MapFamily)

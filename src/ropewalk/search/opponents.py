@@ -39,7 +39,7 @@ def choose_finalist(
 ) -> None:
     """The finalist with the lowest J on validation among those that keep the start's answers."""
     top = job.top
-    guard = Guard(job.reader, top, start_of(top))
+    guard = Guard.of_start(job.reader, top, start_of(top))
     for made in finalists:
         terms = job.reader.terms(made, top.validation)
         better = terms.value < progress.best_value and guard.lost(made, terms) is None

@@ -21,7 +21,9 @@ from ropewalk.methods.walk import band_profile
 from ropewalk.position_maps import AnyMap
 from ropewalk.schedule import FrequencySchedule
 from ropewalk.search.family import tuned_schedule
-from ropewalk.search.objective import Terms, Weighed, gains_over, joined, summed, surely_fewer
+from ropewalk.search.guard import Guard
+from ropewalk.search.job import Rung
+from ropewalk.search.objective import Terms, Weighed, gains_over, joined, summed
 from ropewalk.search.published import published_for
 from ropewalk.search.reading import NonFiniteLossError, Reader
 
@@ -151,21 +153,26 @@ def finalists(names: Sequence[str]) -> list[int]:
     return [place for place, name in enumerate(names) if place < KEEP or name in PROTECTED]
 
 
-def best_that_finds(measured: Sequence[Measured], rows: Sequence[Weighed]) -> Measured:
+def best_that_finds(measured: Sequence[Measured], reader: Reader, rung: Rung) -> Measured:
     """The best default, or the lowest J where that is ahead of it by more than its standard error, pair by pair on
-    `rows`; of those that do not find surely fewer answers than the default that finds most of them.
+    the rung's validation rows; of those that keep the answers of the default that finds most of them.
 
     Loss alone would trade answers for text where a default finds more than the best band, and of forty bands the one
     with the lowest J on a few rows owes that to the rows.
     """
     ranked = sorted(measured, key=lambda item: item.terms.value)
     defaults = [item for item in ranked if item.name in PROTECTED]
-    if defaults:
-        finder = max(defaults, key=lambda item: item.terms.answers)
-        ranked = [item for item in ranked if not surely_fewer(finder.terms, item.terms)]
-    best = ranked[0]
-    default = next((item for item in ranked if item.name in PROTECTED), best)
-    gain = summed(gains_over(default.terms, best.terms, rows).values())
+    if not defaults:
+        return ranked[0]
+    most = max(defaults, key=lambda item: item.terms.answers)
+    guard = Guard(reader, rung.validation, rung.further, most.schedule, most.terms)
+    # Lowest first, because further questions may be asked of each.
+    best = next(item for item in ranked if guard.lost(item.schedule, item.terms) is None)
+    if best in defaults:
+        return best
+    rest = (item for item in defaults if item.terms.value >= best.terms.value)
+    default = next(item for item in rest if guard.lost(item.schedule, item.terms) is None)
+    gain = summed(gains_over(default.terms, best.terms, rung.validation).values())
     return best if gain.sure else default
 
 

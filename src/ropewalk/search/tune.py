@@ -313,7 +313,7 @@ def _validated(
         terms = job.reader.terms(schedule, top.validation)
         tell(Told("sweep", f"{name} on validation: J {terms.value:.4f}"))
         measured.append(Measured(name, schedule, terms))
-    chosen = best_that_finds(measured, top.validation)
+    chosen = best_that_finds(measured, job.reader, top)
     assert isinstance(chosen.schedule, FrequencySchedule)
     top.start, top.before = chosen.schedule, chosen.terms
     return chosen.name, chosen.schedule
@@ -334,7 +334,7 @@ def _finished(
             why = "no step of the fit beat it on validation"
         else:
             after = measure(job, rung, progress.best)
-            guard = Guard(job.reader, rung, start.reading(rung.factor))
+            guard = Guard.of_start(job.reader, rung, start.reading(rung.factor))
             why = reason_to_keep_start(guard, progress.best.reading(rung.factor), after)
             made = progress.best.schedule(rung.factor, {"start": rung.start_name})
             if why is not None:
