@@ -62,3 +62,15 @@ def test_sizes_and_their_spelling():
     assert units.format_duration(185) == "3 min 05 s"
     with pytest.raises(UsageError):
         units.parse_bytes("plenty")
+
+
+def test_lists_of_factors():
+    assert units.parse_factors(" 2,4x, 2.5,") == [2.0, 4.0, 2.5]
+    for text in ("", " , ", "2,x", "2,b", "2,nan", "inf", "2 4"):
+        with pytest.raises(UsageError, match="not a list of factors"):
+            units.parse_factors(text)
+
+
+def test_names_are_split_and_stand_once():
+    assert units.split_names(" b, a,,b") == ["b", "a"]
+    assert units.split_names(["b", " a,b ", "", 3, "b"]) == ["b", "a,b", "3"]

@@ -1,9 +1,10 @@
-"""Lengths, sizes and factors as people write them: 32k, 4k..32k, 24GB, 8x."""
+"""Lengths, sizes, factors and lists of names as people write them: 32k, 4k..32k, 24GB, 8x, needle,kv."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 
 from ropewalk.errors import UsageError
 
@@ -105,6 +106,31 @@ def parse_target(text: str | int, original_length: int) -> int:
             hint="choose a longer target",
         )
     return target
+
+
+def parse_factors(text: str) -> list[float]:
+    """A list of factors, in order.
+
+    >>> parse_factors("2,4x,8")
+    [2.0, 4.0, 8.0]
+    """
+    try:
+        factors = [float(name.removesuffix("x")) for name in split_names(text)]
+    except ValueError:
+        factors = []
+    if not factors or not all(map(math.isfinite, factors)):
+        raise UsageError(f"{text[:60]!r} is not a list of factors", hint="write 2,4,8")
+    return factors
+
+
+def split_names(given: str | Iterable[object]) -> list[str]:
+    """Names with commas between, or a sequence of them, each once.
+
+    >>> split_names(" needle, kv,,needle")
+    ['needle', 'kv']
+    """
+    names = given.split(",") if isinstance(given, str) else map(str, given)
+    return list(dict.fromkeys(name.strip() for name in names if name.strip()))
 
 
 def parse_bytes(text: str | int) -> int:

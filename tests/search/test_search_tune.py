@@ -319,9 +319,9 @@ def test_names_that_name_nothing_are_refused_by_the_command(model_folder: Path, 
         ("--tasks=", "names nothing"),
         ("--tasks= , ", "names nothing"),
         ("--tasks=nedle", "needle"),
-        ("--ladder=", "names no factor"),
-        ("--ladder=2,x", "no list of factors"),
-        ("--ladder=nan", "is no number"),
+        ("--ladder=", "not a list of factors"),
+        ("--ladder=2,x", "not a list of factors"),
+        ("--ladder=nan", "not a list of factors"),
         ("--storage=sqlite:///x", "no workers"),
     ):
         found = CliRunner().invoke(

@@ -154,11 +154,6 @@ param_option = click.option(
 )
 
 
-def split_names(given: str) -> list[str]:
-    """The names of an option that takes several, with commas between."""
-    return [name.strip() for name in given.split(",") if name.strip()]
-
-
 def running_options(function: Function) -> Function:
     """How a model is run: --dtype, --attn, --trust-remote-code and --quiet."""
     return dtype_option(attn_option(trust_option(quiet_option(function))))

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ropewalk.cli.common import console, contract, emit_json, param_option, parse_params, split_names
+from ropewalk.cli.common import console, contract, emit_json, param_option, parse_params
+from ropewalk.units import split_names
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ropewalk.cli.common import split_names
+from ropewalk.units import parse_factors, split_names
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,7 +26,7 @@ def ladder_of(
     options: Mapping[str, Any],
 ) -> Ladder:
     """The ladder that `--ladder` asks for."""
-    from ropewalk.errors import UsageError, one_line
+    from ropewalk.errors import UsageError
     from ropewalk.runtimes.ladder import Output, export_ladder
 
     if len(names) != 1 or method is None:
@@ -35,12 +35,7 @@ def ladder_of(
         )
     if options["factor"] is not None or options["target"] is not None:
         raise UsageError("--ladder already says how far", hint="leave out --factor and --target")
-    try:
-        wanted = [float(word) for word in factors.split(",") if word.strip()]
-    except ValueError as error:
-        raise UsageError(
-            f"--ladder {one_line(factors, 40)!r} is not a list of factors", hint="write 1,2,4,8"
-        ) from error
+    wanted = parse_factors(factors)
     output = None
     if options["output"] is not None:
         output = Output(

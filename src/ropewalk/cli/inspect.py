@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ropewalk.cli.common import console, contract, emit_json, split_names
+from ropewalk.cli.common import console, contract, emit_json
+from ropewalk.units import split_names
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from ropewalk.cli.common import contract, emit_json, param_option, parse_params, split_names
+from ropewalk.cli.common import contract, emit_json, param_option, parse_params
+from ropewalk.units import split_names
 
 
 @click.command()

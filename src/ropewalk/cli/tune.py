@@ -13,9 +13,9 @@ from ropewalk.cli.common import (
     emit_json,
     running_options,
     seed_option,
-    split_names,
 )
 from ropewalk.errors import UsageError, shown_command
+from ropewalk.units import parse_factors, split_names
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -95,7 +95,7 @@ def command(
         result = tune(
             model,
             target=target,
-            ladder=None if ladder is None else _factors(ladder),
+            ladder=None if ladder is None else parse_factors(ladder),
             text=text,
             search=search,
             budget=budget,
@@ -128,15 +128,6 @@ def _tasks(written: str | None) -> list[str] | None:
     if not names:
         raise UsageError(f"--tasks {written!r} names nothing", hint="write needle,kv, or none")
     return names
-
-
-def _factors(written: str) -> list[float]:
-    if not split_names(written):
-        raise UsageError(f"--ladder {written!r} names no factor", hint="write 2,4,8")
-    try:
-        return [float(name.removesuffix("x")) for name in split_names(written)]
-    except ValueError as error:
-        raise UsageError(f"--ladder {written!r} is no list of factors", hint="write 2,4,8") from error
 
 
 def show(screen: Console, model: str, result: TuneResult) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
-from ropewalk.cli.common import console, contract, device_option, emit_json, running_options, split_names
+from ropewalk.cli.common import console, contract, device_option, emit_json, running_options
 from ropewalk.errors import UsageError
+from ropewalk.units import split_names
 
 _STYLE = {"pass": "green", "fail": "bold red", "skip": "yellow"}
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from ropewalk.errors import UsageError, one_line
-from ropewalk.units import parse_length, parse_lengths
+from ropewalk.units import parse_length, parse_lengths, split_names
 
 TEXT_TASK = "ppl"
 # Answers that are written; a task of which the model writes none counts by choice.
@@ -95,12 +95,12 @@ class EvalRequest(BaseModel):
     @classmethod
     def _named(cls, value: Any, info: ValidationInfo) -> list[str]:
         _refuse_blank(info.field_name, value)
-        return names_of(value or [])
+        return split_names(value or [])
 
     @field_validator("tasks", mode="before")
     @classmethod
     def _tasks(cls, value: Any) -> list[str]:
-        return names_of(value)
+        return split_names(value)
 
     @field_validator("span", "original_length", mode="before")
     @classmethod
@@ -157,7 +157,7 @@ class CompareRequest(EvalRequest):
     @field_validator("methods", mode="before")
     @classmethod
     def _methods(cls, value: Any) -> list[str]:
-        return names_of(value)
+        return split_names(value)
 
     @field_validator("schedules", mode="before")
     @classmethod
@@ -169,12 +169,6 @@ def _refuse_blank(name: str | None, value: Any) -> None:
     """An empty name, as of a shell variable that is not set, asks for nothing that could be told."""
     if isinstance(value, str) and not value.strip():
         raise UsageError(f"{name}={value!r} names nothing", hint="give a name, or leave it out")
-
-
-def names_of(value: Any) -> list[str]:
-    """`a,b` or a sequence of names, each once."""
-    names = value.split(",") if isinstance(value, str) else list(value)
-    return list(dict.fromkeys(str(name).strip() for name in names if str(name).strip()))
 
 
 def make_request(kind: type[Asked], model: str, **settings: Any) -> Asked:
