@@ -481,3 +481,12 @@ def test_softmax_scale_of_mla_is_told():
 def test_a_value_to_write_is_given_in_full(change, name, said):
     finding = next(finding for finding in find(LLAMA | change) if finding.id == name)
     assert finding.fix.startswith(said)
+
+
+def test_where_every_layer_slides_a_stretch_says_that_it_does_nothing(tmp_path):
+    config = LLAMA | {"model_type": "mistral", "sliding_window": 512, "rope_parameters": {"rope_theta": 1e4}}
+    for window, said in ((512, True), (None, False)):
+        file = tmp_path / f"{window}.json"
+        file.write_text(json.dumps(config | {"sliding_window": window}))
+        made = ropewalk.extend(file, target="4x", method="yarn", dry_run=True)
+        assert ("sees only a window of 512" in " ".join(made.notes)) is said

@@ -20,9 +20,9 @@ def make_model(kind: str = "llama", **changes: Any) -> Any:
     return eval_models.tiny(kind, **({"std": 0.3, "max_position_embeddings": WINDOW} | changes))
 
 
-def save_model(folder: Path) -> Path:
+def save_model(folder: Path, kind: str = "llama", **changes: Any) -> Path:
     """A checkpoint with a byte tokenizer."""
-    return eval_models.save(folder, make_model())
+    return eval_models.save(folder, make_model(kind, **changes))
 
 
 def short_tune(model: Path, text: Path, output: Path, **changes: Any) -> Any:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from launched import in_two
-from search_models import short_tune
+from search_models import save_model, short_tune
 
 import ropewalk
 from ropewalk.cli.tune import command
@@ -473,3 +473,14 @@ def test_two_processes_go_the_way_of_one(model_folder: Path, text_folder: Path, 
     np.testing.assert_allclose(made[1].inv_freq, made[0].inv_freq, rtol=1e-6)
     states = [json.loads((tmp_path / name / "progress.json").read_text()) for name in ("one", "two")]
     np.testing.assert_allclose(states[1]["state"]["first"], states[0]["state"]["first"], rtol=1e-3, atol=1e-8)
+
+
+def test_where_every_layer_slides_the_search_says_that_it_fits_nothing(
+    text_folder: Path, tmp_path: Path
+) -> None:
+    remarks = []
+    for number, window in enumerate((32, None)):
+        folder = save_model(tmp_path / str(number), "mistral", sliding_window=window)
+        remarks.append(quick(folder, text_folder, tmp_path / f"run {number}", budget=1).remarks)
+    assert "sees only a window of 32 tokens" in " ".join(remarks[0])
+    assert "sees only" not in " ".join(remarks[1])

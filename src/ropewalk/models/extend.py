@@ -23,6 +23,7 @@ from ropewalk.models.config import read_config, tokenizer_settings
 from ropewalk.models.defects.changes import changes
 from ropewalk.models.defects.encoding import encoding_rules
 from ropewalk.models.defects.findings import find
+from ropewalk.models.defects.model import nothing_to_stretch
 from ropewalk.models.defects.repair import repaired_config, with_original
 from ropewalk.models.drafts import difference, draft_folders, prediction_layers
 from ropewalk.models.facts import ModelFacts, read_facts
@@ -281,7 +282,8 @@ def _stretch(request: Request, facts: ModelFacts) -> tuple[Stretch | None, tuple
             reached,
             hint="use the model as it is, ask for more, or pass --replace to write a shorter or another stretch",
         )
-    return made, notes + made.notes
+    nothing = nothing_to_stretch(facts, made.target_length)
+    return made, notes + made.notes + (() if nothing is None else (nothing,))
 
 
 def _check_carried(config: Mapping[str, Any], made: FrequencySchedule) -> None:

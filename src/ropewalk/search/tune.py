@@ -15,6 +15,7 @@ from ropewalk.errors import UsageError
 from ropewalk.evaluation.tasks.registry import find_kinds
 from ropewalk.evaluation.work import fingerprints
 from ropewalk.evaluation.work.processes import Processes
+from ropewalk.models.defects.model import nothing_to_stretch
 from ropewalk.schedule import FrequencySchedule
 from ropewalk.search.budget import DEFAULT, Budget, parse_budget
 from ropewalk.search.family import Family
@@ -161,6 +162,9 @@ def _tuned(
     # Loading the model is not the search's time.
     began = time.monotonic()
     remarks: list[str] = []
+    nothing = nothing_to_stretch(reader.rotation.facts, request.target_length)
+    if nothing is not None:
+        remarks.append(nothing)
     tell(Told("prepare", "reading text and making questions"))
     tasks, inside = skilled_tasks(reader, tokenizer, request.tasks, request.seed, remarks)
     lengths = [round(factor * reader.original_length) for factor in request.factors]

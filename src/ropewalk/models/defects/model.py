@@ -11,6 +11,7 @@ from ropewalk.models.defects.finding import Finding
 from ropewalk.models.defects.tidy import REPAIR
 from ropewalk.models.facts import ModelFacts
 from ropewalk.models.source import NO_LIMIT
+from ropewalk.models.structure.layers import LayerFacts
 from ropewalk.models.structure.record import RECORD
 from ropewalk.models.structure.table import row_of
 from ropewalk.models.structure.values import is_number, is_whole, shown
@@ -75,24 +76,22 @@ def _layers(facts: ModelFacts, target: int | None) -> Iterator[Finding]:
             "correct one of them",
         )
     window = layers.sliding_window
-    reach = facts.max_position_embeddings if target is None else target
-    if window is not None and window >= reach:
-        # A window at least as long as the text hides nothing (Phi-3's is 262144, beside 131072).
-        return
-    all_slide = bool(layers.sliding) and not layers.full_rope and not layers.no_rope
-    if window is not None and all_slide and window > facts.original_length:
-        # Distances up to the window are met, and training showed fewer: a stretch has something to do.
-        return
-    if window is not None and all_slide:
+    nothing = nothing_to_stretch(facts, target)
+    if nothing is not None:
         yield Finding(
             "all-layers-slide",
             "warning",
-            f"every rotating layer sees only a window of {window} tokens: no distance beyond it occurs, so a "
-            "stretch changes nothing that the model could not already do",
+            nothing,
             f"set sliding_window to null if the model was trained with full attention; a target above {window} "
             "is reached only through stacked windows",
         )
-    elif window is not None and layers.sliding and target is not None and window < target:
+    elif (
+        window is not None
+        and layers.sliding
+        and not _all_slide(layers)
+        and target is not None
+        and window < target
+    ):
         yield Finding(
             "sliding-window-short",
             "note",
@@ -101,6 +100,24 @@ def _layers(facts: ModelFacts, target: int | None) -> Iterator[Finding]:
             "frequencies where they have their own",
             "nothing to mend",
         )
+
+
+def nothing_to_stretch(facts: ModelFacts, target: int | None = None) -> str | None:
+    """What to say where every rotating layer slides over a window that training showed whole; None for other models."""
+    window = facts.layers.sliding_window
+    reach = facts.max_position_embeddings if target is None else target
+    # A window at least as long as the text hides nothing (Phi-3's is 262144, beside 131072); one beyond the original
+    # window meets distances that training did not show, and a stretch has something to do.
+    if window is None or not _all_slide(facts.layers) or window >= reach or window > facts.original_length:
+        return None
+    return (
+        f"every rotating layer sees only a window of {window} tokens: no distance beyond it occurs, so a "
+        "stretch changes nothing that the model could not already do"
+    )
+
+
+def _all_slide(layers: LayerFacts) -> bool:
+    return bool(layers.sliding) and not layers.full_rope and not layers.no_rope
 
 
 def _without_rope(facts: ModelFacts) -> Iterator[Finding]:
