@@ -271,8 +271,9 @@ def test_the_start_keeps_the_answers_of_the_best_default() -> None:
 def test_where_the_best_misses_one_answer_further_questions_decide() -> None:
     yarn = validated("yarn", [1.2, 1.2], [0.5] * 3, [1.0, 1.0, 0.0])
     one = validated("band", [1.0, 1.0], [0.5] * 3, [1.0, 0.0, 0.0])
-    finds, misses = {"yarn": [1.0, 0.0], "band": [1.0, 1.0]}, {"yarn": [1.0, 0.0], "band": [0.0, 1.0]}
-    assert chosen([yarn, one], finds) == ("band", ["yarn", "band"])
+    # In all 5 questions one of three that differ is lost, and three of three.
+    noise, misses = {"yarn": [1.0, 0.0], "band": [0.0, 1.0]}, {"yarn": [1.0, 1.0], "band": [0.0, 0.0]}
+    assert chosen([yarn, one], noise) == ("band", ["yarn", "band"])
     assert chosen([yarn, one], misses) == ("yarn", ["yarn", "band"])
     # Of the defaults too: walk, of lower J, is asked, and the higher ones behind it are not.
     walk = validated("walk", [1.1, 1.1], [0.5] * 3, [0.0, 1.0, 0.0])

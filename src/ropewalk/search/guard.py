@@ -35,15 +35,22 @@ class Guard:
 
     def lost(self, candidate: Reading, after: Terms) -> str | None:
         """Which answers a candidate, measured at `after` on validation, finds fewer of; None where it keeps them."""
+        return _fewer(*self._asked(candidate, after))
+
+    def surely_lost(self, candidate: Reading, after: Terms) -> bool:
+        """Whether a candidate finds fewer by more than noise: for a subject that owes its place to what it found."""
+        return surely_fewer(*self._asked(candidate, after))
+
+    def _asked(self, candidate: Reading, after: Terms) -> tuple[Terms, Terms]:
+        """The subject and the candidate on all that had to be asked."""
         before, further = self.before, self.further
         if after.answers >= before.answers or surely_fewer(before, after) or not further:
-            return _fewer(before, after)
+            return before, after
         if self._further is None:
             self._further = self.reader.terms(self.subject, further)
         rows = [*self.validation, *further]
-        return _fewer(
-            joined(before, self._further, rows), joined(after, self.reader.terms(candidate, further), rows)
-        )
+        more = self.reader.terms(candidate, further)
+        return joined(before, self._further, rows), joined(after, more, rows)
 
 
 def _fewer(before: Terms, after: Terms) -> str | None:

@@ -155,7 +155,8 @@ def finalists(names: Sequence[str]) -> list[int]:
 
 def best_that_finds(measured: Sequence[Measured], reader: Reader, rung: Rung) -> Measured:
     """The best default, or the lowest J where that is ahead of it by more than its standard error, pair by pair on
-    the rung's validation rows; of those that keep the answers of the default that finds most of them.
+    the rung's validation rows; of those that do not surely lose answers of the default that finds most of them (which of
+    five finds most is luck as well).
 
     Loss alone would trade answers for text where a default finds more than the best band, and of forty bands the one
     with the lowest J on a few rows owes that to the rows.
@@ -167,11 +168,11 @@ def best_that_finds(measured: Sequence[Measured], reader: Reader, rung: Rung) ->
     most = max(defaults, key=lambda item: item.terms.answers)
     guard = Guard(reader, rung.validation, rung.further, most.schedule, most.terms)
     # Lowest first, because further questions may be asked of each.
-    best = next(item for item in ranked if guard.lost(item.schedule, item.terms) is None)
+    best = next(item for item in ranked if not guard.surely_lost(item.schedule, item.terms))
     if best in defaults:
         return best
     rest = (item for item in defaults if item.terms.value >= best.terms.value)
-    default = next(item for item in rest if guard.lost(item.schedule, item.terms) is None)
+    default = next(item for item in rest if not guard.surely_lost(item.schedule, item.terms))
     gain = summed(gains_over(default.terms, best.terms, rung.validation).values())
     return best if gain.sure else default
 
