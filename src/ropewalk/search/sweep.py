@@ -155,11 +155,11 @@ def finalists(names: Sequence[str]) -> list[int]:
 
 def best_that_finds(measured: Sequence[Measured], reader: Reader, rung: Rung) -> Measured:
     """The best default, or the lowest J where that is ahead of it by more than its standard error, pair by pair on
-    the rung's validation rows; of those that do not surely lose answers of the default that finds most of them (which of
-    five finds most is luck as well).
+    the rung's validation rows; of those that do not surely lose answers of the default that finds most of them.
 
-    Loss alone would trade answers for text where a default finds more than the best band, and of forty bands the one
-    with the lowest J on a few rows owes that to the rows.
+    Which of five defaults finds most is luck as well, so one answer fewer is none. But loss alone would trade answers
+    for text where a default finds more than the best band, and of forty bands the one with the lowest J on a few rows
+    owes that to the rows.
     """
     ranked = sorted(measured, key=lambda item: item.terms.value)
     defaults = [item for item in ranked if item.name in PROTECTED]
