@@ -15,7 +15,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from launched import in_two
-from search_models import save_model, short_tune
+from search_models import make_model, save_model, short_tune
 
 import ropewalk
 from ropewalk.cli.tune import command
@@ -23,6 +23,7 @@ from ropewalk.errors import RopewalkError, UsageError
 from ropewalk.search import loop
 from ropewalk.search.budget import parse_budget
 from ropewalk.search.fit import Settings
+from ropewalk.search.job import skilled_tasks
 from ropewalk.search.loop import Point
 from ropewalk.search.reading import NonFiniteLossError, Reader
 from ropewalk.search.rows import Amounts, gather, planted_rows, split_documents
@@ -484,3 +485,15 @@ def test_where_every_layer_slides_the_search_says_that_it_fits_nothing(
         remarks.append(quick(folder, text_folder, tmp_path / f"run {number}", budget=1).remarks)
     assert "sees only a window of 32 tokens" in " ".join(remarks[0])
     assert "sees only" not in " ".join(remarks[1])
+
+
+@pytest.mark.parametrize(
+    ("window", "said"), [(64, "none was asked inside"), (512, "the model finds none inside")]
+)
+def test_without_questions_it_says_whether_any_was_asked(model_folder: Path, window: int, said: str) -> None:
+    tokenizer = ropewalk.load_tokenizer(str(model_folder))
+    remarks: list[str] = []
+    with Reader(make_model(max_position_embeddings=window)) as reader:
+        assert skilled_tasks(reader, tokenizer, ["needle"], 0, remarks) == ([], None)
+    assert "needle" in remarks[0]
+    assert said in remarks[-1]

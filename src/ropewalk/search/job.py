@@ -72,7 +72,7 @@ def skilled_tasks(
     reader: Reader, tokenizer: Any, tasks: Sequence[str], seed: int, remarks: list[str]
 ) -> tuple[list[str], float | None]:
     """The tasks that the unmodified model solves inside its window, and how much of them it finds there."""
-    kept, shares = [], []
+    kept, shares, asked = [], [], False
     length = reader.original_length
     for task in tasks:
         rows = planted_rows(
@@ -80,6 +80,7 @@ def skilled_tasks(
         )
         if not rows:
             continue
+        asked = True
         terms = reader.terms(None, weigh(rows, length, Objective()))
         share = terms.retrieval or 0.0
         if share < LEAST_SKILL:
@@ -90,8 +91,9 @@ def skilled_tasks(
         kept.append(task)
         shares.append(share)
     if not kept:
+        why = "the model finds none" if asked else "none was asked"
         remarks.append(
-            "no planted answers in the objective: the model finds none inside its window, so retrieval is not guarded"
+            f"no planted answers in the objective: {why} inside its window, so retrieval is not guarded"
         )
     return kept, float(np.mean(shares)) if shares else None
 
